@@ -1,0 +1,38 @@
+# Every target makes .venv itself and works on a bare machine with Python 3.11 or later.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint bench clean
+
+# The whole job in a minute or two: fine-tune on handwritten digits, offline.
+demo: $(READY)
+	$(BIN)/tlcli demo
+
+# Format, lint, types, import contract, tests.
+test: lint
+	$(BIN)/pytest -n 2 --dist loadfile
+
+# Long trainings on real images.
+test-slow: $(READY)
+	$(BIN)/pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# tlcli beside the two-phase script of the Keras guide, on the same images and weights.
+bench: $(READY)
+	$(BIN)/python benchmarks/against_keras.py
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tlcli needs Python 3.11 or later: make PYTHON=python3.11 …"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,164 @@
+"""Every bundled card against the network Keras builds: groups, parameters, bundled structures."""
+
+import inspect
+import re
+from functools import cache
+
+import keras
+import pytest
+
+from tlcli.model import structure
+from tlcli.model.graph import measure, weightless
+from tlcli.model.groups import LayerGraph, LayerGroups, assign
+from tlcli.paths import bundled
+from tlcli.zoo import catalogue
+from tlcli.zoo.card import ModelCard
+
+CARDS = {name: card for name, card in catalogue.load().items() if card.source.startswith("keras:")}
+WITHOUT_FRONTIERS = {"nasnet_mobile", "nasnet_large"}
+WIDTHS = [
+    *(("mobilenet", {"alpha": alpha}) for alpha in (0.25, 0.5, 0.75)),
+    *(("mobilenet_v2", {"alpha": alpha}) for alpha in (0.35, 0.5, 0.75, 1.3, 1.4)),
+    *((f"mobilenet_v3_{size}", {"minimalistic": True}) for size in ("small", "large")),
+    *((f"mobilenet_v3_{size}", {"alpha": 0.75}) for size in ("small", "large")),
+]
+
+
+def build(card: ModelCard, side: int, **arguments: float) -> keras.Model:
+    function = getattr(keras.applications, card.source.removeprefix("keras:"))
+    with weightless():
+        return function(weights=None, include_top=False, input_shape=(side, side, 3), **arguments)
+
+
+@cache
+def measured(name: str) -> tuple[LayerGraph, LayerGroups, int]:
+    """Graph, groups and Keras's own count of parameters, at the card's size."""
+    card = CARDS[name]
+    model = build(card, card.size)
+    graph = measure(model)
+    groups = assign(graph, card.groups, name=card.name, input_size=(card.size, card.size))
+    return graph, groups, model.count_params()
+
+
+def members(graph: LayerGraph, groups: LayerGroups) -> dict[str, int]:
+    """Position of the group that every layer, weighted or not, falls into: the first whose boundary needs it."""
+    level: dict[str, int] = {}
+    for position, group in reversed(list(enumerate(groups))):
+        level |= dict.fromkeys(upstream(graph, group.boundary), position)
+    return level
+
+
+def upstream(graph: LayerGraph, name: str) -> set[str]:
+    needed = {name}
+    for layer in reversed(graph.layers):
+        if layer.name in needed:
+            needed.update(layer.inputs)
+    return needed
+
+
+def path_is_left(graph: LayerGraph, removed: str) -> bool:
+    """Whether the output can still be reached from an input when one layer is taken out."""
+    reached = {layer.name for layer in graph.layers if not layer.inputs} - {removed}
+    for layer in graph.layers:
+        if layer.name != removed and reached.intersection(layer.inputs):
+            reached.add(layer.name)
+    return graph.output in reached
+
+
+def test_there_is_a_card_for_every_network_of_keras() -> None:
+    published = {name for name, value in vars(keras.applications).items() if inspect.isfunction(value)}
+    assert {card.source.removeprefix("keras:") for card in CARDS.values()} == published
+    assert (len(CARDS), len(published)) == (40, 40)
+    assert {path.stem for path in (bundled("models") / "structures").glob("*.json")} == set(CARDS)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_groups_are_total_disjoint_and_ordered(name: str) -> None:
+    graph, groups, parameters = measured(name)
+    weighted = [layer.name for layer in graph.layers if layer.is_weighted]
+    assert sorted(layer.name for layer in groups.layers) == sorted(weighted)
+    level = {layer.name: position for position, group in enumerate(groups) for layer in group.layers}
+    for layer in weighted:
+        assert all(level[below] <= level[layer] for below in upstream(graph, layer) if below in level)
+    assert len(groups) >= 4
+    assert all(group.layers for group in groups)
+    assert groups.parameters == parameters == CARDS[name].parameters
+    assert sum(group.flops for group in groups) == sum(layer.flops for layer in graph.layers) > 0
+
+
+@pytest.mark.parametrize("name", sorted(CARDS.keys() - WITHOUT_FRONTIERS))
+def test_groups_end_at_tensors_that_every_path_passes(name: str) -> None:
+    graph, groups, _ = measured(name)
+    for group in groups:
+        assert group.is_frontier
+        assert not path_is_left(graph, group.boundary)
+    level = members(graph, groups)
+    boundaries = {group.boundary for group in groups}
+    for layer in graph.layers:
+        for below in layer.inputs:
+            assert level[below] == level[layer.name] or below in boundaries
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_FRONTIERS))
+def test_nasnet_keeps_every_cell_in_one_group(name: str) -> None:
+    """Its cells pass on two tensors, so only the output is a frontier; the rule is one group a cell of Keras."""
+    graph, groups, _ = measured(name)
+    cells: dict[str, set[str]] = {}
+    for layer in graph.layers:
+        if match := re.search(r"_(stem_\d|reduce_\d+|\d+)$", layer.name.removesuffix("_1") and layer.name):
+            if layer.is_weighted and not layer.name.startswith("stem_"):
+                cells.setdefault(match[1], set()).add(groups.group_of(layer.name).name)
+    assert all(len(found) == 1 for found in cells.values())
+    homes = {cell: found.pop() for cell, found in cells.items()}
+    assert homes.pop("stem_1") == homes.pop("stem_2") == "stem"
+    assert set(homes.values()) == {f"cell{cell}" if cell.isdigit() else cell.replace("_", "") for cell in homes}
+    assert set(homes.values()) | {"stem"} == set(groups.names)
+    assert [group.is_frontier for group in groups] == [not path_is_left(graph, group.boundary) for group in groups]
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_the_bundled_structure_is_what_keras_builds(name: str) -> None:
+    card, groups = CARDS[name], measured(name)[1]
+    stored = structure.find(card, {}, (card.size, card.size), cache=bundled("models") / "no-cache")
+    assert stored == groups, "run scripts/measure_structures.py"
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_the_smallest_size_builds_the_same_groups(name: str) -> None:
+    card, groups = CARDS[name], measured(name)[1]
+    smallest = assign(measure(build(card, card.min_size)), card.groups, name=name, input_size=groups.input_size)
+    assert [[layer.name for layer in group.layers] for group in smallest] == [
+        [layer.name for layer in group.layers] for group in groups
+    ]
+    assert smallest.parameters == groups.parameters
+    with pytest.raises(ValueError, match="at least"):
+        build(card, card.min_size - 1)
+
+
+@pytest.mark.parametrize(("name", "arguments"), WIDTHS)
+def test_other_widths_have_the_same_groups(name: str, arguments: dict[str, float]) -> None:
+    card = CARDS[name]
+    groups = assign(measure(build(card, 96, **arguments)), card.groups, name=name, input_size=(96, 96))
+    assert groups.names == measured(name)[1].names
+    assert all(group.is_frontier for group in groups)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_cards_are_complete(name: str) -> None:
+    card = CARDS[name]
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", card.name)
+    assert card.title
+    assert card.licence in {"Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0"}
+    assert re.fullmatch(r"\d{4}\.\d{5}|\d{4}\.\d{4}", card.paper)
+    assert card.imagenet_top1 is not None
+    assert 0.6 < card.imagenet_top1 < 0.9
+    assert card.min_size <= card.size
+
+
+def test_groups_are_named_as_in_the_house() -> None:
+    assert measured("mobilenet_v2")[1].names == ("stem", *(f"block{n}" for n in range(1, 17)), "top")
+    assert [layer.name for layer in measured("mobilenet_v2")[1]["top"].layers] == ["Conv_1", "Conv_1_bn"]
+    assert measured("inception_v3")[1].names == ("stem", *(f"mixed{n}" for n in range(11)))
+    assert measured("vgg16")[1].names == ("block1", "block2", "block3", "block4", "block5")
+    assert measured("efficientnet_b0")[1].names[:4] == ("stem", "block1a", "block2a", "block2b")
+    assert measured("resnet50")[1].names[-2:] == ("stage5_block2", "stage5_block3")

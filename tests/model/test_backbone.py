@@ -1,0 +1,142 @@
+"""From card to network with weights."""
+
+import dataclasses
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from tlcli.errors import ModelError, WeightsError
+from tlcli.model import backbone
+from tlcli.zoo import catalogue
+from tlcli.zoo.card import ModelCard
+
+MOBILENET = ModelCard(
+    name="mobilenet",
+    source="keras:MobileNet",
+    title="MobileNet",
+    size=224,
+    min_size=32,
+    preprocessing="tf",
+    licence="x",
+)
+NARROW = {"alpha": 0.25}
+REAL = "mobilenet_v1_0.25_224_imagenet"
+
+
+def image(side: int) -> np.ndarray:
+    return np.random.default_rng(0).random((2, side, side, 3), "float32")
+
+
+def test_random_weights_are_fresh_and_seeded():
+    built = []
+    for seed in (1, 1, 2):
+        keras.utils.set_random_seed(seed)
+        built.append(backbone.build(MOBILENET, size=(32, 64), arguments=NARROW, weights="random"))
+    assert built[0].weights_origin == "random"
+    assert built[0].size == (32, 64)
+    assert built[0].network.output.shape == (None, 1, 2, 256)
+    assert built[0].network.input.dtype == "float32"
+    assert built[0].weights_sha256 == built[1].weights_sha256 != built[2].weights_sha256
+
+
+def test_one_set_of_weights_has_one_hash_in_every_format(sample):
+    folder = sample(REAL)
+    weights = [folder / "mobilenet_v1_0.25_224.h5", folder / "mobilenet_v1_0.25_224.weights.h5"]
+    built = [backbone.build(MOBILENET, size=(96, 96), arguments=NARROW, weights=str(path)) for path in weights]
+    whole = backbone.build(catalogue.find(str(weights[0])), size=(96, 96), arguments={}, weights=None)
+    assert built[0].weights_sha256 == built[1].weights_sha256 == whole.weights_sha256
+    assert built[1].weights_origin == "file:mobilenet_v1_0.25_224.weights.h5"
+    assert whole.weights_origin == "file:mobilenet_v1_0.25_224.h5"
+    np.testing.assert_allclose(whole.network(image(96)), built[0].network(image(96)), rtol=1e-5, atol=1e-5)
+
+
+def test_the_hash_sees_every_weight():
+    built = backbone.build(MOBILENET, size=(32, 32), arguments=NARROW, weights="random")
+    last = built.network.weights[-1]
+    last.assign(last + 1e-6)
+    assert backbone.weights_sha256(built.network) != built.weights_sha256
+
+
+def test_a_file_model_takes_random_or_other_weights(sample):
+    folder = sample(REAL)
+    card = catalogue.find(str(folder / "mobilenet_v1_0.25_224.h5"))
+    own = backbone.build(card, size=(224, 224), arguments={}, weights=None)
+    fresh = backbone.build(card, size=(224, 224), arguments={}, weights="random")
+    other = backbone.build(card, size=(64, 64), arguments={}, weights=str(folder / "mobilenet_v1_0.25_224.weights.h5"))
+    assert own.weights_sha256 == other.weights_sha256 != fresh.weights_sha256
+    assert fresh.weights_origin == "random"
+    assert other.network.input.shape == (None, 64, 64, 3)
+
+
+def test_a_file_model_takes_no_arguments(sample):
+    card = catalogue.find(str(sample("cifar10_resnet8_mlperf_tiny") / "pretrainedResnet.h5"))
+    with pytest.raises(ModelError, match=r"model.arguments: a model file takes none .*alpha"):
+        backbone.build(card, size=(32, 32), arguments=NARROW, weights=None)
+
+
+def test_weights_that_are_not_there_are_named():
+    with pytest.raises(WeightsError, match=r"no file 'gone.h5'.*random"):
+        backbone.build(MOBILENET, size=(32, 32), arguments=NARROW, weights="gone.h5")
+
+
+def test_a_file_called_random_is_reached_by_a_path(sample, tmp_path, monkeypatch):
+    shutil.copyfile(sample(REAL) / "mobilenet_v1_0.25_224.weights.h5", tmp_path / "random")
+    monkeypatch.chdir(tmp_path)
+    assert backbone.build(MOBILENET, size=(32, 32), arguments=NARROW, weights="random").weights_origin == "random"
+    built = backbone.build(MOBILENET, size=(32, 32), arguments=NARROW, weights="./random")
+    assert built.weights_origin == "file:random"
+
+
+def test_other_kinds_of_source_are_refused():
+    card = MOBILENET.model_copy(update={"source": "tfhub:x"})
+    with pytest.raises(ModelError, match="'tfhub:' are not taken"):
+        backbone.build(card, size=(32, 32), arguments={}, weights=None)
+
+
+def test_a_top_with_flatten_is_loaded_at_its_own_size(tmp_path):
+    """VGG's kernels after Flatten are bound to the size of the card; the backbone is not."""
+    card = ModelCard(
+        name="vgg16", source="keras:VGG16", title="VGG16", size=32, min_size=32, preprocessing="caffe", licence="x"
+    )
+    source = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=2)
+    source.save_weights(tmp_path / "vgg.weights.h5")
+    built = backbone.build(card, size=(64, 48), arguments={}, weights=str(tmp_path / "vgg.weights.h5"))
+    assert np.array_equal(built.network.get_layer("block5_conv3").kernel, source.get_layer("block5_conv3").kernel)
+
+
+def test_the_top_can_be_cut_off():
+    built = backbone.build(MOBILENET, size=(64, 64), arguments=NARROW, weights="random", cut="conv_pw_6_relu")
+    assert built.network.layers[-1].name == "conv_pw_6_relu"
+    assert built.network.output.shape == (None, 4, 4, 128)
+    assert built.weights_sha256 == backbone.weights_sha256(built.network)
+    with pytest.raises(ModelError, match="no layer 'nowhere'"):
+        backbone.build(MOBILENET, size=(64, 64), arguments=NARROW, weights="random", cut="nowhere")
+
+
+def test_a_backbone_cannot_be_changed():
+    built = backbone.build(MOBILENET, size=(32, 32), arguments=NARROW, weights="random")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        built.size = (1, 1)
+
+
+@pytest.mark.parametrize("mode", ["tf", "torch", "caffe"])
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_preprocessing_stays_exact_in_mixed_precision(mode, precision):
+    inputs = keras.Input((4, 4, 3))
+    exact = keras.Model(inputs, backbone.preprocess(inputs, mode))
+    pixels = image(4) * 255
+    keras.config.set_dtype_policy(precision)
+    try:
+        inputs = keras.Input((4, 4, 3))
+        mixed = keras.Model(inputs, backbone.preprocess(inputs, mode))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert mixed.output.dtype == "float32"
+    assert np.array_equal(mixed(pixels), exact(pixels))
+
+
+def test_no_preprocessing_leaves_the_tensor_alone():
+    inputs = keras.Input((4, 4, 3))
+    assert backbone.preprocess(inputs, "none") is inputs

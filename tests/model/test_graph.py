@@ -1,0 +1,178 @@
+"""Measuring Keras networks: order, weights, FLOPs, and names that do not depend on what was built before."""
+
+import math
+
+import keras
+import pytest
+from keras import layers
+
+from tlcli.errors import ModelError
+from tlcli.model.graph import fresh_names, measure, weightless
+from tlcli.model.groups import LayerGraph, frontiers
+
+FRONTIERS = {
+    "VGG16": (19, 19),
+    "MobileNetV2": (154, 74),
+    "MobileNetV3Small": (157, 59),
+    "ResNet50": (175, 39),
+    "InceptionV3": (311, 29),
+    "InceptionResNetV2": (780, 103),
+    "Xception": (132, 25),
+    "DenseNet121": (427, 79),
+    "EfficientNetB0": (237, 83),
+    "ConvNeXtTiny": (133, 25),
+    "NASNetMobile": (769, 5),
+}
+
+
+def build(handle: str, side: int = 224) -> keras.Model:
+    with weightless():
+        return getattr(keras.applications, handle)(weights=None, include_top=False, input_shape=(side, side, 3))
+
+
+def flops(graph: LayerGraph) -> int:
+    return sum(layer.flops for layer in graph.layers)
+
+
+@pytest.mark.parametrize("handle", FRONTIERS)
+def test_known_networks_have_their_known_frontiers(handle: str) -> None:
+    model = build(handle)
+    graph = measure(model)
+    assert (len(model.layers), len(frontiers(graph))) == FRONTIERS[handle]
+    assert [layer.name for layer in graph.layers] == [operation.name for operation in model.operations]
+    assert sum(layer.parameters for layer in graph.layers) == model.count_params()
+    trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    assert sum(layer.trainable_parameters for layer in graph.layers) == trainable
+
+
+@pytest.mark.parametrize(
+    ("handle", "side", "published"),
+    [
+        # Twice the multiply-adds of the papers, whose classifiers add less than a percent.
+        ("MobileNet", 224, 2 * 569e6),
+        ("MobileNetV2", 224, 2 * 300e6),
+        ("VGG16", 224, 2 * 15.35e9),
+        ("ResNet50", 224, 2 * 3.86e9),
+        ("Xception", 299, 2 * 8.4e9),
+        ("EfficientNetB0", 224, 2 * 0.39e9),
+        ("ConvNeXtTiny", 224, 2 * 4.5e9),
+        ("NASNetMobile", 224, 2 * 564e6),
+    ],
+)
+def test_flops_are_those_of_the_papers(handle: str, side: int, published: float) -> None:
+    assert flops(measure(build(handle, side))) == pytest.approx(published, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (layers.Conv2D(5, 3, padding="same"), 2 * 8 * 8 * 5 * 3 * 3 * 4),
+        (layers.Conv2D(8, 3, strides=2, padding="same", groups=2), 2 * 4 * 4 * 8 * 3 * 3 * 2),
+        (layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2), 2 * 8 * 8 * 8 * 3 * 3),
+        (layers.SeparableConv2D(5, 3, padding="same"), 2 * 8 * 8 * 4 * 3 * 3 + 2 * 8 * 8 * 4 * 5),
+        (layers.Conv2DTranspose(5, 3, strides=2, padding="same"), 2 * 8 * 8 * 4 * 5 * 3 * 3),
+        (layers.Dense(6), 2 * 8 * 8 * 4 * 6),
+        (layers.BatchNormalization(), 0),
+        (keras.Sequential([layers.Conv2D(5, 1), layers.ReLU(), layers.Dense(2)]), 2 * 64 * (4 * 5 + 5 * 2)),
+    ],
+)
+def test_flops_count_multiplications_and_additions(layer: keras.Layer, expected: int) -> None:
+    inputs = keras.Input((8, 8, 4))
+    assert measure(keras.Model(inputs, layer(inputs))).layers[-1].flops == expected
+
+
+def test_an_open_input_size_gives_open_shapes_and_no_flops() -> None:
+    inputs = keras.Input((None, None, 4))
+    layer = measure(keras.Model(inputs, layers.Conv2D(5, 3)(inputs))).layers[-1]
+    assert (layer.output_shape, layer.flops, layer.parameters) == ((None, None, 5), 0, 185)
+
+
+def test_freezing_does_not_change_what_could_be_trained() -> None:
+    inputs = keras.Input((8, 8, 4))
+    model = keras.Model(inputs, layers.BatchNormalization()(layers.Conv2D(5, 3)(inputs)))
+    before = measure(model)
+    model.trainable = False
+    assert measure(model) == before
+    assert [layer.trainable_parameters for layer in before.layers] == [0, 185, 10]
+    assert [layer.parameters for layer in before.layers] == [0, 185, 20]
+    assert [layer.batch_norms for layer in before.layers] == [0, 0, 1]
+
+
+def test_a_nested_model_is_one_layer_with_all_its_weights() -> None:
+    inputs = keras.Input((8, 8, 4))
+    inner = keras.Sequential([layers.Conv2D(5, 1), layers.BatchNormalization(), layers.BatchNormalization()])
+    layer = measure(keras.Model(inputs, inner(inputs))).layers[-1]
+    assert (layer.kind, layer.parameters, layer.trainable_parameters, layer.batch_norms) == ("Sequential", 65, 45, 2)
+
+
+def test_a_shared_layer_has_its_weights_once() -> None:
+    inputs = keras.Input((4,))
+    shared = layers.Dense(4, name="shared")
+    model = keras.Model(inputs, shared(layers.ReLU(name="relu")(shared(inputs))))
+    keras.Model(inputs, layers.ReLU()(shared(model.output)))
+    graph = measure(model)
+    assert [layer.name for layer in graph.layers][1:] == ["shared", "relu", "shared@2"]
+    assert [layer.parameters for layer in graph.layers] == [0, 20, 0, 0]
+    assert [layer.flops for layer in graph.layers] == [0, 32, 0, 32]
+    assert graph["shared@2"].inputs == ("relu",)
+    assert graph.output == "shared@2"
+
+
+def test_only_the_models_own_uses_of_a_layer_count() -> None:
+    inputs = keras.Input((4,))
+    first = layers.Dense(4, name="first")(inputs)
+    second = layers.Dense(4, name="second")
+    keras.Model(inputs, second(inputs))
+    assert measure(keras.Model(inputs, second(first)))["second"].inputs == ("first",)
+
+
+def test_the_tail_of_a_network_can_be_measured() -> None:
+    model = build("MobileNetV2", 96)
+    with weightless():
+        tail = keras.Model(model.get_layer("block_15_add").output, model.output)
+    assert [layer.name for layer in measure(tail).layers][1] == "block_16_expand"
+
+
+def test_operations_that_are_no_layers_are_in_the_graph() -> None:
+    inputs = keras.Input((8, 8, 3))
+    flipped = keras.ops.flip(inputs, axis=-1)
+    graph = measure(keras.Model(inputs, layers.Conv2D(2, 1)(flipped + inputs)))
+    assert [layer.kind for layer in graph.layers] == ["InputLayer", "Flip", "Add", "Conv2D"]
+    assert [layer.parameters for layer in graph.layers] == [0, 0, 0, 8]
+    assert len(frontiers(graph)) == 3
+
+
+def test_sequential_networks_are_graphs_too() -> None:
+    graph = measure(keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2, name="b")]))
+    assert [layer.parameters for layer in graph.layers] == [0, 15, 8]
+
+
+def test_networks_that_are_no_graphs_are_refused() -> None:
+    inputs = keras.Input((4,))
+    with pytest.raises(ModelError, match="2 symbolic outputs"):
+        measure(keras.Model(inputs, [layers.Dense(1)(inputs), layers.Dense(1)(inputs)]))
+    with pytest.raises(ModelError, match="no symbolic outputs"):
+        measure(keras.Sequential([layers.Dense(1)]))
+
+
+def test_automatic_names_do_not_depend_on_what_was_built_before() -> None:
+    first = [layer.name for layer in build("InceptionV3", 96).layers]
+    build("Xception", 96)
+    layers.Conv2D(1, 1)
+    assert [layer.name for layer in build("InceptionV3", 96).layers] == first
+    assert "conv2d_93" in first
+
+
+def test_layers_built_after_fresh_names_do_not_repeat_names() -> None:
+    before = layers.Conv2D(1, 1).name
+    with fresh_names():
+        inside = {layers.Conv2D(1, 1).name for _ in range(200)}
+    assert "conv2d" in inside
+    assert layers.Conv2D(1, 1).name not in inside | {before}
+
+
+def test_a_weightless_network_takes_no_memory_later() -> None:
+    model = build("VGG16", 32)
+    # Building a layer gives values to whatever Keras still holds without one.
+    keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dropout(0.1)])(keras.ops.ones((1, 4)))
+    assert all(weight._value is None for weight in model.weights)

@@ -1,0 +1,157 @@
+"""Cards by name, and cards made for files."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import h5py
+import pytest
+
+from tlcli.errors import ModelError
+from tlcli.zoo import catalogue
+from tlcli.zoo.card import ModelCard
+
+
+def archive(path: Path, layers: list[dict]) -> Path:
+    """A `.keras` file with a configuration and no weights: all the catalogue looks at."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("config.json", json.dumps({"class_name": "Functional", "config": {"layers": layers}}))
+    return path
+
+
+def layer(kind: str, **config) -> dict:
+    return {"class_name": kind, "config": config}
+
+
+CONV = layer("Conv2D", filters=8)
+
+
+@pytest.mark.parametrize(
+    "text", ["mobilenet_v2", "MobileNetV2", "MOBILENET_V2", "mobilenet-v2", "keras:MobileNetV2", "keras:mobilenetv2"]
+)
+def test_a_bundled_card_is_found_however_it_is_spelt(text):
+    assert catalogue.find(text).source == "keras:MobileNetV2"
+
+
+def test_every_card_is_found_by_its_name_and_its_class():
+    cards = catalogue.load()
+    assert cards, "no cards are bundled"
+    for name, card in cards.items():
+        assert catalogue.find(name) is card
+        assert catalogue.find(card.source) is card
+
+
+def test_load_hands_out_a_dictionary_of_its_own():
+    catalogue.load().clear()
+    assert catalogue.load()
+
+
+def test_names_take_wildcards():
+    found = catalogue.names("mobilenet*")
+    assert "mobilenet_v2" in found
+    assert all(name.startswith("mobilenet") for name in found)
+    assert len(catalogue.names()) == len(catalogue.load())
+
+
+def test_names_that_match_nothing_are_an_error():
+    with pytest.raises(ModelError, match="no model matches 'zzz\\*'"):
+        catalogue.names("zzz*")
+
+
+@pytest.mark.parametrize("text", ["mobilenet_v22", "keras:MobileNetV22"])
+def test_an_unknown_name_gets_a_suggestion(text):
+    with pytest.raises(ModelError, match=r"Did you mean 'mobilenet_v2'\?.*tlcli zoo list"):
+        catalogue.find(text)
+
+
+@pytest.mark.parametrize("text", ["kerashub:resnet_18_imagenet", "tfhub:https://example.org/net/1"])
+def test_other_sources_are_named_as_not_taken(text):
+    with pytest.raises(ModelError, match=r"are not taken.*keras:NAME"):
+        catalogue.find(text)
+
+
+@pytest.mark.parametrize("text", ["nowhere/net.keras", "net.h5", "folder/x"])
+def test_a_missing_file_is_said_to_be_missing(text):
+    with pytest.raises(ModelError, match="there is no such file"):
+        catalogue.find(text)
+
+
+def test_a_card_for_a_keras_file(tmp_path):
+    path = archive(tmp_path / "birds.keras", [layer("InputLayer", batch_shape=[None, 96, 96, 3]), CONV])
+    card = catalogue.find(str(path))
+    assert (card.name, card.source, card.size) == ("birds", f"file:{path}", 96)
+    assert card.preprocessing is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [([None, None, None, 3], 224), ([None, 96, 128, 3], 128), ([None, 160, 160, 3], 160)]
+)
+def test_the_size_comes_from_the_file(tmp_path, shape, size):
+    path = archive(tmp_path / "net.keras", [layer("InputLayer", batch_shape=shape), CONV])
+    assert catalogue.find(str(path)).size == size
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([layer("Rescaling", scale=0.1), CONV], "none"),
+        ([layer("Resizing"), layer("RandomFlip"), layer("Normalization"), CONV], "none"),
+        ([CONV, layer("Rescaling", scale=0.1)], None),
+        ([{"class_name": "Sequential", "config": {"layers": [layer("Rescaling")]}}, CONV], "none"),
+    ],
+)
+def test_a_model_that_scales_its_input_needs_no_preprocessing(tmp_path, layers, expected):
+    path = archive(tmp_path / "net.keras", [layer("InputLayer", batch_shape=[None, 32, 32, 3]), *layers])
+    assert catalogue.find(str(path)).preprocessing == expected
+
+
+def test_a_run_folder_stands_for_its_model(tmp_path):
+    run = tmp_path / "flowers-7"
+    run.mkdir()
+    path = archive(run / "model.keras", [layer("InputLayer", batch_shape=[None, 64, 64, 3]), CONV])
+    with pytest.raises(ModelError, match="not that of a run"):
+        catalogue.find(str(run))
+    (run / "run.json").write_text("{}")
+    card = catalogue.find(str(run))
+    assert (card.name, card.source) == ("flowers-7", f"file:{path}")
+
+
+def test_a_legacy_file_is_read(sample):
+    path = sample("cifar10_resnet8_mlperf_tiny") / "pretrainedResnet.h5"
+    card = catalogue.find(str(path))
+    assert (card.name, card.size, card.preprocessing) == ("pretrainedResnet", 32, None)
+
+
+def test_weights_without_a_model_point_to_the_weights_option(tmp_path):
+    with h5py.File(tmp_path / "net.weights.h5", "w") as file:
+        file.create_group("layers")
+    with pytest.raises(ModelError, match=r"weights only.*--weights .*net\.weights\.h5"):
+        catalogue.find(str(tmp_path / "net.weights.h5"))
+
+
+@pytest.mark.parametrize("name", ["net.keras", "net.h5", "net.tflite"])
+def test_a_file_of_another_kind_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"not a model")
+    with pytest.raises(ModelError, match="is no Keras model"):
+        catalogue.find(str(tmp_path / name))
+
+
+def test_a_wrong_card_is_named(tmp_path):
+    (tmp_path / "bad.yaml").write_text("name: bad\nsize: -1\n")
+    with pytest.raises(ModelError, match=r"bad\.yaml: is not a model card"):
+        catalogue._bundled_cards(tmp_path)
+
+
+def test_cards_are_plain_data(tmp_path):
+    path = archive(tmp_path / "net.keras", [layer("InputLayer", batch_shape=[None, 32, 32, 3]), CONV])
+    card = catalogue.find(str(path))
+    assert ModelCard.model_validate_json(card.model_dump_json()) == card
+
+
+def test_the_catalogue_loads_no_heavy_library():
+    heavy = ("keras", "tensorflow", "numpy", "h5py")
+    code = f"import sys, tlcli.zoo.catalogue as c; c.load(); print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

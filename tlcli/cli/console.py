@@ -1,0 +1,97 @@
+"""Where words go: results to stdout, progress and logs to stderr, both safe against hostile names."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryFile
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Width of tables that no terminal limits.
+PIPE_WIDTH = 120
+
+
+def out() -> Console:
+    """The console for results."""
+    return _console(sys.stdout.isatty(), stderr=False)
+
+
+def err() -> Console:
+    """The console for progress and logs."""
+    return _console(sys.stderr.isatty(), stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def safe(text: str, style: str = "") -> Text:
+    """Text shown as it is: no markup is read in it, and control characters are shown as escapes."""
+    shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    return Text(shown, style=style)
+
+
+def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: int = 1) -> Table:
+    """A plain table; the first `left` columns are words, the others numbers set to the right."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for number, name in enumerate(columns):
+        made.add_column(name, justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else safe(cell) for cell in row))
+    return made
+
+
+def count(value: float) -> str:
+    """A number in three digits: 1.2 k, 3.40 M.
+
+    >>> [count(950), count(1234), count(2257984), count(3.1e9)]
+    ['950', '1.23 k', '2.26 M', '3.1 G']
+    """
+    for unit in ("", " k", " M", " G", " T"):
+        if abs(value) < 1000 or unit == " T":
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    raise AssertionError("unreachable")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> [duration(3.21), duration(75), duration(4000)]
+    ['3.2 s', '1 min 15 s', '1 h 07 min']
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+    return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d} min"
+
+
+@contextmanager
+def quiet_import() -> Iterator[None]:
+    """Keep the native libraries' start-up lines off stderr while heavy modules load; shown if loading fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _console(is_terminal: bool, *, stderr: bool) -> Console:
+    width = None if is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)

@@ -1,0 +1,100 @@
+"""`tlcli demo`: the main job, whole, in about a minute, offline."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tlcli.cli.options import is_quiet, state
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Shades for pictures in the terminal, dark to light.
+SHADES = "@%#*+=-:. "
+
+
+@click.command()
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), help="Where images and run go. [default: a new runs/demo-<n>]"
+)
+@state
+def demo(out: Path | None) -> None:
+    """Fine-tune on handwritten digits, look at some guesses, and see what to type next. Needs no network."""
+    from tlcli.cli import console
+    from tlcli.cli.finetune import run_and_tell
+    from tlcli.demo import write_digits
+    from tlcli.prepare import Request
+
+    home = out or _next_folder()
+    data, run = home / "digits", home / "run"
+    say = console.err().print
+    if not is_quiet():
+        say("Handwritten digits from scikit-learn, 60 of each, as a folder of class folders:", style="bold")
+        say(console.safe(f"  {data}/0 … {data}/9"))
+        say(
+            "The network starts from random weights, because pretrained weights would need a download."
+            " With pretrained weights you get more from fewer images.",
+            style="yellow",
+        )
+    write_digits(data)
+    request = Request(recipe="demo", options={"data.path": str(data.absolute())}, out=run)
+    run_and_tell(request, as_json=False)
+    _show_guesses(run)
+    _what_next(data, run)
+
+
+def _next_folder() -> Path:
+    number = 1
+    while (folder := Path("runs") / f"demo-{number}").exists():
+        number += 1
+    return folder
+
+
+def _show_guesses(run: Path) -> None:
+    """Four test images as the classifier sees them, with its guess."""
+    import csv
+
+    from tlcli import use
+    from tlcli.cli import console
+    from tlcli.data.pixels import read
+    from tlcli.report import record
+
+    root = Path(record.read(run).data["path"])
+    with (run / "splits.csv").open(encoding="utf-8", newline="") as stream:
+        tests = [row for row in csv.DictReader(stream) if row["split"] == "test"]
+    chosen = tests[:: max(1, len(tests) // 5)][:5]
+    guesses = list(use.predict_all(run, [str(root / row["path"]) for row in chosen], top=1, progress=lambda *_: None))
+    out = console.out()
+    out.print()
+    out.print("Some test images:", style="bold")
+    pictures = [_drawn(read(root / row["path"], (12, 12), "stretch")) for row in chosen]
+    for lines in zip(*pictures, strict=True):
+        out.print(console.safe("  ".join(lines)))
+    said = [f"{guess.top[0].label} ({guess.top[0].probability:.0%})" for guess in guesses]
+    marks = ["right" if guess.top[0].label == row["label"] else f"is {row['label']}" for guess, row in zip(guesses, chosen, strict=True)]
+    out.print(console.safe("  ".join(f"{text} {mark}".ljust(24) for text, mark in zip(said, marks, strict=True))))
+
+
+def _drawn(pixels: "np.ndarray") -> list[str]:
+    """A picture as lines of characters, two a pixel."""
+    grey = pixels.mean(axis=2)
+    return ["".join(SHADES[int(value * (len(SHADES) - 1) / 255)] * 2 for value in row) for row in grey]
+
+
+def _what_next(data: Path, run: Path) -> None:
+    from tlcli.cli import console
+
+    out = console.out()
+    out.print()
+    out.print("What to type next:", style="bold")
+    one = next(iter(sorted((data / "7").iterdir())))
+    for line in (
+        f"tlcli predict {run} {one}",
+        f"tlcli evaluate {run}",
+        "tlcli zoo list 'efficientnet*'",
+        "tlcli inspect mobilenet_v2 --train top:30%",
+        "tlcli plan YOUR-PHOTOS/      # one folder of pictures per class",
+        "tlcli finetune YOUR-PHOTOS/",
+    ):
+        out.print(console.safe(f"  {line}"))

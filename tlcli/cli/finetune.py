@@ -1,0 +1,110 @@
+"""`tlcli finetune` and `tlcli plan`."""
+
+import shlex
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tlcli.cli.options import as_json, is_quiet, state, training
+
+if TYPE_CHECKING:
+    from tlcli.prepare import Request
+
+
+@click.command(epilog="\b\nExamples:\n  tlcli finetune photos/\n  tlcli finetune photos/ -m resnet50 -r two-phase -o runs/first\n"
+    "  tlcli finetune photos/ --set data.size=[160,160] --set augment.preset=strong\n"
+    "  tlcli finetune --resume runs/first")
+@training
+@as_json
+@state
+def finetune(as_json: bool, **asked: Any) -> None:
+    """Fine-tune a pretrained network on DATA, a folder of class folders (or train/, val/, test/ of them)."""
+    request = request_from(asked)
+    signal.signal(signal.SIGTERM, _stop)
+    run_and_tell(request, as_json=as_json)
+
+
+@click.command()
+@training
+@as_json
+@state
+def plan(as_json: bool, **asked: Any) -> None:
+    """Say what `finetune` would do with the same arguments; train nothing."""
+    from tlcli import prepare
+    from tlcli.cli import console, show
+    from tlcli.cli.progress import observer
+
+    request = request_from(asked)
+    with observer() as observe:
+        recipe = prepare.recipe_of(request)
+        prepared = prepare.prepare(
+            recipe, measure=prepare.groups_without_keras, strict=request.strict, observe=observe
+        )
+    if as_json:
+        console.print_json(prepared.plan.to_json())
+    else:
+        show.plan(prepared.plan)
+
+
+COMMANDS = (finetune, plan)
+
+
+def request_from(asked: dict[str, Any]) -> "Request":
+    """Command-line values to a Request."""
+    from tlcli.prepare import Request
+
+    data: Path | None = asked["data"]
+    options = {
+        "data.path": None if data is None else str(data.absolute()),
+        "model.name": asked["model"],
+        "model.weights": asked["weights"],
+        "performance.precision": asked["precision"],
+    }
+    return Request(
+        recipe=asked["recipe"] or "unfreeze-until-plateau",
+        settings=asked["settings"],
+        options={key: value for key, value in options.items() if value is not None},
+        strict=asked["strict"],
+        out=asked["out"],
+        resume=asked["resume"],
+        device=asked["device"],
+    )
+
+
+def run_and_tell(request: "Request", *, as_json: bool) -> Path:
+    """Fine-tune with progress on stderr and the result on stdout; returns the run folder."""
+    from tlcli.cli import console, show
+    from tlcli.cli.progress import observer
+    from tlcli.train.events import Event, FolderMade
+
+    if not is_quiet():
+        console.err().print("loading Keras …", style="dim")
+    with console.quiet_import():
+        from tlcli import run
+    made: list[str] = []
+    try:
+        with observer() as observe:
+
+            def note(event: Event) -> None:
+                if isinstance(event, FolderMade):
+                    made.append(event.path)
+                observe(event)
+
+            folder, record = run.finetune(request, note)
+    except KeyboardInterrupt:
+        then = f" Go on with: tlcli finetune --resume {shlex.quote(made[0])}" if made else ""
+        console.err().print(console.safe(f"Interrupted.{then}"))
+        raise
+    if as_json:
+        console.print_json({"run": str(folder), **vars(record)})
+    else:
+        show.result(folder, record)
+    return folder
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    """Take a polite kill like Ctrl-C: what is finished stays on disk, resumable."""
+    raise KeyboardInterrupt

@@ -1,0 +1,88 @@
+"""`tlcli recipe`: the bundled recipes, and yours."""
+
+from pathlib import Path
+
+import click
+
+from tlcli.cli.options import as_json, state
+
+
+@click.group()
+def recipe() -> None:
+    """List, show, copy, check and run recipes."""
+
+
+@recipe.command("list")
+@as_json
+@state
+def list_recipes(as_json: bool) -> None:
+    """The bundled recipes."""
+    from tlcli.cli import console
+    from tlcli.recipe import load
+
+    rows = [{"name": name, "description": load.load(name).description} for name in load.names()]
+    if as_json:
+        console.print_json(rows)
+    else:
+        console.out().print(console.table(None, ["recipe", "what it does"], [list(row.values()) for row in rows], left=2))
+
+
+@recipe.command()
+@click.argument("name", metavar="RECIPE")
+@state
+def show(name: str) -> None:
+    """Print a recipe as it is written, comments and all."""
+    from tlcli.recipe import load
+
+    click.echo(load.locate(name).read_text(encoding="utf-8"), nl=False)
+
+
+@recipe.command()
+@click.argument("name", metavar="RECIPE")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@state
+def copy(name: str, file: Path | None) -> None:
+    """Copy a recipe to FILE (default: RECIPE.yaml here) to change it. An existing file is never overwritten."""
+    from tlcli.errors import OutputError
+    from tlcli.paths import write_text
+    from tlcli.recipe import load
+
+    source = load.locate(name)
+    target = file or Path(source.name)
+    if target.is_dir():
+        target = target / source.name
+    if target.exists():
+        raise OutputError("the file already exists", where=str(target), hint="Name another file, or remove this one.")
+    write_text(target, source.read_text(encoding="utf-8"))
+    click.echo(f"{target}", err=False)
+
+
+@recipe.command()
+@click.argument("files", metavar="RECIPE…", nargs=-1, required=True)
+@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Change one value first; repeatable.")
+@state
+def validate(files: tuple[str, ...], settings: tuple[str, ...]) -> None:
+    """Check recipes; all problems of all of them are shown, with line numbers. Exit code 2 if there are any."""
+    from tlcli.errors import RecipeError
+    from tlcli.recipe import load
+
+    problems = []
+    for name in files:
+        try:
+            load.load(name, settings=settings)
+            click.echo(f"{name}: ok")
+        except RecipeError as error:
+            problems += error.problems
+    if problems:
+        raise RecipeError(problems)
+
+
+@recipe.command()
+@click.argument("name", metavar="RECIPE")
+@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Change one value first; repeatable.")
+@state
+def render(name: str, settings: tuple[str, ...]) -> None:
+    """Print a recipe with every default filled in."""
+    from tlcli.recipe import load
+
+    click.echo(load.render(load.load(name, settings=settings)), nl=False)

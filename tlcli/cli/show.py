@@ -1,0 +1,165 @@
+"""Plans, results and scores as tables on stdout."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from tlcli.cli.console import count, duration, out, safe, table
+from tlcli.model.groups import LayerGroups
+from tlcli.report.record import RunRecord
+from tlcli.train.plan import TrainPlan
+
+# Confusion matrices wider than this are told as the most frequent confusions instead.
+MATRIX_CLASSES = 12
+
+
+def plan(made: TrainPlan) -> None:
+    """What a run will do."""
+    console, height, width = out(), *made.size
+    console.print(safe(f"{made.recipe.name}: {made.card.title} on {made.recipe.data.path}", "bold"))
+    console.print(f"input {height} × {width}, {made.recipe.data.resize}; preprocessing {made.card.preprocessing}")
+    console.print()
+    _print_split(console, made)
+    console.print()
+    print_groups(console, made.groups)
+    console.print()
+    rows = [
+        [
+            phase.name,
+            phase.policy,
+            phase.train,
+            count(phase.trainable_parameters),
+            f"{phase.steps} × {phase.epochs}" if phase.steps > 1 else str(phase.epochs),
+            f"{phase.lr:g}",
+            phase.batch_norm,
+        ]
+        for phase in made.phases
+    ]
+    columns = ["phase", "policy", "trains", "parameters", "epochs (at most)", "lr", "BatchNorm"]
+    console.print(table(None, columns, rows, left=3))
+    estimates = made.estimates
+    console.print()
+    console.print(
+        f"about {duration(estimates.seconds)} (rough), {estimates.memory_bytes / 1e9:.1f} GB memory,"
+        f" {estimates.cache_bytes / 1e6:.0f} MB cache"
+    )
+
+
+def print_groups(console: Console, groups: LayerGroups, *, trained: frozenset[str] | None = None) -> None:
+    """The groups table; with `trained`, how much of each a selection trains."""
+    total = max(groups.parameters, 1)
+    columns = ["group", "layers", "parameters", "share", "output", "FLOPs", "BatchNorm", "cut"]
+    rows: list[list[str | Text]] = []
+    for group in groups.groups:
+        shape = " × ".join("?" if side is None else str(side) for side in group.output_shape)
+        row: list[str | Text] = [
+            group.name,
+            str(len(group.layers)),
+            count(group.parameters),
+            f"{group.parameters / total:.1%}",
+            shape,
+            count(group.flops),
+            str(group.batch_norms) if group.batch_norms else "–",
+            "yes" if group.is_frontier else "no",
+        ]
+        if trained is not None:
+            names = [layer.name for layer in group.layers]
+            hit = sum(name in trained for name in names)
+            row.append("no" if hit == 0 else "yes" if hit == len(names) else f"{hit} of {len(names)}")
+        rows.append(row)
+    console.print(table(None, columns + (["trains"] if trained is not None else []), rows))
+
+
+def result(folder: Path, record: RunRecord) -> None:
+    """What a run brought and what to do next."""
+    console = out()
+    console.print()
+    rows = []
+    for phase in record.phases:
+        before, after = phase["loss_before"], phase["val_loss"]
+        rows.append(
+            [
+                phase["step"],
+                _groups(phase["trained_groups"]),
+                count(phase["trainable_parameters"]),
+                str(phase["epochs"]),
+                _number(before),
+                _number(after),
+                _number(phase["val_accuracy"], 3),
+                "–" if phase["confidence"] is None else f"{phase['confidence']:.0%}",
+                duration(phase["seconds"]),
+                safe("kept", "green") if phase["kept"] else safe("rolled back", "yellow"),
+            ]
+        )
+    columns = ["step", "trained", "parameters", "epochs", "loss before", "after", "val acc", "sure", "time", "decision"]
+    console.print(table(None, columns, rows, left=2))
+    console.print()
+    for name, scores in record.scores.items():
+        text = f"{name:<4}  accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  ({scores['count']} images)"
+        console.print(safe(text, "bold" if name == "test" else ""))
+    console.print(f"time  {duration(record.seconds['total'])}")
+    console.print()
+    quoted = shlex.quote(str(folder))
+    console.print(safe(f"run folder   {folder}"))
+    console.print(safe(f"scores       tlcli evaluate {quoted}"))
+    console.print(safe(f"use it       tlcli predict {quoted} PICTURE…"))
+
+
+def scores(found: dict[str, Any], title: str) -> None:
+    """One evaluation: totals, a line a class, and what was taken for what."""
+    console = out()
+    console.print(safe(title, "bold"))
+    tops = "".join(f"  top-{k} {share:.4f}" for k, share in found["top_k"].items())
+    console.print(f"{found['count']} images  accuracy {found['accuracy']:.4f}{tops}  loss {found['loss']:.4f}")
+    console.print()
+    rows = [
+        [each["name"], str(each["support"]), f"{each['precision']:.3f}", f"{each['recall']:.3f}", f"{each['f1']:.3f}"]
+        for each in found["per_class"]
+    ]
+    console.print(table(None, ["class", "images", "precision", "recall", "F1"], rows))
+    console.print()
+    _print_confusion(console, found)
+
+
+def _print_confusion(console: Console, found: dict[str, Any]) -> None:
+    names, matrix = found["classes"], found["confusion"]
+    if len(names) <= MATRIX_CLASSES:
+        rows: list[list[str | Text]] = [
+            [name, *(Text("·", "dim") if not n else Text(str(n), "green" if i == j else "red") for j, n in enumerate(row))]
+            for i, (name, row) in enumerate(zip(names, matrix, strict=True))
+        ]
+        console.print(table("true class by row, guess by column", ["", *(_short(name) for name in names)], rows))
+        return
+    wrong = [(n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n]
+    most = [[names[i], names[j], str(n)] for n, i, j in sorted(wrong, reverse=True)[:10]]
+    console.print(table("most frequent confusions", ["true class", "taken for", "images"], most, left=2))
+
+
+def _print_split(console: Console, made: TrainPlan) -> None:
+    from tlcli.train.plan import per_class, totals
+
+    rows = [
+        [name, *(str(counts[split]) for split in ("train", "val", "test"))]
+        for name, counts in per_class(made.splits).items()
+    ]
+    if len(rows) > 20:
+        rows = [*rows[:15], [f"… {len(rows) - 15} more", "", "", ""]]
+    rows.append(["all", *(str(totals(made.splits)[split]) for split in ("train", "val", "test"))])
+    console.print(table(None, ["class", "train", "val", "test"], rows))
+
+
+def _groups(names: list[str]) -> str:
+    if not names:
+        return "head"
+    return f"{', '.join(names)}, head" if len(names) <= 2 else f"{names[0]} … {names[-1]}, head"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 8 else name[:7] + "…"

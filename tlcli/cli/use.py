@@ -1,0 +1,67 @@
+"""`tlcli evaluate` and `tlcli predict`."""
+
+import csv
+import sys
+from pathlib import Path
+
+import click
+
+from tlcli.cli.options import as_json, state
+
+
+@click.command(epilog="\b\nExamples:\n  tlcli evaluate runs/first\n  tlcli evaluate runs/first other-photos/ --json")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("data", required=False, type=click.Path(path_type=Path))
+@as_json
+@state
+def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
+    """Score the classifier of RUN on its own test images, or on DATA, a folder of class folders."""
+    from tlcli.cli import console, progress, show
+
+    with console.quiet_import():
+        from tlcli import use
+    with progress.bar("scoring") as advance:
+        scores, what = use.evaluate(run, data, progress=advance)
+    if as_json:
+        console.print_json(scores.to_json())
+    else:
+        show.scores(scores.to_json(), what)
+
+
+@click.command(epilog="\b\nExamples:\n  tlcli predict runs/first cat.jpg\n  tlcli predict runs/first new/ 'more/**/*.png' --top 3 --csv")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("images", metavar="IMAGE…", nargs=-1, required=True)
+@click.option("--top", "-k", type=click.IntRange(1), default=1, show_default=True, help="Classes to name per picture.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV on stdout.")
+@as_json
+@state
+def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json: bool) -> None:
+    """Name the class of pictures: paths, folders and globs. Exit code 1 if any could not be read."""
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json exclude each other.")
+    from tlcli.cli import console, progress
+
+    with console.quiet_import():
+        from tlcli import use
+    with progress.bar("predicting") as advance:
+        rows = use.as_rows(list(use.predict_all(run, images, top=top, progress=advance)))
+    if as_json:
+        console.print_json(rows)
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["path", "rank", "label", "probability", "error"])
+        for row in rows:
+            for rank, guess in enumerate(row.get("top", ()), start=1):
+                writer.writerow([row["path"], rank, guess["label"], f"{guess['probability']:.6f}", ""])
+            if "error" in row:
+                writer.writerow([row["path"], "", "", "", row["error"]])
+    else:
+        for row in rows:
+            guesses = "  ".join(f"{guess['label']} {guess['probability']:.1%}" for guess in row.get("top", ()))
+            line = console.safe(f"{row['path']}  ") + console.safe(guesses or row["error"], "" if guesses else "red")
+            console.out().print(line, soft_wrap=True)
+    if any("error" in row for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+COMMANDS = (evaluate, predict)

@@ -1,0 +1,59 @@
+"""`tlcli zoo`: the pretrained networks."""
+
+import click
+
+from tlcli.cli.options import as_json, state
+
+
+@click.group()
+def zoo() -> None:
+    """List and show the pretrained networks."""
+
+
+@zoo.command("list")
+@click.argument("pattern", default="*")
+@as_json
+@state
+def list_cards(pattern: str, as_json: bool) -> None:
+    """The networks whose name matches PATTERN, with wildcards: 'efficientnet*'."""
+    from tlcli.cli import console
+    from tlcli.zoo import catalogue
+
+    cards = catalogue.load()
+    chosen = [cards[name] for name in catalogue.names(pattern)]
+    if as_json:
+        console.print_json([card.model_dump(mode="json") for card in chosen])
+        return
+    if not chosen:
+        raise click.UsageError(f"no network matches '{pattern}'. `tlcli zoo list` shows all {len(cards)}.")
+    rows = [
+        [
+            card.name,
+            card.title,
+            "–" if card.parameters is None else console.count(card.parameters),
+            str(card.size),
+            "–" if card.imagenet_top1 is None else f"{card.imagenet_top1:.1%}",
+        ]
+        for card in chosen
+    ]
+    columns = ["name", "network", "parameters", "size", "ImageNet top-1"]
+    console.out().print(console.table(None, columns, rows, left=2))
+
+
+@zoo.command()
+@click.argument("name")
+@as_json
+@state
+def show(name: str, as_json: bool) -> None:
+    """All that is known of one network."""
+    from tlcli.cli import console
+    from tlcli.zoo import catalogue
+
+    card = catalogue.find(name).model_dump(mode="json")
+    if as_json:
+        console.print_json(card)
+        return
+    out = console.out()
+    for key, value in card.items():
+        shown = ", ".join(group["name"] for group in value) if key == "groups" else value
+        out.print(console.safe(f"{key:<14} {shown}"), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What the images are: scanning, splitting, decoding, augmenting."""

@@ -1,0 +1,315 @@
+"""Decode and resize: the one place in the program where image files become pixels.
+
+`read` gives the pixels of one file, `open_cache` those of a whole folder, decoded once into a memory map that is
+found again by content. Everything a file may hold comes out as RGB of 8 bits: upright by its EXIF orientation, on
+white where it is transparent, its first frame where it has several.
+"""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from tlcli.data.decoder import DECODER_ERRORS, QUIET, reason_of, to_rgb
+from tlcli.data.folder import FolderIndex, ImageFile
+from tlcli.errors import DataError
+from tlcli.paths import write_json
+
+Mode = Literal["crop", "pad", "stretch"]
+Array = npt.NDArray[np.uint8]
+
+# Part of the key of every cache: raise it when the same file would give other pixels.
+FORMAT_VERSION = 1
+
+_PIXELS, _ROWS = "pixels.npy", "rows.json"
+_MOVE = "Free some space, or set TLCLI_CACHE to a folder elsewhere."
+# Images decoded ahead of what is written; bounds what waits in memory.
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The decoded images of a folder.
+
+    Attributes:
+        array: Memory map, `uint8 (count, height, width, 3)`, RGB 0–255; the row of a failed image is black.
+        rows: Content (sha256) to row of `array`, of the images that could be read.
+        failures: Content (sha256) to the reason, of those that could not.
+    """
+
+    array: Array
+    rows: Mapping[str, int]
+    failures: Mapping[str, str]
+
+    def rows_of(self, images: Iterable[ImageFile]) -> npt.NDArray[np.int64]:
+        """The rows of these images, `int64 (count,)`.
+
+        Raises:
+            DataError: One of them could not be read.
+        """
+        images = list(images)
+        for image in images:
+            if image.sha256 not in self.rows:
+                reason = self.failures.get(image.sha256, "it was not there when the images were decoded")
+                raise DataError(reason, where=image.path, hint="`tlcli check` lists all such files.")
+        return np.array([self.rows[image.sha256] for image in images], dtype=np.int64)
+
+
+def decode(path: Path, *, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """The image of a file as RGB of 8 bits, upright, transparency on white, first frame.
+
+    Args:
+        path: An image file.
+        at_least: `(height, width)` in pixels: a JPEG may come at a half, a quarter or an eighth of its size as long
+            as it is this large, which is faster.
+
+    Raises:
+        DataError: The file is no image, broken, or of a format that is not read.
+    """
+    try:
+        with QUIET:
+            return to_rgb(path.read_bytes(), at_least)
+    except DECODER_ERRORS as error:
+        raise DataError(reason_of(error), where=str(path), hint="Replace the file or remove it.") from error
+
+
+def fit(image: Image.Image, size: tuple[int, int], mode: Mode) -> Array:
+    """Bring an RGB image to `size`, `(height, width)` in pixels; bilinear, antialiased.
+
+    `crop` takes the largest centred box of the wanted shape, `pad` keeps all on black, `stretch` ignores the shape.
+    Boxes are rounded as `keras.layers.Resizing` rounds them, since that layer does the same inside the saved model.
+
+    Returns:
+        `uint8 (height, width, 3)`, RGB 0–255.
+    """
+    height, width = size
+    target = (width, height)
+    if mode == "crop":
+        across = max(min(image.width, image.height * width // height), 1)
+        down = max(min(image.height, image.width * height // width), 1)
+        left, top = (image.width - across) // 2, (image.height - down) // 2
+        fitted = image.resize(target, Image.Resampling.BILINEAR, box=(left, top, left + across, top + down))
+    elif mode == "pad":
+        fitted = _padded(image, target)
+    else:
+        fitted = image.resize(target, Image.Resampling.BILINEAR)
+    return np.asarray(fitted)
+
+
+def read(path: Path, size: tuple[int, int], mode: Mode) -> Array:
+    """Decode and fit one file: `uint8 (height, width, 3)`, RGB 0–255.
+
+    Raises:
+        DataError: The file cannot be read as an image.
+    """
+    return fit(decode(path, at_least=_enough(size)), size, mode)
+
+
+def open_cache(
+    index: FolderIndex,
+    *,
+    size: tuple[int, int],
+    mode: Mode,
+    folder: Path,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Pixels:
+    """The pixels of every content of `index`, from the cache or decoded into it.
+
+    Keyed by content, size and mode, so that a renamed data folder finds its pixels again. Several processes may ask
+    at once: one decodes, the others wait.
+
+    Args:
+        index: What was scanned.
+        size: `(height, width)` in pixels.
+        mode: `crop`, `pad` or `stretch`, see `fit`.
+        folder: Where caches lie; made if missing.
+        threads: Decoders at work; the number of cores when None.
+        progress: Called with (images decoded, images); not called when the cache was there.
+
+    Raises:
+        DataError: The cache cannot be written, or the disk has too little room.
+    """
+    files = {image.sha256: index.file(image) for image in reversed(index.images)}
+    order = sorted(files)
+    key = hashlib.sha256(json.dumps([FORMAT_VERSION, *size, mode, order]).encode()).hexdigest()[:32]
+    cache = _Cache(folder / key, order, size)
+    if pixels := cache.opened():
+        return pixels
+    work = _Work(size, mode, threads or os.cpu_count() or 1, progress)
+    with _writable(cache):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{cache.place}.lock"):
+            if pixels := cache.opened():
+                return pixels
+            shutil.rmtree(cache.place, ignore_errors=True)
+            _sweep(cache.place)
+            _require_room(cache)
+            _build(cache, files, work)
+            pixels = cache.opened(is_final=False)
+    if pixels is None:
+        raise DataError("the pixel cache cannot be read back", where=str(cache.place), hint=_MOVE)
+    return pixels
+
+
+@dataclass(frozen=True)
+class _Work:
+    size: tuple[int, int]
+    mode: Mode
+    threads: int
+    progress: Callable[[int, int], None] | None
+
+
+@dataclass(frozen=True)
+class _Cache:
+    """One folder of the cache: row i of its array is content `order[i]`."""
+
+    place: Path
+    order: Sequence[str]
+    size: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self.order), *self.size, 3)
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape)
+
+    def opened(self, *, is_final: bool = True) -> Pixels | None:
+        """What lies there; None where it is missing, damaged or, with `is_final`, better decoded again."""
+        try:
+            notes = json.loads((self.place / _ROWS).read_text(encoding="utf-8"))
+            array = np.lib.format.open_memmap(self.place / _PIXELS, mode="r")
+            length = (self.place / _PIXELS).stat().st_size
+        except (OSError, ValueError):
+            return None
+        failures = notes.get("failures") if isinstance(notes, dict) else None
+        fits = array.shape == self.shape and array.dtype == np.uint8 and length == array.offset + array.nbytes
+        if not fits or not isinstance(failures, dict) or (is_final and notes.get("try_again")):
+            return None
+        rows = {sha: row for row, sha in enumerate(self.order) if sha not in failures}
+        return Pixels(array, rows, failures)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a file has no pixels. `is_lasting` says that the same content fails again."""
+
+    reason: str
+    is_lasting: bool
+
+
+def _build(cache: _Cache, files: Mapping[str, Path], work: _Work) -> None:
+    """Decode into a temporary folder that takes its name when it is complete."""
+    unfinished = cache.place.with_name(f".{cache.place.name}-{os.getpid()}")
+    unfinished.mkdir()
+    failures: dict[str, _Failure] = {}
+    black = bytes(math.prod(cache.shape[1:]))
+    try:
+        with (unfinished / _PIXELS).open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": cache.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for done, (sha, outcome) in enumerate(_decoded_all(cache.order, files, work), start=1):
+                if isinstance(outcome, _Failure):
+                    failures[sha] = outcome
+                file.write(black if isinstance(outcome, _Failure) else outcome.data)
+                if work.progress:
+                    work.progress(done, len(cache.order))
+        notes = {
+            "failures": {sha: failure.reason for sha, failure in failures.items()},
+            "try_again": not all(failure.is_lasting for failure in failures.values()),
+        }
+        write_json(unfinished / _ROWS, notes)
+        unfinished.replace(cache.place)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _decoded_all(
+    order: Sequence[str],
+    files: Mapping[str, Path],
+    work: _Work,
+) -> Iterator[tuple[str, Array | _Failure]]:
+    with ThreadPoolExecutor(work.threads) as pool, QUIET:
+        for start in range(0, len(order), _BATCH):
+            batch = order[start : start + _BATCH]
+            yield from zip(batch, pool.map(lambda sha: _outcome(sha, files[sha], work), batch), strict=True)
+
+
+def _outcome(sha: str, path: Path, work: _Work) -> Array | _Failure:
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha:
+            return _Failure("the file changed after the folder was scanned", is_lasting=False)
+        return np.ascontiguousarray(fit(to_rgb(data, _enough(work.size)), work.size, work.mode))
+    except DECODER_ERRORS as error:
+        is_machine = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+        return _Failure(reason_of(error), is_lasting=not is_machine)
+
+
+@contextmanager
+def _writable(cache: _Cache) -> Iterator[None]:
+    """Turn the system's refusal to write the cache into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise _no_room(cache, error.strerror) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            message = f"the pixel cache cannot be written ({error.strerror})"
+            raise DataError(message, where=str(cache.place.parent), hint=_MOVE) from error
+        raise
+
+
+def _require_room(cache: _Cache) -> None:
+    free = shutil.disk_usage(cache.place.parent).free
+    if free < cache.bytes:
+        raise _no_room(cache, f"{free:,} free")
+
+
+def _no_room(cache: _Cache, seen: str | None) -> DataError:
+    message = f"the pixel cache needs {cache.bytes:,} bytes on disk ({seen})"
+    return DataError(message, where=str(cache.place.parent), hint=_MOVE)
+
+
+def _sweep(place: Path) -> None:
+    """Remove what interrupted processes left, for this key and for every other that nobody is decoding now."""
+    for leftover in place.parent.glob(".*-*"):
+        key = leftover.name[1:].partition("-")[0]
+        if key == place.name:
+            shutil.rmtree(leftover, ignore_errors=True)
+            continue
+        lock = FileLock(place.with_name(f"{key}.lock"))
+        with suppress(Timeout), lock.acquire(timeout=0):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _enough(size: tuple[int, int]) -> tuple[int, int]:
+    """Twice the wanted size: from there on a JPEG decoded small cannot be told from one decoded whole."""
+    return 2 * size[0], 2 * size[1]
+
+
+def _padded(image: Image.Image, target: tuple[int, int]) -> Image.Image:
+    """Resize along the full side, pad, resize along the other: exact, and small even for a 1 × 60000 image."""
+    width, height = target
+    beside = max(image.height * width // height - image.width, 0) // 2
+    above = max(image.width * height // width - image.height, 0) // 2
+    middle = (width, image.height) if above else (image.width, height) if beside else image.size
+    part = image.resize(middle, Image.Resampling.BILINEAR)
+    canvas = Image.new("RGB", (middle[0] + 2 * beside, middle[1] + 2 * above))
+    canvas.paste(part, (beside, above))
+    return canvas.resize(target, Image.Resampling.BILINEAR)

@@ -1,0 +1,105 @@
+"""The classifier: raw pictures in, probabilities out; what is trained, saved and handed over."""
+
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tlcli.errors import ModelError
+from tlcli.model.backbone import Backbone, preprocess
+from tlcli.model.head import PREFIX, attach
+from tlcli.paths import replacing
+from tlcli.recipe.schema import HeadSpec, Resize
+
+# A member of the .keras archive that Keras itself passes over: what the pictures and classes are.
+CONTRACT = "tlcli.json"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A backbone and its head as one flat Keras model.
+
+    Attributes:
+        model: `float32 (batch, any height, any width, 3)`, RGB 0-255, to `float32 (batch, classes)`, 0-1.
+        classes: Class names in the order of the probabilities.
+        size: Height and width the pictures are resized to, pixels.
+        resize: How: crop, pad or stretch.
+        features: The lower part alone: the same input to backbone features. None when loaded from a file.
+        head: The upper part alone: backbone features to probabilities. None when loaded from a file.
+    """
+
+    model: keras.Model
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    resize: Resize
+    features: keras.Model | None = field(default=None, repr=False)
+    head: keras.Model | None = field(default=None, repr=False)
+
+    @property
+    def head_layers(self) -> list[keras.layers.Layer]:
+        """The layers of the head, bottom to top."""
+        return [layer for layer in self.model.layers if layer.name.startswith(PREFIX)]
+
+
+def assemble(backbone: Backbone, head: HeadSpec, *, classes: tuple[str, ...], resize: Resize) -> Classifier:
+    """Resize, preprocessing, backbone and head in one model. Layers of the backbone are shared, not copied."""
+    image = keras.Input((None, None, 3), name="image")
+    x = preprocess(_resizing(backbone.size, resize)(image), backbone.card.preprocessing or "none")
+    # Functional.call applies the inner layers one by one, so the classifier is flat: every layer stays visible.
+    features = backbone.network.call(x)
+    top_input = keras.Input(features.shape[1:], dtype=features.dtype, name="backbone_features")
+    top = keras.Model(top_input, attach(top_input, head, len(classes)), name="head")
+    return Classifier(
+        model=keras.Model(image, top.call(features), name="classifier"),
+        classes=classes,
+        size=backbone.size,
+        resize=resize,
+        features=keras.Model(image, features, name="features"),
+        head=top,
+    )
+
+
+def save(classifier: Classifier, path: Path) -> None:
+    """Write one `.keras` file with labels, size and resize inside, atomically."""
+    contract = {"classes": classifier.classes, "size": classifier.size, "resize": classifier.resize}
+    with replacing(path) as temporary:
+        classifier.model.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(CONTRACT, json.dumps(contract, ensure_ascii=False))
+
+
+def load(path: Path) -> Classifier:
+    """Read a classifier written by `save`.
+
+    Raises:
+        ModelError: If the file is damaged or was not written by this program.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            contract: dict[str, Any] = json.loads(archive.read(CONTRACT))
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except KeyError as error:
+        raise ModelError(
+            "holds no class names", where=str(path), hint="Only classifiers written by tlcli say what they predict."
+        ) from error
+    except (OSError, zipfile.BadZipFile, ValueError, TypeError) as error:
+        raise ModelError(
+            f"is not a classifier ({error})", where=str(path), hint="Train it again, or restore the file."
+        ) from error
+    height, width = contract["size"]
+    return Classifier(model, tuple(contract["classes"]), (int(height), int(width)), contract["resize"])
+
+
+def _resizing(size: tuple[int, int], resize: Resize) -> keras.layers.Layer:
+    return keras.layers.Resizing(
+        *size,
+        interpolation="bilinear",
+        antialias=True,
+        crop_to_aspect_ratio=resize == "crop",
+        pad_to_aspect_ratio=resize == "pad",
+        dtype="float32",
+        name="resize",
+    )

@@ -1,0 +1,121 @@
+"""Measured layer groups on disk: bundled for the cards, cached for everything else, so that plans need no Keras."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tlcli.errors import ModelError
+from tlcli.model.groups import Layer, LayerGroup, LayerGroups
+from tlcli.paths import bundled, write_text
+from tlcli.zoo.card import GroupPattern, ModelCard
+
+FORMAT = 1
+
+Sizes = tuple[tuple[int, int], tuple[int, int]]
+"""Input height and width measured at, and those wanted, pixels."""
+
+
+def key(source: str, arguments: Mapping[str, Any], patterns: Sequence[GroupPattern] = ()) -> str:
+    """The name under which groups are stored: the same for the same network cut by the same patterns."""
+    rows = [[pattern.name, pattern.pattern] for pattern in patterns]
+    text = json.dumps([FORMAT, source, dict(arguments), rows], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def find(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int], *, cache: Path) -> LayerGroups | None:
+    """The groups measured before, or None: first those bundled with the program, then the cache.
+
+    Names and parameters are exact at every size. Shapes, FLOPs and bytes are exact at the size that was measured and
+    approximate at others; see `at_size`.
+
+    Args:
+        card: The network and its patterns.
+        arguments: Architecture arguments besides the card's own.
+        size: Height and width the answer should hold for, pixels.
+        cache: The cache folder.
+    """
+    wanted = key(card.source, {**card.arguments, **arguments}, card.groups)
+    for path in (bundled("models") / "structures" / f"{card.name}.json", _cached(cache, wanted)):
+        if groups := _read(path, wanted):
+            return at_size(groups, size)
+    return None
+
+
+def store(groups: LayerGroups, card: ModelCard, arguments: Mapping[str, Any], *, cache: Path) -> Path:
+    """Put measured groups into the cache, atomically; returns the file."""
+    name = key(card.source, {**card.arguments, **arguments}, card.groups)
+    return write(groups, _cached(cache, name), name)
+
+
+def write(groups: LayerGroups, path: Path, name: str) -> Path:
+    """Write groups under their key as JSON, a group a line; returns the file."""
+    content = groups.to_dict()
+    rows = ",\n".join(_compact(row) for row in content.pop("groups"))
+    head = _compact({"key": name, **content}).removesuffix("}")
+    write_text(path, f'{head},"groups":[\n{rows}\n]}}\n')
+    return path
+
+
+def at_size(groups: LayerGroups, size: tuple[int, int]) -> LayerGroups:
+    """The same groups at another input size: names and parameters exactly, the rest approximately.
+
+    Heights and widths are inferred from the stride that the measured size shows, FLOPs scaled by the positions that
+    gives: within a pixel, and exact where the size is a multiple of the largest stride and the convolutions pad.
+    """
+    if size == groups.input_size:
+        return groups
+    sides = (groups.input_size, size)
+    return replace(groups, input_size=size, groups=tuple(_scaled_group(group, sides) for group in groups))
+
+
+def _scaled_group(group: LayerGroup, sizes: Sizes) -> LayerGroup:
+    layers = tuple(_scaled_layer(layer, sizes) for layer in group.layers)
+    before, after = (sum(layer.flops for layer in members) for members in (group.layers, layers))
+    flops = round(group.flops * after / before) if before else group.flops
+    return replace(group, layers=layers, output_shape=_scaled_shape(group.output_shape, sizes), flops=flops)
+
+
+def _scaled_layer(layer: Layer, sizes: Sizes) -> Layer:
+    shape = _scaled_shape(layer.output_shape, sizes)
+    before, after = (math.prod(side or 1 for side in sides) for sides in (layer.output_shape, shape))
+    return replace(layer, output_shape=shape, flops=round(layer.flops * after / before))
+
+
+def _scaled_shape(shape: tuple[int | None, ...], sizes: Sizes) -> tuple[int | None, ...]:
+    """A (height, width, channels) shape scaled; single positions, as after global pooling, and other ranks stay."""
+    if len(shape) != 3 or shape[:2] == (1, 1):
+        return shape
+    sides = [side and _scaled(side, was, now) for side, was, now in zip(shape, *sizes, strict=False)]
+    return (*sides, shape[2])
+
+
+def _scaled(side: int, was: int, now: int) -> int:
+    """A side of a map whose input was `was` pixels for an input of `now` pixels."""
+    stride = 2 ** max(0, round(math.log2(was / side)))
+    if side >= was // stride:
+        return max(1, math.ceil(now / stride) + side - math.ceil(was / stride))
+    # Convolutions without padding cost a margin that does not shrink with the image.
+    return max(1, math.floor(now / stride - (was / stride - side)))
+
+
+def _cached(cache: Path, name: str) -> Path:
+    return cache / "structures" / f"{name}.json"
+
+
+def _read(path: Path, wanted: str) -> LayerGroups | None:
+    """The groups in a file; None where it is missing, for something else, or damaged: it is measured again then."""
+    if not path.is_file():
+        return None
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return LayerGroups.from_dict(stored) if stored["key"] == wanted else None
+    except (ValueError, KeyError, TypeError, ModelError):
+        return None
+
+
+def _compact(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

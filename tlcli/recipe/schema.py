@@ -1,0 +1,223 @@
+"""The typed recipe. Unknown keys and values out of range are errors; defaults are the contract's."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from tlcli.recipe.expect import parse as parse_expectation
+
+SCHEMA_VERSION = 1
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Initializer = Literal[
+    "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal", "zeros"
+]
+Activation = Literal["relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid", "softplus", "linear"]
+BatchNormPolicy = Literal["frozen", "affine", "train"]
+Resize = Literal["crop", "pad", "stretch"]
+
+
+class Spec(BaseModel):
+    """A section of the recipe: fixed after reading, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _share_or_folder(value: Any) -> Any:
+    """Numbers written as text become numbers, so that `--set data.val=0.2` is a fraction and `extra/val` a folder."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return Path(value)
+    return value
+
+
+class DataSpec(Spec):
+    """Which images, how they are split and sized.
+
+    `val` and `test` are shares of the images (0 to below 1; 0 turns the split off) or folders of class folders.
+    """
+
+    path: Path | None = None
+    val: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
+    test: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
+    size: Literal["auto"] | tuple[Pixels, Pixels] = "auto"
+    resize: Resize = "crop"
+    classes: Annotated[list[Text], Field(min_length=2)] | None = None
+    class_weights: Literal["none", "balanced"] = "none"
+
+    @model_validator(mode="after")
+    def _leave_some_to_train_on(self) -> Self:
+        shares = [share for share in (self.val, self.test) if isinstance(share, float)]
+        if sum(shares) >= 1:
+            raise ValueError("val and test together must leave images to train on: their sum must be below 1")
+        if self.classes and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes names one class twice")
+        return self
+
+
+class ModelSpec(Spec):
+    """Which pretrained network. `weights` is a file that replaces the card's own, or `random` for none at all."""
+
+    name: Text = "mobilenet_v2"
+    weights: Text | None = None
+    arguments: dict[str, int | float | bool | str] = Field(default_factory=dict)
+    preprocessing: Literal["none", "tf", "torch", "caffe"] | None = None
+    drop_top: Annotated[int, Field(ge=0)] = 0
+
+
+class HiddenSpec(Spec):
+    """One hidden layer of the head, in the order dense, BatchNorm, activation, dropout."""
+
+    units: Annotated[int, Field(ge=1, le=65536)]
+    activation: Activation = "relu"
+    initializer: Initializer = "he_normal"
+    batch_norm: bool = False
+    dropout: Fraction = 0.0
+
+
+class HeadSpec(Spec):
+    """The new layers on top of the backbone. Penalties and the norm limit hold for every dense kernel of the head."""
+
+    pooling: Literal["avg", "max", "avg_max"] = "avg"
+    hidden: list[HiddenSpec] = Field(default_factory=list)
+    dropout: Fraction = 0.2
+    initializer: Initializer = "glorot_uniform"
+    l1: Annotated[float, Field(ge=0)] = 0.0
+    l2: Annotated[float, Field(ge=0)] = 0.0
+    max_norm: Annotated[float, Field(gt=0)] | None = None
+
+
+class AugmentSpec(Spec):
+    """Random changes to training images. Named operations are for `preset: custom`; each is a bound.
+
+    Attributes:
+        rotation: Largest angle to either side, degrees.
+        zoom: Largest relative change of scale, 0-0.9.
+        shift: Largest displacement to either side, as a share of the picture, 0-0.5.
+        brightness: Largest change, as a share of the full range, 0-1.
+        contrast: Largest relative change, 0-1.
+        saturation: Largest relative change, 0-1.
+        mixup: Strength alpha of the Beta distribution; 0 is off. Ref: Zhang et al. 2018, arXiv 1710.09412.
+    """
+
+    preset: Literal["none", "light", "strong", "custom"] = "light"
+    views: Literal["auto", "live"] = "auto"
+    flip: Literal["none", "horizontal", "vertical", "both"] | None = None
+    rotation: Annotated[float, Field(ge=0, le=180)] | None = None
+    zoom: Annotated[float, Field(ge=0, le=0.9)] | None = None
+    shift: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    brightness: Annotated[float, Field(ge=0, le=1)] | None = None
+    contrast: Annotated[float, Field(ge=0, le=1)] | None = None
+    saturation: Annotated[float, Field(ge=0, le=1)] | None = None
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    label_smoothing: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _name_operations_only_when_custom(self) -> Self:
+        named = [name for name in OPERATIONS if getattr(self, name) is not None]
+        if named and self.preset != "custom":
+            raise ValueError(f"{', '.join(named)}: named operations need preset: custom (got preset: {self.preset})")
+        return self
+
+
+OPERATIONS = ("flip", "rotation", "zoom", "shift", "brightness", "contrast", "saturation")
+
+
+class OptimizerSpec(Spec):
+    """The optimiser of every phase; a phase may set its own learning rate and schedule."""
+
+    name: Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "ftrl"] = "adam"
+    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] = "none"
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.004
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_value: Annotated[float, Field(gt=0)] | None = None
+
+
+class UntilSpec(Spec):
+    """When thawing more groups stops to pay.
+
+    Attributes:
+        min_delta: Smallest gain in the metric that counts.
+        confidence: Smallest probability that the gain is real, 0.5-1, by a one-sided paired test on the validation
+            images; 0.5 keeps every gain.
+        patience: Steps without a kept gain before the phase ends.
+    """
+
+    metric: Literal["val_loss", "val_accuracy"] = "val_loss"
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
+    patience: Annotated[int, Field(ge=1)] = 1
+
+
+class PhaseSpec(Spec):
+    """One stretch of training with one rule for what is trained."""
+
+    name: Text
+    policy: Literal["fixed", "gradual", "all"] = "fixed"
+    train: Text | None = None
+    init: Literal["probe", "random"] = "random"
+    step: Annotated[int, Field(ge=1)] = 1
+    epochs: Annotated[int, Field(ge=1, le=10000)] = 10
+    patience: Annotated[int, Field(ge=1)] | None = None
+    lr: Annotated[float, Field(gt=0, le=10)] | None = None
+    schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    batch_norm: BatchNormPolicy = "frozen"
+    until: UntilSpec = UntilSpec()
+
+    @model_validator(mode="after")
+    def _say_what_to_train(self) -> Self:
+        if self.policy == "fixed" and self.train is None:
+            raise ValueError("policy fixed needs train: a selection such as head, top:3 or all")
+        if self.policy != "fixed" and self.train is not None:
+            raise ValueError(f"policy {self.policy} chooses the groups itself: leave train out (got train: {self.train})")
+        return self
+
+
+class PerformanceSpec(Spec):
+    """How the work is laid out on the machine. `batch` is images per step."""
+
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    cache: Literal["auto", "off"] = "auto"
+    cache_budget: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?\s*(B|kB|KB|MB|GB|TB)$")] = "8GB"
+    batch: Annotated[int, Field(ge=1, le=65536)] = 32
+
+
+def _is_expectation(text: str) -> str:
+    parse_expectation(text)
+    return text
+
+
+class Recipe(Spec):
+    """A whole recipe: everything that decides a run, besides the images."""
+
+    recipe: Literal[1] = 1
+    name: Text
+    description: str = ""
+    extends: str | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataSpec = DataSpec()
+    model: ModelSpec = ModelSpec()
+    head: HeadSpec = HeadSpec()
+    augment: AugmentSpec = AugmentSpec()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    phases: Annotated[list[PhaseSpec], Field(min_length=1)]
+    performance: PerformanceSpec = PerformanceSpec()
+    expect: list[Annotated[str, AfterValidator(_is_expectation)]] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        names = [phase.name for phase in self.phases]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"phases: every phase needs a name of its own (got {', '.join(doubled)} twice)")
+        if self.head.hidden and any(phase.init == "probe" for phase in self.phases):
+            raise ValueError("head.hidden: init: probe solves a head without hidden layers. Remove hidden or the probe")
+        if self.phases[0].init != "probe" and any(phase.init == "probe" for phase in self.phases):
+            raise ValueError("phases: init: probe starts the head, so it belongs to the first phase")
+        return self

@@ -1,0 +1,104 @@
+"""RunRecord ⇄ run.json: what happened in a run."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from tlcli import __version__
+from tlcli.errors import RunError, UsageError
+from tlcli.train import plan, policy
+
+Status = Literal["complete", "interrupted", "failed"]
+LIBRARIES = ("keras", "tensorflow", "jax", "numpy", "pillow", "scikit-learn", "h5py")
+
+
+@dataclass
+class RunRecord:
+    """What happened in a run; the content of run.json.
+
+    A run is `interrupted` from its first moment until it is `complete` or `failed`, so that a killed one says so.
+    """
+
+    status: Status
+    recipe: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    seed: int
+    started: str
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    scores: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    error: dict[str, str] | None = None
+    schema: int = 1
+
+
+def read(run: Path) -> RunRecord:
+    """The record of a run folder.
+
+    Raises:
+        UsageError: If the folder is no run.
+        RunError: If its record is damaged.
+    """
+    path = run / "run.json"
+    if not path.is_file():
+        raise UsageError("is not a run folder: it has no run.json", where=str(run), hint="Give the folder that --out named.")
+    try:
+        return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"is damaged ({error})", where=str(path)) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of this program, Python and the libraries that decide numbers."""
+    found = {"tlcli": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """The machine in words, without its name."""
+    return {"device": device, "machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count() or 1}
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def begun(made: plan.TrainPlan, device: str) -> RunRecord:
+    """The record of a run at its first moment."""
+    described = made.to_json()
+    return RunRecord(
+        status="interrupted",
+        recipe=described["recipe"],
+        model=described["model"] | {"card": made.card.model_dump(mode="json"), "groups": list(made.groups.names)},
+        data=described["data"],
+        seed=made.recipe.seed,
+        started=now(),
+        versions=versions(),
+        hardware=hardware(device),
+        warnings=list(made.splits.warnings),
+    )
+
+
+def close(record: RunRecord, outcomes: Sequence[policy.Outcome]) -> None:
+    """Note what the phases brought."""
+    record.phases = [_phase(outcome) for outcome in outcomes]
+    record.seconds["phases"] = [round(outcome.seconds, 2) for outcome in outcomes]
+
+
+def _phase(outcome: policy.Outcome) -> dict[str, Any]:
+    return {"name": outcome.step.name, **policy.record(outcome)}

@@ -1,0 +1,284 @@
+"""Run one step of a phase: freeze, compile, train, keep the best epoch, tell what happens."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlcli.errors import RunError
+from tlcli.recipe.schema import PhaseSpec
+from tlcli.train import checkpoint, events, freeze, optimizer, policy
+from tlcli.train.checkpoint import Progress
+from tlcli.train.session import Scored, Session, score
+
+@dataclass
+class Running:
+    """One step while it runs: its phase, what it may change, and how far it is."""
+
+    step: policy.Step
+    phase: PhaseSpec
+    trainable: list[Any]
+    moving: list[Any]
+    frozen: list[Any]
+    frozen_before: str
+    progress: Progress = field(default_factory=Progress)
+    before: checkpoint.Arrays = field(default_factory=list)
+    best: checkpoint.Arrays = field(default_factory=list)
+
+
+def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved | None = None) -> policy.Outcome:
+    """Train one step to its end and keep or undo it. `resumed` is a checkpoint taken inside this very step.
+
+    Raises:
+        RunError: If the loss stops being a number.
+        RuntimeError: If anything frozen changed; an internal error.
+    """
+    running = _prepared(session, step)
+    if resumed:
+        _take_up(session, running, resumed)
+    else:
+        _measure_start(session, running)
+    batches = -(-len(session.train) // session.recipe.performance.batch)
+    parameters = sum(int(np.prod(variable.shape)) for variable in running.trainable)
+    session.observe(events.StepBegun(step, running.phase.epochs, batches, len(session.train), parameters))
+    while running.progress.epoch < running.phase.epochs and not _is_out_of_patience(running):
+        _epoch(session, running)
+        _save(session, running)
+    outcome = _concluded(session, running, parameters)
+    session.outcomes.append(outcome)
+    session.observe(events.StepDone(outcome))
+    return outcome
+
+
+def _prepared(session: Session, step: policy.Step) -> Running:
+    phase = session.recipe.phases[step.phase]
+    uses_statistics = phase.batch_norm == "train"
+    trainable = freeze.apply(session.classifier, step.layers, batch_norm=phase.batch_norm)
+    moving = freeze.moving_variables(session.classifier, trainable, statistics=uses_statistics)
+    frozen = freeze.frozen_variables(session.classifier, moving)
+    session.trainee.uses_batch_statistics = uses_statistics
+    lr = phase.lr or session.recipe.optimizer.lr
+    rule = optimizer.build(session.recipe.optimizer, lr, scales=_scales(session, step, trainable))
+    session.trainee.compile(
+        optimizer=rule,
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=session.recipe.augment.label_smoothing),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        # On a CPU, XLA is ten times slower than the plain graph here (measured; see docs/performance.md).
+        jit_compile="auto" if keras.backend.backend() != "tensorflow" else False,
+    )
+    rule.build(trainable)
+    running = Running(step, phase, trainable, moving, frozen, freeze.fingerprint(frozen))
+    running.before = checkpoint.values(moving)
+    running.best = running.before
+    return running
+
+
+def _scales(session: Session, step: policy.Step, trainable: list[Any]) -> list[float]:
+    """Share of the learning rate for each trainable variable: the head 1, then `layer_decay` per group downwards."""
+    decay = session.recipe.phases[step.phase].layer_decay
+    order = list(reversed(session.groups.names))
+    depth = {layer.name: order.index(group.name) + 1 for group in session.groups.groups for layer in group.layers}
+    scale_of = {
+        id(variable): decay ** depth.get(layer.name, 0)
+        for layer in session.classifier.model.layers
+        for variable in layer.weights
+    }
+    return [scale_of[id(variable)] for variable in trainable]
+
+
+def _measure_start(session: Session, running: Running) -> None:
+    progress = running.progress
+    if len(session.val) and (session.outcomes or running.phase.init == "probe"):
+        start = score(session, session.val)
+        progress.start_scores = start.judged(running.phase.until.metric)
+        progress.start_loss, progress.start_accuracy = float(start.losses.mean()), float(start.hits.mean())
+        progress.best_scores = progress.start_scores
+        progress.best_loss, progress.best_accuracy = progress.start_loss, progress.start_accuracy
+
+
+def _take_up(session: Session, running: Running, saved: checkpoint.Saved) -> None:
+    running.progress = Progress(**saved.state["progress"])
+    running.best = saved.arrays["best"]
+    checkpoint.restore(running.moving, saved.arrays["moving"])
+    checkpoint.restore(session.trainee.optimizer.variables, saved.arrays["optimizer"])
+
+
+def _is_out_of_patience(running: Running) -> bool:
+    return running.phase.patience is not None and running.progress.stale >= running.phase.patience
+
+
+def _epoch(session: Session, running: Running) -> None:
+    progress, began = running.progress, time.perf_counter()
+    number = progress.epoch + 1
+    order = np.random.default_rng([session.recipe.seed, running.step.phase, running.step.number, number])
+    _reseed(session.trainee, order)
+    lr = _set_rate(session, running)
+    shown = _Shown(session.observe, running.step, number, session.recipe.performance.batch)
+    steps = -(-len(session.train) // session.recipe.performance.batch)
+    batches = _batches(session, order)
+    fitted = session.trainee.fit(
+        batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[shown], shuffle=False
+    )
+    logs = fitted.history
+    loss, accuracy = float(logs["loss"][0]), float(logs["accuracy"][0])
+    if not np.isfinite(loss):
+        raise RunError(
+            f"the training loss is {loss} in epoch {number}",
+            where=f"phase {running.step.name}",
+            hint=f"The learning rate {lr:g} is likely too high; try --set phases.{running.step.phase}.lr={lr / 10:g}.",
+        )
+    trained_s = time.perf_counter() - began
+    progress.epoch = number
+    scored = score(session, session.val) if len(session.val) else None
+    is_best = _note_best(running, scored)
+    progress.seconds += time.perf_counter() - began
+    done = events.EpochDone(
+        step=running.step,
+        epoch=number,
+        loss=loss,
+        accuracy=accuracy,
+        val_loss=None if scored is None else float(scored.losses.mean()),
+        val_accuracy=None if scored is None else float(scored.hits.mean()),
+        lr=lr,
+        seconds=time.perf_counter() - began,
+        images_per_second=len(session.train) / trained_s,
+        is_best=is_best,
+    )
+    session.history.append(_row(done))
+    session.observe(done)
+
+
+def _note_best(running: Running, scored: Scored | None) -> bool:
+    """Keep the weights of the epoch if it is the best so far; without validation the last is the best."""
+    progress = running.progress
+    if scored is None:
+        is_best = True
+    else:
+        by_loss = running.phase.until.metric == "val_loss"
+        loss, accuracy = float(scored.losses.mean()), float(scored.hits.mean())
+        if progress.best_loss is None or progress.best_accuracy is None:
+            is_best = True
+        else:
+            is_best = loss < progress.best_loss if by_loss else accuracy > progress.best_accuracy
+        if is_best:
+            progress.best_loss, progress.best_accuracy = loss, accuracy
+            progress.best_scores = scored.judged(running.phase.until.metric)
+    progress.stale = 0 if is_best else progress.stale + 1
+    if is_best:
+        progress.best_epoch = progress.epoch
+        running.best = checkpoint.values(running.moving)
+    return is_best
+
+
+def _save(session: Session, running: Running) -> None:
+    session.checkpoint.write(
+        {**session.state(), "progress": vars(running.progress)},
+        {
+            "moving": checkpoint.values(running.moving),
+            "optimizer": checkpoint.values(session.trainee.optimizer.variables),
+            "best": running.best,
+        },
+        keep=["start"],
+    )
+
+
+def _concluded(session: Session, running: Running, parameters: int) -> policy.Outcome:
+    """Judge the step, put the right weights in place, and prove that nothing frozen moved."""
+    progress, phase = running.progress, running.phase
+    verdict = policy.judge(progress.start_scores, progress.best_scores, phase.until)
+    checkpoint.restore(running.moving, running.best if verdict.kept else running.before)
+    if freeze.fingerprint(running.frozen) != running.frozen_before:
+        raise RuntimeError(f"frozen weights changed in step '{running.step.name}'")
+    return policy.Outcome(
+        step=running.step,
+        trainable_parameters=parameters,
+        epochs=progress.epoch,
+        best_epoch=progress.best_epoch,
+        loss_before=progress.start_loss,
+        accuracy_before=progress.start_accuracy,
+        val_loss=progress.best_loss,
+        val_accuracy=progress.best_accuracy,
+        confidence=verdict.confidence,
+        kept=verdict.kept,
+        reason=verdict.reason,
+        seconds=progress.seconds,
+    )
+
+
+def _batches(session: Session, order: np.random.Generator) -> Iterator[tuple[Any, ...]]:
+    """Every training image once, shuffled: `uint8` pixels (`float32` with mixup), one-hot labels, weights."""
+    recipe, train = session.recipe, session.train
+    classes = len(session.classifier.classes)
+    weights = _class_weights(session)
+    shuffled = order.permutation(len(train))
+    for at in range(0, len(train), recipe.performance.batch):
+        chosen = shuffled[at : at + recipe.performance.batch]
+        pixels = train.pixels[train.rows[chosen]]
+        labels = np.eye(classes, dtype=np.float32)[train.labels[chosen]]
+        sample_weights = weights[train.labels[chosen]]
+        if recipe.augment.mixup:
+            share = np.float32(order.beta(recipe.augment.mixup, recipe.augment.mixup))
+            partner = order.permutation(len(chosen))
+            pixels = share * pixels.astype(np.float32) + (1 - share) * pixels[partner]
+            labels = share * labels + (1 - share) * labels[partner]
+        yield pixels, labels, sample_weights
+
+
+def _class_weights(session: Session) -> np.ndarray:
+    """`float32 (classes,)`, mean 1 over the training images: ones, or inverse to the class's share."""
+    classes = len(session.classifier.classes)
+    if session.recipe.data.class_weights == "none":
+        return np.ones(classes, dtype=np.float32)
+    counts = np.bincount(session.train.labels, minlength=classes)
+    return (len(session.train) / (classes * counts)).astype(np.float32)
+
+
+def _reseed(model: keras.Model, order: np.random.Generator) -> None:
+    """Give every random layer a seed that follows from run, step and epoch alone, so that resuming repeats nothing
+    and skips nothing."""
+    for layer in model._flatten_layers(include_self=False, recursive=True):
+        generator = getattr(layer, "seed_generator", None)
+        if isinstance(generator, keras.random.SeedGenerator):
+            generator.state.assign(order.integers(0, 2**31 - 1, size=2, dtype=np.int64))
+
+
+def _set_rate(session: Session, running: Running) -> float:
+    recipe, phase, progress = session.recipe, running.phase, running.progress
+    schedule = phase.schedule or recipe.optimizer.schedule
+    share = optimizer.rate(schedule, progress.epoch / phase.epochs, stale=progress.stale)
+    lr = (phase.lr or recipe.optimizer.lr) * share
+    session.trainee.optimizer.learning_rate = lr
+    return lr
+
+
+def _row(done: events.EpochDone) -> dict[str, Any]:
+    return {
+        "phase": done.step.name,
+        "epoch": done.epoch,
+        "loss": done.loss,
+        "accuracy": done.accuracy,
+        "val_loss": done.val_loss,
+        "val_accuracy": done.val_accuracy,
+        "lr": done.lr,
+        "seconds": round(done.seconds, 3),
+        "images_per_second": round(done.images_per_second, 1),
+    }
+
+
+class _Shown(keras.callbacks.Callback):
+    """Tells the observer of every batch."""
+
+    def __init__(self, observe: events.Observer, step: policy.Step, epoch: int, batch: int) -> None:
+        super().__init__()
+        self.observe, self.step, self.epoch, self.batch_size = observe, step, epoch, batch
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Pass on the running means."""
+        seen, logs = (batch + 1) * self.batch_size, logs or {}
+        rate = seen / max(time.perf_counter() - self.began, 1e-6)
+        loss, accuracy = float(logs.get("loss", 0.0)), float(logs.get("accuracy", 0.0))
+        self.observe(events.BatchDone(self.step, self.epoch, batch + 1, loss, accuracy, rate))

@@ -1,0 +1,78 @@
+"""The optimiser of a step: any of Keras's, with a learning rate per layer group, and schedules."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tlcli.recipe.schema import OptimizerSpec
+
+_CLASSES: dict[str, Any] = {
+    "sgd": keras.optimizers.SGD,
+    "momentum": functools.partial(keras.optimizers.SGD, momentum=0.9),
+    "nesterov": functools.partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
+    "adagrad": keras.optimizers.Adagrad,
+    "rmsprop": keras.optimizers.RMSprop,
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "ftrl": keras.optimizers.Ftrl,
+}
+
+
+def build(spec: OptimizerSpec, lr: float, *, scales: Sequence[float]) -> keras.optimizers.Optimizer:
+    """An optimiser that trains the i-th trainable variable at `scales[i]` times the learning rate."""
+    options: dict[str, Any] = {"learning_rate": lr}
+    if spec.clip_norm is not None:
+        options["global_clipnorm"] = spec.clip_norm
+    elif spec.clip_value is not None:
+        options["clipvalue"] = spec.clip_value
+    if spec.name == "adamw":
+        options["weight_decay"] = spec.weight_decay
+    optimizer = _CLASSES[spec.name](**options)
+    if spec.name == "adamw":
+        # As in the papers that use it: BatchNorm's scales and all biases are not pulled to zero.
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    if any(scale != 1.0 for scale in scales):
+        _scale(optimizer, scales)
+    return optimizer
+
+
+def _scale(optimizer: keras.optimizers.Optimizer, scales: Sequence[float]) -> None:
+    """Keras has one rate for all variables, but hands it to every variable's own update: scale it there."""
+    plain = optimizer.update_step
+
+    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        plain(gradient, variable, learning_rate * scales[optimizer._get_variable_index(variable)])
+
+    optimizer.update_step = update_step
+
+
+def rate(schedule: str, fraction: float, *, stale: int = 0) -> float:
+    """The share of the learning rate to use when `fraction` (0-1) of a step's epochs is done.
+
+    `stale` is the number of epochs since the last best one; only `plateau` looks at it, halving every 2.
+    `one_cycle` warms up over the first 30 %. Ref: Smith & Topin 2017, arXiv 1708.07120; cosine: Loshchilov & Hutter
+    2016, arXiv 1608.03983.
+    """
+    match schedule:
+        case "piecewise":
+            return 1.0 if fraction < 0.5 else 0.1 if fraction < 0.75 else 0.01
+        case "plateau":
+            return 0.5 ** (stale // 2)
+        case "exponential":
+            return 0.01**fraction
+        case "power":
+            return 1.0 / (1.0 + 9.0 * fraction)
+        case "cosine":
+            return _falling(fraction)
+        case "one_cycle":
+            warm = 0.3
+            return 0.04 + 0.96 * fraction / warm if fraction < warm else _falling((fraction - warm) / (1 - warm))
+        case _:
+            return 1.0
+
+
+def _falling(fraction: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))

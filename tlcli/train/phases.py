@@ -1,0 +1,54 @@
+"""All phases of a run, in order: the probe where asked, then step after step until the policies are through."""
+
+import keras
+import numpy as np
+
+from tlcli.model.head import OUTPUT
+from tlcli.train import checkpoint, events, policy, probe
+from tlcli.train.fit import run_step
+from tlcli.train.session import Examples, Session, in_batches
+
+
+def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
+    """Train everything the recipe asks for. With `saved`, go on from there."""
+    resumed = saved if saved and "progress" in saved.state else None
+    if saved:
+        session.take_up(saved.state)
+        checkpoint.restore(session.classifier.model.weights, saved.arrays["start"])
+    elif session.recipe.phases[0].init == "probe":
+        start_from_probe(session)
+    while step := policy.next_step(session.recipe.phases, session.groups, session.outcomes):
+        if resumed is None:
+            start = checkpoint.values(session.classifier.model.weights)
+            session.checkpoint.write(session.state(), {"start": start})
+        run_step(session, step, resumed=resumed)
+        resumed = None
+
+
+def start_from_probe(session: Session) -> None:
+    """Put the optimum of the linear head in place, found on features of the unaugmented images."""
+    head = session.classifier.model.get_layer(OUTPUT)
+    pooled = _pooled(session)
+    classes = len(session.classifier.classes)
+    balanced = session.recipe.data.class_weights == "balanced"
+    session.observe(events.Noticed("linear probe: one pass over the images"))
+    batch = session.recipe.performance.batch
+    train, val = (_features(pooled, examples, batch) for examples in (session.train, session.val))
+    solution = probe.solve(train, val, classes=classes, balanced=balanced)
+    head.set_weights([solution.kernel, solution.bias])
+
+
+def _pooled(session: Session) -> keras.Model:
+    """Cached pixels to what the last layer sees."""
+    classifier = session.classifier
+    if classifier.features is None or classifier.head is None:
+        raise RuntimeError("a classifier loaded from a file cannot be trained")
+    below = keras.Model(classifier.head.input, classifier.head.get_layer(OUTPUT).input)
+    return keras.Sequential([keras.Input((*classifier.size, 3), dtype="uint8"), classifier.features, below])
+
+
+def _features(pooled: keras.Model, examples: Examples, batch: int) -> probe.Features:
+    if not len(examples):
+        return probe.Features(np.zeros((0, pooled.output_shape[-1]), np.float32), examples.labels)
+    x = in_batches(pooled, examples, batch=batch).astype(np.float32)
+    return probe.Features(x, examples.labels)

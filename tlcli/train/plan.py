@@ -1,0 +1,291 @@
+"""Recipe, card, images and layer groups to a TrainPlan: everything decided before Keras wakes up."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tlcli.data.split import Splits
+from tlcli.errors import DataError, ModelError, Problem, RecipeError
+from tlcli.model.groups import LayerGroups
+from tlcli.model.selection import Selection
+from tlcli.recipe.schema import PhaseSpec, Recipe
+from tlcli.train import policy
+from tlcli.zoo.card import ModelCard
+
+# Arithmetic per second that a small CPU reaches on these networks until this machine has been measured.
+DEFAULT_FLOPS_PER_SECOND = 6e10
+# What Python, Keras and TensorFlow take before the first image, bytes.
+BASE_MEMORY = 700_000_000
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """One phase as it will run. For gradual phases groups, parameters and epochs are the most it may come to."""
+
+    name: str
+    policy: str
+    train: str
+    groups: tuple[str, ...]
+    trainable_parameters: int
+    epochs: int
+    steps: int
+    lr: float
+    batch_norm: str
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What a run will roughly take: peak memory, bytes written to the cache, seconds at most."""
+
+    memory_bytes: int
+    cache_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Everything that is decided before training."""
+
+    recipe: Recipe
+    card: ModelCard
+    size: tuple[int, int]
+    classes: tuple[str, ...]
+    splits: Splits
+    groups: LayerGroups
+    head_parameters: int
+    phases: tuple[PhasePlan, ...]
+    estimates: Estimates
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON shape of `tlcli plan --json`."""
+        return {
+            "data": {
+                "path": None if self.recipe.data.path is None else str(self.recipe.data.path),
+                "classes": list(self.classes),
+                "counts": totals(self.splits),
+                "per_class": per_class(self.splits),
+                "warnings": list(self.splits.warnings),
+            },
+            "model": {
+                "name": self.card.name,
+                "source": self.card.source,
+                "arguments": self.recipe.model.arguments,
+                "weights": self.recipe.model.weights,
+                "size": list(self.size),
+                "parameters": self.groups.parameters,
+                "head_parameters": self.head_parameters,
+            },
+            "groups": [group_json(group) for group in self.groups.groups],
+            "phases": [vars(phase) | {"groups": list(phase.groups)} for phase in self.phases],
+            "estimates": vars(self.estimates),
+            "recipe": self.recipe.model_dump(mode="json"),
+        }
+
+
+def input_size(recipe: Recipe, card: ModelCard) -> tuple[int, int]:
+    """Height and width the network is given, pixels.
+
+    Raises:
+        ModelError: If it is below what the network takes.
+    """
+    size = (card.size, card.size) if recipe.data.size == "auto" else recipe.data.size
+    check_size(card, size, where="data.size")
+    return size
+
+
+def check_size(card: ModelCard, size: tuple[int, int], *, where: str) -> None:
+    """Refuse an input below what the network takes.
+
+    Raises:
+        ModelError: If it is.
+    """
+    if min(size) < card.min_size:
+        raise ModelError(
+            f"{card.name} takes pictures of at least {card.min_size} × {card.min_size} pixels (got {size[0]} × {size[1]})",
+            where=where,
+            hint=f"Choose {card.min_size} {card.min_size} or more; its own size is {card.size} {card.size}.",
+        )
+
+
+def settled_card(recipe: Recipe, card: ModelCard) -> ModelCard:
+    """The card with the recipe's preprocessing, where the recipe names one.
+
+    Raises:
+        ModelError: If neither says what the network expects.
+    """
+    if recipe.model.preprocessing is not None:
+        return card.model_copy(update={"preprocessing": recipe.model.preprocessing})
+    if card.preprocessing is None:
+        raise ModelError(
+            f"nothing in {card.name} says what it expects of its input",
+            where="model.preprocessing",
+            hint="Set it to tf (-1 to 1), torch (ImageNet mean and deviation), caffe (BGR minus mean) or none (0 to 255), "
+            "for example --set model.preprocessing=tf.",
+        )
+    return card
+
+
+def make(
+    recipe: Recipe, card: ModelCard, *, groups: LayerGroups, splits: Splits, classes: tuple[str, ...], speed: float | None
+) -> TrainPlan:
+    """Decide everything. `speed` is this machine's measured arithmetic per second, if known.
+
+    Raises:
+        RecipeError: If phases ask for what the images or the network cannot give.
+        DataError: If there is nothing to train on.
+    """
+    size = input_size(recipe, card)
+    if not splits.train:
+        raise DataError("no image is left to train on", where="data")
+    kept = dropped_top(recipe, groups)
+    if problems := _misfits(recipe, splits):
+        raise RecipeError(problems)
+    head = head_parameters(recipe, kept, len(classes))
+    phases = tuple(_planned(recipe, index, kept, head) for index in range(len(recipe.phases)))
+    estimates = _estimates(recipe, size, kept, phases, splits, speed or DEFAULT_FLOPS_PER_SECOND)
+    return TrainPlan(recipe, card, size, classes, splits, kept, head, phases, estimates)
+
+
+def check_selections(recipe: Recipe, groups: LayerGroups) -> None:
+    """Resolve every phase's selection, so that a wrong one is told before any image is read.
+
+    Raises:
+        ModelError: If one matches nothing.
+    """
+    kept = dropped_top(recipe, groups)
+    for index, phase in enumerate(recipe.phases):
+        _chosen(phase, index, kept)
+
+
+def dropped_top(recipe: Recipe, groups: LayerGroups) -> LayerGroups:
+    """The groups that stay when `model.drop_top` takes some off the top.
+
+    Raises:
+        ModelError: If too many are dropped, or the cut would tear a block apart.
+    """
+    drop = recipe.model.drop_top
+    if drop == 0:
+        return groups
+    where = "model.drop_top"
+    if drop >= len(groups.groups):
+        raise ModelError(
+            f"{groups.name} has {len(groups.groups)} layer groups (got {drop})",
+            where=where,
+            hint=f"At most {len(groups.groups) - 1} can be dropped.",
+        )
+    left = groups.groups[:-drop]
+    if not left[-1].is_frontier:
+        raise ModelError(
+            f"{groups.name} cannot be cut above {left[-1].name}: some paths pass it by",
+            where=where,
+            hint="Drop another number of groups; `tlcli inspect` shows where it can be cut.",
+        )
+    return LayerGroups(groups.name, groups.input_size, left)
+
+
+def head_parameters(recipe: Recipe, groups: LayerGroups, classes: int) -> int:
+    """Trainable parameters of the head on the given groups."""
+    width = int(groups.groups[-1].output_shape[-1] or 0) * (2 if recipe.head.pooling == "avg_max" else 1)
+    total = 0
+    for hidden in recipe.head.hidden:
+        total += (width + 1 + (2 if hidden.batch_norm else 0)) * hidden.units
+        width = hidden.units
+    return total + (width + 1) * classes
+
+
+def totals(splits: Splits) -> dict[str, int]:
+    """Images per split."""
+    return {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)}
+
+
+def per_class(splits: Splits) -> dict[str, dict[str, int]]:
+    """Images per class and split."""
+    counts = splits.counts()
+    return {name: {split: counts[split][index] for split in counts} for index, name in enumerate(splits.classes)}
+
+
+def group_json(group: Any) -> dict[str, Any]:
+    """One layer group as the contract's JSON shows it, less what depends on its neighbours."""
+    return {
+        "name": group.name,
+        "layers": len(group.layers),
+        "parameters": group.parameters,
+        "trainable_parameters": group.trainable_parameters,
+        "flops": group.flops,
+        "output_shape": list(group.output_shape),
+        "activation_bytes": group.activation_bytes,
+        "batch_norm": group.batch_norms,
+        "frontier": group.is_frontier,
+    }
+
+
+def _misfits(recipe: Recipe, splits: Splits) -> list[Problem]:
+    problems = []
+    for index, phase in enumerate(recipe.phases):
+        if phase.policy == "gradual" and not splits.val:
+            problems.append(
+                Problem(
+                    f"phases[{index}].policy",
+                    "gradual judges by validation images, and there are none",
+                    "Set data.val above 0 or use policy fixed.",
+                )
+            )
+        if phase.train and phase.train.strip() == "none":
+            problems.append(Problem(f"phases[{index}].train", "'none' trains nothing", "Use head, or leave the phase out."))
+    return problems
+
+
+def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int) -> PhasePlan:
+    phase = recipe.phases[index]
+    chosen = _chosen(phase, index, groups)
+    trained = tuple(group.name for group in groups.groups if any(layer.name in chosen.layers for layer in group.layers))
+    norms_train = phase.batch_norm != "frozen"
+    parameters = sum(
+        layer.trainable_parameters
+        for group in groups.groups
+        for layer in group.layers
+        if layer.name in chosen.layers and (norms_train or not layer.batch_norms)
+    )
+    steps = -(-len(groups.groups) // phase.step) if phase.policy == "gradual" else 1
+    lr = phase.lr or recipe.optimizer.lr
+    train = phase.train or ("top group by group" if phase.policy == "gradual" else "all")
+    return PhasePlan(
+        phase.name, phase.policy, train, trained, parameters + head, phase.epochs, steps, lr, phase.batch_norm
+    )
+
+
+def _chosen(phase: PhaseSpec, index: int, groups: LayerGroups) -> Selection:
+    try:
+        return policy.selection_of(phase, groups)
+    except ModelError as error:
+        raise ModelError(error.message, where=f"phases[{index}].train", hint=error.hint) from error
+
+
+def _estimates(
+    recipe: Recipe,
+    size: tuple[int, int],
+    groups: LayerGroups,
+    phases: tuple[PhasePlan, ...],
+    splits: Splits,
+    speed: float,
+) -> Estimates:
+    """Rough: a training step costs the forward pass, and twice the trained layers' share of it for the gradients."""
+    counts = totals(splits)
+    images = sum(counts.values())
+    flops = sum(group.flops for group in groups.groups)
+    seconds = 8.0 + images * flops / speed
+    for spec, phase in zip(recipe.phases, phases, strict=True):
+        seconds += _phase_seconds(spec, phase, groups, counts, speed)
+    activations = recipe.performance.batch * 3 * sum(group.activation_bytes for group in groups.groups)
+    memory = BASE_MEMORY + 4 * groups.parameters * 2 + 16 * max(p.trainable_parameters for p in phases) + activations
+    pixels = images * size[0] * size[1] * 3
+    return Estimates(memory_bytes=int(memory), cache_bytes=int(pixels), seconds=round(seconds, 1))
+
+
+def _phase_seconds(
+    spec: PhaseSpec, phase: PhasePlan, groups: LayerGroups, counts: dict[str, int], speed: float
+) -> float:
+    flops = sum(group.flops for group in groups.groups)
+    trained = sum(group.flops for group in groups.groups if group.name in phase.groups)
+    # A gradual phase rarely thaws everything; half of its steps is the guess.
+    epochs = spec.epochs * max(1, phase.steps // 2)
+    return float(epochs * (counts["train"] * (flops + 2 * trained) + counts["val"] * flops) / speed)

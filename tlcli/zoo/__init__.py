@@ -1,0 +1,1 @@
+"""Which pretrained models exist and where their weights are."""

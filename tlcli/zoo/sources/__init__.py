@@ -1,0 +1,1 @@
+"""One module a kind of source; each turns a card into a Keras model."""
