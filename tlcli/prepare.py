@@ -98,7 +98,9 @@ def recipe_of(request: Request) -> Recipe:
             hint="Leave out DATA, --model, --weights, --precision and --set, or start a new run.",
         )
     if record.read(request.resume).status == "complete":
-        raise UsageError("the run is complete", where=f"--resume {request.resume}", hint="Start a new one with another --out.")
+        raise UsageError(
+            "the run is complete", where=f"--resume {request.resume}", hint="Start a new one with another --out."
+        )
     return load.load(str(request.resume / "recipe.yaml"))
 
 
@@ -137,7 +139,9 @@ def groups_without_keras(card: ModelCard, arguments: Mapping[str, Any], size: tu
 
 def _root(recipe: Recipe) -> Path:
     if recipe.data.path is None:
-        raise DataError("no images were named", where="DATA", hint="Give a folder of class folders: tlcli finetune photos/")
+        raise DataError(
+            "no images were named", where="DATA", hint="Give a folder of class folders: tlcli finetune photos/"
+        )
     return recipe.data.path
 
 

@@ -46,11 +46,8 @@ def _train(prepared: Prepared, run: RunFolder, note: RunRecord, *, observe: Obse
     keras.utils.set_random_seed(plan.recipe.seed)
     # A resumed run gets its weights from the checkpoint; only the architecture is needed.
     weights = "random" if saved else plan.recipe.model.weights
-    built = backbone.build(
-        plan.card, size=plan.size, arguments=plan.recipe.model.arguments, weights=weights
-    )
-    if plan.recipe.model.drop_top:
-        built = backbone.cut(built, plan.groups.groups[-1].boundary)
+    cut = plan.groups.groups[-1].boundary if plan.recipe.model.drop_top else None
+    built = backbone.build(plan.card, size=plan.size, arguments=plan.recipe.model.arguments, weights=weights, cut=cut)
     if not saved:
         note.model |= {"weights": built.weights_origin, "weights_sha256": built.weights_sha256}
     made = classifier.assemble(built, plan.recipe.head, classes=plan.classes, resize=plan.recipe.data.resize)

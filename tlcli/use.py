@@ -29,7 +29,9 @@ def load(run: Path) -> Classifier:
     if run.is_file():
         return classifier.load(run)
     if not run.exists():
-        raise UsageError("there is no such run", where=str(run), hint="Give the run folder that `tlcli finetune` printed.")
+        raise UsageError(
+            "there is no such run", where=str(run), hint="Give the run folder that `tlcli finetune` printed."
+        )
     status = record.read(run).status
     if status != "complete":
         hint = "Finish it with: tlcli finetune --resume " + str(run) if status == "interrupted" else "Start it again."
@@ -82,14 +84,18 @@ def pictures(patterns: Sequence[str]) -> list[Path]:
         else:
             matches = [Path(match) for match in sorted(glob(pattern, recursive=True)) if Path(match).is_file()]
             if not matches:
-                raise DataError("there is no such file", where=pattern, hint="Name files, a folder of pictures, or a glob.")
+                raise DataError(
+                    "there is no such file", where=pattern, hint="Name files, a folder of pictures, or a glob."
+                )
             found |= dict.fromkeys(matches)
     return list(found)
 
 
 def _own_test(run: Path, made: Classifier) -> tuple[list[Path], list[int], str]:
     if run.is_file():
-        raise UsageError("a model file has no images of its own", where=str(run), hint="Name a folder of class folders, too.")
+        raise UsageError(
+            "a model file has no images of its own", where=str(run), hint="Name a folder of class folders, too."
+        )
     root = Path(record.read(run).data["path"])
     with (run / "splits.csv").open(encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["split"] == "test"]
@@ -98,9 +104,13 @@ def _own_test(run: Path, made: Classifier) -> tuple[list[Path], list[int], str]:
     for row in rows:
         path = root / row["path"]
         if not path.is_file():
-            raise DataError("a test image of the run is gone", where=str(path), hint="Restore it, or name a folder to score on.")
+            raise DataError(
+                "a test image of the run is gone", where=str(path), hint="Restore it, or name a folder to score on."
+            )
         if folder.content_hash(path) != row["sha256"]:
-            raise DataError("a test image has changed since the run", where=str(path), hint="Restore it, or name a folder.")
+            raise DataError(
+                "a test image has changed since the run", where=str(path), hint="Restore it, or name a folder."
+            )
     labels = [made.classes.index(row["label"]) for row in rows]
     return [root / row["path"] for row in rows], labels, f"{len(rows)} test images of {run}"
 
@@ -119,7 +129,11 @@ def _images_of(data: Path, made: Classifier) -> tuple[list[Path], list[int], str
     held_out = next((split for split in ("test", "val") if split in index.given_splits), None)
     images = [image for image in index.images if image.given == held_out]
     labels = [made.classes.index(index.classes[image.label]) for image in images]
-    return [index.file(image) for image in images], labels, f"{len(images)} images of {data}" + (f"/{held_out}" if held_out else "")
+    return (
+        [index.file(image) for image in images],
+        labels,
+        f"{len(images)} images of {data}" + (f"/{held_out}" if held_out else ""),
+    )
 
 
 def as_rows(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:

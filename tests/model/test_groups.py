@@ -197,7 +197,7 @@ def test_many_blocks_are_joined_into_thirty_groups() -> None:
 def test_a_graph_out_of_order_is_refused() -> None:
     with pytest.raises(ModelError, match="topological order"):
         LayerGraph((Layer("b", "Dense", ("a",)), Layer("a", "Dense")), "b")
-    with pytest.raises(ModelError, match="no layer|not a layer"):
+    with pytest.raises(ModelError, match="the output 'z' is not a layer"):
         LayerGraph((Layer("a", "Dense"),), "z")
 
 
@@ -249,3 +249,8 @@ def test_two_groups_of_one_name_are_refused() -> None:
 )
 def test_long_lists_of_groups_are_told_in_short(given_names: list[str], expected: str) -> None:
     assert listing(given_names) == expected
+
+
+def test_a_last_pattern_named_top_takes_what_lies_above_it() -> None:
+    groups = assign(residual(), patterns(("low", "[a]1"), ("top", "b1")), name="tiny", input_size=(8, 8))
+    assert names(groups) == {"low": ["conv", "a1", "a2"], "top": ["b1", "b2", "last"]}

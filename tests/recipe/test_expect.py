@@ -2,7 +2,11 @@ import pytest
 
 from tlcli.recipe import expect
 
-RECORD = {"scores": {"val": {"accuracy": 0.91}, "test": {"accuracy": 0.5}}, "seconds": {"total": 12.5}, "status": "complete"}
+RECORD = {
+    "scores": {"val": {"accuracy": 0.91}, "test": {"accuracy": 0.5}},
+    "seconds": {"total": 12.5},
+    "status": "complete",
+}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,9 @@ def test_the_bundled_recipes_are_all_there():
 
 
 def test_unknown_keys_are_errors_with_a_suggestion_and_a_place():
-    assert problems_of(MINIMAL + "optimizer:\n  lrr: 1\n") == ["r.yaml:6:3 optimizer.lrr: unknown key. Did you mean 'lr'?"]
+    assert problems_of(MINIMAL + "optimizer:\n  lrr: 1\n") == [
+        "r.yaml:6:3 optimizer.lrr: unknown key. Did you mean 'lr'?"
+    ]
 
 
 def test_all_problems_are_told_at_once_in_the_order_of_the_file():

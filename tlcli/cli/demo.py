@@ -72,7 +72,10 @@ def _show_guesses(run: Path) -> None:
     for lines in zip(*pictures, strict=True):
         out.print(console.safe("  ".join(lines)))
     said = [f"{guess.top[0].label} ({guess.top[0].probability:.0%})" for guess in guesses]
-    marks = ["right" if guess.top[0].label == row["label"] else f"is {row['label']}" for guess, row in zip(guesses, chosen, strict=True)]
+    marks = [
+        "right" if guess.top[0].label == row["label"] else f"is {row['label']}"
+        for guess, row in zip(guesses, chosen, strict=True)
+    ]
     out.print(console.safe("  ".join(f"{text} {mark}".ljust(24) for text, mark in zip(said, marks, strict=True))))
 
 

@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlcli.cli.options import as_json, is_quiet, state, training
+from tlcli.cli.options import as_json, examples, is_quiet, state, training
+from tlcli.errors import ExpectationError
 
 if TYPE_CHECKING:
     from tlcli.prepare import Request
 
 
-@click.command(epilog="\b\nExamples:\n  tlcli finetune photos/\n  tlcli finetune photos/ -m resnet50 -r two-phase -o runs/first\n"
-    "  tlcli finetune photos/ --set data.size=[160,160] --set augment.preset=strong\n"
-    "  tlcli finetune --resume runs/first")
+@click.command(
+    epilog=examples(
+        "finetune photos/",
+        "finetune photos/ -m resnet50 -r two-phase -o runs/first",
+        "finetune photos/ --set data.size=[160,160] --set augment.preset=strong",
+        "finetune --resume runs/first",
+    )
+)
 @training
 @as_json
 @state
@@ -40,9 +46,7 @@ def plan(as_json: bool, **asked: Any) -> None:
     request = request_from(asked)
     with observer() as observe:
         recipe = prepare.recipe_of(request)
-        prepared = prepare.prepare(
-            recipe, measure=prepare.groups_without_keras, strict=request.strict, observe=observe
-        )
+        prepared = prepare.prepare(recipe, measure=prepare.groups_without_keras, strict=request.strict, observe=observe)
     if as_json:
         console.print_json(prepared.plan.to_json())
     else:
@@ -102,6 +106,9 @@ def run_and_tell(request: "Request", *, as_json: bool) -> Path:
         console.print_json({"run": str(folder), **vars(record)})
     else:
         show.result(folder, record)
+    if missed := [verdict for verdict in record.expectations if not verdict["passed"]]:
+        console.err().print(console.safe(f"{len(missed)} of {len(record.expectations)} expectations not met", "red"))
+        raise click.exceptions.Exit(ExpectationError.exit_code)
     return folder
 
 

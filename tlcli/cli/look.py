@@ -6,12 +6,14 @@ from typing import Any
 
 import click
 
-from tlcli.cli.options import as_json, state
+from tlcli.cli.options import as_json, examples, state
 
 
-@click.command(epilog="\b\nExamples:\n  tlcli inspect resnet50\n  tlcli inspect mobilenet_v2 --train top:30%\n  tlcli inspect runs/first")
+@click.command(epilog=examples("inspect resnet50", "inspect mobilenet_v2 --train top:30%", "inspect runs/first"))
 @click.argument("model", metavar="MODEL|RUN|FILE")
-@click.option("--by", type=click.Choice(["group", "layer"]), default="group", show_default=True, help="One row per what.")
+@click.option(
+    "--by", type=click.Choice(["group", "layer"]), default="group", show_default=True, help="One row per what."
+)
 @click.option("--train", "selection", metavar="SELECTION", help="Show what a selection would train, for example top:3.")
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="For example model.arguments.alpha=0.35.")

@@ -8,8 +8,11 @@ from typing import Any
 import click
 
 from tlcli import __version__
-from tlcli.cli import demo, finetune, look, recipe, use, zoo
+from tlcli.cli import finetune, look, use
+from tlcli.cli.demo import demo
 from tlcli.cli.options import state
+from tlcli.cli.recipe import recipe
+from tlcli.cli.zoo import zoo
 from tlcli.errors import TlcliError, did_you_mean
 
 INTERRUPTED = 130
@@ -18,7 +21,9 @@ INTERRUPTED = 130
 class Root(click.Group):
     """The command group. Errors leave it as one sentence on stderr and an exit code, and as JSON with `--json`."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(  # type: ignore[override]  # Click overloads it by standalone_mode, which has one meaning here
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:
         """Run and exit."""
         words = list(sys.argv[1:] if args is None else args)
         extra.pop("standalone_mode", None)
@@ -34,7 +39,9 @@ class Root(click.Group):
             sys.exit(_tell(error, as_json="--json" in words))
         sys.exit(0)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """As Click does it, with a suggestion for a mistyped command."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             hint = did_you_mean(args[0], self.commands) or f"Commands: {', '.join(sorted(self.commands))}."
@@ -74,7 +81,7 @@ def _printable(text: str) -> str:
 @click.version_option(__version__, "-V", "--version", message="tlcli %(version)s")
 @state
 def cli() -> None:
-    """Transfer learning on image folders.
+    r"""Transfer learning on image folders.
 
     \b
     Start here:
@@ -88,9 +95,9 @@ for command in (
     *finetune.COMMANDS,
     *use.COMMANDS,
     *look.COMMANDS,
-    demo.demo,
-    recipe.recipe,
-    zoo.zoo,
+    demo,
+    recipe,
+    zoo,
 ):
     cli.add_command(command)
 

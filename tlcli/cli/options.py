@@ -13,11 +13,18 @@ QUIET = "tlcli.quiet"
 def state(function: Function) -> Function:
     """`--quiet` and `--debug`, which hold for every command."""
     for option in (
-        click.option("--quiet", "-q", is_flag=True, expose_value=False, callback=_note, help="No progress and no hints."),
+        click.option(
+            "--quiet", "-q", is_flag=True, expose_value=False, callback=_note, help="No progress and no hints."
+        ),
         click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
     ):
         function = option(function)
     return function
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: lines to try, as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  tlcli {line}" for line in lines)
 
 
 def is_quiet() -> bool:
@@ -37,13 +44,21 @@ def training(function: Function) -> Function:
         click.argument("data", required=False, type=click.Path(path_type=Path)),
         click.option("--model", "-m", metavar="M", help="Pretrained network: a name from `tlcli zoo list`, or a file."),
         click.option("--weights", metavar="FILE", help="Weights instead of the network's own, or 'random'."),
-        click.option("--recipe", "-r", metavar="R", help="Bundled recipe or YAML file. [default: unfreeze-until-plateau]"),
-        click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Change one value of the recipe; repeatable."),
-        click.option("--out", "-o", type=click.Path(path_type=Path), help="Run folder. [default: runs/<data>-<model>-<n>]"),
+        click.option(
+            "--recipe", "-r", metavar="R", help="Bundled recipe or YAML file. [default: unfreeze-until-plateau]"
+        ),
+        click.option(
+            "--set", "settings", metavar="A.B=C", multiple=True, help="Change one value of the recipe; repeatable."
+        ),
+        click.option(
+            "--out", "-o", type=click.Path(path_type=Path), help="Run folder. [default: runs/<data>-<model>-<n>]"
+        ),
         click.option("--resume", metavar="RUN", type=click.Path(path_type=Path), help="Go on with an unfinished run."),
         click.option("--device", metavar="D", default="auto", help="auto, cpu, gpu, gpu:1, tpu."),
         click.option(
-            "--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), help="Arithmetic. [default: auto]"
+            "--precision",
+            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+            help="Arithmetic. [default: auto]",
         ),
         click.option("--strict", is_flag=True, help="An unreadable image is an error instead of a warning."),
     )

@@ -67,7 +67,9 @@ class Plain:
     def _advance(self, event: Advanced) -> None:
         now = time.monotonic()
         is_over = event.done >= event.total
-        if is_over and self.said.pop(event.stage, 0.0) != -1.0 or now - self.said.setdefault(event.stage, now) >= PLAIN_EVERY_S:
+        if (is_over and self.said.pop(event.stage, 0.0) != -1.0) or now - self.said.setdefault(
+            event.stage, now
+        ) >= PLAIN_EVERY_S:
             self.console.print(safe(f"{event.stage}: {event.done} of {event.total}"))
             self.said[event.stage] = -1.0 if is_over else now
 
@@ -157,7 +159,9 @@ def _epoch_line(event: EpochDone, epochs: int) -> str:
     line = f"  {event.step.name} {event.epoch:>2}/{epochs}  loss {event.loss:.4f}  acc {event.accuracy:.3f}"
     if event.val_loss is not None and event.val_accuracy is not None:
         line += f"  val_loss {event.val_loss:.4f}  val_acc {event.val_accuracy:.3f}"
-    return line + f"  {event.images_per_second:.0f} img/s  {duration(event.seconds)}" + ("  best" if event.is_best else "")
+    return (
+        line + f"  {event.images_per_second:.0f} img/s  {duration(event.seconds)}" + ("  best" if event.is_best else "")
+    )
 
 
 def _print_notice(console: Console, event: Noticed) -> None:

@@ -24,7 +24,9 @@ def list_recipes(as_json: bool) -> None:
     if as_json:
         console.print_json(rows)
     else:
-        console.out().print(console.table(None, ["recipe", "what it does"], [list(row.values()) for row in rows], left=2))
+        console.out().print(
+            console.table(None, ["recipe", "what it does"], [list(row.values()) for row in rows], left=2)
+        )
 
 
 @recipe.command()
@@ -63,10 +65,10 @@ def copy(name: str, file: Path | None) -> None:
 @state
 def validate(files: tuple[str, ...], settings: tuple[str, ...]) -> None:
     """Check recipes; all problems of all of them are shown, with line numbers. Exit code 2 if there are any."""
-    from tlcli.errors import RecipeError
+    from tlcli.errors import Problem, RecipeError
     from tlcli.recipe import load
 
-    problems = []
+    problems: list[Problem] = []
     for name in files:
         try:
             load.load(name, settings=settings)
@@ -86,3 +88,24 @@ def render(name: str, settings: tuple[str, ...]) -> None:
     from tlcli.recipe import load
 
     click.echo(load.render(load.load(name, settings=settings)), nl=False)
+
+
+@recipe.command()
+@click.argument("file", metavar="RECIPE")
+@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Change one value first; repeatable.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Run folder. [default: runs/<data>-<model>-<n>]")
+@click.option("--strict", is_flag=True, help="An unreadable image is an error instead of a warning.")
+@as_json
+@state
+def run(file: str, data: Path | None, settings: tuple[str, ...], out: Path | None, strict: bool, as_json: bool) -> None:
+    """Fine-tune by RECIPE on DATA or the recipe's own data.path, then check what it expects: for CI.
+
+    Exit code 3 when an expectation is not met.
+    """
+    from tlcli.cli.finetune import run_and_tell
+    from tlcli.prepare import Request
+
+    options = {} if data is None else {"data.path": str(data.absolute())}
+    request = Request(recipe=file, settings=settings, options=options, out=out, strict=strict)
+    run_and_tell(request, as_json=as_json)

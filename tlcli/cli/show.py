@@ -101,6 +101,10 @@ def result(folder: Path, record: RunRecord) -> None:
         text = f"{name:<4}  accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  ({scores['count']} images)"
         console.print(safe(text, "bold" if name == "test" else ""))
     console.print(f"time  {duration(record.seconds['total'])}")
+    for verdict in record.expectations:
+        measured = "no such number" if verdict["measured"] is None else f"{verdict['measured']:.4g}"
+        mark = safe("met      ", "green") if verdict["passed"] else safe("not met  ", "red")
+        console.print(mark + safe(f"{verdict['expectation']}  (measured {measured})"))
     console.print()
     quoted = shlex.quote(str(folder))
     console.print(safe(f"run folder   {folder}"))
@@ -128,7 +132,10 @@ def _print_confusion(console: Console, found: dict[str, Any]) -> None:
     names, matrix = found["classes"], found["confusion"]
     if len(names) <= MATRIX_CLASSES:
         rows: list[list[str | Text]] = [
-            [name, *(Text("·", "dim") if not n else Text(str(n), "green" if i == j else "red") for j, n in enumerate(row))]
+            [
+                name,
+                *(Text("·", "dim") if not n else Text(str(n), "green" if i == j else "red") for j, n in enumerate(row)),
+            ]
             for i, (name, row) in enumerate(zip(names, matrix, strict=True))
         ]
         console.print(table("true class by row, guess by column", ["", *(_short(name) for name in names)], rows))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import as_json, state
+from tlcli.cli.options import as_json, examples, state
 
 
-@click.command(epilog="\b\nExamples:\n  tlcli evaluate runs/first\n  tlcli evaluate runs/first other-photos/ --json")
+@click.command(epilog=examples("evaluate runs/first", "evaluate runs/first other-photos/ --json"))
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @as_json
@@ -28,7 +28,7 @@ def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
         show.scores(scores.to_json(), what)
 
 
-@click.command(epilog="\b\nExamples:\n  tlcli predict runs/first cat.jpg\n  tlcli predict runs/first new/ 'more/**/*.png' --top 3 --csv")
+@click.command(epilog=examples("predict runs/first cat.jpg", "predict runs/first new/ 'more/**/*.png' --top 3 --csv"))
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("images", metavar="IMAGE…", nargs=-1, required=True)
 @click.option("--top", "-k", type=click.IntRange(1), default=1, show_default=True, help="Classes to name per picture.")

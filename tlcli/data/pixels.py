@@ -101,7 +101,9 @@ def fit(image: Image.Image, size: tuple[int, int], mode: Mode) -> Array:
         across = max(min(image.width, image.height * width // height), 1)
         down = max(min(image.height, image.width * height // width), 1)
         left, top = (image.width - across) // 2, (image.height - down) // 2
-        fitted = image.resize(target, Image.Resampling.BILINEAR, box=(left, top, left + across, top + down))
+        # Cropped first: `resize(box=…)` would let the pixels outside the box bleed in.
+        middle = image.crop((left, top, left + across, top + down))
+        fitted = middle.resize(target, Image.Resampling.BILINEAR)
     elif mode == "pad":
         fitted = _padded(image, target)
     else:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,6 @@ def build(
     if cut is not None:
         network = _cut(network, cut)
     return Backbone(card, network, size, origin, weights_sha256(network))
-
-
-def cut(backbone: Backbone, layer: str) -> Backbone:
-    """The backbone without what lies above `layer`, which must be one that every path passes."""
-    network = keras.Model(backbone.network.input, backbone.network.get_layer(layer).output, name=backbone.network.name)
-    return replace(backbone, network=network)
 
 
 def preprocess(tensor: Any, mode: Preprocessing) -> Any:

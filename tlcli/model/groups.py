@@ -5,6 +5,7 @@ Nothing here knows Keras: a graph is a list of named layers with their inputs, m
 
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -145,8 +146,8 @@ class LayerGroups:
 
     def __post_init__(self) -> None:
         for what, names in (("group", self.names), ("layer", [layer.name for layer in self.layers])):
-            if doubled := {name for name in names if list(names).count(name) > 1}:
-                raise ModelError(f"{what} '{min(doubled)}' comes twice in the groups", where=self.name)
+            if doubled := [name for name, count in Counter(names).items() if count > 1]:
+                raise ModelError(f"{what} '{doubled[0]}' comes twice in the groups", where=self.name)
 
     def __iter__(self) -> Iterator[LayerGroup]:
         return iter(self.groups)

@@ -36,6 +36,14 @@ class Verdict:
     measured: float | None
     passed: bool
 
+    def __str__(self) -> str:
+        found = "the record has no such number" if self.measured is None else f"measured {self.measured:.6g}"
+        return f"{self.expectation}: {'met' if self.passed else 'not met'}, {found}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict as it stands in run.json."""
+        return {"expectation": str(self.expectation), "measured": self.measured, "passed": self.passed}
+
 
 def parse(text: str) -> Expectation:
     """Read `key comparison number`.

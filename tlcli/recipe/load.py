@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -188,7 +189,7 @@ def _set(recipe: Draft, text: str) -> list[Problem]:
 def _put(recipe: Draft, path: Path_, value: Any, *, origin: str) -> bool:
     """Put a value at a path of the tree; False where the path leads through something that is not there."""
     place: Any = recipe.tree
-    for part, following in zip(path[:-1], path[1:], strict=True):
+    for part, following in pairwise(path):
         place = _entered(place, part, following)
     is_key = isinstance(place, dict) and isinstance(path[-1], str)
     is_item = isinstance(place, list) and isinstance(path[-1], int) and path[-1] < len(place)
@@ -217,7 +218,8 @@ def _path(key: str) -> Path_:
 
 
 def _dotted(path: Path_) -> str:
-    """
+    """A path as it is written on the command line.
+
     >>> _dotted(("phases", 1, "epochs"))
     'phases[1].epochs'
     """

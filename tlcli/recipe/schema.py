@@ -176,7 +176,9 @@ class PhaseSpec(Spec):
         if self.policy == "fixed" and self.train is None:
             raise ValueError("policy fixed needs train: a selection such as head, top:3 or all")
         if self.policy != "fixed" and self.train is not None:
-            raise ValueError(f"policy {self.policy} chooses the groups itself: leave train out (got train: {self.train})")
+            raise ValueError(
+                f"policy {self.policy} chooses the groups itself: leave train out (got train: {self.train})"
+            )
         return self
 
 

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from tlcli.data.split import Splits
 from tlcli.errors import DataError, OutputError, TlcliError
 from tlcli.paths import write_json, write_text
+from tlcli.recipe import expect
 from tlcli.report.record import RunRecord
 from tlcli.train import policy
 
@@ -70,7 +71,9 @@ def splits_csv(splits: Splits, classes: Sequence[str]) -> str:
 def default_folder(data: Path, model: str) -> Path:
     """The first free `runs/<data>-<model>-<n>`."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{data.resolve().name}-{model}").strip("-.")
-    taken = (int(found[1]) for path in Path("runs").glob(f"{stem}-*") if (found := re.fullmatch(r".*-(\d+)", path.name)))
+    taken = (
+        int(found[1]) for path in Path("runs").glob(f"{stem}-*") if (found := re.fullmatch(r".*-(\d+)", path.name))
+    )
     return Path("runs") / f"{stem}-{max(taken, default=0) + 1}"
 
 
@@ -89,6 +92,9 @@ def recorded(run: RunFolder, record: RunRecord, began: float) -> Iterator[None]:
         record.status = "complete"
     finally:
         record.seconds["total"] = round(time.perf_counter() - began, 2)
+        if record.status == "complete":
+            verdicts = expect.check(record.recipe["expect"], asdict(record))
+            record.expectations = [verdict.to_json() for verdict in verdicts]
         run.write_record(record)
 
 
@@ -105,7 +111,9 @@ def owned(path: Path, *, resume: bool, need_bytes: int = 0) -> Iterator[RunFolde
     try:
         lock.acquire()
     except Timeout as error:
-        raise OutputError("a run is in progress in this folder", where=str(path), hint="Wait for it, or choose another --out.") from error
+        raise OutputError(
+            "a run is in progress in this folder", where=str(path), hint="Wait for it, or choose another --out."
+        ) from error
     except OSError as error:
         raise _unwritable(path, error) from error
     try:

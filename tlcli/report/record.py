@@ -37,6 +37,7 @@ class RunRecord:
     scores: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    expectations: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, str] | None = None
     schema: int = 1
 
@@ -50,7 +51,9 @@ def read(run: Path) -> RunRecord:
     """
     path = run / "run.json"
     if not path.is_file():
-        raise UsageError("is not a run folder: it has no run.json", where=str(run), hint="Give the folder that --out named.")
+        raise UsageError(
+            "is not a run folder: it has no run.json", where=str(run), hint="Give the folder that --out named."
+        )
     try:
         return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:

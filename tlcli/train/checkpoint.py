@@ -104,7 +104,9 @@ class Checkpoint:
             return Saved(found["state"], {name: self._arrays(file) for name, file in found["files"].items()})
         except (OSError, ValueError, KeyError) as error:
             raise RunError(
-                f"the checkpoint is damaged ({error})", where=str(self.folder), hint="Start the run anew without --resume."
+                f"the checkpoint is damaged ({error})",
+                where=str(self.folder),
+                hint="Start the run anew without --resume.",
             ) from error
 
     def remove(self) -> None:

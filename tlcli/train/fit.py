@@ -14,6 +14,7 @@ from tlcli.train import checkpoint, events, freeze, optimizer, policy
 from tlcli.train.checkpoint import Progress
 from tlcli.train.session import Scored, Session, score
 
+
 @dataclass
 class Running:
     """One step while it runs: its phase, what it may change, and how far it is."""
@@ -115,20 +116,19 @@ def _epoch(session: Session, running: Running) -> None:
     number = progress.epoch + 1
     order = np.random.default_rng([session.recipe.seed, running.step.phase, running.step.number, number])
     _reseed(session.trainee, order)
-    lr = _set_rate(session, running)
-    shown = _Shown(session.observe, running.step, number, session.recipe.performance.batch)
     steps = -(-len(session.train) // session.recipe.performance.batch)
+    shown = _Each(session, running, steps)
     batches = _batches(session, order)
-    fitted = session.trainee.fit(
-        batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[shown], shuffle=False
-    )
+    fitted = session.trainee.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[shown], shuffle=False)
     logs = fitted.history
     loss, accuracy = float(logs["loss"][0]), float(logs["accuracy"][0])
+    lr = float(keras.ops.convert_to_numpy(session.trainee.optimizer.learning_rate))
     if not np.isfinite(loss):
+        peak = running.phase.lr or session.recipe.optimizer.lr
         raise RunError(
             f"the training loss is {loss} in epoch {number}",
             where=f"phase {running.step.name}",
-            hint=f"The learning rate {lr:g} is likely too high; try --set phases.{running.step.phase}.lr={lr / 10:g}.",
+            hint=f"The learning rate is likely too high; try --set phases.{running.step.phase}.lr={peak / 10:g}.",
         )
     trained_s = time.perf_counter() - began
     progress.epoch = number
@@ -237,21 +237,19 @@ def _class_weights(session: Session) -> np.ndarray:
 
 
 def _reseed(model: keras.Model, order: np.random.Generator) -> None:
-    """Give every random layer a seed that follows from run, step and epoch alone, so that resuming repeats nothing
-    and skips nothing."""
+    """Give every random layer a seed that follows from run, step and epoch alone, so that resuming changes nothing."""
     for layer in model._flatten_layers(include_self=False, recursive=True):
         generator = getattr(layer, "seed_generator", None)
         if isinstance(generator, keras.random.SeedGenerator):
             generator.state.assign(order.integers(0, 2**31 - 1, size=2, dtype=np.int64))
 
 
-def _set_rate(session: Session, running: Running) -> float:
-    recipe, phase, progress = session.recipe, running.phase, running.progress
+def _lr(session: Session, running: Running, epochs: float) -> float:
+    """The learning rate after so many epochs of the step, whole and in part."""
+    recipe, phase = session.recipe, running.phase
     schedule = phase.schedule or recipe.optimizer.schedule
-    share = optimizer.rate(schedule, progress.epoch / phase.epochs, stale=progress.stale)
-    lr = (phase.lr or recipe.optimizer.lr) * share
-    session.trainee.optimizer.learning_rate = lr
-    return lr
+    share = optimizer.rate(schedule, epochs / phase.epochs, stale=running.progress.stale)
+    return (phase.lr or recipe.optimizer.lr) * share
 
 
 def _row(done: events.EpochDone) -> dict[str, Any]:
@@ -268,17 +266,23 @@ def _row(done: events.EpochDone) -> dict[str, Any]:
     }
 
 
-class _Shown(keras.callbacks.Callback):
-    """Tells the observer of every batch."""
+class _Each(keras.callbacks.Callback):
+    """Sets the learning rate before every batch and tells the observer after it."""
 
-    def __init__(self, observe: events.Observer, step: policy.Step, epoch: int, batch: int) -> None:
+    def __init__(self, session: Session, running: Running, batches: int) -> None:
         super().__init__()
-        self.observe, self.step, self.epoch, self.batch_size = observe, step, epoch, batch
+        self.session, self.running, self.batches = session, running, batches
         self.began = time.perf_counter()
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Follow the schedule."""
+        done = self.running.progress.epoch + batch / self.batches
+        self.model.optimizer.learning_rate = _lr(self.session, self.running, done)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Pass on the running means."""
-        seen, logs = (batch + 1) * self.batch_size, logs or {}
+        seen, logs = (batch + 1) * self.session.recipe.performance.batch, logs or {}
         rate = seen / max(time.perf_counter() - self.began, 1e-6)
         loss, accuracy = float(logs.get("loss", 0.0)), float(logs.get("accuracy", 0.0))
-        self.observe(events.BatchDone(self.step, self.epoch, batch + 1, loss, accuracy, rate))
+        epoch = self.running.progress.epoch + 1
+        self.session.observe(events.BatchDone(self.running.step, epoch, batch + 1, loss, accuracy, rate))

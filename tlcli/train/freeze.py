@@ -11,7 +11,6 @@ from tlcli.model.classifier import Classifier
 from tlcli.model.head import PREFIX
 from tlcli.recipe.schema import BatchNormPolicy
 
-
 # Momentum of BatchNorm statistics that are trained.
 TRAINED_MOMENTUM = 0.9
 

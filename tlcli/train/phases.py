@@ -41,10 +41,9 @@ def start_from_probe(session: Session) -> None:
 def _pooled(session: Session) -> keras.Model:
     """Cached pixels to what the last layer sees."""
     classifier = session.classifier
-    if classifier.features is None or classifier.head is None:
-        raise RuntimeError("a classifier loaded from a file cannot be trained")
-    below = keras.Model(classifier.head.input, classifier.head.get_layer(OUTPUT).input)
-    return keras.Sequential([keras.Input((*classifier.size, 3), dtype="uint8"), classifier.features, below])
+    features, head = session.trainee.features, session.trainee.head
+    below = keras.Model(head.input, head.get_layer(OUTPUT).input)
+    return keras.Sequential([keras.Input((*classifier.size, 3), dtype="uint8"), features, below])
 
 
 def _features(pooled: keras.Model, examples: Examples, batch: int) -> probe.Features:

@@ -100,7 +100,7 @@ def check_size(card: ModelCard, size: tuple[int, int], *, where: str) -> None:
     """
     if min(size) < card.min_size:
         raise ModelError(
-            f"{card.name} takes pictures of at least {card.min_size} × {card.min_size} pixels (got {size[0]} × {size[1]})",
+            f"{card.name} takes at least {card.min_size} × {card.min_size} pixels (got {size[0]} × {size[1]})",
             where=where,
             hint=f"Choose {card.min_size} {card.min_size} or more; its own size is {card.size} {card.size}.",
         )
@@ -118,14 +118,20 @@ def settled_card(recipe: Recipe, card: ModelCard) -> ModelCard:
         raise ModelError(
             f"nothing in {card.name} says what it expects of its input",
             where="model.preprocessing",
-            hint="Set it to tf (-1 to 1), torch (ImageNet mean and deviation), caffe (BGR minus mean) or none (0 to 255), "
-            "for example --set model.preprocessing=tf.",
+            hint="Set it to tf (-1 to 1), torch (ImageNet normalised), caffe (BGR less the mean) or none (0-255):"
+            " --set model.preprocessing=tf.",
         )
     return card
 
 
 def make(
-    recipe: Recipe, card: ModelCard, *, groups: LayerGroups, splits: Splits, classes: tuple[str, ...], speed: float | None
+    recipe: Recipe,
+    card: ModelCard,
+    *,
+    groups: LayerGroups,
+    splits: Splits,
+    classes: tuple[str, ...],
+    speed: float | None,
 ) -> TrainPlan:
     """Decide everything. `speed` is this machine's measured arithmetic per second, if known.
 
@@ -230,7 +236,9 @@ def _misfits(recipe: Recipe, splits: Splits) -> list[Problem]:
                 )
             )
         if phase.train and phase.train.strip() == "none":
-            problems.append(Problem(f"phases[{index}].train", "'none' trains nothing", "Use head, or leave the phase out."))
+            problems.append(
+                Problem(f"phases[{index}].train", "'none' trains nothing", "Use head, or leave the phase out.")
+            )
     return problems
 
 

@@ -55,9 +55,11 @@ class Trainee(keras.Model):
 
     def __init__(self, classifier: Classifier, augment: Augment) -> None:
         super().__init__(name="trainee")
+        if classifier.features is None or classifier.head is None:
+            raise RuntimeError("a classifier loaded from a file cannot be trained")
         self.augment = augment
-        self.features = classifier.features
-        self.head = classifier.head
+        self.features: Any = classifier.features
+        self.head: Any = classifier.head
         self.uses_batch_statistics = False
 
     def call(self, pixels: Any, training: bool = False) -> Any:
