@@ -25,8 +25,9 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 # tlcli beside the two-phase script of the Keras guide, on the same images and weights.
+# make bench BENCH="photos/ --alpha 0.35 --weights FILE"
 bench: $(READY)
-	$(BIN)/python benchmarks/against_keras.py
+	$(BIN)/python benchmarks/against_keras.py $(BENCH)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tlcli needs Python 3.11 or later: make PYTHON=python3.11 …"; exit 2; }

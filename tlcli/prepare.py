@@ -11,7 +11,7 @@ from typing import Any
 from tlcli.data import folder, pixels, split
 from tlcli.data.folder import FolderIndex
 from tlcli.data.pixels import Pixels
-from tlcli.errors import DataError, ModelError, RunError, UsageError
+from tlcli.errors import DataError, ModelError, RunError, UsageError, WeightsError
 from tlcli.model import structure
 from tlcli.model.groups import LayerGroups
 from tlcli.paths import cache_dir
@@ -24,6 +24,7 @@ from tlcli.train.events import Advanced, Noticed, Observer
 from tlcli.zoo import catalogue
 from tlcli.zoo.card import ModelCard
 
+RANDOM = "random"
 Measure = Callable[[ModelCard, Mapping[str, Any], tuple[int, int]], LayerGroups]
 
 
@@ -41,6 +42,15 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The network that a recipe names: its card, input size and layer groups."""
+
+    card: ModelCard
+    size: tuple[int, int]
+    groups: LayerGroups
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A plan, with the images it is about."""
 
@@ -49,19 +59,50 @@ class Prepared:
     pixels: Pixels
 
 
-def prepare(recipe: Recipe, *, measure: Measure, strict: bool, observe: Observer) -> Prepared:
-    """Check everything that can be checked without training, from the quickest to the slowest.
+def check_first(request: Request) -> Recipe:
+    """The checked recipe, after everything that can be told in a moment: no image is read, no Keras loaded.
+
+    Raises:
+        TlcliError: For the first thing that is wrong.
+    """
+    recipe = recipe_of(request)
+    card = plan.settled_card(recipe, catalogue.find(recipe.model.name))
+    plan.input_size(recipe, card)
+    weights = recipe.model.weights
+    if request.resume is None and weights not in (None, RANDOM) and not Path(str(weights)).is_file():
+        raise WeightsError(
+            f"there is no file '{weights}'",
+            where="model.weights",
+            hint=f"Give a path of .h5 or .keras weights, or: {RANDOM}",
+        )
+    data = recipe.data
+    folder.check(_root(recipe), classes=data.classes, val=_outside(data.val), test=_outside(data.test))
+    if request.out is not None and request.resume is None:
+        folder_of_run.require_new(request.out)
+    return recipe
+
+
+def choose(recipe: Recipe, *, measure: Measure) -> Chosen:
+    """The network, with every selection of the recipe checked against its layer groups.
+
+    Raises:
+        ModelError: If there is no such network, or it has no such groups.
+    """
+    card = plan.settled_card(recipe, catalogue.find(recipe.model.name))
+    size = plan.input_size(recipe, card)
+    groups = measure(card, recipe.model.arguments, size)
+    plan.check_selections(recipe, groups)
+    return Chosen(card, size, groups)
+
+
+def prepare(recipe: Recipe, chosen: Chosen, *, strict: bool, observe: Observer) -> Prepared:
+    """Read, decode and split the images, and put the plan together.
 
     Raises:
         TlcliError: For the first thing that is wrong; nothing has been written but caches.
     """
-    card = plan.settled_card(recipe, catalogue.find(recipe.model.name))
-    size = plan.input_size(recipe, card)
-    root = _root(recipe)
-    groups = measure(card, recipe.model.arguments, size)
-    plan.check_selections(recipe, groups)
     index = folder.scan(
-        root,
+        _root(recipe),
         classes=recipe.data.classes,
         val=_outside(recipe.data.val),
         test=_outside(recipe.data.test),
@@ -69,7 +110,7 @@ def prepare(recipe: Recipe, *, measure: Measure, strict: bool, observe: Observer
     )
     found = pixels.open_cache(
         index,
-        size=size,
+        size=chosen.size,
         mode=recipe.data.resize,
         folder=cache_dir() / "pixels",
         progress=lambda done, total: observe(Advanced("decoding", done, total)),
@@ -78,7 +119,7 @@ def prepare(recipe: Recipe, *, measure: Measure, strict: bool, observe: Observer
     splits = split.make(index, val=_share(recipe.data.val), test=_share(recipe.data.test))
     for warning in splits.warnings:
         observe(Noticed(warning, is_warning=True))
-    made = plan.make(recipe, card, groups=groups, splits=splits, classes=index.classes, speed=None)
+    made = plan.make(recipe, chosen.card, groups=chosen.groups, splits=splits, classes=index.classes, speed=None)
     return Prepared(made, index, found)
 
 
@@ -90,18 +131,35 @@ def recipe_of(request: Request) -> Recipe:
         UsageError: If there is nothing to resume.
     """
     if request.resume is None:
-        return load.load(request.recipe, settings=request.settings, options=request.options)
-    if request.settings or request.options:
+        return _absolute(load.load(request.recipe, settings=request.settings, options=request.options))
+    if request.settings or request.options or request.out or request.recipe != load.DEFAULT:
         raise UsageError(
-            "a resumed run keeps the recipe it began with",
+            "a resumed run keeps the folder and the recipe it began with",
             where="--resume",
-            hint="Leave out DATA, --model, --weights, --precision and --set, or start a new run.",
+            hint="Leave out DATA and all options that change the recipe or --out, or start a new run.",
         )
     if record.read(request.resume).status == "complete":
         raise UsageError(
             "the run is complete", where=f"--resume {request.resume}", hint="Start a new one with another --out."
         )
     return load.load(str(request.resume / "recipe.yaml"))
+
+
+def _absolute(recipe: Recipe) -> Recipe:
+    """The recipe with paths that hold from anywhere: it is written down, to be run again and resumed."""
+    data, model = recipe.data, recipe.model
+    folders = {key: _path(value) for key in ("path", "val", "test") if isinstance(value := getattr(data, key), Path)}
+    files: dict[str, str] = {}
+    if catalogue.find(model.name).source.startswith("file:"):
+        files["name"] = str(_path(model.name))
+    if model.weights not in (None, RANDOM):
+        files["weights"] = str(_path(str(model.weights)))
+    changed = {"data": data.model_copy(update=folders), "model": model.model_copy(update=files)}
+    return recipe.model_copy(update=changed)
+
+
+def _path(written: str | Path) -> Path:
+    return Path(written).expanduser().resolve()
 
 
 def output_folder(request: Request, made: plan.TrainPlan) -> Path:

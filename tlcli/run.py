@@ -11,13 +11,15 @@ import numpy as np
 from tlcli.evaluate import metrics
 from tlcli.model import backbone, classifier, measure
 from tlcli.paths import write_text
-from tlcli.prepare import Prepared, Request, output_bytes, output_folder, prepare, recipe_of
+from tlcli.prepare import Chosen, Prepared, Request, choose, output_bytes, output_folder, prepare, recipe_of
 from tlcli.recipe.load import render
+from tlcli.recipe.schema import Recipe
 from tlcli.report import folder, record
 from tlcli.report.folder import RunFolder
 from tlcli.report.record import RunRecord
 from tlcli.train import checkpoint, device, phases, session
 from tlcli.train.events import EpochDone, Event, FolderMade, Noticed, Observer, StepDone
+from tlcli.train.plan import dropped_top
 
 
 def finetune(request: Request, observe: Observer) -> tuple[Path, RunRecord]:
@@ -29,27 +31,47 @@ def finetune(request: Request, observe: Observer) -> tuple[Path, RunRecord]:
     began = time.perf_counter()
     recipe = recipe_of(request)
     with device.use(request.device, recipe.performance.precision) as machine:
-        prepared = prepare(recipe, measure=measure.layer_groups, strict=request.strict, observe=observe)
+        chosen = choose(recipe, measure=measure.layer_groups)
+        saved = checkpoint.Checkpoint(request.resume).read() if request.resume else None
+        # Weights that are missing or do not fit are told before any image is read.
+        built = _pretrained(recipe, chosen, is_resumed=saved is not None)
+        prepared = prepare(recipe, chosen, strict=request.strict, observe=observe)
         out = output_folder(request, prepared.plan)
         with folder.owned(out, resume=request.resume is not None, need_bytes=output_bytes(prepared.plan)) as run:
             observe(FolderMade(str(out)))
-            note = record.begun(prepared.plan, machine)
+            note = record.begun(prepared.plan, machine, before=record.read(out) if request.resume else None)
             with folder.recorded(run, note, began):
-                _train(prepared, run, note, observe=observe)
+                if saved is None:
+                    note.model |= {"weights": built.weights_origin, "weights_sha256": built.weights_sha256}
+                splits = folder.splits_csv(prepared.plan.splits, prepared.plan.classes)
+                run.write_start(note, render(recipe), splits, resumed=saved is not None)
+                _train(prepared, built, run, note, saved=saved, observe=observe)
     return out, note
 
 
-def _train(prepared: Prepared, run: RunFolder, note: RunRecord, *, observe: Observer) -> None:
-    plan, saved = prepared.plan, checkpoint.Checkpoint(run.path).read()
-    splits = folder.splits_csv(plan.splits, plan.classes)
-    run.write_start(note, render(plan.recipe), splits, resumed=saved is not None)
+def _pretrained(recipe: Recipe, chosen: Chosen, *, is_resumed: bool) -> backbone.Backbone:
+    """The backbone with its weights; a resumed run has them in its checkpoint and needs the architecture only."""
+    keras.utils.set_random_seed(recipe.seed)
+    return backbone.build(
+        chosen.card,
+        size=chosen.size,
+        arguments=recipe.model.arguments,
+        weights="random" if is_resumed else recipe.model.weights,
+        cut=dropped_top(recipe, chosen.groups).groups[-1].boundary if recipe.model.drop_top else None,
+    )
+
+
+def _train(
+    prepared: Prepared,
+    built: backbone.Backbone,
+    run: RunFolder,
+    note: RunRecord,
+    *,
+    saved: checkpoint.Saved | None,
+    observe: Observer,
+) -> None:
+    plan = prepared.plan
     keras.utils.set_random_seed(plan.recipe.seed)
-    # A resumed run gets its weights from the checkpoint; only the architecture is needed.
-    weights = "random" if saved else plan.recipe.model.weights
-    cut = plan.groups.groups[-1].boundary if plan.recipe.model.drop_top else None
-    built = backbone.build(plan.card, size=plan.size, arguments=plan.recipe.model.arguments, weights=weights, cut=cut)
-    if not saved:
-        note.model |= {"weights": built.weights_origin, "weights_sha256": built.weights_sha256}
     made = classifier.assemble(built, plan.recipe.head, classes=plan.classes, resize=plan.recipe.data.resize)
     train, val, test = (_examples(prepared, name) for name in ("train", "val", "test"))
     work = session.Session(plan.recipe, made, plan.groups, train, val, checkpoint.Checkpoint(run.path), observe)
@@ -62,7 +84,7 @@ def _train(prepared: Prepared, run: RunFolder, note: RunRecord, *, observe: Obse
     classifier.save(made, run.path / "model.keras")
     write_text(run.path / "labels.txt", "".join(f"{name}\n" for name in plan.classes))
     note.model["sha256"] = hashlib.sha256((run.path / "model.keras").read_bytes()).hexdigest()
-    record.close(note, work.outcomes)
+    record.close(note, work.outcomes, prefix_s=work.prefix_s)
     work.checkpoint.remove()
 
 

@@ -37,40 +37,43 @@ def safe(text: str, style: str = "") -> Text:
     return Text(shown, style=style)
 
 
-def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: int = 1) -> Table:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: int = 1) -> Table:
     """A plain table; the first `left` columns are words, the others numbers set to the right."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for number, name in enumerate(columns):
-        made.add_column(name, justify="left" if number < left else "right", overflow="fold")
+        made.add_column(safe(name), justify="left" if number < left else "right", overflow="fold")
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else safe(cell) for cell in row))
     return made
 
 
 def count(value: float) -> str:
-    """A number in three digits: 1.2 k, 3.40 M.
+    """A number in three digits.
 
-    >>> [count(950), count(1234), count(2257984), count(3.1e9)]
-    ['950', '1.23 k', '2.26 M', '3.1 G']
+    >>> [count(950), count(1234), count(2257984), count(999_950), count(3.1e9)]
+    ['950', '1.23 k', '2.26 M', '1.00 M', '3.10 G']
     """
-    for unit in ("", " k", " M", " G", " T"):
-        if abs(value) < 1000 or unit == " T":
-            return f"{value:.3g}{unit}"
+    if abs(value) < 999.5:
+        return f"{value:.3g}"
+    for unit in ("k", "M", "G", "T"):
         value /= 1000
-    raise AssertionError("unreachable")
+        if abs(value) < 999.5:
+            break
+    return f"{f'{value:#.3g}'.rstrip('.')} {unit}"
 
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them.
 
-    >>> [duration(3.21), duration(75), duration(4000)]
-    ['3.2 s', '1 min 15 s', '1 h 07 min']
+    >>> [duration(3.21), duration(59.97), duration(75.4), duration(4000)]
+    ['3.2 s', '1 min 00 s', '1 min 15 s', '1 h 06 min']
     """
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
-    return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d} min"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 @contextmanager
@@ -94,4 +97,5 @@ def quiet_import() -> Iterator[None]:
 
 def _console(is_terminal: bool, *, stderr: bool) -> Console:
     width = None if is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+    # Lines are never broken here: a terminal does it itself, and a log or a copied command wants them whole.
+    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=True)

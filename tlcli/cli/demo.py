@@ -20,7 +20,7 @@ SHADES = "@%#*+=-:. "
 )
 @state
 def demo(out: Path | None) -> None:
-    """Fine-tune on handwritten digits, look at some guesses, and see what to type next. Needs no network."""
+    """See the whole job on handwritten digits. Needs no network connection."""
     from tlcli.cli import console
     from tlcli.cli.finetune import run_and_tell
     from tlcli.demo import write_digits

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 @as_json
 @state
 def finetune(as_json: bool, **asked: Any) -> None:
-    """Fine-tune a pretrained network on DATA, a folder of class folders (or train/, val/, test/ of them)."""
-    request = request_from(asked)
-    signal.signal(signal.SIGTERM, _stop)
-    run_and_tell(request, as_json=as_json)
+    """Fine-tune a pretrained network on DATA.
+
+    DATA is a folder of class folders, or one with train/, val/ and test/ of class folders inside.
+    """
+    run_and_tell(request_from(asked), as_json=as_json)
 
 
 @click.command()
@@ -38,15 +39,16 @@ def finetune(as_json: bool, **asked: Any) -> None:
 @as_json
 @state
 def plan(as_json: bool, **asked: Any) -> None:
-    """Say what `finetune` would do with the same arguments; train nothing."""
+    """Say what `finetune` would do; train nothing."""
     from tlcli import prepare
     from tlcli.cli import console, show
     from tlcli.cli.progress import observer
 
     request = request_from(asked)
+    recipe = prepare.check_first(request)
     with observer() as observe:
-        recipe = prepare.recipe_of(request)
-        prepared = prepare.prepare(recipe, measure=prepare.groups_without_keras, strict=request.strict, observe=observe)
+        chosen = prepare.choose(recipe, measure=prepare.groups_without_keras)
+        prepared = prepare.prepare(recipe, chosen, strict=request.strict, observe=observe)
     if as_json:
         console.print_json(prepared.plan.to_json())
     else:
@@ -62,7 +64,7 @@ def request_from(asked: dict[str, Any]) -> "Request":
 
     data: Path | None = asked["data"]
     options = {
-        "data.path": None if data is None else str(data.absolute()),
+        "data.path": None if data is None else str(data),
         "model.name": asked["model"],
         "model.weights": asked["weights"],
         "performance.precision": asked["precision"],
@@ -80,10 +82,13 @@ def request_from(asked: dict[str, Any]) -> "Request":
 
 def run_and_tell(request: "Request", *, as_json: bool) -> Path:
     """Fine-tune with progress on stderr and the result on stdout; returns the run folder."""
+    from tlcli import prepare
     from tlcli.cli import console, show
     from tlcli.cli.progress import observer
     from tlcli.train.events import Event, FolderMade
 
+    prepare.check_first(request)
+    signal.signal(signal.SIGTERM, _stop)
     if not is_quiet():
         console.err().print("loading Keras …", style="dim")
     with console.quiet_import():

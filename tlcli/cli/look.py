@@ -22,7 +22,7 @@ from tlcli.cli.options import as_json, examples, state
 def inspect(
     model: str, by: str, selection: str | None, size: tuple[int, int] | None, settings: tuple[str, ...], form: str
 ) -> None:
-    """Show the layer groups of a network, bottom to top, before you choose what to train."""
+    """Show the layer groups of a network, bottom to top."""
     from tlcli.cli import console, show
     from tlcli.inspection import look_at
     from tlcli.model.selection import select
@@ -52,14 +52,17 @@ def inspect(
         writer.writerows(rows)
     else:
         names = ["group", "name", "kind", "parameters", "trainable_parameters", "output_shape", "flops"]
-        console.out().print(console.table(None, names, [[_cell(row[name]) for name in names] for row in rows], left=3))
+        console.out().print(console.table(names, [[_cell(row[name]) for name in names] for row in rows], left=3))
 
 
 @click.command()
 @as_json
 @state
 def doctor(as_json: bool) -> None:
-    """Show versions, devices, folders and extras: what to look at first, and what to send with a bug report."""
+    """Show versions, devices, folders and extras.
+
+    What to look at first, and what to send with a bug report.
+    """
     from tlcli.cli import console
 
     with console.quiet_import():
@@ -74,7 +77,7 @@ def doctor(as_json: bool) -> None:
         out.print(console.safe(section.replace("_", " "), "bold"))
         items = lines.items() if isinstance(lines, dict) else ((str(line), "") for line in lines)
         for name, value in items:
-            out.print(console.safe(f"  {name:<24} {value}".rstrip()), soft_wrap=True)
+            out.print(console.safe(f"  {name:<24} {value}".rstrip()))
 
 
 COMMANDS = (inspect, doctor)

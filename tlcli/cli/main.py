@@ -2,7 +2,9 @@
 
 import json
 import sys
+import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -10,15 +12,30 @@ import click
 from tlcli import __version__
 from tlcli.cli import finetune, look, use
 from tlcli.cli.demo import demo
+from tlcli.cli.group import Group
 from tlcli.cli.options import state
 from tlcli.cli.recipe import recipe
 from tlcli.cli.zoo import zoo
-from tlcli.errors import TlcliError, did_you_mean
+from tlcli.errors import OutputError, RecipeError, TlcliError, UsageError
 
 INTERRUPTED = 130
+START = """Transfer learning on image folders.
+
+\b
+Start here:
+  tlcli demo                      see the whole job in a minute, offline
+  tlcli finetune photos/          photos/ holds one folder of pictures per class
+  tlcli predict runs/… new/*.jpg  use what came out
+"""
 
 
-class Root(click.Group):
+class Fault(TlcliError):
+    """A fault of this program, told like the others."""
+
+    kind = "internal"
+
+
+class Root(Group):
     """The command group. Errors leave it as one sentence on stderr and an exit code, and as JSON with `--json`."""
 
     def main(  # type: ignore[override]  # Click overloads it by standalone_mode, which has one meaning here
@@ -28,48 +45,44 @@ class Root(click.Group):
         words = list(sys.argv[1:] if args is None else args)
         extra.pop("standalone_mode", None)
         try:
-            super().main(words, prog_name or "tlcli", standalone_mode=False, **extra)
-        except click.exceptions.Exit as done:
-            sys.exit(done.exit_code)
+            # Outside its standalone mode, Click hands the code of an Exit back instead of raising it.
+            code = super().main(words, prog_name or "tlcli", standalone_mode=False, **extra)
         except (click.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         except Exception as error:
             if "--debug" in words:
-                raise
-            sys.exit(_tell(error, as_json="--json" in words))
-        sys.exit(0)
+                traceback.print_exc()
+            sys.exit(_tell(error, as_json=_wants_json(words)))
+        sys.exit(code if isinstance(code, int) else 0)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As Click does it, with a suggestion for a mistyped command."""
-        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            hint = did_you_mean(args[0], self.commands) or f"Commands: {', '.join(sorted(self.commands))}."
-            raise click.UsageError(f"there is no command '{args[0]}'. {hint}", ctx)
-        return super().resolve_command(ctx, args)
+
+def _wants_json(words: Sequence[str]) -> bool:
+    return "--json" in words or "--format=json" in words or ("--format", "json") in pairwise(words)
 
 
 def _tell(error: Exception, *, as_json: bool) -> int:
     """Say what went wrong; returns the exit code."""
-    kind, where, message, hint, code = _parts(error)
+    said, code = _parts(error)
     if as_json:
-        click.echo(json.dumps({"error": {"kind": kind, "where": where, "message": message, "hint": hint}}))
-    text = str(error) if isinstance(error, TlcliError) else " ".join(part for part in (message, hint) if part)
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {_printable(text)}", err=True)
+        document = {"kind": said.kind, "where": said.where, "message": said.message, "hint": said.hint}
+        problems = [vars(problem) for problem in error.problems] if isinstance(error, RecipeError) else []
+        click.echo(json.dumps({"error": document | ({"problems": problems} if problems else {})}, ensure_ascii=False))
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {_printable(str(said))}", err=True)
     return code
 
 
-def _parts(error: Exception) -> tuple[str, str, str, str, int]:
+def _parts(error: Exception) -> tuple[TlcliError, int]:
+    """Any error as one of ours, with its exit code."""
     if isinstance(error, TlcliError):
-        return error.kind, error.where, error.message, error.hint, error.exit_code
+        return error, error.exit_code
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = f"Try '{context.command_path} --help'." if context else ""
-        return "usage", "", error.format_message(), hint, error.exit_code
+        return UsageError(error.format_message(), hint=hint), error.exit_code
     if isinstance(error, OSError) and error.filename:
-        return "output", str(error.filename), f"{error.filename}: {error.strerror}.", "", 1
+        return OutputError(error.strerror or str(error), where=str(error.filename)), 1
     hint = "This is a fault of tlcli, not yours. Run the command again with --debug for the details to report."
-    return "internal", "", f"{type(error).__name__}: {error}.", hint, 1
+    return Fault(f"{type(error).__name__}: {error}", hint=hint), Fault.exit_code
 
 
 def _printable(text: str) -> str:
@@ -77,18 +90,13 @@ def _printable(text: str) -> str:
     return "".join(char if char == "\n" or char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
-@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    "tlcli", cls=Root, help=START, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, "-V", "--version", message="tlcli %(version)s")
 @state
 def cli() -> None:
-    r"""Transfer learning on image folders.
-
-    \b
-    Start here:
-      tlcli demo                      see the whole job in a minute, offline
-      tlcli finetune photos/          photos/ holds one folder of pictures per class
-      tlcli predict runs/… new/*.jpg  use what came out
-    """
+    """The `tlcli` program as Click sees it."""
 
 
 for command in (

@@ -149,10 +149,11 @@ def groups_text(step: Step) -> str:
 
 
 def _begin_line(event: StepBegun) -> str:
-    return (
-        f"{event.step.name}: training {groups_text(event.step)}, {count(event.trainable_parameters)} parameters,"
-        f" {event.images} images, up to {event.epochs} epochs"
-    )
+    parameters = f"{count(event.trainable_parameters)} parameters"
+    if event.epochs == 0:
+        return f"{event.step.name}: the linear probe as it is, {parameters}"
+    trained = f"training {groups_text(event.step)}, {parameters}"
+    return f"{event.step.name}: {trained}, {event.images} images, up to {event.epochs} epochs"
 
 
 def _epoch_line(event: EpochDone, epochs: int) -> str:

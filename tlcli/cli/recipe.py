@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
+from tlcli.cli.group import Group
 from tlcli.cli.options import as_json, state
 
 
-@click.group()
+@click.group(cls=Group)
 def recipe() -> None:
     """List, show, copy, check and run recipes."""
 
@@ -24,9 +25,7 @@ def list_recipes(as_json: bool) -> None:
     if as_json:
         console.print_json(rows)
     else:
-        console.out().print(
-            console.table(None, ["recipe", "what it does"], [list(row.values()) for row in rows], left=2)
-        )
+        console.out().print(console.table(["recipe", "what it does"], [list(row.values()) for row in rows], left=2))
 
 
 @recipe.command()
@@ -44,7 +43,10 @@ def show(name: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @state
 def copy(name: str, file: Path | None) -> None:
-    """Copy a recipe to FILE (default: RECIPE.yaml here) to change it. An existing file is never overwritten."""
+    """Copy a recipe to FILE to change it.
+
+    Without FILE it becomes RECIPE.yaml here. An existing file is never overwritten.
+    """
     from tlcli.errors import OutputError
     from tlcli.paths import write_text
     from tlcli.recipe import load
@@ -64,7 +66,10 @@ def copy(name: str, file: Path | None) -> None:
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Change one value first; repeatable.")
 @state
 def validate(files: tuple[str, ...], settings: tuple[str, ...]) -> None:
-    """Check recipes; all problems of all of them are shown, with line numbers. Exit code 2 if there are any."""
+    """Check recipes and show all their problems.
+
+    All problems of all recipes, with line numbers. Exit code 2 if there are any.
+    """
     from tlcli.errors import Problem, RecipeError
     from tlcli.recipe import load
 
@@ -99,13 +104,13 @@ def render(name: str, settings: tuple[str, ...]) -> None:
 @as_json
 @state
 def run(file: str, data: Path | None, settings: tuple[str, ...], out: Path | None, strict: bool, as_json: bool) -> None:
-    """Fine-tune by RECIPE on DATA or the recipe's own data.path, then check what it expects: for CI.
+    """Fine-tune and check what the recipe expects.
 
-    Exit code 3 when an expectation is not met.
+    For CI: by RECIPE, on DATA or the recipe's own data.path. Exit code 3 when an expectation is not met.
     """
     from tlcli.cli.finetune import run_and_tell
     from tlcli.prepare import Request
 
-    options = {} if data is None else {"data.path": str(data.absolute())}
+    options = {} if data is None else {"data.path": str(data)}
     request = Request(recipe=file, settings=settings, options=options, out=out, strict=strict)
     run_and_tell(request, as_json=as_json)

@@ -39,7 +39,7 @@ def plan(made: TrainPlan) -> None:
         for phase in made.phases
     ]
     columns = ["phase", "policy", "trains", "parameters", "epochs (at most)", "lr", "BatchNorm"]
-    console.print(table(None, columns, rows, left=3))
+    console.print(table(columns, rows, left=3))
     estimates = made.estimates
     console.print()
     console.print(
@@ -70,7 +70,7 @@ def print_groups(console: Console, groups: LayerGroups, *, trained: frozenset[st
             hit = sum(name in trained for name in names)
             row.append("no" if hit == 0 else "yes" if hit == len(names) else f"{hit} of {len(names)}")
         rows.append(row)
-    console.print(table(None, columns + (["trains"] if trained is not None else []), rows))
+    console.print(table(columns + (["trains"] if trained is not None else []), rows))
 
 
 def result(folder: Path, record: RunRecord) -> None:
@@ -95,7 +95,7 @@ def result(folder: Path, record: RunRecord) -> None:
             ]
         )
     columns = ["step", "trained", "parameters", "epochs", "loss before", "after", "val acc", "sure", "time", "decision"]
-    console.print(table(None, columns, rows, left=2))
+    console.print(table(columns, rows, left=2))
     console.print()
     for name, scores in record.scores.items():
         text = f"{name:<4}  accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  ({scores['count']} images)"
@@ -123,7 +123,7 @@ def scores(found: dict[str, Any], title: str) -> None:
         [each["name"], str(each["support"]), f"{each['precision']:.3f}", f"{each['recall']:.3f}", f"{each['f1']:.3f}"]
         for each in found["per_class"]
     ]
-    console.print(table(None, ["class", "images", "precision", "recall", "F1"], rows))
+    console.print(table(["class", "images", "precision", "recall", "F1"], rows))
     console.print()
     _print_confusion(console, found)
 
@@ -138,11 +138,13 @@ def _print_confusion(console: Console, found: dict[str, Any]) -> None:
             ]
             for i, (name, row) in enumerate(zip(names, matrix, strict=True))
         ]
-        console.print(table("true class by row, guess by column", ["", *(_short(name) for name in names)], rows))
+        console.print("true class by row, guess by column", style="bold")
+        console.print(table(["", *(_short(name) for name in names)], rows))
         return
     wrong = [(n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n]
     most = [[names[i], names[j], str(n)] for n, i, j in sorted(wrong, reverse=True)[:10]]
-    console.print(table("most frequent confusions", ["true class", "taken for", "images"], most, left=2))
+    console.print("most frequent confusions", style="bold")
+    console.print(table(["true class", "taken for", "images"], most, left=2))
 
 
 def _print_split(console: Console, made: TrainPlan) -> None:
@@ -155,7 +157,7 @@ def _print_split(console: Console, made: TrainPlan) -> None:
     if len(rows) > 20:
         rows = [*rows[:15], [f"… {len(rows) - 15} more", "", "", ""]]
     rows.append(["all", *(str(totals(made.splits)[split]) for split in ("train", "val", "test"))])
-    console.print(table(None, ["class", "train", "val", "test"], rows))
+    console.print(table(["class", "train", "val", "test"], rows))
 
 
 def _groups(names: list[str]) -> str:

@@ -15,7 +15,10 @@ from tlcli.cli.options import as_json, examples, state
 @as_json
 @state
 def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
-    """Score the classifier of RUN on its own test images, or on DATA, a folder of class folders."""
+    """Score the classifier of RUN.
+
+    On its own test images, or on DATA, a folder of class folders.
+    """
     from tlcli.cli import console, progress, show
 
     with console.quiet_import():
@@ -36,7 +39,10 @@ def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
 @as_json
 @state
 def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json: bool) -> None:
-    """Name the class of pictures: paths, folders and globs. Exit code 1 if any could not be read."""
+    """Name the class of pictures: paths, folders and globs.
+
+    Exit code 1 if any could not be read.
+    """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
     from tlcli.cli import console, progress
@@ -59,7 +65,7 @@ def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json:
         for row in rows:
             guesses = "  ".join(f"{guess['label']} {guess['probability']:.1%}" for guess in row.get("top", ()))
             line = console.safe(f"{row['path']}  ") + console.safe(guesses or row["error"], "" if guesses else "red")
-            console.out().print(line, soft_wrap=True)
+            console.out().print(line)
     if any("error" in row for row in rows):
         raise click.exceptions.Exit(1)
 

@@ -2,10 +2,11 @@
 
 import click
 
+from tlcli.cli.group import Group
 from tlcli.cli.options import as_json, state
 
 
-@click.group()
+@click.group(cls=Group)
 def zoo() -> None:
     """List and show the pretrained networks."""
 
@@ -15,7 +16,10 @@ def zoo() -> None:
 @as_json
 @state
 def list_cards(pattern: str, as_json: bool) -> None:
-    """The networks whose name matches PATTERN, with wildcards: 'efficientnet*'."""
+    """The networks whose name matches PATTERN.
+
+    With wildcards, in quotes: 'efficientnet*'.
+    """
     from tlcli.cli import console
     from tlcli.zoo import catalogue
 
@@ -37,7 +41,7 @@ def list_cards(pattern: str, as_json: bool) -> None:
         for card in chosen
     ]
     columns = ["name", "network", "parameters", "size", "ImageNet top-1"]
-    console.out().print(console.table(None, columns, rows, left=2))
+    console.out().print(console.table(columns, rows, left=2))
 
 
 @zoo.command()
@@ -56,4 +60,4 @@ def show(name: str, as_json: bool) -> None:
     out = console.out()
     for key, value in card.items():
         shown = ", ".join(group["name"] for group in value) if key == "groups" else value
-        out.print(console.safe(f"{key:<14} {shown}"), soft_wrap=True)
+        out.print(console.safe(f"{key:<14} {shown}"))

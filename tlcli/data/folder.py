@@ -5,7 +5,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -123,20 +123,50 @@ def scan(
         DataError: The folder is not there, cannot be read, or does not hold two classes of images.
     """
     with _readable():
-        elsewhere = {split: folder for split, folder in (("val", val), ("test", test)) if folder is not None}
-        for what, folder in {"DATA": root, **{f"data.{split}": folder for split, folder in elsewhere.items()}}.items():
-            _require_folder(folder, what)
-        layout = _layout(root, {split: folder.resolve() for split, folder in elsewhere.items()})
-        root = root.resolve()
-        return _indexed(root, layout, classes, progress)
+        found = _surveyed(root, classes, {"val": val, "test": test})
+        return FolderIndex(found.root, found.classes, _hashed(found.root, found.files, progress), found.ignored)
 
 
-def _indexed(
-    root: Path,
-    layout: _Layout,
-    classes: Sequence[str] | None,
-    progress: Callable[[int, int], None] | None,
-) -> FolderIndex:
+def check(
+    root: Path, *, classes: Sequence[str] | None = None, val: Path | None = None, test: Path | None = None
+) -> None:
+    """Raise what `scan` would raise before it hashes the first image: quick, whatever the images' sizes."""
+    with _readable():
+        _surveyed(root, classes, {"val": val, "test": test})
+
+
+def content_hash(path: Path) -> str:
+    """Sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def images_under(folder: Path) -> list[Path]:
+    """All images in a folder and below it, sorted; hidden ones are passed over.
+
+    Raises:
+        DataError: If something in it cannot be listed.
+    """
+    with _readable():
+        return sorted(_sorted_out(folder)[0])
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What lies where; `files` are paths with their label and given split."""
+
+    root: Path
+    classes: tuple[str, ...]
+    files: tuple[tuple[Path, int, str | None], ...]
+    ignored: tuple[str, ...]
+
+
+def _surveyed(root: Path, classes: Sequence[str] | None, given: Mapping[str, Path | None]) -> _Survey:
+    elsewhere = {split: folder for split, folder in given.items() if folder is not None}
+    for what, folder in {"DATA": root, **{f"data.{split}": folder for split, folder in elsewhere.items()}}.items():
+        _require_folder(folder, what)
+    layout = _layout(root, {split: folder.resolve() for split, folder in elsewhere.items()})
+    root = root.resolve()
     excluded = {place.folder for place in layout.places}
     found = [(place, _class_folders(place, excluded)) for place in layout.places]
     names = _chosen(layout.places[0].folder, sorted(found[0][1]), classes)
@@ -154,7 +184,7 @@ def _indexed(
             candidates += [(path, label, place.given) for path in images]
         if not any(given == place.given for _, _, given in candidates):
             raise DataError("the test folder holds no images", where=str(place.folder), hint="Fill or remove it.")
-    return FolderIndex(root, names, _hashed(root, candidates, progress), tuple(sorted(ignored)))
+    return _Survey(root, names, tuple(candidates), tuple(sorted(ignored)))
 
 
 def _layout(root: Path, elsewhere: dict[str, Path]) -> _Layout:
@@ -336,9 +366,7 @@ def _hashed(
 ) -> tuple[ImageFile, ...]:
     def one(candidate: tuple[Path, int, str | None]) -> ImageFile:
         path, label, given = candidate
-        with path.open("rb") as file:
-            sha = hashlib.file_digest(file, "sha256").hexdigest()
-            return ImageFile(_relative(path, root), label, sha, file.tell(), given)
+        return ImageFile(_relative(path, root), label, content_hash(path), path.stat().st_size, given)
 
     images: list[ImageFile] = []
     with ThreadPoolExecutor() as pool:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tlcli.errors import ModelError, WeightsError
+from tlcli.model.graph import fresh_names
 from tlcli.zoo.card import ModelCard, Preprocessing
 from tlcli.zoo.sources import applications, keras_file, weights_file
 
@@ -53,7 +54,9 @@ def build(
     """
     kind, _, handle = card.source.partition(":")
     if kind == "keras":
-        network, origin = _from_applications(card, size, arguments, weights)
+        # Unnamed layers are numbered by Keras as in a new process, so that the names are those of the stored groups.
+        with fresh_names():
+            network, origin = _from_applications(card, size, arguments, weights)
     elif kind == "file":
         network, origin = _from_file(Path(handle), size, arguments, weights)
     else:

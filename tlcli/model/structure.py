@@ -22,8 +22,17 @@ Sizes = tuple[tuple[int, int], tuple[int, int]]
 def key(source: str, arguments: Mapping[str, Any], patterns: Sequence[GroupPattern] = ()) -> str:
     """The name under which groups are stored: the same for the same network cut by the same patterns."""
     rows = [[pattern.name, pattern.pattern] for pattern in patterns]
-    text = json.dumps([FORMAT, source, dict(arguments), rows], sort_keys=True, default=str)
+    text = json.dumps([FORMAT, _identity(source), dict(arguments), rows], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _identity(source: str) -> str:
+    """A file counts by its content: another model saved under the same name is another network."""
+    kind, _, handle = source.partition(":")
+    if kind != "file" or not Path(handle).is_file():
+        return source
+    with Path(handle).open("rb") as file:
+        return f"file:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def find(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int], *, cache: Path) -> LayerGroups | None:

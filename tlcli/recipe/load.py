@@ -198,6 +198,8 @@ def _put(recipe: Draft, path: Path_, value: Any, *, origin: str) -> bool:
     place[path[-1]] = value
     recipe.origins = {known: at for known, at in recipe.origins.items() if known[: len(path)] != path}
     recipe.origins[path] = origin
+    for length in range(1, len(path)):
+        recipe.origins.setdefault(path[:length], origin)
     return True
 
 

@@ -163,7 +163,7 @@ class PhaseSpec(Spec):
     train: Text | None = None
     init: Literal["probe", "random"] = "random"
     step: Annotated[int, Field(ge=1)] = 1
-    epochs: Annotated[int, Field(ge=1, le=10000)] = 10
+    epochs: Annotated[int, Field(ge=0, le=10000)] = 10
     patience: Annotated[int, Field(ge=1)] | None = None
     lr: Annotated[float, Field(gt=0, le=10)] | None = None
     schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] | None = None
@@ -175,6 +175,10 @@ class PhaseSpec(Spec):
     def _say_what_to_train(self) -> Self:
         if self.policy == "fixed" and self.train is None:
             raise ValueError("policy fixed needs train: a selection such as head, top:3 or all")
+        if self.epochs == 0 and self.init != "probe":
+            raise ValueError(
+                "epochs: 0 trains nothing; it is for init: probe, whose head needs no training (got epochs: 0)"
+            )
         if self.policy != "fixed" and self.train is not None:
             raise ValueError(
                 f"policy {self.policy} chooses the groups itself: leave train out (got train: {self.train})"

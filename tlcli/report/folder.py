@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import json
+import os
 import re
 import shutil
 import time
@@ -16,13 +17,17 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tlcli.data.split import Splits
-from tlcli.errors import DataError, OutputError, TlcliError
+from tlcli.errors import DataError, OutputError, TlcliError, UsageError
 from tlcli.paths import write_json, write_text
 from tlcli.recipe import expect
-from tlcli.report.record import RunRecord
+from tlcli.report.record import RunRecord, read
 from tlcli.train import policy
 
 HISTORY = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds", "images_per_second")
+
+
+# The exit code of errors that mean: nothing was started.
+WRONG = UsageError.exit_code
 
 
 class RunFolder:
@@ -83,7 +88,9 @@ def recorded(run: RunFolder, record: RunRecord, began: float) -> Iterator[None]:
     try:
         yield
     except TlcliError as error:
-        record.status, record.error = "failed", {"kind": error.kind, "where": error.where, "message": error.message}
+        # What was refused before anything was trained leaves the run as it was: resumable.
+        record.status = "interrupted" if error.exit_code == WRONG else "failed"
+        record.error = {"kind": error.kind, "where": error.where, "message": error.message}
         raise
     except Exception as error:
         record.status, record.error = "failed", {"kind": "internal", "where": "", "message": repr(error)}
@@ -91,7 +98,8 @@ def recorded(run: RunFolder, record: RunRecord, began: float) -> Iterator[None]:
     else:
         record.status = "complete"
     finally:
-        record.seconds["total"] = round(time.perf_counter() - began, 2)
+        before = record.seconds.get("total", 0.0)
+        record.seconds["total"] = round(before + time.perf_counter() - began, 2)
         if record.status == "complete":
             verdicts = expect.check(record.recipe["expect"], asdict(record))
             record.expectations = [verdict.to_json() for verdict in verdicts]
@@ -102,11 +110,24 @@ def recorded(run: RunFolder, record: RunRecord, began: float) -> Iterator[None]:
 def owned(path: Path, *, resume: bool, need_bytes: int = 0) -> Iterator[RunFolder]:
     """Create the run folder, or enter an unfinished one, and hold its lock until done.
 
+    Where what was asked turns out to be wrong (exit code 2), a new folder is removed again.
+
     Raises:
         OutputError: If it cannot be made or written, already exists, is full, or belongs to a run in progress.
     """
-    if not resume:
-        _make(path)
+    made = [] if resume else _make(path)
+    with _locked(path):
+        try:
+            _require_room(path, need_bytes)
+            yield RunFolder(path)
+        except TlcliError as error:
+            if not resume and error.exit_code == WRONG:
+                _unmake(path, made)
+            raise
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
     lock = FileLock(path / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -117,26 +138,33 @@ def owned(path: Path, *, resume: bool, need_bytes: int = 0) -> Iterator[RunFolde
     except OSError as error:
         raise _unwritable(path, error) from error
     try:
-        free = shutil.disk_usage(path).free
-        if free < need_bytes:
-            raise OutputError(
-                f"the disk has {free / 1e6:.0f} MB left, the run needs about {need_bytes / 1e6:.0f} MB",
-                where=str(path),
-                hint="Free some space or choose another --out.",
-            )
-        yield RunFolder(path)
+        yield
     finally:
         lock.release()
         (path / ".lock").unlink(missing_ok=True)
 
 
-def _make(path: Path) -> None:
+def require_new(path: Path) -> None:
+    """Refuse a run folder that holds something.
+
+    Raises:
+        OutputError: If there is a file, or a folder that is not empty.
+    """
     if path.is_dir() and any(path.iterdir()):
-        unfinished = (path / "run.json").is_file()
+        unfinished = (path / "run.json").is_file() and read(path).status == "interrupted"
         hint = f"Continue it with --resume {path}, or choose another --out." if unfinished else "Choose another --out."
         raise OutputError("the run folder already exists and is not empty", where=str(path), hint=hint)
-    if path.exists() and not path.is_dir():
-        raise OutputError("is a file, and the run needs a folder", where=str(path), hint="Choose another --out.")
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise OutputError("is a file, and the run needs a folder", where=str(nearest), hint="Choose another --out.")
+    if not os.access(nearest, os.W_OK):
+        raise OutputError("cannot be written", where=str(nearest), hint="Choose another --out, or set the rights.")
+
+
+def _make(path: Path) -> list[Path]:
+    """Make the folder; returns what had to be made, deepest first."""
+    require_new(path)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".write-test"
@@ -144,6 +172,27 @@ def _make(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise _unwritable(path, error) from error
+    return missing
+
+
+def _require_room(path: Path, need_bytes: int) -> None:
+    free = shutil.disk_usage(path).free
+    if free < need_bytes:
+        raise OutputError(
+            f"the disk has {free / 1e6:.0f} MB left, the run needs about {need_bytes / 1e6:.0f} MB",
+            where=str(path),
+            hint="Free some space or choose another --out.",
+        )
+
+
+def _unmake(path: Path, made: Sequence[Path]) -> None:
+    """Remove what a refused run wrote and the folders made for it."""
+    for entry in path.iterdir():
+        if entry.is_file():
+            entry.unlink()
+    for folder in made:
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:

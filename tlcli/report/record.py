@@ -81,10 +81,10 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def begun(made: plan.TrainPlan, device: str) -> RunRecord:
-    """The record of a run at its first moment."""
+def begun(made: plan.TrainPlan, device: str, *, before: RunRecord | None = None) -> RunRecord:
+    """The record of a run at its first moment; `before` is what an interrupted one had noted when it is taken up."""
     described = made.to_json()
-    return RunRecord(
+    note = RunRecord(
         status="interrupted",
         recipe=described["recipe"],
         model=described["model"] | {"card": made.card.model_dump(mode="json"), "groups": list(made.groups.names)},
@@ -95,11 +95,16 @@ def begun(made: plan.TrainPlan, device: str) -> RunRecord:
         hardware=hardware(device),
         warnings=list(made.splits.warnings),
     )
+    if before is not None:
+        note.started, note.seconds = before.started, {"total": before.seconds.get("total", 0.0)}
+        note.model |= {key: before.model[key] for key in ("weights", "weights_sha256") if key in before.model}
+    return note
 
 
-def close(record: RunRecord, outcomes: Sequence[policy.Outcome]) -> None:
-    """Note what the phases brought."""
+def close(record: RunRecord, outcomes: Sequence[policy.Outcome], *, prefix_s: float) -> None:
+    """Note what the phases brought. `prefix_s` is the time spent on features of the frozen network, seconds."""
     record.phases = [_phase(outcome) for outcome in outcomes]
+    record.seconds["prefix"] = round(prefix_s, 2)
     record.seconds["phases"] = [round(outcome.seconds, 2) for outcome in outcomes]
 
 

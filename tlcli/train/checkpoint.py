@@ -1,6 +1,7 @@
 """The state of an unfinished run on disk: written whole or not at all, read back for `--resume`."""
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,12 +103,8 @@ class Checkpoint:
             return None
         try:
             return Saved(found["state"], {name: self._arrays(file) for name, file in found["files"].items()})
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(
-                f"the checkpoint is damaged ({error})",
-                where=str(self.folder),
-                hint="Start the run anew without --resume.",
-            ) from error
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise self._damaged(error) from error
 
     def remove(self) -> None:
         """Delete the folder, once the run needs it no more."""
@@ -121,13 +118,19 @@ class Checkpoint:
         if not path.is_file():
             return None
         try:
-            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(
-                f"the checkpoint is damaged ({error})", where=str(path), hint="Start the run anew without --resume."
-            ) from error
-        return state
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return {"serial": int(found["serial"]), "files": dict(found["files"]), "state": dict(found["state"])}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> RunError:
+        return RunError(
+            f"the checkpoint is damaged ({error!r})",
+            where=str(self.folder),
+            hint="Start the run anew without --resume.",
+        )
 
     def _arrays(self, file: str) -> Arrays:
-        with np.load(self.folder / Path(file).name, allow_pickle=False) as archive:
+        # NumPy leaves a file it opened itself open when it is damaged.
+        with (self.folder / Path(file).name).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return [archive[f"arr_{index}"] for index in range(len(archive.files))]

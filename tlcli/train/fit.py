@@ -70,7 +70,8 @@ def _prepared(session: Session, step: policy.Step) -> Running:
         # On a CPU, XLA is ten times slower than the plain graph here (measured; see docs/performance.md).
         jit_compile="auto" if keras.backend.backend() != "tensorflow" else False,
     )
-    rule.build(trainable)
+    # Not `rule`: in float16 Keras wraps it in a loss scale, which has variables of its own to save and take up.
+    session.trainee.optimizer.build(trainable)
     running = Running(step, phase, trainable, moving, frozen, freeze.fingerprint(frozen))
     running.before = checkpoint.values(moving)
     running.best = running.before
@@ -123,17 +124,14 @@ def _epoch(session: Session, running: Running) -> None:
     logs = fitted.history
     loss, accuracy = float(logs["loss"][0]), float(logs["accuracy"][0])
     lr = float(keras.ops.convert_to_numpy(session.trainee.optimizer.learning_rate))
-    if not np.isfinite(loss):
-        peak = running.phase.lr or session.recipe.optimizer.lr
-        raise RunError(
-            f"the training loss is {loss} in epoch {number}",
-            where=f"phase {running.step.name}",
-            hint=f"The learning rate is likely too high; try --set phases.{running.step.phase}.lr={peak / 10:g}.",
-        )
-    trained_s = time.perf_counter() - began
     progress.epoch = number
+    _require_finite(session, running, "training loss", loss)
+    trained_s = time.perf_counter() - began
     scored = score(session, session.val) if len(session.val) else None
     is_best = _note_best(running, scored)
+    if scored is not None:
+        # The last update of an epoch may go too far without showing in its training loss.
+        _require_finite(session, running, "validation loss", float(scored.losses.mean()))
     progress.seconds += time.perf_counter() - began
     done = events.EpochDone(
         step=running.step,
@@ -149,6 +147,17 @@ def _epoch(session: Session, running: Running) -> None:
     )
     session.history.append(_row(done))
     session.observe(done)
+
+
+def _require_finite(session: Session, running: Running, what: str, value: float) -> None:
+    if np.isfinite(value):
+        return
+    lr = running.phase.lr or session.recipe.optimizer.lr
+    raise RunError(
+        f"the {what} is {value} in epoch {running.progress.epoch}",
+        where=f"phase {running.step.name}",
+        hint=f"The learning rate {lr:g} is likely too high; try --set phases.{running.step.phase}.lr={lr / 10:g}.",
+    )
 
 
 def _note_best(running: Running, scored: Scored | None) -> bool:
@@ -188,7 +197,10 @@ def _save(session: Session, running: Running) -> None:
 def _concluded(session: Session, running: Running, parameters: int) -> policy.Outcome:
     """Judge the step, put the right weights in place, and prove that nothing frozen moved."""
     progress, phase = running.progress, running.phase
-    verdict = policy.judge(progress.start_scores, progress.best_scores, phase.until)
+    if phase.epochs:
+        verdict = policy.judge(progress.start_scores, progress.best_scores, phase.until)
+    else:
+        verdict = policy.Verdict(kept=True, confidence=None, reason="kept: the optimum of the linear probe")
     checkpoint.restore(running.moving, running.best if verdict.kept else running.before)
     if freeze.fingerprint(running.frozen) != running.frozen_before:
         raise RuntimeError(f"frozen weights changed in step '{running.step.name}'")

@@ -19,8 +19,8 @@ def apply(classifier: Classifier, layers: Set[str], *, batch_norm: BatchNormPoli
     """Make the named backbone layers and the head trainable and everything else frozen.
 
     BatchNorm inside trained layers follows `batch_norm`: `frozen` trains nothing of it, `affine` trains scale and
-    offset while the statistics stay, `train` trains all of it. (Whether statistics move is also a property of the
-    classifier's graph; see `assemble(statistics=…)`.) The head's own BatchNorm is new and always trained.
+    offset while the statistics stay, `train` trains all of it. (Whether statistics move also hangs on how the
+    backbone is called; see `Trainee`.) The head's own BatchNorm is new and always trained.
 
     Returns:
         The variables that are now trainable, as Keras reports them.
@@ -35,7 +35,10 @@ def apply(classifier: Classifier, layers: Set[str], *, batch_norm: BatchNormPoli
     classifier.model.trainable = True
     for layer in classifier.model.layers:
         is_trained = layer.name in layers or layer.name in head
-        layer.trainable = is_trained
+        for part in layer._flatten_layers(include_self=True, recursive=True):
+            # On TensorFlow an assignment of the value already there does nothing, not even to the layers inside.
+            part.trainable = not is_trained
+            part.trainable = is_trained
         if is_trained and layer.name not in head:
             _settle_batch_norms(layer, batch_norm)
     return verify(classifier, layers, batch_norm=batch_norm)
@@ -104,7 +107,6 @@ def _expected(classifier: Classifier, layers: Set[str], batch_norm: BatchNormPol
         left_out = set()
         if batch_norm == "frozen" and layer.name not in head:
             left_out = {id(variable) for norm in batch_norms(layer) for variable in norm.weights}
-        for variable in layer.weights:
-            # What a layer declares untrainable by nature (statistics, normalisation constants, seeds) stays so.
-            if variable.trainable and id(variable) not in left_out:
-                yield variable
+        # By nature, not by `variable.trainable`, which is what is being checked: statistics and the like are not there.
+        for part in layer._flatten_layers(include_self=True, recursive=True):
+            yield from (variable for variable in part._trainable_variables if id(variable) not in left_out)

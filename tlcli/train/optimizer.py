@@ -6,8 +6,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from tlcli.recipe.schema import OptimizerSpec
+
+
+class _Ftrl(keras.optimizers.Ftrl):
+    """Ftrl that goes on from the weights there are, at whatever rate.
+
+    Keras's own keeps a sum that stands for weights trained from zero at one rate: its first step would all but erase
+    pretrained weights, and every change of the rate would rescale them.
+    """
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Set the sum to what stands for the current weights, then step."""
+        index = self._get_variable_index(variable)
+        weight = ops.sqrt(self._accumulators[index]) / learning_rate
+        self.assign(self._linears[index], -ops.convert_to_tensor(variable) * weight)
+        super().update_step(gradient, variable, learning_rate)
+
 
 _CLASSES: dict[str, Any] = {
     "sgd": keras.optimizers.SGD,
@@ -17,7 +34,7 @@ _CLASSES: dict[str, Any] = {
     "rmsprop": keras.optimizers.RMSprop,
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
-    "ftrl": keras.optimizers.Ftrl,
+    "ftrl": _Ftrl,
 }
 
 
@@ -40,11 +57,18 @@ def build(spec: OptimizerSpec, lr: float, *, scales: Sequence[float]) -> keras.o
 
 
 def _scale(optimizer: keras.optimizers.Optimizer, scales: Sequence[float]) -> None:
-    """Keras has one rate for all variables, but hands it to every variable's own update: scale it there."""
-    plain = optimizer.update_step
+    """Keras has one rate for all variables, but hands it to every variable's own update: scale it there.
+
+    Weight decay, which Keras applies elsewhere at the full rate, comes along.
+    """
+    plain, decay = optimizer.update_step, optimizer.weight_decay
+    optimizer.weight_decay = None
 
     def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
-        plain(gradient, variable, learning_rate * scales[optimizer._get_variable_index(variable)])
+        scaled = learning_rate * scales[optimizer._get_variable_index(variable)]
+        if decay and optimizer._use_weight_decay(variable):
+            optimizer.assign_sub(variable, ops.convert_to_tensor(variable) * decay * scaled)
+        plain(gradient, variable, scaled)
 
     optimizer.update_step = update_step
 

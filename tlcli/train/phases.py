@@ -1,5 +1,7 @@
 """All phases of a run, in order: the probe where asked, then step after step until the policies are through."""
 
+import time
+
 import keras
 import numpy as np
 
@@ -33,7 +35,9 @@ def start_from_probe(session: Session) -> None:
     balanced = session.recipe.data.class_weights == "balanced"
     session.observe(events.Noticed("linear probe: one pass over the images"))
     batch = session.recipe.performance.batch
+    began = time.perf_counter()
     train, val = (_features(pooled, examples, batch) for examples in (session.train, session.val))
+    session.prefix_s = time.perf_counter() - began
     solution = probe.solve(train, val, classes=classes, balanced=balanced)
     head.set_weights([solution.kernel, solution.bias])
 

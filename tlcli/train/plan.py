@@ -1,5 +1,6 @@
 """Recipe, card, images and layer groups to a TrainPlan: everything decided before Keras wakes up."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ from tlcli.data.split import Splits
 from tlcli.errors import DataError, ModelError, Problem, RecipeError
 from tlcli.model.groups import LayerGroups
 from tlcli.model.selection import Selection
-from tlcli.recipe.schema import PhaseSpec, Recipe
+from tlcli.recipe.schema import BatchNormPolicy, HeadSpec, PhaseSpec, Recipe
 from tlcli.train import policy
 from tlcli.zoo.card import ModelCard
 
@@ -145,7 +146,7 @@ def make(
     kept = dropped_top(recipe, groups)
     if problems := _misfits(recipe, splits):
         raise RecipeError(problems)
-    head = head_parameters(recipe, kept, len(classes))
+    head = head_parameters_of(recipe.head, kept, len(classes))
     phases = tuple(_planned(recipe, index, kept, head) for index in range(len(recipe.phases)))
     estimates = _estimates(recipe, size, kept, phases, splits, speed or DEFAULT_FLOPS_PER_SECOND)
     return TrainPlan(recipe, card, size, classes, splits, kept, head, phases, estimates)
@@ -188,14 +189,23 @@ def dropped_top(recipe: Recipe, groups: LayerGroups) -> LayerGroups:
     return LayerGroups(groups.name, groups.input_size, left)
 
 
-def head_parameters(recipe: Recipe, groups: LayerGroups, classes: int) -> int:
+def head_parameters_of(head: HeadSpec, groups: LayerGroups, classes: int) -> int:
     """Trainable parameters of the head on the given groups."""
-    width = int(groups.groups[-1].output_shape[-1] or 0) * (2 if recipe.head.pooling == "avg_max" else 1)
+    width = int(groups.groups[-1].output_shape[-1] or 0) * (2 if head.pooling == "avg_max" else 1)
     total = 0
-    for hidden in recipe.head.hidden:
+    for hidden in head.hidden:
         total += (width + 1 + (2 if hidden.batch_norm else 0)) * hidden.units
         width = hidden.units
     return total + (width + 1) * classes
+
+
+def trained_parameters(groups: LayerGroups, layers: Set[str], *, batch_norm: BatchNormPolicy) -> int:
+    """Parameters of the named backbone layers that a phase trains."""
+    return sum(
+        layer.trainable_parameters
+        for layer in groups.layers
+        if layer.name in layers and (batch_norm != "frozen" or not layer.batch_norms)
+    )
 
 
 def totals(splits: Splits) -> dict[str, int]:
@@ -246,13 +256,7 @@ def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int) -> Phas
     phase = recipe.phases[index]
     chosen = _chosen(phase, index, groups)
     trained = tuple(group.name for group in groups.groups if any(layer.name in chosen.layers for layer in group.layers))
-    norms_train = phase.batch_norm != "frozen"
-    parameters = sum(
-        layer.trainable_parameters
-        for group in groups.groups
-        for layer in group.layers
-        if layer.name in chosen.layers and (norms_train or not layer.batch_norms)
-    )
+    parameters = trained_parameters(groups, chosen.layers, batch_norm=phase.batch_norm)
     steps = -(-len(groups.groups) // phase.step) if phase.policy == "gradual" else 1
     lr = phase.lr or recipe.optimizer.lr
     train = phase.train or ("top group by group" if phase.policy == "gradual" else "all")

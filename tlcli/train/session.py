@@ -71,7 +71,10 @@ class Trainee(keras.Model):
 
 @dataclass
 class Session:
-    """What the steps of one run share. `history` collects one row an epoch."""
+    """What the steps of one run share.
+
+    `history` collects one row an epoch; `prefix_s` is the time spent on features of the frozen network, seconds.
+    """
 
     recipe: Recipe
     classifier: Classifier
@@ -82,6 +85,7 @@ class Session:
     observe: events.Observer
     outcomes: list[policy.Outcome] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    prefix_s: float = 0.0
 
     def __post_init__(self) -> None:
         augment = Augment(bounds_of(self.recipe.augment), seed=self.recipe.seed)
@@ -91,7 +95,11 @@ class Session:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold besides weights, JSON-ready."""
-        return {"outcomes": [policy.record(outcome) for outcome in self.outcomes], "history": self.history}
+        return {
+            "outcomes": [policy.record(outcome) for outcome in self.outcomes],
+            "history": self.history,
+            "prefix_s": self.prefix_s,
+        }
 
     def take_up(self, state: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint. Steps follow from the recipe, so only their results are stored."""
@@ -100,7 +108,7 @@ class Session:
             if step is None or step.name != line["step"]:
                 raise RuntimeError(f"the checkpoint's step {line['step']!r} does not follow from the recipe")
             self.outcomes.append(policy.outcome_from(step, line))
-        self.history = list(state["history"])
+        self.history, self.prefix_s = list(state["history"]), float(state["prefix_s"])
 
 
 def score(session: Session, examples: Examples) -> Scored:

@@ -1,0 +1,172 @@
+"""tlcli beside a two-phase Keras script: same images, split, weights and input size, in one sitting.
+
+Builds the split as `train/ val/ test/` folders of links, then runs both as programs of their own, one after the other,
+`--rounds` times. Prints one table and writes JSON.
+
+    python benchmarks/against_keras.py DATA --arguments alpha=0.35 --weights mobilenet_v2_0.35.weights.h5
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SCRIPT = HERE / "keras_two_phase.py"
+
+
+def main() -> None:
+    args = _arguments()
+    with tempfile.TemporaryDirectory() as home:
+        folders, counts = _split_folders(args.data, Path(home) / "split")
+        runs = []
+        for round_number in range(args.rounds):
+            if round_number < args.script_rounds:
+                runs.append(_script(args, folders))
+                print(_line(runs[-1]), flush=True)
+            for recipe in args.recipes:
+                runs.append(_tlcli(args, recipe, folders, Path(home) / f"run-{recipe}-{round_number}"))
+                print(_line(runs[-1]), flush=True)
+    result = {"data": args.data.name, "counts": counts, "machine": _machine(), "runs": runs, "summary": _summary(runs)}
+    print(json.dumps(result["summary"], indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="mobilenet_v2")
+    parser.add_argument("--arch", default="MobileNetV2", help="the same network in keras.applications")
+    parser.add_argument("--alpha", type=float)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--recipes", nargs="+", default=["head-only", "unfreeze-until-plateau"])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--script-rounds", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def _split_folders(data: Path, home: Path) -> tuple[dict[str, Path], dict[str, int]]:
+    """Lay tlcli's own split of DATA out as folders, so that both programs see the same three sets."""
+    command = [sys.executable, "-c", _PLAN, str(data)]
+    rows = csv.DictReader(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines())
+    counts = {"train": 0, "val": 0, "test": 0}
+    for number, row in enumerate(rows):
+        source = (data / row["path"]).resolve()
+        target = home / row["split"] / row["label"] / f"{number:06d}{source.suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(source, target) if source.stat().st_dev == home.stat().st_dev else target.write_bytes(
+            source.read_bytes()
+        )
+        counts[row["split"]] += 1
+    return {split: home / split for split in counts}, counts
+
+
+_PLAN = """
+import sys
+from pathlib import Path
+from tlcli.data import folder, split
+from tlcli.report.folder import splits_csv
+index = folder.scan(Path(sys.argv[1]))
+print(splits_csv(split.make(index, val=0.15, test=0.15), index.classes), end="")
+"""
+
+
+def _script(args: argparse.Namespace, folders: dict[str, Path]) -> dict[str, object]:
+    command = [sys.executable, str(SCRIPT), str(folders["train"]), str(folders["val"]), "--test", str(folders["test"])]
+    command += ["--arch", args.arch, "--weights", str(args.weights), "--size", str(args.size)]
+    command += ["--alpha", str(args.alpha)] if args.alpha else []
+    wall, output, memory = _timed(command)
+    found = json.loads(output.strip().splitlines()[-1])
+    return {
+        "program": "keras two-phase",
+        "wall_s": wall,
+        "phase_s": found["phase_s"],
+        "val_accuracy": found["val_accuracy"],
+        "test_accuracy": found["test_accuracy"],
+        "peak_memory_mb": memory,
+    }
+
+
+def _tlcli(args: argparse.Namespace, recipe: str, folders: dict[str, Path], out: Path) -> dict[str, object]:
+    command = [sys.executable, "-m", "tlcli.cli.main", "finetune", str(folders["train"].parent), "--model", args.model]
+    command += ["--weights", str(args.weights), "--recipe", recipe, "--out", str(out), "--json", "--quiet"]
+    command += ["--set", f"data.size=[{args.size},{args.size}]"]
+    command += ["--set", f"model.arguments.alpha={args.alpha}"] if args.alpha else []
+    with tempfile.TemporaryDirectory() as cache:
+        wall, output, memory = _timed(command, TLCLI_CACHE=cache)
+    found = json.loads(output)
+    return {
+        "program": f"tlcli {recipe}",
+        "wall_s": wall,
+        "phase_s": found["seconds"]["phases"],
+        "val_accuracy": found["scores"]["val"]["accuracy"],
+        "test_accuracy": found["scores"]["test"]["accuracy"],
+        "peak_memory_mb": memory,
+        "decisions": [phase["reason"] for phase in found["phases"]],
+    }
+
+
+def _timed(command: list[str], **environment: str) -> tuple[float, str, int]:
+    """Wall seconds of the whole process, its stdout, and its peak memory in megabytes."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdout=output, stderr=errors, env={**os.environ, **environment})
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = round(time.perf_counter() - began, 1)
+        output.seek(0)
+        errors.seek(0)
+        if status:
+            raise SystemExit(f"{' '.join(command)}\n{errors.read()}")
+        return wall, output.read(), usage.ru_maxrss // 1024
+
+
+def _line(run: dict[str, object]) -> str:
+    return (
+        f"{run['program']:<32} {run['wall_s']:>7} s  val {run['val_accuracy']:.4f}  test {run['test_accuracy']:.4f}"
+        f"  {run['peak_memory_mb']} MB"
+    )
+
+
+def _summary(runs: list[dict[str, object]]) -> dict[str, dict[str, float]]:
+    """Medians by program, and how many times faster than the script each is."""
+    programs = list(dict.fromkeys(str(run["program"]) for run in runs))
+    summary = {
+        program: {
+            key: round(statistics.median(float(str(run[key])) for run in runs if run["program"] == program), 4)
+            for key in ("wall_s", "val_accuracy", "test_accuracy", "peak_memory_mb")
+        }
+        for program in programs
+    }
+    if "keras two-phase" in summary:
+        for values in summary.values():
+            values["times_faster"] = round(summary["keras two-phase"]["wall_s"] / values["wall_s"], 2)
+    return summary
+
+
+def _machine() -> dict[str, object]:
+    import keras
+    import tensorflow as tf
+
+    model = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
+    return {"cpu": model, "cpus": os.cpu_count(), "keras": keras.__version__, "tensorflow": tf.__version__}
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+if __name__ == "__main__":
+    main()

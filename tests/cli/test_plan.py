@@ -1,0 +1,99 @@
+"""`tlcli plan`: what finetune would do, without doing it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "plan.txt"
+
+
+def test_the_plan_reads_as_it_was_written(tlcli: Callable, photos: Path) -> None:
+    """After a wanted change: RENEW_GOLDEN=1 pytest tests/cli, then look at the difference."""
+    said = tlcli("plan", photos, "--quiet", "--recipe", "two-phase")
+    assert (said.code, said.stderr) == (0, "")
+    lines = said.stdout.replace(str(photos), "PHOTOS").splitlines()
+    text = "".join(f"{line.rstrip()}\n" for line in lines)
+    if "RENEW_GOLDEN" in os.environ:
+        GOLDEN.write_text(text, encoding="utf-8")
+    assert text == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_the_contracts_json(tlcli: Callable, photos: Path) -> None:
+    plan = tlcli("plan", photos, "--json").document
+    assert set(plan["data"]["counts"]) == {"train", "val", "test"}
+    assert sum(plan["data"]["counts"].values()) == 30
+    assert plan["data"]["classes"] == ["blue", "green", "red"]
+    assert plan["model"]["name"] == "mobilenet_v2"
+    assert [group["name"] for group in plan["groups"]][::17] == ["stem", "top"]
+    assert [phase["name"] for phase in plan["phases"]] == ["head", "unfreeze"]
+    for key in ("memory_bytes", "cache_bytes", "seconds"):
+        assert plan["estimates"][key] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "value"),
+    [
+        (["--model", "resnet50"], ["model", "name"], "resnet50"),
+        (["--set", "data.size=[96,128]"], ["model", "size"], [96, 128]),
+        (["--set", "data.val=0.3", "--set", "data.test=0"], ["data", "counts", "test"], 0),
+        (["--set", "data.classes=[red,blue]"], ["data", "classes"], ["red", "blue"]),
+        (["--recipe", "head-only"], ["phases", 0, "train"], "head"),
+        (["--recipe", "two-phase", "--set", "phases[1].train=top:1"], ["phases", 1, "groups"], ["top"]),
+        (["--recipe", "head-only", "--set", "optimizer.lr=0.02"], ["phases", 0, "lr"], 0.02),
+        (["--precision", "bfloat16"], ["recipe", "performance", "precision"], "bfloat16"),
+        (["--weights", "random"], ["recipe", "model", "weights"], "random"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
+)
+def test_options_and_settings_arrive(
+    words: list[str], path: list[str | int], value: object, tlcli: Callable, photos: Path
+) -> None:
+    found = tlcli("plan", photos, "--json", *words).document
+    for key in path:
+        found = found[key]
+    assert found == value
+
+
+def test_a_plan_writes_nothing_but_the_cache(
+    tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
+    assert tlcli("plan", photos, "--out", "run").code == 0
+    assert list(tmp_path.iterdir()) == []
+    assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == before
+
+
+def test_paths_are_found_from_anywhere(
+    tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "w.weights.h5").write_text("", encoding="utf-8")
+    monkeypatch.chdir(photos.parent)
+    words = ["--weights", os.path.relpath(tmp_path / "w.weights.h5")]
+    plan = tlcli("plan", "photos", "--json", *words).document
+    assert plan["data"]["path"] == str(photos.resolve())
+    assert plan["recipe"]["model"]["weights"] == str((tmp_path / "w.weights.h5").resolve())
+
+
+@pytest.mark.parametrize("names", [["train", "val", "test"], ["train", "valid"], ["train", "test"], ["train"]], ids=str)
+def test_given_splits_are_used_as_they_are(names: list[str], tlcli: Callable, draw: Callable, tmp_path: Path) -> None:
+    for number, name in enumerate(names):
+        # Classes in another order give other pictures, so that no content stands in two splits.
+        draw(tmp_path / name, ["a", "b", "c"], count=12 - 4 * number)
+        for path in (tmp_path / name).rglob("*.bmp"):
+            path.write_bytes(path.read_bytes() + bytes(number))
+    plan = tlcli("plan", tmp_path, "--json", "--set", "data.size=[32,32]").document
+    counts = plan["data"]["counts"]
+    assert counts["train"] + counts["val"] + counts["test"] == 3 * sum(12 - 4 * n for n in range(len(names)))
+    if len(names) > 1:
+        given = {"valid": "val"}.get(names[1], names[1])
+        assert counts[given] == 24
+    assert counts["val"] > 0
+
+
+def test_a_resumable_run_can_be_planned(tlcli: Callable, photos: Path, finished: tuple) -> None:
+    said = tlcli("plan", "--resume", finished[0])
+    assert said.code == 2
+    assert "the run is complete" in said.stderr

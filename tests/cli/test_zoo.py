@@ -1,0 +1,32 @@
+"""`tlcli zoo`."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tlcli.zoo import catalogue
+
+
+def test_list_shows_all_with_their_numbers(tlcli: Callable) -> None:
+    said = tlcli("zoo", "list")
+    assert (said.code, said.stderr) == (0, "")
+    assert [line.split()[0] for line in said.stdout.splitlines()[1:]] == list(catalogue.load())
+    (line,) = [line for line in said.stdout.splitlines() if line.startswith("mobilenet_v2 ")]
+    assert line.split() == ["mobilenet_v2", "MobileNetV2", "2.26", "M", "224", "71.3%"]
+
+
+@pytest.mark.parametrize(("pattern", "count"), [("efficientnet*", 15), ("EfficientNet_V2*", 7), ("resnet50", 1)])
+def test_list_takes_wildcards(pattern: str, count: int, tlcli: Callable) -> None:
+    rows = tlcli("zoo", "list", pattern, "--json").document
+    assert len(rows) == count
+    assert {row["source"].partition(":")[0] for row in rows} == {"keras"}
+    assert len(tlcli("zoo", "list", pattern).stdout.splitlines()) == count + 1
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "keras:MobileNetV2", "MobileNet-V2"])
+def test_show_tells_all_of_a_card(name: str, tlcli: Callable) -> None:
+    card = tlcli("zoo", "show", name, "--json").document
+    assert card == catalogue.load()["mobilenet_v2"].model_dump(mode="json")
+    text = tlcli("zoo", "show", name).stdout
+    assert [line.split()[0] for line in text.splitlines()] == list(card)
+    assert "licence        Apache-2.0" in text

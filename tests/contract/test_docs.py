@@ -1,0 +1,171 @@
+"""What the documents say: every recipe and key is there, every command in them is one, every example holds."""
+
+import doctest
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import click
+import pytest
+from pydantic import BaseModel
+
+from tlcli.cli.main import cli
+from tlcli.recipe import load
+from tlcli.recipe.schema import Recipe
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+RECIPES = (CHECKOUT / "docs" / "recipes.md").read_text(encoding="utf-8")
+
+
+def models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from models_in(argument)
+
+
+def keys(model: type[BaseModel] = Recipe, above: str = "") -> Iterator[tuple[str, str]]:
+    """Every key of the schema with the section it stands in."""
+    for name, field in model.model_fields.items():
+        yield above, name
+        for below in models_in(field.annotation):
+            yield from keys(below, name)
+
+
+KEYS = list(keys())
+
+
+def documented() -> Iterator[list[str]]:
+    """The words of every `tlcli …` line in the documents' code blocks."""
+    for path in (CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *(CHECKOUT / "docs").rglob("*.md")):
+        for block in re.findall(r"^```sh\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+            for line in block.splitlines():
+                if line.startswith("tlcli "):
+                    yield shlex.split(line, comments=True)[1:]
+
+
+LINES = list(documented())
+
+
+def recipe_examples() -> Iterator[list[str]]:
+    """The command lines in the comments of the bundled recipes."""
+    for name in load.names():
+        for line in load.locate(name).read_text(encoding="utf-8").splitlines():
+            if line.startswith("#   tlcli "):
+                yield shlex.split(line.removeprefix("#"))[1:]
+
+
+def parsed(words: list[str]) -> click.Context:
+    """Read a command line as the program would, without running it."""
+    context = cli.make_context("tlcli", list(words))
+    command: click.Command = cli
+    while isinstance(command, click.Group):
+        rest = [*context._protected_args, *context.args]
+        name, found, rest = command.resolve_command(context, rest)
+        assert found is not None
+        command, context = found, found.make_context(name, rest, parent=context)
+    return context
+
+
+@pytest.mark.parametrize("name", load.names())
+def test_every_recipe_stands_in_the_readme(name: str) -> None:
+    assert f"| `{name}` |" in README
+    assert load.load(name).description
+
+
+def test_there_are_five_recipes() -> None:
+    assert len(load.names()) == 5
+    assert len(re.findall(r"^\| `[a-z-]+` \|", README, re.MULTILINE)) == 5
+
+
+def test_the_walk_saw_the_whole_schema() -> None:
+    assert len(KEYS) > 60
+    assert {"units", "min_delta", "cache_budget", "label_smoothing"} <= {name for _, name in KEYS}
+
+
+@pytest.mark.parametrize(("section", "name"), KEYS, ids=[".".join(filter(None, key)) for key in KEYS])
+def test_every_key_stands_in_the_recipe_page(section: str, name: str) -> None:
+    """Keys at the top as they are written or as a heading, others in the part of their section."""
+    parts = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", RECIPES, re.DOTALL | re.MULTILINE))
+    if not section:
+        assert name in parts or re.search(rf"^{name}:", RECIPES, re.MULTILINE)
+        return
+    # hidden layers and `until` are told in the line of their section.
+    home = {"hidden": "head", "until": "phases"}.get(section, section)
+    assert re.search(rf"`[^`]*\b{name}\b[^`]*`|\b{name}\b \(", parts[home]), f"{name} is not in '## {home}'"
+
+
+def test_there_are_many_command_lines_in_the_documents() -> None:
+    assert len(LINES) >= 18
+    assert len(list(recipe_examples())) >= 6
+
+
+@pytest.mark.parametrize("words", [*LINES, *recipe_examples()], ids=" ".join)
+def test_every_documented_command_line_is_one(words: list[str]) -> None:
+    context = parsed(words)
+    assert context.command.callback is not None
+    settings = context.params.get("settings", ())
+    recipe = context.params.get("recipe") or load.DEFAULT
+    load.load(recipe if recipe in load.names() else load.DEFAULT, settings=settings)
+
+
+def test_the_parser_of_this_test_refuses_what_is_wrong() -> None:
+    with pytest.raises(click.UsageError):
+        parsed(["finetune", "photos/", "--modle", "x"])
+
+
+def test_models_in_the_readme_have_cards() -> None:
+    from tlcli.zoo import catalogue
+
+    named = {match for match in re.findall(r"--model (\w+)(?![\w.])", README)} | set(
+        re.findall(r"tlcli inspect (\w+)", README)
+    )
+    named.discard("my_network")
+    assert len(named) >= 3
+    assert named <= set(catalogue.load())
+    assert f"the {len(catalogue.load())} networks" in README
+
+
+def test_files_of_a_run_are_those_of_the_readme(finished: tuple) -> None:
+    part = README.partition("## What a run leaves behind")[2].partition("`status`")[0]
+    listed = set(re.findall(r"^  ([\w.]+)  ", part, re.MULTILINE))
+    assert listed == {path.name for path in finished[0].iterdir()}
+
+
+def test_the_readme_links_to_files_that_are_there() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert len(links) >= 4
+    assert [link for link in links if not (CHECKOUT / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", sorted((CHECKOUT / "docs").rglob("*.md")), ids=lambda path: path.stem)
+def test_pages_link_to_pages_that_are_there(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_the_plain_keras_example_of_the_readme_runs(
+    finished: tuple, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    code = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)[0]
+    code = code.replace("runs/photos-mobilenet_v2-1", str(finished[0])).replace("new/one.jpg", "new/one.bmp")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "one.bmp").write_bytes((photos / "red" / "01.bmp").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "[[" in capsys.readouterr().out
+
+
+def test_examples_in_docstrings_hold() -> None:
+    sources = [path for path in (CHECKOUT / "tlcli").rglob("*.py") if ">>> " in path.read_text(encoding="utf-8")]
+    attempted = 0
+    for path in sources:
+        module = importlib.import_module(".".join(path.relative_to(CHECKOUT).with_suffix("").parts))
+        result = doctest.testmod(module)
+        assert result.failed == 0
+        attempted += result.attempted
+    assert attempted >= 8

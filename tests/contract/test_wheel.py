@@ -1,0 +1,67 @@
+"""The wheel: built from this checkout, it brings its recipes, cards and licence, and works far from here."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(CHECKOUT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Run the installed wheel's command line outside the checkout; returns its stdout."""
+    site = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def run(*words: object) -> str:
+        environment = os.environ | {"PYTHONPATH": str(site)}
+        where = "import tlcli.paths; assert tlcli.paths.__file__.startswith({!r}), tlcli.paths.__file__"
+        code = f"{where.format(str(site))}; from tlcli.cli.main import main; main()"
+        command = [sys.executable, "-c", code, *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_it_holds_the_program_its_data_and_its_licence(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        text = archive.read(next(name for name in names if name.endswith("licenses/LICENSE"))).decode()
+    assert text == (CHECKOUT / "LICENSE").read_text(encoding="utf-8")
+    modules = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "tlcli").rglob("*.py")}
+    assert modules == {name for name in names if name.endswith(".py")}
+    assert {name.split("/")[0] for name in names} == {"tlcli", names[-1].split("/")[0]}
+    assert not [name for name in names if "test" in name or name.endswith(".pyc")]
+
+
+def test_it_knows_the_bundled_recipes_and_cards(installed: Callable[..., str]) -> None:
+    assert len(json.loads(installed("recipe", "list", "--json"))) == 5
+    assert len(json.loads(installed("zoo", "list", "--json"))) == 40
+    assert len(installed("zoo", "list").splitlines()) == 41
+
+
+def test_it_plans_without_measuring(installed: Callable[..., str], photos: Path, tmp_path: Path) -> None:
+    plan = json.loads(installed("plan", photos, "--json", "--model", "resnet50"))
+    assert plan["data"]["counts"]["train"] > 0
+    assert plan["groups"][0]["name"] == "stem"
+    assert not (Path(os.environ["TLCLI_CACHE"]) / "structures").exists(), "the bundled measurement was found"

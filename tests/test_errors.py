@@ -1,0 +1,74 @@
+"""Errors: sentences, exit codes, suggestions."""
+
+import inspect
+
+import pytest
+
+from tlcli import errors
+from tlcli.errors import Problem, RecipeError, TlcliError, did_you_mean
+
+CODES = {
+    "UsageError": ("usage", 2),
+    "RecipeError": ("recipe", 2),
+    "DataError": ("data", 2),
+    "ModelError": ("model", 2),
+    "WeightsError": ("weights", 2),
+    "OutputError": ("output", 2),
+    "RunError": ("run", 1),
+    "ExpectationError": ("expectation", 3),
+}
+
+
+def kinds() -> dict[str, type[TlcliError]]:
+    found = {name: value for name, value in vars(errors).items() if inspect.isclass(value)}
+    return {name: value for name, value in found.items() if issubclass(value, TlcliError) and value is not TlcliError}
+
+
+def test_every_error_has_a_kind_and_the_contracts_exit_code() -> None:
+    assert {name: (error.kind, error.exit_code) for name, error in kinds().items()} == CODES
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_the_tree_at_the_top_draws_it(name: str) -> None:
+    (line,) = [line for line in (errors.__doc__ or "").splitlines() if f"─ {name} " in line]
+    assert f"exit {CODES[name][1]} " in line
+
+
+@pytest.mark.parametrize(
+    ("where", "hint", "sentence"),
+    [
+        ("", "", "too small."),
+        ("data.size", "", "data.size: too small."),
+        ("", "Choose 32.", "too small. Choose 32."),
+        ("data.size", "Choose 32.", "data.size: too small. Choose 32."),
+    ],
+)
+def test_where_what_and_what_next(where: str, hint: str, sentence: str) -> None:
+    assert str(errors.DataError("too small", where=where, hint=hint)) == sentence
+
+
+@pytest.mark.parametrize("message", ["done.", "really?", "no!"])
+def test_a_sentence_ends_once(message: str) -> None:
+    assert str(TlcliError(message)) == message
+
+
+def test_all_problems_of_a_recipe_are_told() -> None:
+    first, second = Problem("a:1:1 x", "unknown key", "Did you mean 'y'?"), Problem("a:2:1 z", "is missing")
+    error = RecipeError([first, second])
+    assert str(error) == "a:1:1 x: unknown key. Did you mean 'y'?\na:2:1 z: is missing."
+    assert (error.where, error.message, error.hint) == ("a:1:1 x", "unknown key", "Did you mean 'y'?")
+    assert error.problems == (first, second)
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "said"),
+    [
+        ("epochss", ["epochs", "lr"], "Did you mean 'epochs'?"),
+        ("RESNET50", ["ResNet50", "vgg16"], "Did you mean 'ResNet50'?"),
+        ("zzz", ["epochs"], ""),
+        ("", ["epochs"], ""),
+        ("a", [], ""),
+    ],
+)
+def test_suggestions(word: str, known: list[str], said: str) -> None:
+    assert did_you_mean(word, known) == said

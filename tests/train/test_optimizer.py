@@ -1,0 +1,202 @@
+"""Optimisers: every name takes a step, rates by layer group, clipping, decay, schedules."""
+
+from typing import get_args
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlcli.recipe.schema import OptimizerSpec
+from tlcli.train import optimizer, phases
+from tlcli.train.session import Session
+
+NAMES = get_args(OptimizerSpec.model_fields["name"].annotation)
+SCHEDULES = get_args(OptimizerSpec.model_fields["schedule"].annotation)
+# Down the gradient is away from zero for some, so that shrinking is told apart from learning.
+START = np.array([-1.0, -2.0, 3.0], np.float32)
+GRADIENT = np.array([0.3, -0.4, 0.5], np.float32)
+
+
+def changes(spec: OptimizerSpec, *, scales, lr=0.1, gradients=None, names=("a", "b"), steps=1) -> list[np.ndarray]:
+    """How far each of some variables with equal values moves, `float32 (3,)` each."""
+    variables = [keras.Variable(START, name=name) for name in names]
+    rule = optimizer.build(spec, lr, scales=scales)
+    rule.build(variables)
+    for _ in range(steps):
+        rule.apply([np.asarray(each) for each in gradients or [GRADIENT] * len(names)], variables)
+    return [keras.ops.convert_to_numpy(variable) - START for variable in variables]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_takes_a_step_down(name):
+    for change in changes(OptimizerSpec(name=name, weight_decay=0.0), scales=[1.0, 1.0]):
+        assert np.all(np.sign(change) == -np.sign(GRADIENT))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_sgd_moves_in_the_asked_ratio(steps):
+    full, quarter = changes(OptimizerSpec(name="sgd"), scales=[1.0, 0.25], steps=steps)
+    np.testing.assert_allclose(full, -0.1 * steps * GRADIENT, rtol=1e-5)
+    np.testing.assert_allclose(quarter, 0.25 * full, rtol=1e-5)
+
+
+def test_ftrl_goes_on_from_the_weights_there_are():
+    """Without penalties it is Adagrad; Keras's own would set weights with small gradients to zero."""
+    for scales in ([1.0, 1.0], [1.0, 0.3]):
+        ftrl, adagrad = (changes(OptimizerSpec(name=name), scales=scales, steps=3) for name in ("ftrl", "adagrad"))
+        np.testing.assert_allclose(ftrl, adagrad, rtol=1e-4)
+
+
+def test_ftrl_bears_a_changing_rate():
+    variable = keras.Variable(START, name="kernel")
+    rule = optimizer.build(OptimizerSpec(name="ftrl"), 0.1, scales=[1.0])
+    rule.build([variable])
+    rule.apply([GRADIENT], [variable])
+    before = keras.ops.convert_to_numpy(variable)
+    rule.learning_rate = 1e-5
+    rule.apply([GRADIENT], [variable])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), before, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scaling_is_the_same_as_another_rate(name):
+    spec = OptimizerSpec(name=name, weight_decay=0.1)
+    scaled, other = changes(spec, scales=[0.3, 0.7], lr=0.1, steps=3)
+    np.testing.assert_allclose(scaled, changes(spec, scales=[1.0, 1.0], lr=0.03, steps=3)[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(other, changes(spec, scales=[1.0, 1.0], lr=0.07, steps=3)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_scales_go_by_variable_not_by_place():
+    """Keras may hand gradients over in another order than the variables were given in."""
+    variables = [keras.Variable(START, name=name) for name in "ab"]
+    rule = optimizer.build(OptimizerSpec(name="sgd"), 0.1, scales=[1.0, 0.5])
+    rule.build(variables)
+    rule.apply([GRADIENT, GRADIENT], variables[::-1])
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(variables[1]) - START,
+        0.5 * (keras.ops.convert_to_numpy(variables[0]) - START),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_rates_leave_the_plain_optimiser(name):
+    assert "update_step" not in vars(optimizer.build(OptimizerSpec(name=name), 0.1, scales=[1.0, 1.0]))
+    assert "update_step" in vars(optimizer.build(OptimizerSpec(name=name), 0.1, scales=[1.0, 0.9]))
+
+
+def test_clip_norm_is_over_all_variables():
+    gradients = [np.array([3.0, 0, 0]), np.array([0, 4.0, 0])]
+    found = changes(OptimizerSpec(name="sgd", clip_norm=1.0), scales=[1.0, 1.0], lr=1.0, gradients=gradients)
+    np.testing.assert_allclose(found, [[-0.6, 0, 0], [0, -0.8, 0]], rtol=1e-5)
+    small = changes(OptimizerSpec(name="sgd", clip_norm=10.0), scales=[1.0, 1.0], lr=1.0, gradients=gradients)
+    np.testing.assert_allclose(small, [[-3, 0, 0], [0, -4, 0]], rtol=1e-5)
+
+
+def test_clip_value_is_for_each_number():
+    gradients = [np.array([3.0, -0.2, 0.5]), np.array([-4.0, 0, 0])]
+    found = changes(OptimizerSpec(name="sgd", clip_value=0.5), scales=[1.0, 1.0], lr=1.0, gradients=gradients)
+    np.testing.assert_allclose(found, [[-0.5, 0.2, -0.5], [0.5, 0, 0]], rtol=1e-5)
+
+
+def test_adamw_does_not_pull_offsets_and_scales_to_zero():
+    names, still = ("kernel", "depthwise_kernel", "bias", "gamma", "beta"), [np.zeros(3)] * 5
+    found = changes(OptimizerSpec(name="adamw", weight_decay=0.5), scales=[1.0] * 5, gradients=still, names=names)
+    for name, change in zip(names, found, strict=True):
+        expected = -0.1 * 0.5 * START if "kernel" in name else np.zeros(3)
+        np.testing.assert_allclose(change, expected, rtol=1e-4, atol=1e-7, err_msg=name)
+
+
+def test_adamw_decays_at_the_rate_of_the_group():
+    found = changes(
+        OptimizerSpec(name="adamw", weight_decay=0.5),
+        scales=[1.0, 0.2, 0.2],
+        gradients=[np.zeros(3)] * 3,
+        names=("kernel", "kernel", "bias"),
+    )
+    np.testing.assert_allclose(found, [-0.05 * START, -0.01 * START, np.zeros(3)], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "adamw"])
+def test_only_adamw_decays(name):
+    spec = OptimizerSpec(name=name, weight_decay=1.0)
+    np.testing.assert_allclose(changes(spec, scales=[1.0], gradients=[np.zeros(3)])[0], np.zeros(3), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "start", "end"),
+    [
+        ("none", 1.0, 1.0),
+        ("piecewise", 1.0, 0.01),
+        ("plateau", 1.0, 1.0),
+        ("exponential", 1.0, 0.01),
+        ("power", 1.0, 0.1),
+        ("cosine", 1.0, 0.0),
+        ("one_cycle", 0.04, 0.0),
+    ],
+)
+def test_ends_of_schedules(schedule, start, end):
+    assert optimizer.rate(schedule, 0.0) == pytest.approx(start)
+    assert optimizer.rate(schedule, 1.0) == pytest.approx(end, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "fraction", "share"),
+    [
+        ("piecewise", 0.49, 1.0),
+        ("piecewise", 0.5, 0.1),
+        ("piecewise", 0.75, 0.01),
+        ("exponential", 0.5, 0.1),
+        ("power", 0.5, 1 / 5.5),
+        ("cosine", 0.5, 0.5),
+        ("one_cycle", 0.15, 0.52),
+        ("one_cycle", 0.3, 1.0),
+        ("one_cycle", 0.65, 0.5),
+    ],
+)
+def test_schedules_on_the_way(schedule, fraction, share):
+    assert optimizer.rate(schedule, fraction) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("stale", "share"), [(0, 1.0), (1, 1.0), (2, 0.5), (3, 0.5), (4, 0.25)])
+def test_plateau_halves_every_other_stale_epoch(stale, share):
+    assert optimizer.rate("plateau", 0.3, stale=stale) == share
+
+
+@given(st.sampled_from(SCHEDULES), st.floats(0, 1), st.integers(0, 50))
+def test_rates_are_shares(schedule, fraction, stale):
+    assert 0 <= optimizer.rate(schedule, fraction, stale=stale) <= 1
+
+
+@given(st.sampled_from(SCHEDULES), st.floats(0, 1), st.floats(0, 1))
+def test_rates_fall_after_the_warm_up(schedule, one, other):
+    early, late = sorted((one, other))
+    if schedule != "one_cycle" or early >= 0.3:
+        assert optimizer.rate(schedule, early) >= optimizer.rate(schedule, late) - 1e-12
+
+
+def test_layer_decay_reaches_every_layer(lab, tmp_path):
+    """One plain SGD step with and without decay: each group moves by its own share, nested layers too."""
+
+    def step(decay: float, folder: str) -> dict[str, np.ndarray]:
+        (tmp_path / folder).mkdir()
+        phase = {"train": "all", "batch_norm": "affine", "layer_decay": decay, "lr": 1.0}
+        session = lab.session(lab.recipe(phase, performance={"batch": 64}), tmp_path / folder, has_val=False)
+        return moved(session)
+
+    plain, decayed = step(1.0, "plain"), step(0.5, "decayed")
+    depth = {"head": 0, "top": 1, "block2": 2, "block1": 3, "stem": 4}
+    for path, change in plain.items():
+        share = 0.5 ** depth[path.split("/")[-2].partition("_")[0]]
+        np.testing.assert_allclose(decayed[path], share * change, rtol=1e-3, atol=1e-6, err_msg=path)
+        assert np.abs(change).max() > 1e-3, path
+
+
+def moved(session: Session) -> dict[str, np.ndarray]:
+    """What a run changed of each variable, but statistics."""
+    variables = [each for each in session.classifier.model.weights if "moving" not in each.path]
+    before = {variable.path: keras.ops.convert_to_numpy(variable) for variable in variables}
+    phases.run(session)
+    return {variable.path: keras.ops.convert_to_numpy(variable) - before[variable.path] for variable in variables}

@@ -1,0 +1,227 @@
+"""Whole runs: probe, phases, gradual thawing with roll-back, and exact resuming."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tlcli.train import checkpoint, phases, policy
+from tlcli.train.events import BatchDone, EpochDone, Noticed, StepBegun, StepDone
+from tlcli.train.session import score
+
+# Everything that is random, or has a state of its own, at once.
+EVERYTHING = {
+    "head": {
+        "dropout": 0.2,
+        "l2": 0.001,
+        "max_norm": 1.5,
+        "hidden": [{"units": 6, "batch_norm": True, "dropout": 0.1}],
+    },
+    "augment": {"preset": "strong", "mixup": 0.2, "label_smoothing": 0.05},
+    "optimizer": {"name": "adam", "lr": 0.03, "schedule": "cosine", "clip_norm": 5.0},
+    "data": {"class_weights": "balanced"},
+    "seed": 5,
+}
+THAW = {"policy": "gradual", "step": 2, "epochs": 3, "batch_norm": "train", "layer_decay": 0.7}
+
+
+def weights_of(session) -> list[np.ndarray]:
+    return checkpoint.values(session.classifier.model.weights)
+
+
+def same_bytes(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return [array.tobytes() for array in one] == [array.tobytes() for array in other]
+
+
+def alike(one: list[dict], other: list[dict]) -> bool:
+    """Whether rows say the same but for times, and for the last digits of sums over threads."""
+    for left, right in zip(one, other, strict=True):
+        assert left.keys() == right.keys()
+        for key in left.keys() - {"seconds", "images_per_second", "reason"}:
+            is_float = isinstance(left[key], float)
+            assert left[key] == (pytest.approx(right[key], rel=1e-4) if is_float else right[key]), key
+    return True
+
+
+def lines_of(session) -> list[dict]:
+    return [policy.record(outcome) for outcome in session.outcomes]
+
+
+@pytest.fixture(scope="module")
+def whole(lab, tmp_path_factory, recorder):
+    """A gradual run, uninterrupted; with its events and its weights at the end of each step."""
+    session = lab.session(lab.recipe(THAW, **EVERYTHING), tmp_path_factory.mktemp("whole"))
+    record, ends = recorder(), []
+
+    def observe(event) -> None:
+        record(event)
+        if isinstance(event, StepDone):
+            ends.append(weights_of(session))
+
+    session.observe = observe
+    phases.run(session)
+    return session, record, ends
+
+
+def test_the_example_is_worth_resuming(whole):
+    """Two steps, both kept: otherwise the tests below would compare weights that went back to the start."""
+    session, _, ends = whole
+    assert [outcome.kept for outcome in session.outcomes] == [True, True]
+    assert [outcome.best_epoch > 0 for outcome in session.outcomes] == [True, True]
+    assert not same_bytes(ends[0], ends[1])
+
+
+def test_the_story_of_a_run(whole):
+    session, record, _ = whole
+    kinds = [type(event) for event in record.seen]
+    step = [StepBegun, *[BatchDone, BatchDone, BatchDone, EpochDone] * 3, StepDone]
+    assert kinds == [*step, *step]
+    assert [event.step.name for event in record.of(StepBegun)] == ["phase0 1", "phase0 2"]
+    assert [event.step.groups for event in record.of(StepBegun)] == [
+        ("block2", "top"),
+        ("stem", "block1", "block2", "top"),
+    ]
+    assert [event.outcome for event in record.of(StepDone)] == session.outcomes
+    assert [(row["phase"], row["epoch"]) for row in session.history] == [
+        (name, epoch) for name in ("phase0 1", "phase0 2") for epoch in (1, 2, 3)
+    ]
+
+
+def test_each_step_is_measured_from_where_the_last_one_ended(whole):
+    session, _, ends = whole
+    first, second = session.outcomes
+    assert second.loss_before == pytest.approx(first.val_loss, rel=1e-6)
+    assert second.accuracy_before == first.val_accuracy
+    assert second.val_loss == pytest.approx(score(session, session.val).losses.mean(), rel=1e-6)
+    assert same_bytes(weights_of(session), ends[-1])
+
+
+def in_epoch(kind: type, step: str, epoch: int):
+    return lambda event: isinstance(event, kind) and (event.step.name, event.epoch) == (step, epoch)
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        in_epoch(BatchDone, "phase0 1", 1),
+        in_epoch(EpochDone, "phase0 1", 2),
+        lambda event: isinstance(event, StepDone),
+        in_epoch(BatchDone, "phase0 2", 3),
+    ],
+    ids=["before any epoch", "in the first step", "after a step", "in a later step"],
+)
+def test_an_interrupted_run_ends_as_if_it_had_not_been(whole, lab, tmp_path, recorder, stop):
+    """A new session, of other weights and seeds, takes up what the interrupted one left on disk."""
+    recipe = lab.recipe(THAW, **EVERYTHING)
+    with pytest.raises(KeyboardInterrupt):
+        phases.run(lab.session(recipe, tmp_path, observe=recorder(stop)))
+    again = lab.session(recipe, tmp_path, seed=99)
+    phases.run(again, saved=again.checkpoint.read())
+    session, _, ends = whole
+    for variable, one, other in zip(again.classifier.model.weights, weights_of(again), ends[-1], strict=True):
+        # Equal to the bit where threads add up in the same order.
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=variable.path)
+    assert alike(again.history, session.history)
+    assert alike(lines_of(again), lines_of(session))
+
+
+def test_a_resumed_run_keeps_its_probe(lab, tmp_path, recorder):
+    """Interrupted before the first epoch was saved: the probe is in the checkpoint, and is not solved again."""
+    recipe = lab.recipe({"train": "head", "init": "probe", "lr": 0.01})
+    whole = lab.session(recipe, tmp_path)
+    phases.run(whole)
+    assert whole.outcomes[0].loss_before < 0.8, "a head that was not solved has 1.1"
+    with pytest.raises(KeyboardInterrupt):
+        phases.run(lab.session(recipe, tmp_path, observe=recorder(in_epoch(BatchDone, "phase0", 1))))
+    again = lab.session(recipe, tmp_path, observe=recorder(), seed=9)
+    phases.run(again, saved=again.checkpoint.read())
+    assert again.observe.of(Noticed) == []
+    assert again.outcomes[0].loss_before == pytest.approx(whole.outcomes[0].loss_before, rel=1e-6)
+    for one, other in zip(weights_of(again), weights_of(whole), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_an_interrupted_resumption_can_be_resumed(lab, tmp_path, recorder):
+    """With early stopping under way: the count of stale epochs and the best weights come along."""
+    phase = {"train": "top:1", "epochs": 9, "patience": 3, "lr": 1e-9, "until": {"metric": "val_accuracy"}}
+    recipe = lab.recipe(phase)
+    session = lab.session(recipe, tmp_path / "whole")
+    (tmp_path / "whole").mkdir()
+    phases.run(session)
+    assert session.outcomes[0].epochs == 4
+    (tmp_path / "parts").mkdir()
+    for epoch in (2, 3, 4):
+        part = lab.session(recipe, tmp_path / "parts", observe=recorder(in_epoch(EpochDone, "phase0", epoch)))
+        with pytest.raises(KeyboardInterrupt):
+            phases.run(part, saved=part.checkpoint.read())
+    last = lab.session(recipe, tmp_path / "parts", seed=9)
+    phases.run(last, saved=last.checkpoint.read())
+    assert alike(lines_of(last), lines_of(session))
+    assert alike(last.history, session.history)
+
+
+def test_what_did_not_help_is_rolled_back_to_the_bit(lab, tmp_path):
+    """Statistics and all; the second try starts from the same weights, and patience ends the phase."""
+    until = {"min_delta": 50.0, "patience": 2}
+    phase = {**THAW, "init": "probe", "epochs": 2, "step": 1, "until": until}
+    session = lab.session(lab.recipe(phase, **{**EVERYTHING, "head": {"dropout": 0.2}}), tmp_path)
+    seen = {}
+
+    def observe(event) -> None:
+        if isinstance(event, (StepBegun, EpochDone, StepDone)):
+            seen.setdefault(type(event), []).append(weights_of(session))
+
+    session.observe = observe
+    phases.run(session)
+    start = seen[StepBegun][0]
+    assert not any(same_bytes(start, epoch) for epoch in seen[EpochDone])
+    assert all(same_bytes(start, other) for other in [*seen[StepBegun], *seen[StepDone], weights_of(session)])
+    assert [(outcome.kept, outcome.step.groups) for outcome in session.outcomes] == [
+        (False, ("top",)),
+        (False, ("block2", "top")),
+    ]
+    assert session.outcomes[0].loss_before == session.outcomes[1].loss_before
+    assert "50 is asked" in session.outcomes[0].reason or "no epoch improved" in session.outcomes[0].reason
+
+
+def test_all_phases_run_with_their_own_settings(lab, tmp_path):
+    """A rolled-back BatchNorm phase must not leave its mode to the next: the trainee is one for all steps."""
+    recipe = lab.recipe(
+        {"train": "top:3", "batch_norm": "train", "lr": 0.03},
+        {"train": "top:3", "batch_norm": "affine", "until": {"min_delta": 0.0}},
+        {"train": "head", "lr": 0.2},
+    )
+    session = lab.session(recipe, tmp_path)
+    statistics = [variable for variable in session.classifier.model.weights if "moving" in variable.path]
+    seen = [checkpoint.values(statistics)]
+
+    def observe(event) -> None:
+        if isinstance(event, EpochDone):
+            seen.append(checkpoint.values(statistics))
+
+    session.observe = observe
+    phases.run(session)
+    assert [same_bytes(one, other) for one, other in zip(seen, seen[1:], strict=False)] == [False, True, True]
+    assert [row["lr"] for row in session.history] == pytest.approx([0.03, 0.1, 0.2])
+    assert [outcome.step.name for outcome in session.outcomes] == ["phase0", "phase1", "phase2"]
+    assert session.outcomes[0].loss_before is None
+    assert None not in (session.outcomes[1].loss_before, session.outcomes[2].loss_before)
+    counts = [outcome.trainable_parameters for outcome in session.outcomes]
+    assert counts[0] == counts[1] == counts[2] + (6 * 6 * 9 + 6) + 6 * 6 * 9 + 6 * 8 + 2 * (6 + 6 + 8)
+
+
+def test_the_state_of_a_run_is_plain_json(whole):
+    session, _, _ = whole
+    state = json.loads(json.dumps(session.state(), allow_nan=False))
+    fresh = replace(session, outcomes=[], history=[])
+    fresh.take_up(state)
+    assert fresh.outcomes == session.outcomes
+    assert fresh.history == session.history
+
+
+def test_a_state_of_another_recipe_is_refused(whole, lab, tmp_path):
+    session, _, _ = whole
+    other = lab.session(lab.recipe({"train": "head", "name": "only"}), tmp_path)
+    with pytest.raises(RuntimeError, match="step 'phase0 1' does not follow from the recipe"):
+        other.take_up(session.state())

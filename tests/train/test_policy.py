@@ -1,0 +1,241 @@
+"""The policies on invented histories: what is trained next, what is kept, and what is written down."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from tlcli.errors import ModelError
+from tlcli.model.groups import Layer, LayerGroup, LayerGroups
+from tlcli.recipe.schema import PhaseSpec, UntilSpec
+from tlcli.train import policy
+from tlcli.train.policy import Outcome, Step
+
+NAMES = ("stem", "block1", "block2", "block3", "top")
+HEAD = PhaseSpec(name="head", train="head")
+THAW = PhaseSpec(name="thaw", policy="gradual")
+NUMBERS = st.floats(-1e3, 1e3, allow_subnormal=False)
+
+
+def groups(names: tuple[str, ...] = NAMES) -> LayerGroups:
+    """Each group has a convolution and a BatchNorm."""
+    made = []
+    for name in names:
+        layers = tuple(Layer(f"{name}_{kind}", kind, parameters=4, trainable_parameters=2) for kind in ("conv", "bn"))
+        made.append(LayerGroup(name, layers, f"{name}_bn", is_frontier=True, output_shape=(1, 1, 4), flops=1))
+    return LayerGroups("invented", (8, 8), tuple(made))
+
+
+def layers_of(*names: str) -> frozenset[str]:
+    return frozenset(f"{name}_{kind}" for name in names for kind in ("conv", "bn"))
+
+
+def outcome(step: Step, *, kept: bool) -> Outcome:
+    return Outcome(step, 10, 3, 2, 1.0, 0.5, 0.9, 0.6, 0.8, kept, "because", 1.5)
+
+
+def walk(phase: PhaseSpec, kept: list[bool], known: LayerGroups) -> list[Step]:
+    """The steps of a phase when the i-th is kept or not; stops where the policy stops, or the list ends."""
+    done: list[Outcome] = []
+    for is_kept in kept:
+        step = policy.next_step([phase], known, done)
+        if step is None:
+            break
+        done.append(outcome(step, kept=is_kept))
+    return [each.step for each in done]
+
+
+@pytest.mark.parametrize(
+    ("spec", "trained"),
+    [
+        ({"train": "head"}, ()),
+        ({"train": "top:2"}, ("block3", "top")),
+        ({"train": "stem"}, ("stem",)),
+        ({"train": "block1..block2"}, ("block1", "block2")),
+        ({"train": "all"}, NAMES),
+        ({"policy": "all"}, NAMES),
+    ],
+)
+def test_fixed_and_all_are_one_step(spec, trained):
+    phase = PhaseSpec(name="only", **spec)
+    step = policy.next_step([phase], groups(), [])
+    assert step == Step(0, 0, "only", trained, layers_of(*trained))
+    assert policy.next_step([phase], groups(), [outcome(step, kept=False)]) is None
+
+
+def test_single_layers_name_the_groups_they_touch():
+    step = policy.next_step([PhaseSpec(name="p", train="re:block[13]_conv")], groups(), [])
+    assert step.layers == {"block1_conv", "block3_conv"}
+    assert step.groups == ("block1", "block3")
+
+
+def test_phases_follow_each_other():
+    phases = [HEAD, THAW, PhaseSpec(name="polish", policy="all")]
+    first = policy.next_step(phases, groups(), [])
+    done = [outcome(first, kept=True)]
+    second = policy.next_step(phases, groups(), done)
+    done.append(outcome(second, kept=False))
+    third = policy.next_step(phases, groups(), done)
+    assert [(step.phase, step.number, step.name) for step in (first, second, third)] == [
+        (0, 0, "head"),
+        (1, 0, "thaw 1"),
+        (2, 0, "polish"),
+    ]
+    assert policy.next_step(phases, groups(), [*done, outcome(third, kept=False)]) is None
+
+
+def test_thawing_goes_on_while_it_helps_and_ends_with_everything():
+    steps = walk(THAW, [True] * 9, groups())
+    assert [step.groups for step in steps] == [NAMES[-count:] for count in (1, 2, 3, 4, 5)]
+    assert [step.layers for step in steps] == [layers_of(*NAMES[-count:]) for count in (1, 2, 3, 4, 5)]
+    assert [step.name for step in steps] == ["thaw 1", "thaw 2", "thaw 3", "thaw 4", "thaw 5"]
+
+
+@pytest.mark.parametrize(
+    ("patience", "kept", "steps"),
+    [
+        (1, [False], 1),
+        (1, [True, True, False], 3),
+        (2, [False, False], 2),
+        (2, [False, True, False, False], 4),
+        (3, [False, True, False, False, True], 5),
+    ],
+)
+def test_thawing_stops_after_fruitless_steps_in_a_row(patience, kept, steps):
+    phase = replace_until(THAW, patience=patience)
+    known = groups()
+    assert len(walk(phase, kept, known)) == steps
+    longer = walk(phase, [*kept, True], known)
+    assert len(longer) == steps
+
+
+def test_a_kept_step_makes_patience_start_anew():
+    phase = replace_until(THAW, patience=2)
+    assert len(walk(phase, [False, True, False, True, True], groups())) == 5
+
+
+def replace_until(phase: PhaseSpec, **until) -> PhaseSpec:
+    return phase.model_copy(update={"until": UntilSpec(**until)})
+
+
+@given(
+    kept=st.lists(st.booleans(), min_size=40, max_size=40),
+    step=st.integers(1, 7),
+    patience=st.integers(1, 4),
+    count=st.integers(1, 20),
+)
+def test_thawing_is_cumulative_from_the_top(kept, step, patience, count):
+    names = tuple(f"g{index}" for index in range(count))
+    phase = replace_until(THAW.model_copy(update={"step": step}), patience=patience)
+    steps = walk(phase, kept, groups(names))
+    assert [each.number for each in steps] == list(range(len(steps)))
+    for number, each in enumerate(steps, start=1):
+        assert each.groups == names[-min(number * step, count) :]
+        assert each.layers == layers_of(*each.groups)
+    # The same set is never tried twice.
+    assert len({each.layers for each in steps}) == len(steps)
+    was_fruitless = len(steps) >= patience and not any(kept[len(steps) - patience : len(steps)])
+    assert was_fruitless or steps[-1].groups == names
+
+
+def test_a_selection_that_matches_nothing_is_told():
+    with pytest.raises(ModelError, match="no layer group 'block9'"):
+        policy.next_step([PhaseSpec(name="p", train="block9")], groups(), [])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "until", "kept", "reason"),
+    [
+        ([1.0, 1.0], None, {}, True, "no validation images"),
+        (None, [1.0, 1.0], {}, True, "nothing to be compared with"),
+        ([1.0, 1.0], [1.1, 1.2], {}, False, "no epoch improved val_loss"),
+        ([1.0, 1.0], [1.0, 1.0], {}, False, "no epoch improved val_loss"),
+        ([1.0, 1.0], [0.8, 0.9], {}, True, "kept: val_loss better by 0.1500"),
+        ([1.0, 1.0], [0.8, 0.9], {"min_delta": 0.2}, False, "better by 0.1500, above 0.2 is asked"),
+        ([1.0, 1.0], [0.75, 0.75], {"min_delta": 0.25}, False, "above 0.25 is asked"),
+        ([1.0, 1.0], [0.8, 0.9], {"min_delta": 0.1}, True, "kept"),
+        # A mean gain of 0.1 with a spread of 1: barely better than a coin.
+        ([1.0, 1.0, 1.0], [0.9, -0.1, 1.9], {"confidence": 0.9}, False, "only 57% sure (90% is asked)"),
+        ([1.0, 1.0, 1.0], [0.9, -0.1, 1.9], {"confidence": 0.5}, True, "57% sure"),
+        ([0.0, 1.0, 0.0], [1.0, 1.0, 1.0], {"metric": "val_accuracy"}, True, "val_accuracy better by 0.6667"),
+        ([1.0, 1.0, 0.0], [0.0, 1.0, 0.0], {"metric": "val_accuracy"}, False, "no epoch improved val_accuracy"),
+    ],
+)
+def test_judging(before, after, until, kept, reason):
+    verdict = policy.judge(before, after, UntilSpec(**until))
+    assert verdict.kept is kept
+    assert reason in verdict.reason
+    assert verdict.reason.startswith("kept" if kept else "rolled back")
+    assert (verdict.confidence is None) == (before is None or after is None)
+
+
+def test_images_are_compared_pair_by_pair():
+    """The same small gain on every image is certain, however much the images differ."""
+    before = [0.1, 5.0, 0.2, 3.0]
+    assert policy.judge(before, [loss - 0.01 for loss in before], UntilSpec(confidence=0.99)).kept
+    with pytest.raises(ValueError, match="zip"):
+        policy.judge(before, before[:-1], UntilSpec())
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [([0.0, 0.0], 0.5), ([0.3, 0.3], 1.0), ([-0.3, -0.3], 0.0), ([0.2], 1.0), ([-0.2], 0.0), ([0.0], 0.5)],
+)
+def test_confidence_without_spread(gains, expected):
+    assert policy.confidence(gains) == expected
+
+
+@given(st.lists(NUMBERS, min_size=3, max_size=40).filter(lambda gains: max(gains) - min(gains) > 1e-3))
+def test_confidence_is_the_normal_approximation_of_the_paired_test(gains):
+    statistic = stats.ttest_1samp(gains, 0.0).statistic
+    assert policy.confidence(gains) == pytest.approx(stats.norm.cdf(statistic), abs=1e-9)
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=40))
+def test_confidence_is_symmetric(gains):
+    assert policy.confidence([-gain for gain in gains]) == pytest.approx(1 - policy.confidence(gains), abs=1e-12)
+    assert 0 <= policy.confidence(gains) <= 1
+
+
+def test_confidence_grows_with_the_number_of_images():
+    # Mean 1, standard deviation 2: z = sqrt(n) / 2.
+    few, many = [3.0, -1.0] * 8, [3.0, -1.0] * 200
+    spread = math.sqrt(4 * 16 / 15)
+    assert policy.confidence(few) == pytest.approx(stats.norm.cdf(math.sqrt(16) / spread))
+    assert policy.confidence(many) > 0.999 > policy.confidence(few)
+
+
+MAYBE = st.none() | st.floats(0, 10)
+OUTCOMES = st.builds(
+    Outcome,
+    step=st.just(Step(1, 2, "thaw 3", ("block3", "top"), layers_of("block3", "top"))),
+    trainable_parameters=st.integers(0, 10**9),
+    epochs=st.integers(0, 100),
+    best_epoch=st.integers(0, 100),
+    loss_before=MAYBE,
+    accuracy_before=MAYBE,
+    val_loss=MAYBE,
+    val_accuracy=MAYBE,
+    confidence=MAYBE,
+    kept=st.booleans(),
+    reason=st.text(),
+    seconds=st.floats(0, 1e6),
+)
+
+
+@given(OUTCOMES)
+def test_an_outcome_survives_json(result):
+    line = json.loads(json.dumps(policy.record(result), allow_nan=False))
+    assert line["step"] == "thaw 3"
+    assert line["trained_groups"] == ["block3", "top"]
+    assert policy.outcome_from(result.step, line) == result
+
+
+def test_the_record_has_the_keys_of_the_contract():
+    line = policy.record(replace(outcome(policy.next_step([HEAD], groups(), []), kept=True), val_loss=0.25))
+    assert {"trained_groups", "trainable_parameters", "epochs", "val_loss", "val_accuracy", "kept"} <= set(line)
+    assert (line["val_loss"], line["kept"], line["reason"]) == (0.25, True, "because")
