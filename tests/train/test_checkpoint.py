@@ -75,6 +75,8 @@ def test_a_crash_before_the_state_leaves_the_former_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         checkpoint.write({"epoch": float("nan")}, {"moving": [np.array(2)]}, keep=["start"])
     assert (tmp_path / "checkpoint" / "moving-2.npz").is_file()
+    # As a process leaves it that is killed while writing.
+    (tmp_path / "checkpoint" / ".moving-x1y2.npz").write_bytes(b"half")
     saved = Checkpoint(tmp_path).read()
     assert saved.state == {"epoch": 1}
     assert (int(saved.arrays["start"][0]), int(saved.arrays["moving"][0])) == (1, 1)

@@ -1,6 +1,7 @@
 """One step of training: its images, its rates, its best epoch, and what happens when it goes wrong."""
 
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import keras
 import numpy as np
@@ -218,6 +219,32 @@ def test_without_mixup_pictures_stay_bytes(lab, tmp_path):
     assert (images.dtype, images.shape) == (np.uint8, (16, 12, 12, 3))
     assert set(np.unique(targets)) == {0, 1}
     assert np.all(weights == 1)
+
+
+def test_random_layers_are_seeded_by_the_epoch(lab, tmp_path):
+    head = {"dropout": 0.2, "hidden": [{"units": 4, "dropout": 0.3}]}
+    trainee = lab.session(lab.recipe({"train": "head"}, head=head), tmp_path).trainee
+    generators = [trainee.augment, *(trainee.head.get_layer(name) for name in ("head_dropout_1", "head_dropout"))]
+
+    def states(seed: int) -> list[bytes]:
+        fit._reseed(trainee, np.random.default_rng(seed))
+        return [layer.seed_generator.state.numpy().tobytes() for layer in generators]
+
+    first = states(1)
+    assert len(set(first)) == 3
+    assert not set(first) & set(states(2))
+    assert states(1) == first
+
+
+def test_every_epoch_has_views_of_its_own(lab, tmp_path):
+    """The weights stay, the pictures stay; only their views change the loss."""
+    phase = {"train": "head", "epochs": 3, "lr": 1e-12}
+    session = lab.session(lab.recipe(phase, augment={"preset": "strong"}), tmp_path)
+    phases.run(session)
+    losses = [row["loss"] for row in session.history]
+    assert min(abs(one - other) for one, other in combinations(losses, 2)) > 1e-4
+    # Scoring sees the plain pictures.
+    assert len({round(row["val_loss"], 5) for row in session.history}) == 1
 
 
 def test_a_loss_that_is_no_number_stops_the_run(lab, tmp_path):

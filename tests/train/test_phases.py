@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -104,12 +105,11 @@ def in_epoch(kind: type, step: str, epoch: int):
 @pytest.mark.parametrize(
     "stop",
     [
-        in_epoch(BatchDone, "phase0 1", 1),
         in_epoch(EpochDone, "phase0 1", 2),
         lambda event: isinstance(event, StepDone),
         in_epoch(BatchDone, "phase0 2", 3),
     ],
-    ids=["before any epoch", "in the first step", "after a step", "in a later step"],
+    ids=["in the first step", "after a step", "in a later step"],
 )
 def test_an_interrupted_run_ends_as_if_it_had_not_been(whole, lab, tmp_path, recorder, stop):
     """A new session, of other weights and seeds, takes up what the interrupted one left on disk."""
@@ -137,6 +137,7 @@ def test_a_resumed_run_keeps_its_probe(lab, tmp_path, recorder):
     again = lab.session(recipe, tmp_path, observe=recorder(), seed=9)
     phases.run(again, saved=again.checkpoint.read())
     assert again.observe.of(Noticed) == []
+    assert again.prefix_s > 0, "the time of the pass that was not repeated"
     assert again.outcomes[0].loss_before == pytest.approx(whole.outcomes[0].loss_before, rel=1e-6)
     for one, other in zip(weights_of(again), weights_of(whole), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
@@ -151,7 +152,7 @@ def test_an_interrupted_resumption_can_be_resumed(lab, tmp_path, recorder):
     phases.run(session)
     assert session.outcomes[0].epochs == 4
     (tmp_path / "parts").mkdir()
-    for epoch in (2, 3, 4):
+    for epoch in (2, 4):
         part = lab.session(recipe, tmp_path / "parts", observe=recorder(in_epoch(EpochDone, "phase0", epoch)))
         with pytest.raises(KeyboardInterrupt):
             phases.run(part, saved=part.checkpoint.read())
@@ -202,7 +203,7 @@ def test_all_phases_run_with_their_own_settings(lab, tmp_path):
 
     session.observe = observe
     phases.run(session)
-    assert [same_bytes(one, other) for one, other in zip(seen, seen[1:], strict=False)] == [False, True, True]
+    assert [same_bytes(one, other) for one, other in pairwise(seen)] == [False, True, True]
     assert [row["lr"] for row in session.history] == pytest.approx([0.03, 0.1, 0.2])
     assert [outcome.step.name for outcome in session.outcomes] == ["phase0", "phase1", "phase2"]
     assert session.outcomes[0].loss_before is None

@@ -37,13 +37,31 @@ def safe(text: str, style: str = "") -> Text:
     return Text(shown, style=style)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: int = 1) -> Table:
-    """A plain table; the first `left` columns are words, the others numbers set to the right."""
+def say(console: Console, text: Text | str, style: str = "") -> None:
+    """Print a sentence: broken between words on a terminal, one line elsewhere."""
+    console.print(text, style=style or None, soft_wrap=not console.is_terminal)
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: int = 1, spare: Sequence[str] = ()
+) -> Table:
+    """A plain table; the first `left` columns are words, the others numbers set to the right.
+
+    On a narrow terminal the columns named in `spare` are left out, in that order, until the others fit.
+    """
+    shown = [[cell if isinstance(cell, Text) else safe(cell) for cell in row] for row in rows]
+    widths = {name: max([len(name), *(row[at].cell_len for row in shown)]) for at, name in enumerate(columns)}
+    kept = list(columns)
+    for name in spare:
+        if sum(widths[each] + 2 for each in kept) - 2 > out().width:
+            kept.remove(name)
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for number, name in enumerate(columns):
-        made.add_column(safe(name), justify="left" if number < left else "right", overflow="fold")
-    for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else safe(cell) for cell in row))
+    for at, name in enumerate(columns):
+        if name in kept:
+            is_word = at < left
+            made.add_column(safe(name), justify="left" if is_word else "right", overflow="fold", no_wrap=not is_word)
+    for row in shown:
+        made.add_row(*(cell for cell, name in zip(row, columns, strict=True) if name in kept))
     return made
 
 
@@ -55,11 +73,8 @@ def count(value: float) -> str:
     """
     if abs(value) < 999.5:
         return f"{value:.3g}"
-    for unit in ("k", "M", "G", "T"):
-        value /= 1000
-        if abs(value) < 999.5:
-            break
-    return f"{f'{value:#.3g}'.rstrip('.')} {unit}"
+    power = next((power for power in (1, 2, 3) if abs(value) < 999.5 * 1000**power), 4)
+    return f"{f'{value / 1000**power:#.3g}'.rstrip('.')} {'kMGT'[power - 1]}"
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 # Shades for pictures in the terminal, dark to light.
 SHADES = "@%#*+=-:. "
+SIDE = 12
+# Width of a picture and the gap beside it, in characters.
+COLUMN = 2 * SIDE + 2
+MOST_PICTURES = 5
 
 
 @click.command()
@@ -28,14 +32,15 @@ def demo(out: Path | None) -> None:
 
     home = out or _next_folder()
     data, run = home / "digits", home / "run"
-    say = console.err().print
     if not is_quiet():
-        say("Handwritten digits from scikit-learn, 60 of each, as a folder of class folders:", style="bold")
-        say(console.safe(f"  {data}/0 … {data}/9"))
-        say(
+        err = console.err()
+        console.say(err, "Handwritten digits from scikit-learn, 60 of each, as a folder of class folders:", "bold")
+        err.print(console.safe(f"  {data}/0 … {data}/9"))
+        console.say(
+            err,
             "The network starts from random weights, because pretrained weights would need a download."
             " With pretrained weights you get more from fewer images.",
-            style="yellow",
+            "yellow",
         )
     write_digits(data)
     request = Request(recipe="demo", options={"data.path": str(data.absolute())}, out=run)
@@ -52,7 +57,7 @@ def _next_folder() -> Path:
 
 
 def _show_guesses(run: Path) -> None:
-    """Four test images as the classifier sees them, with its guess."""
+    """As many test images as fit beside each other, as the classifier sees them, each with its guess."""
     import csv
 
     from tlcli import use
@@ -63,12 +68,13 @@ def _show_guesses(run: Path) -> None:
     root = Path(record.read(run).data["path"])
     with (run / "splits.csv").open(encoding="utf-8", newline="") as stream:
         tests = [row for row in csv.DictReader(stream) if row["split"] == "test"]
-    chosen = tests[:: max(1, len(tests) // 5)][:5]
-    guesses = list(use.predict_all(run, [str(root / row["path"]) for row in chosen], top=1, progress=lambda *_: None))
     out = console.out()
+    number = max(1, min(MOST_PICTURES, (out.width + 2) // COLUMN))
+    chosen = tests[:: max(1, len(tests) // number)][:number]
+    guesses = list(use.predict_all(run, [str(root / row["path"]) for row in chosen], top=1, progress=lambda *_: None))
     out.print()
     out.print("Some test images:", style="bold")
-    pictures = [_drawn(read(root / row["path"], (12, 12), "stretch")) for row in chosen]
+    pictures = [_drawn(read(root / row["path"], (SIDE, SIDE), "stretch")) for row in chosen]
     for lines in zip(*pictures, strict=True):
         out.print(console.safe("  ".join(lines)))
     said = [f"{guess.top[0].label} ({guess.top[0].probability:.0%})" for guess in guesses]
@@ -76,7 +82,9 @@ def _show_guesses(run: Path) -> None:
         "right" if guess.top[0].label == row["label"] else f"is {row['label']}"
         for guess, row in zip(guesses, chosen, strict=True)
     ]
-    out.print(console.safe("  ".join(f"{text} {mark}".ljust(24) for text, mark in zip(said, marks, strict=True))))
+    out.print(
+        console.safe("  ".join(f"{text} {mark}".ljust(COLUMN - 2) for text, mark in zip(said, marks, strict=True)))
+    )
 
 
 def _drawn(pixels: "np.ndarray") -> list[str]:

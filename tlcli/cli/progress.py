@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tlcli.cli.console import count, duration, err, safe
+from tlcli.cli.console import count, duration, err, safe, say
 from tlcli.cli.options import is_quiet
 from tlcli.train.events import Advanced, BatchDone, EpochDone, Event, Noticed, Observer, StepBegun, StepDone
 from tlcli.train.policy import Step
 
 # Without a terminal, a long preparation says something this often, seconds.
 PLAIN_EVERY_S = 10.0
+ANY_WIDTH = 1000
 
 
 @contextmanager
@@ -58,11 +59,11 @@ class Plain:
                 _print_notice(self.console, event)
             case StepBegun():
                 self.epochs = event.epochs
-                self.console.print(safe(_begin_line(event)))
+                say(self.console, safe(_begin_line(event)))
             case EpochDone():
                 self.console.print(safe(_epoch_line(event, self.epochs)))
             case StepDone():
-                self.console.print(safe(f"{event.outcome.step.name}: {event.outcome.reason}"))
+                say(self.console, safe(f"{event.outcome.step.name}: {event.outcome.reason}"))
 
     def _advance(self, event: Advanced) -> None:
         now = time.monotonic()
@@ -110,15 +111,15 @@ class Live:
             case StepBegun():
                 self._clear()
                 self.epochs, self.batches = event.epochs, event.batches
-                self.console.print(safe(_begin_line(event), "bold"))
+                say(self.console, safe(_begin_line(event), "bold"))
             case BatchDone():
                 self._batch(event)
             case EpochDone():
-                self.console.print(safe(_epoch_line(event, self.epochs)))
+                self.console.print(safe(_epoch_line(event, self.epochs, width=self.console.width)))
             case StepDone():
                 self._clear()
                 style = "green" if event.outcome.kept else "yellow"
-                self.console.print(safe(f"{event.outcome.step.name}: {event.outcome.reason}", style))
+                say(self.console, safe(f"{event.outcome.step.name}: {event.outcome.reason}", style))
 
     def _batch(self, event: BatchDone) -> None:
         done = (event.epoch - 1) * self.batches + event.batch
@@ -156,18 +157,20 @@ def _begin_line(event: StepBegun) -> str:
     return f"{event.step.name}: {trained}, {event.images} images, up to {event.epochs} epochs"
 
 
-def _epoch_line(event: EpochDone, epochs: int) -> str:
-    line = f"  {event.step.name} {event.epoch:>2}/{epochs}  loss {event.loss:.4f}  acc {event.accuracy:.3f}"
+def _epoch_line(event: EpochDone, epochs: int, *, width: int = ANY_WIDTH) -> str:
+    """One epoch, below the line of its step; the speed only where it fits."""
+    number = f"{event.epoch}/{epochs}"
+    line = f"  {number:>7}  loss {event.loss:.4f}  acc {event.accuracy:.3f}"
     if event.val_loss is not None and event.val_accuracy is not None:
         line += f"  val_loss {event.val_loss:.4f}  val_acc {event.val_accuracy:.3f}"
-    return (
-        line + f"  {event.images_per_second:.0f} img/s  {duration(event.seconds)}" + ("  best" if event.is_best else "")
-    )
+    speed = f"  {event.images_per_second:.0f} img/s"
+    end = f"  {duration(event.seconds)}" + ("  best" if event.is_best else "")
+    return line + (speed if len(line + speed + end) <= width else "") + end
 
 
 def _print_notice(console: Console, event: Noticed) -> None:
     mark = safe("warning: ", "yellow") if event.is_warning else safe("")
-    console.print(mark + safe(event.message))
+    say(console, mark + safe(event.message))
 
 
 @contextmanager

@@ -32,14 +32,14 @@ def plan(made: TrainPlan) -> None:
             phase.policy,
             phase.train,
             count(phase.trainable_parameters),
-            f"{phase.steps} × {phase.epochs}" if phase.steps > 1 else str(phase.epochs),
+            _epochs(phase.steps, phase.epochs),
             f"{phase.lr:g}",
             phase.batch_norm,
         ]
         for phase in made.phases
     ]
-    columns = ["phase", "policy", "trains", "parameters", "epochs (at most)", "lr", "BatchNorm"]
-    console.print(table(columns, rows, left=3))
+    columns = ["phase", "policy", "trains", "parameters", "epochs", "lr", "BatchNorm"]
+    console.print(table(columns, rows, left=3, spare=["BatchNorm", "policy"]))
     estimates = made.estimates
     console.print()
     console.print(
@@ -70,32 +70,30 @@ def print_groups(console: Console, groups: LayerGroups, *, trained: frozenset[st
             hit = sum(name in trained for name in names)
             row.append("no" if hit == 0 else "yes" if hit == len(names) else f"{hit} of {len(names)}")
         rows.append(row)
-    console.print(table(columns + (["trains"] if trained is not None else []), rows))
+    columns += ["trains"] if trained is not None else []
+    console.print(table(columns, rows, spare=["cut", "BatchNorm", "FLOPs", "layers"]))
 
 
 def result(folder: Path, record: RunRecord) -> None:
     """What a run brought and what to do next."""
     console = out()
     console.print()
-    rows = []
-    for phase in record.phases:
-        before, after = phase["loss_before"], phase["val_loss"]
-        rows.append(
-            [
-                phase["step"],
-                _groups(phase["trained_groups"]),
-                count(phase["trainable_parameters"]),
-                str(phase["epochs"]),
-                _number(before),
-                _number(after),
-                _number(phase["val_accuracy"], 3),
-                "–" if phase["confidence"] is None else f"{phase['confidence']:.0%}",
-                duration(phase["seconds"]),
-                safe("kept", "green") if phase["kept"] else safe("rolled back", "yellow"),
-            ]
-        )
-    columns = ["step", "trained", "parameters", "epochs", "loss before", "after", "val acc", "sure", "time", "decision"]
-    console.print(table(columns, rows, left=2))
+    rows = [
+        [
+            phase["step"],
+            _groups(phase["trained_groups"]),
+            count(phase["trainable_parameters"]),
+            str(phase["epochs"]),
+            f"{_number(phase['loss_before'])} → {_number(phase['val_loss'])}",
+            _number(phase["val_accuracy"], 3),
+            "–" if phase["confidence"] is None else f"{phase['confidence']:.0%}",
+            duration(phase["seconds"]),
+            safe("kept", "green") if phase["kept"] else safe("rolled back", "yellow"),
+        ]
+        for phase in record.phases
+    ]
+    columns = ["step", "trained", "parameters", "epochs", "val loss", "val acc", "sure", "time", "decision"]
+    console.print(table(columns, rows, left=2, spare=["sure", "time", "parameters", "epochs", "val acc"]))
     console.print()
     for name, scores in record.scores.items():
         text = f"{name:<4}  accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  ({scores['count']} images)"
@@ -161,9 +159,16 @@ def _print_split(console: Console, made: TrainPlan) -> None:
 
 
 def _groups(names: list[str]) -> str:
+    """The groups of the network that were trained; the head always is, and is named only where it was alone."""
     if not names:
         return "head"
-    return f"{', '.join(names)}, head" if len(names) <= 2 else f"{names[0]} … {names[-1]}, head"
+    return ", ".join(names) if len(names) <= 2 else f"{names[0]} … {names[-1]}"
+
+
+def _epochs(steps: int, epochs: int) -> str:
+    if epochs == 0:
+        return "probe only"
+    return f"≤ {steps} × {epochs}" if steps > 1 else f"≤ {epochs}"
 
 
 def _number(value: float | None, digits: int = 4) -> str:

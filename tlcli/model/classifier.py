@@ -4,18 +4,29 @@ import json
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import keras
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from tlcli.errors import ModelError
 from tlcli.model.backbone import Backbone, preprocess
 from tlcli.model.head import PREFIX, attach
 from tlcli.paths import replacing
 from tlcli.recipe.schema import HeadSpec, Resize
+from tlcli.zoo.sources import keras_file
 
 # A member of the .keras archive that Keras itself passes over: what the pictures and classes are.
 CONTRACT = "tlcli.json"
+_RESTORE = "Train it again, or restore the file."
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    size: tuple[PositiveInt, PositiveInt]
+    resize: Resize
 
 
 @dataclass(frozen=True)
@@ -77,20 +88,24 @@ def load(path: Path) -> Classifier:
     Raises:
         ModelError: If the file is damaged or was not written by this program.
     """
+    contract = _contract(path)
+    model = keras_file.load(path)
+    outputs = getattr(model, "outputs", None) or [None]
+    if len(outputs) > 1 or getattr(outputs[0], "shape", ()) != (None, len(contract.classes)):
+        raise ModelError(f"does not answer with its {len(contract.classes)} classes", where=str(path), hint=_RESTORE)
+    return Classifier(model, contract.classes, contract.size, contract.resize)
+
+
+def _contract(path: Path) -> _Contract:
     try:
         with zipfile.ZipFile(path) as archive:
-            contract: dict[str, Any] = json.loads(archive.read(CONTRACT))
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+            return _Contract.model_validate_json(archive.read(CONTRACT))
     except KeyError as error:
         raise ModelError(
             "holds no class names", where=str(path), hint="Only classifiers written by tlcli say what they predict."
         ) from error
-    except (OSError, zipfile.BadZipFile, ValueError, TypeError) as error:
-        raise ModelError(
-            f"is not a classifier ({error})", where=str(path), hint="Train it again, or restore the file."
-        ) from error
-    height, width = contract["size"]
-    return Classifier(model, tuple(contract["classes"]), (int(height), int(width)), contract["resize"])
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"is not a classifier ({type(error).__name__})", where=str(path), hint=_RESTORE) from error
 
 
 def _resizing(size: tuple[int, int], resize: Resize) -> keras.layers.Layer:

@@ -75,7 +75,8 @@ def splits_csv(splits: Splits, classes: Sequence[str]) -> str:
 
 def default_folder(data: Path, model: str) -> Path:
     """The first free `runs/<data>-<model>-<n>`."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{data.resolve().name}-{model}").strip("-.")
+    plain = (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") for name in (data.resolve().name, model))
+    stem = "-".join(filter(None, plain))
     taken = (
         int(found[1]) for path in Path("runs").glob(f"{stem}-*") if (found := re.fullmatch(r".*-(\d+)", path.name))
     )
@@ -142,6 +143,16 @@ def _locked(path: Path) -> Iterator[None]:
     finally:
         lock.release()
         (path / ".lock").unlink(missing_ok=True)
+
+
+def require_idle(path: Path) -> None:
+    """Refuse a run folder that a living process owns.
+
+    Raises:
+        OutputError: If there is one.
+    """
+    with _locked(path):
+        pass
 
 
 def require_new(path: Path) -> None:

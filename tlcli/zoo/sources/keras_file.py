@@ -98,7 +98,16 @@ def _loaded(path: Path, named: Path) -> keras.Model:
     """Keras's own loader, with its many kinds of failure told as one; `named` is the file the user knows."""
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, OSError, AttributeError, ImportError, NotImplementedError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        OSError,
+        AttributeError,
+        ImportError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+    ) as error:
         if "lambda" in str(error).lower():
             raise ModelError(
                 "holds a Lambda layer, which is code; code from files is not run",

@@ -1,0 +1,68 @@
+"""`tlcli demo`, whole: it learns, and what it says to type next works."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def demo(tlcli: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """The folder of a demo and what it said."""
+    home = tmp_path_factory.mktemp("demo") / "home"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TLCLI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        environment.setenv("COLUMNS", "120")
+        said = tlcli("demo", "-o", home)
+    assert said.code == 0, said.stderr
+    return home, said
+
+
+def next_commands(stdout: str) -> list[list[str]]:
+    _, _, part = stdout.partition("What to type next:\n")
+    return [shlex.split(line, comments=True) for line in part.splitlines()]
+
+
+def test_it_learns_to_read_digits(demo: tuple) -> None:
+    home, said = demo
+    record = json.loads((home / "run" / "run.json").read_text(encoding="utf-8"))
+    assert record["status"] == "complete"
+    assert record["scores"]["test"]["accuracy"] > 0.8
+    assert record["data"]["classes"] == [str(digit) for digit in range(10)]
+    assert len(list((home / "digits").rglob("*.png"))) == 600
+    assert f"test  accuracy {record['scores']['test']['accuracy']:.4f}" in said.stdout
+    assert "random weights" in said.stderr
+
+
+def test_it_shows_some_guesses(demo: tuple) -> None:
+    _, _, part = demo[1].stdout.partition("Some test images:\n")
+    picture, _, _ = part.partition("What to type next:")
+    lines = picture.splitlines()
+    assert any("@" in line for line in lines[:12])
+    guesses = re.findall(r"(\d) \((\d+)%\) (right|is \d)", lines[12])
+    assert len(guesses) == 4
+    assert sum(verdict == "right" for *_, verdict in guesses) >= 2
+
+
+def test_what_to_type_next_works(
+    demo: tuple, tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = next_commands(demo[1].stdout)
+    assert [words[:2] for words in commands] == [
+        ["tlcli", name] for name in ("predict", "evaluate", "zoo", "inspect", "plan", "finetune")
+    ]
+    for program, *words in commands[:5]:
+        said = tlcli(*(str(photos) if word == "YOUR-PHOTOS/" else word for word in words))
+        assert said.code == 0, (program, words, said)
+        assert said.stdout
+    assert re.search(r"7/\w+\.png  \d \d+\.\d%$", tlcli(*commands[0][1:]).stdout.splitlines()[-1])
+
+
+def test_a_second_demo_in_the_same_place_is_refused(demo: tuple, tlcli: Callable) -> None:
+    said = tlcli("demo", "--out", demo[0])
+    assert said.code == 2
+    assert "already exists and is not empty" in said.stderr

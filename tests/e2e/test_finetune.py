@@ -1,0 +1,344 @@
+"""The main job, whole: what a run leaves behind, and using it."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FILES = {"run.json", "recipe.yaml", "splits.csv", "phases.jsonl", "history.csv", "model.keras", "labels.txt"}
+CLASSES = ["blue", "green", "red"]
+HOSTILE = ["=cmd()|' -1'!A0", "[red]", "a, b", 'say "no"', "π grün 猫"]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def content(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def record(finished: tuple) -> dict[str, Any]:
+    return json.loads((finished[0] / "run.json").read_text(encoding="utf-8"))
+
+
+# The run folder
+
+
+def test_the_folder_holds_what_the_contract_lists_and_nothing_else(finished: tuple) -> None:
+    assert {path.name for path in finished[0].iterdir()} == FILES
+
+
+def test_the_record_keeps_the_contracts_promises(finished: tuple, record: dict[str, Any]) -> None:
+    assert record["status"] == "complete"
+    for key in ("accuracy", "loss"):
+        assert isinstance(record["scores"]["val"][key], float)
+        assert isinstance(record["scores"]["test"][key], float)
+    assert isinstance(record["seconds"]["total"], float)
+    assert isinstance(record["seconds"]["prefix"], float)
+    assert record["seconds"]["prefix"] > 0
+    assert len(record["seconds"]["phases"]) == len(record["phases"]) >= 2
+    assert sum(record["seconds"]["phases"]) < record["seconds"]["total"]
+    kinds = {
+        "name": str,
+        "trained_groups": list,
+        "trainable_parameters": int,
+        "epochs": int,
+        "val_loss": float,
+        "val_accuracy": float,
+        "kept": bool,
+    }
+    for phase in record["phases"]:
+        assert {key: type(phase[key]) for key in kinds} == kinds
+    assert record["model"]["sha256"] == hashlib.sha256((finished[0] / "model.keras").read_bytes()).hexdigest()
+    assert re.fullmatch(r"[0-9a-f]{64}", record["model"]["weights_sha256"])
+    assert record["data"]["counts"] == {"train": 16, "val": 9, "test": 5}
+    assert record["error"] is None
+
+
+def test_nothing_in_the_record_names_the_machine_or_its_user(finished: tuple, record: dict[str, Any]) -> None:
+    import getpass
+    import platform
+
+    del record["data"], record["recipe"]
+    text = json.dumps(record)
+    for secret in (platform.node(), f"/{getpass.getuser()}/"):
+        assert not secret or secret not in text
+
+
+def test_stdout_is_the_record_and_stderr_the_progress(finished: tuple, record: dict[str, Any]) -> None:
+    folder, said = finished
+    assert said.document == {"run": str(folder), **record}
+    lines = said.stderr.splitlines()
+    assert any(line.startswith("head: training head, ") for line in lines)
+    assert sum("val_loss" in line and "/2  loss" in line for line in lines) == len(rows_of(folder / "history.csv"))
+    assert "\x1b" not in said.stderr
+
+
+def test_splits_are_well_formed_and_share_no_content(finished: tuple, photos: Path, record: dict[str, Any]) -> None:
+    rows = rows_of(finished[0] / "splits.csv")
+    assert list(rows[0]) == ["path", "label", "split", "sha256"]
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    assert {row["path"] for row in rows} == {path.relative_to(photos).as_posix() for path in photos.rglob("*.bmp")}
+    for row in rows:
+        assert row["path"].partition("/")[0] == row["label"]
+        assert hashlib.sha256((photos / row["path"]).read_bytes()).hexdigest() == row["sha256"]
+    split_of = {row["sha256"]: row["split"] for row in rows}
+    assert all(split_of[row["sha256"]] == row["split"] for row in rows)
+    for split, count in record["data"]["counts"].items():
+        assert sum(row["split"] == split for row in rows) == count
+
+
+def test_classes_stand_in_one_order_everywhere(finished: tuple, record: dict[str, Any]) -> None:
+    from tlcli.model import classifier
+
+    folder = finished[0]
+    assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines() == CLASSES
+    assert record["data"]["classes"] == CLASSES
+    assert record["scores"]["test"]["classes"] == CLASSES
+    assert list(classifier.load(folder / "model.keras").classes) == CLASSES
+
+
+def test_decisions_and_history_tell_the_same_story_as_the_record(finished: tuple, record: dict[str, Any]) -> None:
+    folder = finished[0]
+    lines = [json.loads(line) for line in (folder / "phases.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [{"name": line["step"], **line} for line in lines] == record["phases"]
+    history = rows_of(folder / "history.csv")
+    for line in lines:
+        epochs = [row for row in history if row["phase"] == line["step"]]
+        assert [row["epoch"] for row in epochs] == [str(number + 1) for number in range(line["epochs"])]
+        if line["best_epoch"]:
+            assert float(epochs[line["best_epoch"] - 1]["val_loss"]) == line["val_loss"]
+    kept = [line for line in lines if line["kept"]]
+    if kept:
+        assert record["scores"]["val"]["loss"] == pytest.approx(kept[-1]["val_loss"], rel=1e-5)
+
+
+def test_its_recipe_run_again_gives_the_same_run(
+    finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path, record: dict[str, Any]
+) -> None:
+    """Also: the images stay as they are, and --quiet is silent."""
+    before = content(photos)
+    again = tlcli("finetune", "--recipe", finished[0] / "recipe.yaml", "--out", tmp_path / "again", "--json", "--quiet")
+    assert (again.code, again.stderr) == (0, "")
+    assert content(photos) == before
+    for name in ("recipe.yaml", "splits.csv", "labels.txt"):
+        assert (tmp_path / "again" / name).read_bytes() == (finished[0] / name).read_bytes()
+    assert again.document["model"]["weights_sha256"] == record["model"]["weights_sha256"]
+    for split in ("val", "test"):
+        assert again.document["scores"][split]["accuracy"] == record["scores"][split]["accuracy"]
+        assert again.document["scores"][split]["loss"] == pytest.approx(record["scores"][split]["loss"], rel=1e-5)
+    assert [phase["kept"] for phase in again.document["phases"]] == [phase["kept"] for phase in record["phases"]]
+
+
+def test_without_out_runs_are_numbered(
+    photos: Path, tiny: Path, tlcli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also: the result as a person reads it, and an expectation that is not met."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "photos-mobilenet-3").mkdir(parents=True)
+    short = ["--set", "phases=[{name: head, train: head, epochs: 1}]", "--set", "expect=[test.accuracy > 1, seed == 0]"]
+    said = tlcli("recipe", "run", tiny, photos, *short)
+    assert said.code == 3
+    folder = tmp_path / "runs" / "photos-mobilenet-4"
+    assert {path.name for path in folder.iterdir()} == FILES
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert record["status"] == "complete"
+    assert [verdict["passed"] for verdict in record["expectations"]] == [False, True]
+    assert "not met  test.accuracy > 1" in said.stdout
+    assert "met      seed == 0" in said.stdout
+    assert "run folder   runs/photos-mobilenet-4" in said.stdout
+    assert said.stderr.splitlines()[-1] == "1 of 2 expectations not met"
+
+
+def test_expectations_that_are_met_are_told(finished: tuple, record: dict[str, Any]) -> None:
+    (verdict,) = record["expectations"]
+    assert verdict["passed"]
+    assert verdict["expectation"] == "seconds.total <= 3600"
+    assert verdict["measured"] == record["seconds"]["total"]
+
+
+# The classifier
+
+PLAIN_KERAS = """
+import json, sys
+import keras, numpy as np
+from PIL import Image
+classifier = keras.saving.load_model(sys.argv[1])
+found = []
+for path in sys.argv[2:]:
+    picture = np.asarray(Image.open(path).convert("RGB"), dtype="float32")[None]
+    resized = np.asarray(classifier.get_layer("resize")(picture))[0]
+    found.append([classifier.predict(picture, verbose=0)[0].tolist(), resized.tolist()])
+assert not any(name.split(".")[0] == "tlcli" for name in sys.modules)
+print(json.dumps(found))
+"""
+
+
+def test_plain_keras_gives_what_predict_gives(finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path) -> None:
+    """To the last digits at the network's own size, and with the same pixels up to rounding at others."""
+    import numpy as np
+    from PIL import Image
+
+    from tlcli.data import pixels
+
+    with Image.open(photos / "red" / "03.bmp") as picture:
+        for number, size in enumerate([(32, 32), (48, 40), (150, 41), (20, 90)]):
+            picture.resize(size).save(tmp_path / f"{number}.png")
+    pictures = sorted(tmp_path.glob("*.png"))
+    command = [sys.executable, "-I", "-c", PLAIN_KERAS, str(finished[0] / "model.keras"), *map(str, pictures)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    plain = json.loads(done.stdout.splitlines()[-1])
+    said = tlcli("predict", finished[0], *pictures, "--top", 3, "--json").document
+    for path, row, (probabilities, resized) in zip(pictures, said, plain, strict=True):
+        ours = {guess["label"]: guess["probability"] for guess in row["top"]}
+        is_own_size = path.stem == "0"
+        # The probe on a random network tells tiny differences apart, so that half a grey level shows.
+        assert [ours[name] for name in CLASSES] == pytest.approx(probabilities, abs=1e-5 if is_own_size else 0.3)
+        difference = np.abs(pixels.read(path, (32, 32), "crop") - np.array(resized))
+        assert difference.max() < (1e-3 if is_own_size else 1)
+
+
+def test_predict_takes_paths_folders_and_globs_each_once(finished: tuple, photos: Path, tlcli: Callable) -> None:
+    run, red = finished[0], photos / "red"
+    said = tlcli("predict", run, red / "05.bmp", red, f"{photos}/*/0[0-2].bmp", "--json")
+    paths = [row["path"] for row in said.document]
+    greens = [str(photos / name / f"0{n}.bmp") for name in ("blue", "green") for n in range(3)]
+    assert paths == [str(red / "05.bmp"), *(str(red / f"{n:02}.bmp") for n in range(10) if n != 5), *greens]
+    for row in said.document:
+        assert set(row) == {"path", "label", "probability", "top"}
+        assert row["top"] == [{"label": row["label"], "probability": row["probability"]}]
+
+
+@pytest.mark.parametrize(("top", "count"), [(1, 1), (2, 2), (3, 3), (99, 3)])
+def test_top_names_the_most_probable_first(
+    top: int, count: int, finished: tuple, photos: Path, tlcli: Callable
+) -> None:
+    (row,) = tlcli("predict", finished[0], photos / "red" / "01.bmp", "--top", top, "--json").document
+    probabilities = [guess["probability"] for guess in row["top"]]
+    assert len(probabilities) == count
+    assert probabilities == sorted(probabilities, reverse=True)
+    if count == 3:
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_file_that_cannot_be_read_stops_nothing(
+    finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    words = ["predict", finished[0], photos / "red" / "01.bmp", bad, photos / "red" / "02.bmp"]
+    said = tlcli(*words, "--json")
+    assert said.code == 1
+    assert [set(row) - {"path"} for row in said.document][1] == {"error"}
+    assert [row.get("label") is not None for row in said.document] == [True, False, True]
+    table = list(csv.DictReader(io.StringIO(tlcli(*words, "--csv").stdout)))
+    assert [bool(row["error"]) for row in table] == [False, True, False]
+    text = tlcli(*words)
+    assert text.code == 1
+    assert len(text.stdout.splitlines()) == 3
+    assert text.stdout.splitlines()[1].startswith(f"{bad}  ")
+
+
+def test_a_classifier_alone_predicts_too(finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path) -> None:
+    alone = shutil.copy(finished[0] / "model.keras", tmp_path / "mine.keras")
+    words = [photos / "red", "--json", "--quiet"]
+    assert tlcli("predict", alone, *words).stdout == tlcli("predict", finished[0], *words).stdout
+    assert tlcli("evaluate", alone, photos, "--json").document["count"] == 30
+    assert "no images of its own" in tlcli("evaluate", alone).stderr
+
+
+def test_hostile_class_names_arrive_unharmed(draw: Callable, tlcli: Callable, tiny: Path, tmp_path: Path) -> None:
+    names = sorted(HOSTILE)
+    folder, run = draw(tmp_path / "data [bold]", names, count=8), tmp_path / "run, [red]"
+    short = ["--set", "phases=[{name: '[green]head', train: head, epochs: 1}]"]
+    said = tlcli("finetune", folder, "--recipe", tiny, *short, "--out", run)
+    assert said.code == 0
+    assert f"run folder   {run}" in said.stdout.splitlines()
+    assert "[green]head" in said.stdout
+    assert "[green]head: training head" in said.stderr
+    assert (run / "labels.txt").read_text(encoding="utf-8").splitlines() == names
+    assert {row["label"] for row in rows_of(run / "splits.csv")} == set(names)
+
+    images = [next((folder / name).iterdir()) for name in names]
+    words = ["predict", run, *images, "--top", len(names)]
+    rows = tlcli(*words, "--json").document
+    assert {guess["label"] for guess in rows[0]["top"]} == set(names)
+    assert [row["path"] for row in rows] == [str(image) for image in images]
+    table = list(csv.DictReader(io.StringIO(tlcli(*words, "--csv").stdout)))
+    assert {row["label"] for row in table} == set(names)
+    text = tlcli(*words).stdout.splitlines()
+    assert len(text) == len(names)
+    assert all(name in line for line in text for name in names)
+    scores = tlcli("evaluate", run, folder).stdout
+    assert all(name in scores for name in names)
+    assert tlcli("evaluate", run, folder, "--json").document["classes"] == names
+
+
+# Evaluation
+
+
+def test_its_own_test_images_give_the_scores_of_the_record(
+    finished: tuple, tlcli: Callable, record: dict[str, Any]
+) -> None:
+    found = tlcli("evaluate", finished[0], "--json").document
+    noted = record["scores"]["test"]
+    assert {"count", "accuracy", "loss", "top_k", "per_class", "confusion", "classes"} <= set(found)
+    assert found["loss"] == pytest.approx(noted["loss"], abs=1e-6, rel=1e-6)
+    assert {**found, "loss": 0} == {**noted, "loss": 0}
+    assert sum(map(sum, found["confusion"])) == found["count"] == 5
+
+
+def test_scores_on_a_folder_agree_with_single_predictions(finished: tuple, photos: Path, tlcli: Callable) -> None:
+    found = tlcli("evaluate", finished[0], photos, "--json").document
+    rows = tlcli("predict", finished[0], photos, "--json").document
+    right = [row for row in rows if Path(row["path"]).parent.name == row["label"]]
+    assert found["count"] == len(rows) == 30
+    assert found["accuracy"] == pytest.approx(len(right) / 30)
+    assert [each["support"] for each in found["per_class"]] == [10, 10, 10]
+    text = tlcli("evaluate", finished[0], photos).stdout
+    assert text.splitlines()[0] == f"30 images of {photos}"
+    assert f"accuracy {found['accuracy']:.4f}" in text
+
+
+def test_given_test_folders_are_preferred(finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path) -> None:
+    for split, count in (("train", 10), ("test", 4)):
+        for name in CLASSES:
+            (tmp_path / split / name).mkdir(parents=True)
+            for path in sorted((photos / name).iterdir())[:count]:
+                shutil.copy(path, tmp_path / split / name)
+    assert tlcli("evaluate", finished[0], tmp_path, "--json").document["count"] == 12
+
+
+@pytest.mark.parametrize("what", ["changed", "gone"])
+def test_test_images_must_be_those_of_the_run(
+    what: str, finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path
+) -> None:
+    run, data = shutil.copytree(finished[0], tmp_path / "run"), shutil.copytree(photos, tmp_path / "photos")
+    text = (run / "run.json").read_text(encoding="utf-8")
+    (run / "run.json").write_text(text.replace(str(photos), str(data)), encoding="utf-8")
+    assert tlcli("evaluate", run).code == 0
+    test = next(data / row["path"] for row in rows_of(run / "splits.csv") if row["split"] == "test")
+    if what == "changed":
+        test.write_bytes(test.read_bytes() + b"\0")
+    else:
+        test.unlink()
+    said = tlcli("evaluate", run)
+    assert said.code == 2
+    assert f"{test}: a test image" in said.stderr
+    assert what in said.stderr

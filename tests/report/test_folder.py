@@ -1,0 +1,232 @@
+"""The run folder: made, locked, written whole, and removed again when nothing was started."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tlcli.data import folder as images
+from tlcli.data import split
+from tlcli.errors import DataError, OutputError, RunError, TlcliError
+from tlcli.report import folder
+from tlcli.report.record import RunRecord
+
+
+@pytest.fixture
+def note() -> RunRecord:
+    return RunRecord(
+        status="interrupted",
+        recipe={"expect": ["seconds.total < 100", "val.accuracy > 0.9"]},
+        model={},
+        data={},
+        seed=0,
+        started="2030-01-01T00:00:00Z",
+        versions={},
+        hardware={},
+    )
+
+
+def names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir())
+
+
+def test_it_is_made_with_what_is_above_it_and_locked(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "deep" / "one"
+    with folder.owned(path, resume=False) as run:
+        assert run.path == path
+        assert names(path) == [".lock"]
+    assert names(path) == []
+
+
+def test_an_empty_folder_will_do(tmp_path: Path) -> None:
+    with folder.owned(tmp_path, resume=False) as run:
+        assert run.path == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"), [("interrupted", "--resume"), ("complete", "Choose another --out."), (None, "Choose another")]
+)
+def test_one_that_holds_something_is_refused(status: str | None, hint: str, note: RunRecord, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    if status:
+        note.status = status  # type: ignore[assignment]
+        folder.RunFolder(tmp_path).write_record(note)
+    before = names(tmp_path)
+    with (
+        pytest.raises(OutputError, match="already exists and is not empty") as caught,
+        folder.owned(tmp_path, resume=False),
+    ):
+        pass
+    assert caught.value.hint.startswith("Continue it with --resume" if hint == "--resume" else hint)
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("below", ["", "run", "deep/run"])
+def test_a_file_in_the_way_is_named(below: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match="is a file") as caught:
+        folder.require_new(file / below)
+    assert caught.value.where == str(file)
+    assert file.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match="cannot be written") as caught:
+            folder.require_new(tmp_path / "run")
+    finally:
+        tmp_path.chmod(0o700)
+    assert caught.value.where == str(tmp_path)
+
+
+def test_a_disk_that_is_too_small_is_told_and_nothing_stays(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="MB left, the run needs about 1000000000000 MB"),
+        folder.owned(tmp_path / "runs" / "one", resume=False, need_bytes=10**18),
+    ):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_two_cannot_own_it_at_once(tmp_path: Path) -> None:
+    """The other process holds the lock until it is told to end."""
+    path = tmp_path / "run"
+    code = f"""
+import sys
+from pathlib import Path
+from tlcli.report import folder
+with folder.owned(Path({str(path)!r}), resume=False):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(OutputError, match="a run is in progress"), folder.owned(path, resume=True):
+            pass
+        assert names(path) == [".lock"]
+        other.communicate("")
+    with folder.owned(path, resume=True):
+        pass
+
+
+def refused(path: Path, error: TlcliError, *, resume: bool = False) -> None:
+    with folder.owned(path, resume=resume) as run:
+        (run.path / "run.json").write_text("{}", encoding="utf-8")
+        raise error
+
+
+def test_a_run_that_was_refused_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        refused(tmp_path / "runs" / "one", DataError("wrong"))
+    assert names(tmp_path) == []
+
+
+def test_folders_that_were_there_stay(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "other").mkdir()
+    with pytest.raises(DataError):
+        refused(tmp_path / "runs" / "one", DataError("wrong"))
+    with pytest.raises(DataError):
+        refused(tmp_path / "runs" / "two", DataError("wrong"))
+    assert names(tmp_path / "runs") == ["one", "other"]
+    assert names(tmp_path / "runs" / "one") == []
+
+
+def test_a_run_that_failed_or_is_taken_up_stays(tmp_path: Path) -> None:
+    with pytest.raises(RunError):
+        refused(tmp_path / "one", RunError("burst"))
+    with pytest.raises(DataError):
+        refused(tmp_path / "one", DataError("wrong"), resume=True)
+    assert names(tmp_path / "one") == ["run.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (None, "complete", None),
+        (RunError("burst", where="phase x"), "failed", "run"),
+        (DataError("wrong"), "interrupted", "data"),
+        (ZeroDivisionError("bug"), "failed", "internal"),
+        (KeyboardInterrupt(), "interrupted", None),
+    ],
+    ids=str,
+)
+def test_the_record_is_closed_whatever_happens(
+    error: BaseException | None, status: str, kind: str | None, note: RunRecord, tmp_path: Path
+) -> None:
+    run = folder.RunFolder(tmp_path)
+    raised = None
+    try:
+        with folder.recorded(run, note, time.perf_counter() - 5):
+            if error is not None:
+                raise error
+    except BaseException as caught:
+        raised = caught
+    assert raised is error
+    written = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert written["status"] == status
+    assert (written["error"] or {}).get("kind") == kind
+    assert 5 <= written["seconds"]["total"] < 7
+    passed = [(verdict["measured"] is not None, verdict["passed"]) for verdict in written["expectations"]]
+    assert passed == ([(True, True), (False, False)] if error is None else [])
+
+
+def test_time_adds_up_over_interruptions(note: RunRecord, tmp_path: Path) -> None:
+    note.seconds = {"total": 100.0}
+    with folder.recorded(folder.RunFolder(tmp_path), note, time.perf_counter()):
+        pass
+    assert 100 <= note.seconds["total"] < 101
+
+
+def test_default_folders_are_numbered_and_named_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "my photos (2030)"
+    assert folder.default_folder(data, "resnet50") == Path("runs/my-photos-2030-resnet50-1")
+    for name in ("my-photos-2030-resnet50-1", "my-photos-2030-resnet50-9", "my-photos-2030-resnet50-x", "other-12"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert folder.default_folder(data, "resnet50") == Path("runs/my-photos-2030-resnet50-10")
+
+
+def test_splits_are_csv_that_survives_any_name(draw: Callable, tmp_path: Path) -> None:
+    index = images.scan(draw(tmp_path / "data", ['a "b", c', "ö=1"], count=5))
+    text = folder.splits_csv(split.make(index, val=0.2, test=0.2), index.classes)
+    rows = list(csv.DictReader(text.splitlines()))
+    assert {row["label"] for row in rows} == {'a "b", c', "ö=1"}
+    assert [row["path"] for row in rows] == [image.path for image in index.images]
+    assert "\r" not in text
+
+
+def test_a_resumed_run_must_find_its_images(note: RunRecord, tmp_path: Path) -> None:
+    run = folder.RunFolder(tmp_path)
+    run.write_start(note, "recipe", "path,label\n", resumed=False)
+    assert names(tmp_path) == ["recipe.yaml", "run.json", "splits.csv"]
+    run.write_start(note, "recipe", "path,label\n", resumed=True)
+    note.started = "later"
+    with pytest.raises(DataError, match="the images have changed"):
+        run.write_start(note, "other", "path,label\nnew,x\n", resumed=True)
+    assert (tmp_path / "recipe.yaml").read_text(encoding="utf-8") == "recipe"
+    assert (tmp_path / "splits.csv").read_text(encoding="utf-8") == "path,label\n"
+    assert "later" not in (tmp_path / "run.json").read_text(encoding="utf-8")
+
+
+def test_history_and_decisions_hold_what_they_are_given(tmp_path: Path) -> None:
+    run = folder.RunFolder(tmp_path)
+    row = dict.fromkeys(folder.HISTORY, 1.5) | {"phase": "a, b", "val_loss": None}
+    run.write_history([row, row])
+    with (tmp_path / "history.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2
+    assert tuple(rows[0]) == folder.HISTORY
+    assert (rows[0]["phase"], rows[0]["val_loss"], rows[0]["lr"]) == ("a, b", "", "1.5")
+    run.write_decisions([])
+    assert (tmp_path / "phases.jsonl").read_text(encoding="utf-8") == ""

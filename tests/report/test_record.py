@@ -1,0 +1,74 @@
+"""RunRecord ⇄ run.json."""
+
+import json
+import platform
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tlcli.errors import RunError, UsageError
+from tlcli.report import record
+
+
+def test_what_was_written_is_read(finished: tuple) -> None:
+    folder, said = finished
+    found = record.read(folder)
+    assert {"run": str(folder), **asdict(found)} == said.document
+    assert found.schema == 1
+
+
+def test_a_folder_without_a_record_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is not a run folder: it has no run\.json") as caught:
+        record.read(tmp_path)
+    assert caught.value.where == str(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": "complete"}', '{"unheard_of": 1}', "null"])
+def test_a_damaged_record_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text, encoding="utf-8")
+    with pytest.raises(RunError, match="is damaged") as caught:
+        record.read(tmp_path)
+    assert caught.value.where == str(tmp_path / "run.json")
+
+
+def test_versions_are_those_in_use() -> None:
+    import keras
+    import numpy as np
+
+    found = record.versions()
+    assert list(found)[:2] == ["tlcli", "python"]
+    assert found["keras"] == keras.version()
+    assert found["numpy"] == np.__version__
+    assert found["python"] == platform.python_version()
+    assert set(found) <= {"tlcli", "python", *record.LIBRARIES}
+
+
+def test_the_machine_is_told_without_its_name() -> None:
+    found = record.hardware("gpu:1")
+    assert found["device"] == "gpu:1"
+    assert found["cpus"] >= 1
+    assert not platform.node() or platform.node() not in json.dumps(found)
+
+
+def test_time_is_utc_to_the_second() -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record.now())
+
+
+def test_a_run_taken_up_keeps_its_beginning_and_its_weights(finished: tuple) -> None:
+    from tlcli import prepare
+    from tlcli.train import events
+
+    recipe = prepare.recipe_of(prepare.Request(recipe=str(finished[0] / "recipe.yaml")))
+    chosen = prepare.choose(recipe, measure=prepare.groups_without_keras)
+    made = prepare.prepare(recipe, chosen, strict=False, observe=events.ignore).plan
+    before = record.read(finished[0])
+    fresh, taken_up = record.begun(made, "cpu:0"), record.begun(made, "cpu:0", before=before)
+    assert fresh.status == taken_up.status == "interrupted"
+    assert fresh.seconds == {}
+    assert taken_up.seconds == {"total": before.seconds["total"]}
+    assert taken_up.started == before.started
+    assert taken_up.model["weights_sha256"] == before.model["weights_sha256"]
+    assert "weights_sha256" not in fresh.model
+    assert taken_up.data == before.data
