@@ -77,9 +77,7 @@ def check_first(request: Request) -> Recipe:
         )
     data = recipe.data
     folder.check(_root(recipe), classes=data.classes, val=_outside(data.val), test=_outside(data.test))
-    if request.resume is not None:
-        folder_of_run.require_idle(request.resume)
-    elif request.out is not None:
+    if request.out is not None and request.resume is None:
         folder_of_run.require_new(request.out)
     return recipe
 

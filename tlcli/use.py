@@ -28,14 +28,7 @@ def load(run: Path) -> Classifier:
     """
     if run.is_file():
         return classifier.load(run)
-    if not run.exists():
-        raise UsageError(
-            "there is no such run", where=str(run), hint="Give the run folder that `tlcli finetune` printed."
-        )
-    status = record.read(run).status
-    if status != "complete":
-        hint = "Finish it with: tlcli finetune --resume " + str(run) if status == "interrupted" else "Start it again."
-        raise UsageError(f"the run is {status}, it has no classifier yet", where=str(run), hint=hint)
+    record.require_complete(run)
     return classifier.load(run / "model.keras")
 
 

@@ -25,12 +25,12 @@ except SystemExit as done:
 """
 
 
-def loaded(*words: object) -> set[str]:
-    """The modules in memory after a command that must succeed."""
+def loaded(*words: object, code: int = 0) -> set[str]:
+    """The modules in memory after a command that ends with that exit code."""
     command = [sys.executable, "-c", PROBE, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     found = json.loads(done.stderr.splitlines()[-1])
-    assert found["code"] == 0, done.stderr
+    assert found["code"] == code, done.stderr
     return set(found["modules"])
 
 
@@ -68,8 +68,13 @@ def test_planning_loads_no_keras(photos: Path) -> None:
     assert "PIL" in found, "the probe sees what is loaded"
 
 
-def test_evaluating_loads_keras(finished: tuple) -> None:
-    assert "keras" in loaded("evaluate", finished[0]), "the probe sees what is loaded"
+@pytest.mark.parametrize("words", [["finetune", "no"], ["evaluate", "no"], ["predict", "no", "x.jpg"]], ids=" ".join)
+def test_mistakes_are_told_before_keras_is_loaded(words: list[str]) -> None:
+    assert set(NETWORKS) & loaded(*words, code=2) == set()
+
+
+def test_doctor_loads_keras() -> None:
+    assert "keras" in loaded("doctor"), "the probe sees what is loaded"
 
 
 @pytest.mark.parametrize("word", ["--help", "--version"])

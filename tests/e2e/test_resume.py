@@ -30,9 +30,9 @@ head: {dropout: 0.3}
 augment: {preset: strong, mixup: 0.2}
 optimizer: {name: adam, schedule: cosine, clip_norm: 1.0}
 phases:
-  - {name: head, train: head, epochs: 6}
-  - {name: everything, policy: all, epochs: 12, lr: 3.0e-3, batch_norm: train}
-  - {name: thaw, policy: gradual, step: 7, epochs: 5, patience: 3, lr: 1.0e-3, layer_decay: 0.8}
+  - {name: head, train: head, epochs: 5}
+  - {name: everything, policy: all, epochs: 9, lr: 3.0e-3, batch_norm: train}
+  - {name: thaw, policy: gradual, step: 14, epochs: 6, patience: 4, lr: 1.0e-3, layer_decay: 0.8}
 performance: {batch: 8}
 """
 

@@ -96,7 +96,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file():
         ("optimizer.lr=0", "greater than 0"),
         ("optimizer.lr=.nan", "finite"),
         ("optimizer.name=adamm", "Did you mean 'adam'?"),
-        ("phases.0.epochs=0", "greater than or equal to 1"),
+        ("phases.0.epochs=-1", "greater than or equal to 0"),
         ("phases.0.epochs=2.5", "integer"),
         ("phases[0].batch_norm=froze", "Did you mean 'frozen'?"),
         ("performance.cache_budget=lots", "pattern"),
@@ -106,6 +106,9 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file():
         ("phases.3.epochs=2", "there is no phases[3].epochs"),
         ("epochs", "must read key=value"),
         ("phases.0.init=probe", None),
+        ("phases.0.epochs=0", "epochs: 0"),
+        ("phases.0.policy=gradual", "leave train out"),
+        ("phases.0.train=null", "needs train"),
     ],
 )
 def test_values_out_of_range_are_refused_and_others_taken(setting, words):
@@ -120,6 +123,22 @@ def test_settings_reach_lists_and_make_missing_sections():
     assert recipe.phases[0].epochs == 3
     assert recipe.model.arguments == {"alpha": 0.35}
     assert str(recipe.data.val) == "extra/val"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "head.max_norm=1",
+        "head.hidden=[{units: 8}]",
+        "phases=[{name: a, train: head}, {name: b, train: head, init: probe}]",
+    ],
+)
+def test_the_probe_is_refused_where_it_cannot_be(setting):
+    assert problems_of(MINIMAL, "phases.0.init=probe", setting)
+
+
+def test_phases_need_names_of_their_own():
+    assert "twice" in problems_of(MINIMAL, "phases=[{name: a, train: head}, {name: a, train: all}]")[0]
 
 
 def test_the_shares_must_leave_images_to_train_on():

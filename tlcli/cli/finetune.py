@@ -85,9 +85,12 @@ def run_and_tell(request: "Request", *, as_json: bool) -> Path:
     from tlcli import prepare
     from tlcli.cli import console, show
     from tlcli.cli.progress import observer
+    from tlcli.report import folder as folder_of_run
     from tlcli.train.events import Event, FolderMade
 
     prepare.check_first(request)
+    if request.resume is not None:
+        folder_of_run.require_idle(request.resume)
     signal.signal(signal.SIGTERM, _stop)
     if not is_quiet():
         console.err().print("loading Keras …", style="dim")

@@ -21,6 +21,7 @@ def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
     """
     from tlcli.cli import console, progress, show
 
+    _check_first(run)
     with console.quiet_import():
         from tlcli import use
     with progress.bar("scoring") as advance:
@@ -47,6 +48,7 @@ def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json:
         raise click.UsageError("--csv and --json exclude each other.")
     from tlcli.cli import console, progress
 
+    _check_first(run)
     with console.quiet_import():
         from tlcli import use
     with progress.bar("predicting") as advance:
@@ -71,3 +73,11 @@ def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json:
 
 
 COMMANDS = (evaluate, predict)
+
+
+def _check_first(run: Path) -> None:
+    """Tell at once, before Keras is loaded, that there is nothing to use."""
+    from tlcli.report import record
+
+    if not run.is_file():
+        record.require_complete(run)

@@ -224,6 +224,10 @@ class Recipe(Spec):
             raise ValueError(f"phases: every phase needs a name of its own (got {', '.join(doubled)} twice)")
         if self.head.hidden and any(phase.init == "probe" for phase in self.phases):
             raise ValueError("head.hidden: init: probe solves a head without hidden layers. Remove hidden or the probe")
+        if self.head.max_norm is not None and any(phase.init == "probe" for phase in self.phases):
+            raise ValueError(
+                "head.max_norm: the probe's optimum would be cut down at once. Leave out max_norm or the probe"
+            )
         if self.phases[0].init != "probe" and any(phase.init == "probe" for phase in self.phases):
             raise ValueError("phases: init: probe starts the head, so it belongs to the first phase")
         return self

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -163,7 +164,11 @@ def require_new(path: Path) -> None:
     """
     if path.is_dir() and any(path.iterdir()):
         unfinished = (path / "run.json").is_file() and read(path).status == "interrupted"
-        hint = f"Continue it with --resume {path}, or choose another --out." if unfinished else "Choose another --out."
+        hint = (
+            f"Continue it with --resume {shlex.quote(str(path))}, or choose another --out."
+            if unfinished
+            else "Choose another --out."
+        )
         raise OutputError("the run folder already exists and is not empty", where=str(path), hint=hint)
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not nearest.is_dir():

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,6 +59,23 @@ def read(run: Path) -> RunRecord:
         return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise RunError(f"is damaged ({error})", where=str(path)) from error
+
+
+def require_complete(run: Path) -> None:
+    """Refuse a run folder without a finished classifier.
+
+    Raises:
+        UsageError: If there is no such folder, it is no run, or the run is not complete.
+    """
+    if not run.exists():
+        raise UsageError(
+            "there is no such run", where=str(run), hint="Give the run folder that `tlcli finetune` printed."
+        )
+    status = read(run).status
+    if status != "complete":
+        resume = f"tlcli finetune --resume {shlex.quote(str(run))}"
+        hint = f"Finish it with: {resume}" if status == "interrupted" else "Start it again."
+        raise UsageError(f"the run is {status}, it has no classifier yet", where=str(run), hint=hint)
 
 
 def versions() -> dict[str, str]:

@@ -236,6 +236,7 @@ def _batches(session: Session, order: np.random.Generator) -> Iterator[tuple[Any
             partner = order.permutation(len(chosen))
             pixels = share * pixels.astype(np.float32) + (1 - share) * pixels[partner]
             labels = share * labels + (1 - share) * labels[partner]
+            sample_weights = share * sample_weights + (1 - share) * sample_weights[partner]
         yield pixels, labels, sample_weights
 
 
