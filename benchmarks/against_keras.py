@@ -49,6 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--recipes", nargs="+", default=["head-only", "unfreeze-until-plateau"])
+    parser.add_argument("--script", type=Path, default=SCRIPT, help="another script with the same arguments and output")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--script-rounds", type=int, default=1)
     parser.add_argument("--json", type=Path)
@@ -82,7 +83,14 @@ print(splits_csv(split.make(index, val=0.15, test=0.15), index.classes), end="")
 
 
 def _script(args: argparse.Namespace, folders: dict[str, Path]) -> dict[str, object]:
-    command = [sys.executable, str(SCRIPT), str(folders["train"]), str(folders["val"]), "--test", str(folders["test"])]
+    command = [
+        sys.executable,
+        str(args.script),
+        str(folders["train"]),
+        str(folders["val"]),
+        "--test",
+        str(folders["test"]),
+    ]
     command += ["--arch", args.arch, "--weights", str(args.weights), "--size", str(args.size)]
     command += ["--alpha", str(args.alpha)] if args.alpha else []
     wall, output, memory = _timed(command)
