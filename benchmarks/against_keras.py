@@ -3,7 +3,9 @@
 Builds the split as `train/ val/ test/` folders of links, then runs both as programs of their own, one after the other,
 `--rounds` times. Prints one table and writes JSON.
 
-    python benchmarks/against_keras.py DATA --arguments alpha=0.35 --weights mobilenet_v2_0.35.weights.h5
+    python benchmarks/against_keras.py DATA --alpha 0.35 --weights mobilenet_v2_0.35.weights.h5
+
+Without DATA it uses scikit-learn's digits and random weights: that shows the times, not what pretraining is worth.
 """
 
 import argparse
@@ -18,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tlcli.demo import write_digits
+
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE / "keras_two_phase.py"
 
@@ -25,7 +29,8 @@ SCRIPT = HERE / "keras_two_phase.py"
 def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory() as home:
-        folders, counts = _split_folders(args.data, Path(home) / "split")
+        data = args.data or write_digits(Path(home) / "digits")
+        folders, counts = _split_folders(data, Path(home) / "split")
         runs = []
         for round_number in range(args.rounds):
             if round_number < args.script_rounds:
@@ -34,7 +39,7 @@ def main() -> None:
             for recipe in args.recipes:
                 runs.append(_tlcli(args, recipe, folders, Path(home) / f"run-{recipe}-{round_number}"))
                 print(_line(runs[-1]), flush=True)
-    result = {"data": args.data.name, "counts": counts, "machine": _machine(), "runs": runs, "summary": _summary(runs)}
+    result = {"data": data.name, "counts": counts, "machine": _machine(), "runs": runs, "summary": _summary(runs)}
     print(json.dumps(result["summary"], indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -42,18 +47,21 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--model", default="mobilenet_v2")
     parser.add_argument("--arch", default="MobileNetV2", help="the same network in keras.applications")
     parser.add_argument("--alpha", type=float)
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--weights", default="random")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--recipes", nargs="+", default=["head-only", "unfreeze-until-plateau"])
     parser.add_argument("--script", type=Path, default=SCRIPT, help="another script with the same arguments and output")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--script-rounds", type=int, default=1)
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.data is None:
+        args.alpha, args.size = 0.35, 64
+    return args
 
 
 def _split_folders(data: Path, home: Path) -> tuple[dict[str, Path], dict[str, int]]:

@@ -32,7 +32,7 @@ def arguments():
     parser.add_argument("--test", required=True)
     parser.add_argument("--arch", default="MobileNetV2")
     parser.add_argument("--alpha", type=float)
-    parser.add_argument("--weights", required=True)
+    parser.add_argument("--weights", required=True, help="a file, or 'random'")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--fine-tune-at", type=int, default=100)
     parser.add_argument("--epochs", type=int, nargs=2, default=(10, 10))
@@ -54,7 +54,7 @@ def main():
     shape = (args.size, args.size, 3)
     options = {} if args.alpha is None else {"alpha": args.alpha}
     network = getattr(keras.applications, args.arch)(
-        weights=args.weights, include_top=False, input_shape=shape, **options
+        weights=None if args.weights == "random" else args.weights, include_top=False, input_shape=shape, **options
     )
     picture = keras.Input(shape)
     x = keras.layers.RandomRotation(0.1)(keras.layers.RandomFlip("horizontal")(picture))
