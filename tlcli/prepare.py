@@ -11,7 +11,7 @@ from typing import Any
 from tlcli.data import folder, pixels, split
 from tlcli.data.folder import FolderIndex
 from tlcli.data.pixels import Pixels
-from tlcli.errors import DataError, ModelError, RunError, UsageError, WeightsError
+from tlcli.errors import DataError, ModelError, OutputError, RunError, UsageError, WeightsError
 from tlcli.model import structure
 from tlcli.model.groups import LayerGroups
 from tlcli.paths import cache_dir
@@ -77,9 +77,22 @@ def check_first(request: Request) -> Recipe:
         )
     data = recipe.data
     folder.check(_root(recipe), classes=data.classes, val=_outside(data.val), test=_outside(data.test))
-    if request.out is not None and request.resume is None:
-        folder_of_run.require_new(request.out)
+    if request.resume is None:
+        _require_outside(request.out, _root(recipe))
+        if request.out is not None:
+            folder_of_run.require_new(request.out)
     return recipe
+
+
+def _require_outside(out: Path | None, data: Path) -> None:
+    """Nothing is written into the image folder: a run in there would be taken for a class the next time."""
+    place = out or folder_of_run.RUNS
+    if place.resolve().is_relative_to(data.resolve()):
+        raise OutputError(
+            "the run folder would lie among the images",
+            where=str(place),
+            hint=f"Choose an --out outside {data}.",
+        )
 
 
 def choose(recipe: Recipe, *, measure: Measure) -> Chosen:
@@ -108,6 +121,7 @@ def prepare(recipe: Recipe, chosen: Chosen, *, strict: bool, observe: Observer) 
         test=_outside(recipe.data.test),
         progress=lambda done, total: observe(Advanced("reading", done, total)),
     )
+    _tell_passed_over(index, observe)
     found = pixels.open_cache(
         index,
         size=chosen.size,
@@ -213,15 +227,26 @@ def _share(value: float | Path) -> float:
 
 def _readable(index: FolderIndex, found: Pixels, *, strict: bool, observe: Observer) -> FolderIndex:
     """Leave out what could not be decoded, with one warning a file; with `strict` that is an error."""
-    bad = [image for image in index.images if image.sha256 in found.failures]
+    broken = [image for image in index.images if image.sha256 in found.failures]
+    bad = [*index.unreadable, *((image.path, found.failures[image.sha256]) for image in broken)]
     if bad and strict:
-        shown = "; ".join(f"{image.path} ({found.failures[image.sha256]})" for image in bad[:5])
+        shown = "; ".join(f"{path} ({reason})" for path, reason in bad[:5])
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise DataError(
             f"{len(bad)} unreadable image{'s' * (len(bad) > 1)}: {shown}{more}",
             where=str(index.root),
             hint="Repair or remove them, or leave out --strict to go on without them.",
         )
-    for image in bad:
-        observe(Noticed(f"left out {index.file(image)}: {found.failures[image.sha256]}", is_warning=True))
-    return index.without({image.sha256 for image in bad})
+    for path, reason in bad:
+        observe(Noticed(f"left out {index.root / path}: {reason}", is_warning=True))
+    return index.without({image.sha256 for image in broken})
+
+
+def _tell_passed_over(index: FolderIndex, observe: Observer) -> None:
+    """Say which kinds of files were not taken for pictures, so that nobody misses theirs."""
+    kinds = sorted({Path(path).suffix.lower() or "no suffix" for path in index.ignored if not path.endswith("/")})
+    if kinds:
+        files = [path for path in index.ignored if not path.endswith("/")]
+        many = f"{len(files)} files that are" if len(files) > 1 else f"{files[0]}, which is"
+        shown = f" ({', '.join(kinds[:8])})" if len(files) > 1 else ""
+        observe(Noticed(f"passed over {many} no picture of a kind that is read{shown}"))

@@ -76,6 +76,8 @@ def _train(
     train, val, test = (_examples(prepared, name) for name in ("train", "val", "test"))
     work = session.Session(plan.recipe, made, plan.groups, train, val, checkpoint.Checkpoint(run.path), observe)
     work.observe = _Writer(work, run, observe)
+    run.write_history(work.history)
+    run.write_decisions(work.outcomes)
     phases.run(work, saved=saved)
     observe(Noticed("scoring and saving"))
     for name, examples in (("val", val), ("test", test)):

@@ -100,7 +100,7 @@ DATA_CASES = {
     "a class with one image": (lambda p: ["plan", a_class_with_one_image(p)], ["'red'", "got 1, at least 2"]),
     "a file for a folder": (lambda p: ["plan", p.file("photo.jpg")], ["is a file, a folder is expected"]),
     "no folder named": (lambda _: ["plan"], ["no images were named"]),
-    "val with other classes": (lambda p: ["plan", val_with_other_classes(p)], ["lacks dog", "has besides dgo"]),
+    "val with other classes": (lambda p: ["plan", val_with_other_classes(p)], ["lacks dog", "also has dgo"]),
     "unknown class": (
         lambda p: ["plan", p.photos, "--set", "data.classes=[red,gren]"],
         ["no class folder 'gren'", "'green'"],

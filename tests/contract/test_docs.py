@@ -157,7 +157,9 @@ def test_the_plain_keras_example_of_the_readme_runs(
     (tmp_path / "new" / "one.bmp").write_bytes((photos / "red" / "01.bmp").read_bytes())
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
-    assert "[[" in capsys.readouterr().out
+    label, probability = capsys.readouterr().out.split()
+    assert label in (finished[0] / "labels.txt").read_text(encoding="utf-8").splitlines()
+    assert 1 / 3 <= float(probability) <= 1
 
 
 def test_examples_in_docstrings_hold() -> None:

@@ -146,6 +146,36 @@ def test_its_recipe_run_again_gives_the_same_run(
     assert [phase["kept"] for phase in again.document["phases"]] == [phase["kept"] for phase in record["phases"]]
 
 
+def test_a_run_is_a_network_to_start_from(
+    finished: tuple, photos: Path, tiny: Path, tlcli: Callable, tmp_path: Path
+) -> None:
+    """Its classifier already resizes and preprocesses; only its head is taken off."""
+    words = ["--recipe", tiny, "--set", "model={name: " + str(finished[0]) + "}", "--out", tmp_path / "next", "--json"]
+    said = tlcli("finetune", photos, *words)
+    assert said.code == 0, said.stderr
+    assert said.document["model"]["source"].startswith("file:")
+    assert tlcli("evaluate", tmp_path / "next").code == 0
+
+
+@pytest.mark.parametrize("out", ["photos", "photos/runs/first"])
+def test_a_run_folder_among_the_images_is_refused(out: str, draw: Callable, tlcli: Callable, tmp_path: Path) -> None:
+    draw(tmp_path / "photos")
+    before = content(tmp_path / "photos")
+    said = tlcli("plan", tmp_path / "photos", "--out", tmp_path / out)
+    assert said.code == 2
+    assert "would lie among the images" in said.stderr
+    assert content(tmp_path / "photos") == before
+
+
+def test_files_of_other_kinds_are_told(draw: Callable, tlcli: Callable, tmp_path: Path) -> None:
+    folder = draw(tmp_path / "photos")
+    for name in ("one.heic", "two.avif"):
+        next(path for path in folder.iterdir()).joinpath(name).write_bytes(b"not read")
+    said = tlcli("plan", folder)
+    assert "passed over 2 files" in said.stderr
+    assert ".avif, .heic" in said.stderr
+
+
 def test_without_out_runs_are_numbered(
     photos: Path, tiny: Path, tlcli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,7 +151,7 @@ def test_a_selection_that_matches_nothing_is_told():
     ("before", "after", "until", "kept", "reason"),
     [
         ([1.0, 1.0], None, {}, True, "no validation images"),
-        (None, [1.0, 1.0], {}, True, "nothing to be compared with"),
+        (None, [1.0, 1.0], {}, True, "nothing trained before"),
         ([1.0, 1.0], [1.1, 1.2], {}, False, "no epoch improved val_loss"),
         ([1.0, 1.0], [1.0, 1.0], {}, False, "no epoch improved val_loss"),
         ([1.0, 1.0], [0.8, 0.9], {}, True, "kept: val_loss better by 0.1500"),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -113,4 +113,5 @@ def quiet_import() -> Iterator[None]:
 def _console(is_terminal: bool, *, stderr: bool) -> Console:
     width = None if is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH
     # Lines are never broken here: a terminal does it itself, and a log or a copied command wants them whole.
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=True)
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return Console(stderr=stderr, width=width, color_system=colours, highlight=False, soft_wrap=True)

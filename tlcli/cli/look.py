@@ -18,15 +18,23 @@ from tlcli.cli.options import as_json, examples, state
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="For example model.arguments.alpha=0.35.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @state
 def inspect(
-    model: str, by: str, selection: str | None, size: tuple[int, int] | None, settings: tuple[str, ...], form: str
+    model: str,
+    by: str,
+    selection: str | None,
+    size: tuple[int, int] | None,
+    settings: tuple[str, ...],
+    form: str,
+    as_json: bool,
 ) -> None:
     """Show the layer groups of a network, bottom to top."""
     from tlcli.cli import console, show
     from tlcli.inspection import look_at
     from tlcli.model.selection import select
 
+    form = "json" if as_json else form
     groups = look_at(model, size=size, settings=settings)
     chosen = None if selection is None else select(selection, groups)
     if form == "table" and by == "group":

@@ -1,5 +1,6 @@
 """`tlcli recipe`: the bundled recipes, and yours."""
 
+import json
 from pathlib import Path
 
 import click
@@ -64,8 +65,9 @@ def copy(name: str, file: Path | None) -> None:
 @recipe.command()
 @click.argument("files", metavar="RECIPE…", nargs=-1, required=True)
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Change one value first; repeatable.")
+@as_json
 @state
-def validate(files: tuple[str, ...], settings: tuple[str, ...]) -> None:
+def validate(files: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
     """Check recipes and show all their problems.
 
     All problems of all recipes, with line numbers. Exit code 2 if there are any.
@@ -77,11 +79,14 @@ def validate(files: tuple[str, ...], settings: tuple[str, ...]) -> None:
     for name in files:
         try:
             load.load(name, settings=settings)
-            click.echo(f"{name}: ok")
+            if not as_json:
+                click.echo(f"{name}: ok")
         except RecipeError as error:
             problems += error.problems
     if problems:
         raise RecipeError(problems)
+    if as_json:
+        click.echo(json.dumps([{"recipe": name, "valid": True} for name in files]))
 
 
 @recipe.command()

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tlcli.cli.console import count, duration, out, safe, table
+from tlcli.cli.options import is_quiet
 from tlcli.model.groups import LayerGroups
 from tlcli.report.record import RunRecord
 from tlcli.train.plan import TrainPlan
@@ -41,9 +42,10 @@ def plan(made: TrainPlan) -> None:
     columns = ["phase", "policy", "trains", "parameters", "epochs", "lr", "BatchNorm"]
     console.print(table(columns, rows, left=3, spare=["BatchNorm", "policy"]))
     estimates = made.estimates
+    seconds = max(5.0, 5.0 * round(estimates.seconds / 5))
     console.print()
     console.print(
-        f"about {duration(estimates.seconds)} (rough), {estimates.memory_bytes / 1e9:.1f} GB memory,"
+        f"about {duration(seconds).replace('.0 s', ' s')} (rough), {estimates.memory_bytes / 1e9:.1f} GB memory,"
         f" {estimates.cache_bytes / 1e6:.0f} MB cache"
     )
 
@@ -106,6 +108,8 @@ def result(folder: Path, record: RunRecord) -> None:
     console.print()
     quoted = shlex.quote(str(folder))
     console.print(safe(f"run folder   {folder}"))
+    if is_quiet():
+        return
     console.print(safe(f"scores       tlcli evaluate {quoted}"))
     console.print(safe(f"use it       tlcli predict {quoted} PICTURE…"))
 
@@ -137,7 +141,9 @@ def _print_confusion(console: Console, found: dict[str, Any]) -> None:
             for i, (name, row) in enumerate(zip(names, matrix, strict=True))
         ]
         console.print("true class by row, guess by column", style="bold")
-        console.print(table(["", *(_short(name) for name in names)], rows))
+        # As much of each name as the columns share; similar names should stay apart.
+        limit = max(8, min(24, (console.width - 20) // len(names) - 3))
+        console.print(table(["", *(_short(name, limit) for name in names)], rows))
         return
     wrong = [(n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n]
     most = [[names[i], names[j], str(n)] for n, i, j in sorted(wrong, reverse=True)[:10]]
@@ -175,5 +181,5 @@ def _number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 8 else name[:7] + "…"
+def _short(name: str, limit: int) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"

@@ -58,12 +58,14 @@ class FolderIndex:
         images: Sorted by path.
         ignored: Paths of what is there and not used: files that are no images by name nor by content, images
             outside every class folder, and folders (with a slash at the end) beside `train/`.
+        unreadable: Paths and reasons of images that the system does not let us read.
     """
 
     root: Path
     classes: tuple[str, ...]
     images: tuple[ImageFile, ...]
     ignored: tuple[str, ...]
+    unreadable: tuple[tuple[str, str], ...] = ()
 
     @property
     def given_splits(self) -> tuple[str, ...]:
@@ -124,7 +126,10 @@ def scan(
     """
     with _readable():
         found = _surveyed(root, classes, {"val": val, "test": test})
-        return FolderIndex(found.root, found.classes, _hashed(found.root, found.files, progress), found.ignored)
+        results = _hashed(found.root, found.files, progress)
+    images = sorted((each for each in results if isinstance(each, ImageFile)), key=lambda image: image.path)
+    unreadable = sorted(each for each in results if isinstance(each, tuple))
+    return FolderIndex(found.root, found.classes, tuple(images), found.ignored, tuple(unreadable))
 
 
 def check(
@@ -285,7 +290,7 @@ def _require_same_classes(
     extra = [] if is_subset else sorted(set(folders) - set(names))
     if missing or extra:
         said = " and ".join(
-            f"{word} {', '.join(listed)}" for word, listed in (("lacks", missing), ("has besides", extra)) if listed
+            f"{word} {', '.join(listed)}" for word, listed in (("lacks", missing), ("also has", extra)) if listed
         )
         raise DataError(
             f"the {place.given} folder {said}, unlike the training images",
@@ -363,18 +368,24 @@ def _hashed(
     root: Path,
     candidates: Sequence[tuple[Path, int, str | None]],
     progress: Callable[[int, int], None] | None,
-) -> tuple[ImageFile, ...]:
-    def one(candidate: tuple[Path, int, str | None]) -> ImageFile:
-        path, label, given = candidate
-        return ImageFile(_relative(path, root), label, content_hash(path), path.stat().st_size, given)
+) -> list[ImageFile | tuple[str, str]]:
+    """For each candidate its ImageFile, or its path and why it could not be read."""
 
-    images: list[ImageFile] = []
+    def one(candidate: tuple[Path, int, str | None]) -> ImageFile | tuple[str, str]:
+        path, label, given = candidate
+        relative = _relative(path, root)
+        try:
+            return ImageFile(relative, label, content_hash(path), path.stat().st_size, given)
+        except OSError as error:
+            return relative, f"cannot be read ({error.strerror})"
+
+    results: list[ImageFile | tuple[str, str]] = []
     with ThreadPoolExecutor() as pool:
-        for image in pool.map(one, candidates):
-            images.append(image)
+        for result in pool.map(one, candidates):
+            results.append(result)
             if progress:
-                progress(len(images), len(candidates))
-    return tuple(sorted(images, key=lambda image: image.path))
+                progress(len(results), len(candidates))
+    return results
 
 
 @contextmanager

@@ -219,7 +219,8 @@ def _require_every_class(
 
 def _empty_tests(index: FolderIndex, images: Sequence[ImageFile]) -> list[str]:
     names = [index.classes[label] for label in _empty(index, images)]
-    return [f"no test images for {len(names)} classes: {_listed(names)}"] if names else []
+    many = f"{len(names)} classes" if len(names) > 1 else "a class"
+    return [f"no test images for {many}: {_listed(names)}"] if names else []
 
 
 def _empty(index: FolderIndex, images: Collection[ImageFile]) -> list[int]:

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -58,7 +59,8 @@ class Classifier:
 def assemble(backbone: Backbone, head: HeadSpec, *, classes: tuple[str, ...], resize: Resize) -> Classifier:
     """Resize, preprocessing, backbone and head in one model. Layers of the backbone are shared, not copied."""
     image = keras.Input((None, None, 3), name="image")
-    x = preprocess(_resizing(backbone.size, resize)(image), backbone.card.preprocessing or "none")
+    taken = {layer.name for layer in backbone.network.layers}
+    x = preprocess(_resizing(backbone.size, resize, taken)(image), backbone.card.preprocessing or "none")
     # Functional.call applies the inner layers one by one, so the classifier is flat: every layer stays visible.
     features = backbone.network.call(x)
     top_input = keras.Input(features.shape[1:], dtype=features.dtype, name="backbone_features")
@@ -108,7 +110,11 @@ def _contract(path: Path) -> _Contract:
         raise ModelError(f"is not a classifier ({type(error).__name__})", where=str(path), hint=_RESTORE) from error
 
 
-def _resizing(size: tuple[int, int], resize: Resize) -> keras.layers.Layer:
+def _resizing(size: tuple[int, int], resize: Resize, taken: Set[str]) -> keras.layers.Layer:
+    """The resize layer; a backbone cut out of another classifier has one of the same name already."""
+    name = "resize"
+    while name in taken:
+        name += "_outer"
     return keras.layers.Resizing(
         *size,
         interpolation="bilinear",
@@ -116,5 +122,5 @@ def _resizing(size: tuple[int, int], resize: Resize) -> keras.layers.Layer:
         crop_to_aspect_ratio=resize == "crop",
         pad_to_aspect_ratio=resize == "pad",
         dtype="float32",
-        name="resize",
+        name=name,
     )

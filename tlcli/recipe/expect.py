@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tlcli.errors import did_you_mean
+
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -13,6 +15,11 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+# Numbers of a record that recipes ask for most; others are looked up by their whole path.
+_SCORES = tuple(
+    f"{split}.{name}" for split in ("val", "test") for name in ("accuracy", "balanced_accuracy", "loss", "count")
+)
+KEYS = (*_SCORES, *(f"scores.{name}" for name in _SCORES), "seconds.total", "seconds.prefix")
 _FORM = re.compile(r"^\s*([A-Za-z_][\w.]*)\s*(>=|<=|==|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
 
 
@@ -57,7 +64,15 @@ def parse(text: str) -> Expectation:
     match = _FORM.match(text)
     if match is None:
         raise ValueError(f"an expectation reads 'val.accuracy >= 0.90' (got {text!r})")
+    _require_known(match[1])
     return Expectation(match[1], match[2], float(match[3]))
+
+
+def _require_known(key: str) -> None:
+    """Refuse, before any training, a number that no record has."""
+    if key.split(".")[0] not in {name.split(".")[0] for name in KEYS} or key in KEYS or ".top_k." in key:
+        return
+    raise ValueError(f"no record has '{key}'. {did_you_mean(key, KEYS) or 'Known: ' + ', '.join(KEYS)} (got {key})")
 
 
 def check(expectations: list[str], record: Mapping[str, Any]) -> list[Verdict]:

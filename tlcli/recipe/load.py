@@ -52,7 +52,7 @@ def locate(recipe: str) -> Path:
     if path.is_file():
         return path
     hint = did_you_mean(recipe, names()) or f"Bundled recipes: {', '.join(names())}."
-    raise RecipeError([Problem("--recipe", f"no bundled recipe and no file (got '{recipe}')", hint)])
+    raise RecipeError([Problem("recipe", f"no bundled recipe and no file is called '{recipe}'", hint)])
 
 
 def load(recipe: str, *, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Recipe:

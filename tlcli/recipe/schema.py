@@ -36,6 +36,12 @@ def _share_or_folder(value: Any) -> Any:
     return value
 
 
+def _pair(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, list | tuple) and len(value) == 2):
+        return value
+    raise ValueError(f"a size is auto or [height, width], for example [224, 224] (got {value})")
+
+
 class DataSpec(Spec):
     """Which images, how they are split and sized.
 
@@ -45,7 +51,7 @@ class DataSpec(Spec):
     path: Path | None = None
     val: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
     test: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
-    size: Literal["auto"] | tuple[Pixels, Pixels] = "auto"
+    size: Annotated[Literal["auto"] | tuple[Pixels, Pixels], BeforeValidator(_pair)] = "auto"
     resize: Resize = "crop"
     classes: Annotated[list[Text], Field(min_length=2)] | None = None
     class_weights: Literal["none", "balanced"] = "none"

@@ -24,6 +24,7 @@ from tlcli.recipe import expect
 from tlcli.report.record import RunRecord, read
 from tlcli.train import policy
 
+RUNS = Path("runs")
 HISTORY = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds", "images_per_second")
 
 
@@ -78,10 +79,8 @@ def default_folder(data: Path, model: str) -> Path:
     """The first free `runs/<data>-<model>-<n>`."""
     plain = (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") for name in (data.resolve().name, model))
     stem = "-".join(filter(None, plain))
-    taken = (
-        int(found[1]) for path in Path("runs").glob(f"{stem}-*") if (found := re.fullmatch(r".*-(\d+)", path.name))
-    )
-    return Path("runs") / f"{stem}-{max(taken, default=0) + 1}"
+    taken = (int(found[1]) for path in RUNS.glob(f"{stem}-*") if (found := re.fullmatch(r".*-(\d+)", path.name)))
+    return RUNS / f"{stem}-{max(taken, default=0) + 1}"
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def judge(before: Sequence[float] | None, after: Sequence[float] | None, until: 
     if after is None:
         return Verdict(kept=True, confidence=None, reason="kept: there are no validation images to judge by")
     if before is None:
-        return Verdict(kept=True, confidence=None, reason="kept: the first step has nothing to be compared with")
+        return Verdict(kept=True, confidence=None, reason="kept: there was nothing trained before it")
     sign = 1 if until.metric == "val_loss" else -1
     gains = [sign * (old - new) for old, new in zip(before, after, strict=True)]
     gain, sure = statistics.fmean(gains), confidence(gains)
