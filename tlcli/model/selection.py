@@ -110,7 +110,7 @@ def _from_top(amount: str, groups: LayerGroups, where: str) -> Iterable[LayerGro
         hint = (
             f"{groups.name} has {len(groups)} groups: {listing(groups.names)}. Take 1 to {len(groups)}, or a percent."
         )
-        raise ModelError(f"there are no top '{amount}' groups", where=where, hint=hint)
+        raise ModelError(f"top: takes a number from 1 to {len(groups)} (got '{amount}')", where=where, hint=hint)
     return groups.groups[-int(amount) :]
 
 
