@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlcli.data.folder import EXTENSIONS, scan
+from tlcli.data.folder import scan
+from tlcli.data.kinds import EXTENSIONS
 from tlcli.data.pixels import decode, open_cache, read
 from tlcli.errors import DataError
 

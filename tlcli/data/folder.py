@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -11,22 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tlcli.data.kinds import EXTENSIONS, is_image
 from tlcli.errors import DataError, did_you_mean
 
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"},
-)
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LAYOUT = "DATA holds one folder of images per class, or train/, val/ and test/ with class folders inside."
 
 _NOT_SHOWN = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
-# Camera files are TIFF by their first bytes; Pillow would read the thumbnail, or nothing.
-_RAW = frozenset({".arw", ".cr2", ".dng", ".erf", ".kdc", ".nef", ".nrw", ".pef", ".raw", ".rwl", ".sr2", ".srw"})
-_MAGIC = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
-    re.DOTALL,
-)
-_TIFF_MAGIC = (b"II*\0", b"MM\0*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,20 +338,8 @@ def _sorted_out(folder: Path) -> tuple[list[Path], list[Path]]:
     images: list[Path] = []
     others: list[Path] = []
     for path in _walk(folder):
-        (images if _is_image(path) else others).append(path)
+        (images if is_image(path) else others).append(path)
     return images, others
-
-
-def _is_image(path: Path) -> bool:
-    """By its extension, else by its first bytes. What only pretends is found when it is decoded."""
-    if not path.is_file():
-        return False
-    suffix = path.suffix.lower()
-    if suffix in EXTENSIONS:
-        return True
-    with path.open("rb") as file:
-        head = file.read(18)
-    return bool(_MAGIC.match(head)) or (head.startswith(_TIFF_MAGIC) and suffix not in _RAW)
 
 
 def _hashed(
