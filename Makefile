@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench bench-bundled pretrain clean
 
 # The whole job in a minute or two: fine-tune on handwritten digits, offline.
 demo: $(READY)
@@ -28,6 +28,15 @@ lint: $(READY)
 # make bench BENCH="photos/ --alpha 0.35 --weights FILE"
 bench: $(READY)
 	$(BIN)/python benchmarks/against_keras.py $(BENCH)
+
+# What the bundled weights are worth; make bench-bundled BENCH="--data SAMPLES" for more than digits. Half an hour or more.
+bench-bundled: $(READY)
+	$(BIN)/python benchmarks/bundled.py --json benchmarks/results-bundled.json $(BENCH)
+
+# The bundled network again, from nothing: about an hour on two cores. A test refuses the card without new structures.
+pretrain: $(READY)
+	$(BIN)/tlcli pretrain --drawn --out models/drawn.yaml --overwrite --licence Apache-2.0
+	$(BIN)/python scripts/measure_structures.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tlcli needs Python 3.11 or later: make PYTHON=python3.11 …"; exit 2; }

@@ -11,7 +11,7 @@ import keras
 from tlcli.paths import bundled, cache_dir
 from tlcli.recipe import load
 from tlcli.report.record import versions
-from tlcli.zoo import catalogue
+from tlcli.zoo import availability, catalogue
 
 # What each extra brings, by the package that shows it is there.
 EXTRAS = {"jax": "jax", "dev": "pytest"}
@@ -25,18 +25,12 @@ def examine() -> dict[str, Any]:
         | {"cpus": str(os.cpu_count())},
         "folders": {
             "cache": _folder(cache_dir()),
-            "downloaded weights": _folder(_weights_folder()),
+            "downloaded weights": _folder(availability.keras_cache() / "models"),
             "recipes": f"{bundled('recipes')} ({len(load.names())})",
             "models": f"{bundled('models')} ({len(catalogue.load())})",
         },
         "extras": {name: _installed(package) for name, package in EXTRAS.items()},
     }
-
-
-def _weights_folder() -> Path:
-    """Where Keras keeps what it downloads."""
-    home = os.environ.get("KERAS_HOME")
-    return (Path(home) if home else Path.home() / ".keras") / "models"
 
 
 def _folder(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The images of `tlcli demo`: the handwritten digits that scikit-learn carries, written as class folders."""
+"""What `tlcli demo` works on: the handwritten digits that scikit-learn carries, and a run from nothing to compare."""
 
 import hashlib
 import io
@@ -9,8 +9,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tlcli.paths import replacing
+from tlcli.prepare import Request
+from tlcli.recipe import load
+from tlcli.report import record
 
-# Digits a class that the demo trains on, with as many again for validation and the rest of DIGITS for the test.
+# Digits a class in all.
 DIGITS = 60
 SIZE = 64
 
@@ -30,6 +33,26 @@ def write_digits(folder: Path, *, per_class: int = DIGITS) -> Path:
             with replacing(path) as temporary:
                 temporary.write_bytes(data)
     return folder
+
+
+def from_scratch(run: Path, out: Path) -> Request:
+    """The same job for the same network from random weights: same images and split, as many epochs.
+
+    Args:
+        run: A complete run of the recipe `demo`.
+        out: Folder of the new run.
+    """
+    recipe = load.load("demo")
+    epochs = sum(phase["epochs"] for phase in record.read(run).phases)
+    bounds = recipe.augment.model_dump(include={"preset", "rotation", "zoom", "shift"})
+    options = {
+        "data.path": record.read(run).data["path"],
+        "data.val": recipe.data.val,
+        "data.test": recipe.data.test,
+        "model.name": recipe.model.name,
+        **{f"augment.{name}": value for name, value in bounds.items()},
+    }
+    return Request(recipe="from-scratch", settings=(f"phases.0.epochs={max(1, epochs)}",), options=options, out=out)
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -21,7 +21,7 @@ from tlcli.report import folder as folder_of_run
 from tlcli.report import record
 from tlcli.train import plan
 from tlcli.train.events import Advanced, Noticed, Observer
-from tlcli.zoo import catalogue
+from tlcli.zoo import availability, catalogue, own_weights
 from tlcli.zoo.card import ModelCard
 
 RANDOM = "random"
@@ -42,6 +42,14 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """The checked recipe with nothing left to be decided elsewhere, and what the user should know of that."""
+
+    recipe: Recipe
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Chosen:
     """The network that a recipe names: its card, input size and layer groups."""
 
@@ -59,29 +67,51 @@ class Prepared:
     pixels: Pixels
 
 
-def check_first(request: Request) -> Recipe:
-    """The checked recipe, after everything that can be told in a moment: no image is read, no Keras loaded.
+def check_first(request: Request) -> Settled:
+    """Everything that can be told in a moment: no image is read, no Keras loaded.
+
+    Which network stands for `auto` is decided here, once; it takes a question to a server where nothing nearer answers.
 
     Raises:
         TlcliError: For the first thing that is wrong.
     """
     recipe = recipe_of(request)
-    card = plan.settled_card(recipe, catalogue.find(recipe.model.name))
-    plan.input_size(recipe, card)
-    weights = recipe.model.weights
-    if request.resume is None and weights not in (None, RANDOM) and not Path(str(weights)).is_file():
-        raise WeightsError(
-            f"there is no file '{weights}'",
-            where="model.weights",
-            hint=f"Give a path of .h5 or .keras weights, or: {RANDOM}",
-        )
     data = recipe.data
     folder.check(_root(recipe), classes=data.classes, val=_outside(data.val), test=_outside(data.test))
     if request.resume is None:
         _require_outside(request.out, _root(recipe))
         if request.out is not None:
             folder_of_run.require_new(request.out)
-    return recipe
+    settled = _settled(recipe)
+    card = plan.settled_card(settled.recipe, catalogue.find(settled.recipe.model.name))
+    plan.input_size(settled.recipe, card)
+    if request.resume is None:
+        _require_weights(settled.recipe, card)
+    return settled
+
+
+def _settled(recipe: Recipe) -> Settled:
+    """The recipe with the name of a network where it left the choice open."""
+    model, size = recipe.model, recipe.data.size
+    if model.name != availability.AUTO:
+        return Settled(recipe)
+    choice = availability.choose(model.arguments, None if size == "auto" else size, model.weights)
+    named = recipe.model_copy(update={"model": model.model_copy(update={"name": choice.name})})
+    return Settled(named, (choice.notice,) if choice.notice else ())
+
+
+def _require_weights(recipe: Recipe, card: ModelCard) -> None:
+    """Tell of weights that are not there, damaged, or of another network, before Keras is loaded to read them."""
+    weights = recipe.model.weights
+    if weights is None and card.weights is not None:
+        own_weights.require_arguments(card, recipe.model.arguments)
+        own_weights.verified(card)
+    if weights not in (None, RANDOM) and not Path(str(weights)).is_file():
+        raise WeightsError(
+            f"there is no file '{weights}'",
+            where="model.weights",
+            hint=f"Give a path of .h5 or .keras weights, or: {RANDOM}",
+        )
 
 
 def _require_outside(out: Path | None, data: Path) -> None:
@@ -164,7 +194,7 @@ def _absolute(recipe: Recipe) -> Recipe:
     data, model = recipe.data, recipe.model
     folders = {key: _path(value) for key in ("path", "val", "test") if isinstance(value := getattr(data, key), Path)}
     files: dict[str, str] = {}
-    if catalogue.find(model.name).source.startswith("file:"):
+    if model.name != availability.AUTO and catalogue.is_path(model.name):
         files["name"] = str(_path(model.name))
     if model.weights not in (None, RANDOM):
         files["weights"] = str(_path(str(model.weights)))

@@ -11,7 +11,7 @@ import numpy as np
 from tlcli.evaluate import metrics
 from tlcli.model import backbone, classifier, measure
 from tlcli.paths import write_text
-from tlcli.prepare import Chosen, Prepared, Request, choose, output_bytes, output_folder, prepare, recipe_of
+from tlcli.prepare import Chosen, Prepared, Request, Settled, choose, output_bytes, output_folder, prepare
 from tlcli.recipe.load import render
 from tlcli.recipe.schema import Recipe
 from tlcli.report import folder, record
@@ -22,14 +22,18 @@ from tlcli.train.events import EpochDone, Event, FolderMade, Noticed, Observer, 
 from tlcli.train.plan import dropped_top
 
 
-def finetune(request: Request, observe: Observer) -> tuple[Path, RunRecord]:
+def finetune(request: Request, settled: Settled, observe: Observer) -> tuple[Path, RunRecord]:
     """Fine-tune as asked, or take up an unfinished run. Returns the run folder and its record.
+
+    `settled` is what `check_first` made of the request.
 
     Raises:
         TlcliError: If something is wrong with what was asked, the images, the network or the machine.
     """
     began = time.perf_counter()
-    recipe = recipe_of(request)
+    recipe = settled.recipe
+    for notice in settled.notices:
+        observe(Noticed(notice, is_warning=True))
     with device.use(request.device, recipe.performance.precision) as machine:
         chosen = choose(recipe, measure=measure.layer_groups)
         saved = checkpoint.Checkpoint(request.resume).read() if request.resume else None
@@ -40,6 +44,7 @@ def finetune(request: Request, observe: Observer) -> tuple[Path, RunRecord]:
         with folder.owned(out, resume=request.resume is not None, need_bytes=output_bytes(prepared.plan)) as run:
             observe(FolderMade(str(out)))
             note = record.begun(prepared.plan, machine, before=record.read(out) if request.resume else None)
+            note.warnings = [*settled.notices, *note.warnings]
             with folder.recorded(run, note, began):
                 if saved is None:
                     note.model |= {"weights": built.weights_origin, "weights_sha256": built.weights_sha256}

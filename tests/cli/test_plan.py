@@ -11,7 +11,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "plan.txt"
 
 def test_the_plan_reads_as_it_was_written(tlcli: Callable, photos: Path) -> None:
     """After a wanted change: RENEW_GOLDEN=1 pytest tests/cli, then look at the difference."""
-    said = tlcli("plan", photos, "--quiet", "--recipe", "two-phase")
+    said = tlcli("plan", photos, "--quiet", "--recipe", "two-phase", "--model", "mobilenet_v2")
     assert (said.code, said.stderr) == (0, "")
     lines = said.stdout.replace(str(photos), "PHOTOS").splitlines()
     text = "".join(f"{line.rstrip()}\n" for line in lines)
@@ -21,13 +21,14 @@ def test_the_plan_reads_as_it_was_written(tlcli: Callable, photos: Path) -> None
 
 
 def test_the_contracts_json(tlcli: Callable, photos: Path) -> None:
-    plan = tlcli("plan", photos, "--json").document
+    plan = tlcli("plan", photos, "--json", "--model", "mobilenet_v2").document
     assert set(plan["data"]["counts"]) == {"train", "val", "test"}
     assert sum(plan["data"]["counts"].values()) == 30
     assert plan["data"]["classes"] == ["blue", "green", "red"]
     assert plan["model"]["name"] == "mobilenet_v2"
     assert [group["name"] for group in plan["groups"]][::17] == ["stem", "top"]
     assert [phase["name"] for phase in plan["phases"]] == ["head", "unfreeze"]
+    assert plan["notices"] == []
     for key in ("memory_bytes", "cache_bytes", "seconds"):
         assert plan["estimates"][key] > 0
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tlcli.paths import bundled
 from tlcli.zoo import catalogue
 
 
@@ -12,7 +13,9 @@ def test_list_shows_all_with_their_numbers(tlcli: Callable) -> None:
     assert (said.code, said.stderr) == (0, "")
     assert [line.split()[0] for line in said.stdout.splitlines()[1:]] == list(catalogue.load())
     (line,) = [line for line in said.stdout.splitlines() if line.startswith("mobilenet_v2 ")]
-    assert line.split() == ["mobilenet_v2", "MobileNetV2", "2.26", "M", "224", "71.3%"]
+    assert line.split() == ["mobilenet_v2", "MobileNetV2", "2.26", "M", "224", "71.3%", "download"]
+    (line,) = [line for line in said.stdout.splitlines() if line.startswith("drawn ")]
+    assert line.split()[-2:] == ["–", "bundled"]
 
 
 @pytest.mark.parametrize(("pattern", "count"), [("efficientnet*", 15), ("EfficientNet_V2*", 7), ("resnet50", 1)])
@@ -30,3 +33,14 @@ def test_show_tells_all_of_a_card(name: str, tlcli: Callable) -> None:
     text = tlcli("zoo", "show", name).stdout
     assert [line.split()[0] for line in text.splitlines()] == list(card)
     assert "licence        Apache-2.0" in text
+    assert "data           ImageNet" in text
+    assert "weights        –" in text
+
+
+def test_show_tells_of_weights_that_come_along(tlcli: Callable) -> None:
+    card, told = catalogue.find("drawn"), tlcli("zoo", "show", "drawn", "--json").document
+    assert (told["weights"], told["sha256"], told["data"]) == (card.weights, card.sha256, card.data)
+    text = tlcli("zoo", "show", "drawn").stdout
+    assert f"weights        {bundled('models') / 'drawn.weights.h5'}" in text
+    assert f"sha256         {card.sha256}" in text
+    assert f"data           {card.data}" in text

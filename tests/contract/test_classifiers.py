@@ -23,6 +23,7 @@ def test_there_is_a_card_for_every_network_of_keras_applications():
     networks = {name for name in dir(keras.applications) if inspect.isfunction(getattr(keras.applications, name))}
     assert len(networks) == 40
     assert {card.source.removeprefix("keras:") for card in CARDS.values()} == networks
+    assert len(CARDS) == 41
 
 
 def _parameters(variables):

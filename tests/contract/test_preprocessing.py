@@ -20,7 +20,8 @@ def networks() -> list[str]:
 
 def test_every_network_of_keras_has_one_card():
     assert len(networks()) == 40
-    assert sorted(card.source.removeprefix("keras:") for card in CARDS) == sorted(networks())
+    published = [card for card in CARDS if card.weights is None]
+    assert sorted(card.source.removeprefix("keras:") for card in published) == sorted(networks())
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)

@@ -1,9 +1,11 @@
 """The wheel: built from this checkout, it brings its recipes, cards and licence, and works far from here."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -55,9 +57,31 @@ def test_it_holds_the_program_its_data_and_its_licence(wheel: Path) -> None:
 
 
 def test_it_knows_the_bundled_recipes_and_cards(installed: Callable[..., str]) -> None:
-    assert len(json.loads(installed("recipe", "list", "--json"))) == 5
-    assert len(json.loads(installed("zoo", "list", "--json"))) == 40
-    assert len(installed("zoo", "list").splitlines()) == 41
+    assert len(json.loads(installed("recipe", "list", "--json"))) == 6
+    assert len(json.loads(installed("zoo", "list", "--json"))) == 41
+    assert len(installed("zoo", "list").splitlines()) == 42
+
+
+def test_it_brings_the_bundled_weights_whole(installed: Callable[..., str]) -> None:
+    card = json.loads(installed("zoo", "show", "drawn", "--json"))
+    weights = Path(card["weights"])
+    assert not weights.is_relative_to(CHECKOUT)
+    assert weights.parent.name == "models"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == card["sha256"]
+
+
+def test_the_source_archive_holds_what_the_wheel_is_built_from(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(CHECKOUT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        held = {name.partition("/")[2]: name for name in archive.getnames()}
+        weights = archive.extractfile(held["models/drawn.weights.h5"])
+        assert weights is not None
+        assert weights.read() == (CHECKOUT / "models" / "drawn.weights.h5").read_bytes()
+    for kind in ("recipes", "models"):
+        files = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / kind).rglob("*") if path.is_file()}
+        assert files <= held.keys()
 
 
 def test_it_plans_without_measuring(installed: Callable[..., str], photos: Path, tmp_path: Path) -> None:

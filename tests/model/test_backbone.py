@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from tlcli.errors import ModelError, WeightsError
 from tlcli.model import backbone
 from tlcli.zoo import catalogue
 from tlcli.zoo.card import ModelCard
+from tlcli.zoo.sources import weights_file
 
 MOBILENET = ModelCard(
     name="mobilenet",
@@ -87,6 +89,79 @@ def test_a_file_called_random_is_reached_by_a_path(sample, tmp_path, monkeypatch
     assert backbone.build(MOBILENET, size=(32, 32), arguments=NARROW, weights="random").weights_origin == "random"
     built = backbone.build(MOBILENET, size=(32, 32), arguments=NARROW, weights="./random")
     assert built.weights_origin == "file:random"
+
+
+@pytest.fixture
+def own(tmp_path) -> ModelCard:
+    """A card with weights of its own, as read from its file."""
+    keras.utils.set_random_seed(5)
+    network = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3), alpha=0.25)
+    sha256 = weights_file.save(network, tmp_path / "mine.weights.h5", half=True)
+    changes = {"name": "mine", "arguments": NARROW, "weights": str(tmp_path / "mine.weights.h5"), "sha256": sha256}
+    return MOBILENET.model_copy(update=changes)
+
+
+def test_a_card_brings_its_own_weights(own):
+    built = backbone.build(own, size=(64, 32), arguments={}, weights=None)
+    again = backbone.build(own, size=(32, 32), arguments=NARROW, weights=None)
+    assert built.weights_origin == "card (mine)"
+    assert built.weights_sha256 == again.weights_sha256
+    reference = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(64, 32, 3), alpha=0.25)
+    reference.load_weights(own.weights)
+    assert built.weights_sha256 == backbone.weights_sha256(reference)
+    np.testing.assert_array_equal(built.network(image(64)[:, :, :32]), reference(image(64)[:, :, :32]))
+
+
+def test_a_cards_own_weights_can_be_replaced(own, sample):
+    fresh = backbone.build(own, size=(32, 32), arguments={}, weights="random")
+    assert fresh.weights_origin == "random"
+    path = sample(REAL) / "mobilenet_v1_0.25_224.weights.h5"
+    other = backbone.build(own, size=(32, 32), arguments={}, weights=str(path))
+    assert other.weights_origin == f"file:{path.name}"
+    mine = backbone.build(own, size=(32, 32), arguments={}, weights=None)
+    assert len({each.weights_sha256 for each in (fresh, other, mine)}) == 3
+    wide = backbone.build(own, size=(32, 32), arguments={"alpha": 0.5}, weights="random")
+    assert wide.network.output.shape[-1] == 512
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fitting"),
+    [({"alpha": 0.5}, "fit only {alpha: 0.25} (got {alpha: 0.5})"), ({"depth_multiplier": 2}, "{depth_multiplier: 1}")],
+    ids=str,
+)
+def test_arguments_against_a_cards_own_weights_are_refused(own, arguments, fitting):
+    with pytest.raises(WeightsError, match=r"model\.arguments\.\w+: the weights of mine") as caught:
+        backbone.build(own, size=(32, 32), arguments=arguments, weights=None)
+    assert fitting in str(caught.value)
+
+
+def test_changed_weights_of_a_card_are_never_loaded(own):
+    """The file is still one that Keras reads; only its content is another."""
+    keras.utils.set_random_seed(6)
+    network = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3), alpha=0.25)
+    backbone.build(own, size=(32, 32), arguments={}, weights=None)
+    weights_file.save(network, Path(own.weights), half=True)
+    with pytest.raises(WeightsError, match=r"mine\.weights\.h5: is not the file that the card of mine names"):
+        backbone.build(own, size=(32, 32), arguments={}, weights=None)
+    assert backbone.build(own, size=(32, 32), arguments={}, weights="random").weights_origin == "random"
+
+
+def test_own_weights_of_another_network_are_told(own):
+    wrong = own.model_copy(update={"arguments": {}})
+    with pytest.raises(WeightsError, match=r"does not fit mobilenet_1\.00_32"):
+        backbone.build(wrong, size=(32, 32), arguments={}, weights=None)
+
+
+def test_the_bundled_weights_are_loaded():
+    card = catalogue.find("drawn")
+    built = backbone.build(card, size=(64, 64), arguments={}, weights=None)
+    assert built.weights_origin == "card (drawn)"
+    assert built.network.count_params() == card.parameters
+    reference = getattr(keras.applications, card.source.removeprefix("keras:"))(
+        weights=None, include_top=False, input_shape=(64, 64, 3), **card.arguments
+    )
+    reference.load_weights(card.weights)
+    assert built.weights_sha256 == backbone.weights_sha256(reference)
 
 
 def test_other_kinds_of_source_are_refused():

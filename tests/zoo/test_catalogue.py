@@ -26,13 +26,23 @@ def layer(kind: str, **config) -> dict:
 
 
 CONV = layer("Conv2D", filters=8)
+CARD = """\
+name: mine
+source: keras:MobileNet
+title: Mine
+size: 96
+min_size: 32
+preprocessing: tf
+licence: MIT
+"""
 
 
 @pytest.mark.parametrize(
     "text", ["mobilenet_v2", "MobileNetV2", "MOBILENET_V2", "mobilenet-v2", "keras:MobileNetV2", "keras:mobilenetv2"]
 )
 def test_a_bundled_card_is_found_however_it_is_spelt(text):
-    assert catalogue.find(text).source == "keras:MobileNetV2"
+    card = catalogue.find(text)
+    assert (card.name, card.source, card.weights) == ("mobilenet_v2", "keras:MobileNetV2", None)
 
 
 def test_every_card_is_found_by_its_name_and_its_class():
@@ -40,7 +50,8 @@ def test_every_card_is_found_by_its_name_and_its_class():
     assert cards, "no cards are bundled"
     for name, card in cards.items():
         assert catalogue.find(name) is card
-        assert catalogue.find(card.source) is card
+        if card.weights is None:
+            assert catalogue.find(card.source) is card
 
 
 def test_load_hands_out_a_dictionary_of_its_own():
@@ -138,10 +149,50 @@ def test_a_file_of_another_kind_is_refused(tmp_path, name):
         catalogue.find(str(tmp_path / name))
 
 
-def test_a_wrong_card_is_named(tmp_path):
-    (tmp_path / "bad.yaml").write_text("name: bad\nsize: -1\n")
-    with pytest.raises(ModelError, match=r"bad\.yaml: is not a model card"):
-        catalogue._bundled_cards(tmp_path)
+def test_bundled_cards_are_read_once():
+    assert catalogue.find("drawn") is catalogue.load()["drawn"]
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.YML"])
+def test_a_card_file_is_a_model(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    path.write_text(CARD)
+    assert catalogue.find(str(path)).name == "mine"
+    monkeypatch.chdir(tmp_path)
+    assert catalogue.find(name) == catalogue.find(str(path))
+    assert catalogue.is_path(name)
+    path.write_text(CARD.replace("size: 96", "size: 64"))
+    assert catalogue.find(name).size == 64, "files of others are read anew"
+
+
+@pytest.mark.parametrize("name", ["gone.yaml", "gone.yml", "no/gone.yaml"])
+def test_a_missing_card_file_is_said_to_be_missing(name):
+    with pytest.raises(ModelError, match=rf"{name}: there is no such file"):
+        catalogue.find(name)
+
+
+def test_a_folder_named_like_a_card_file_is_no_card(tmp_path):
+    (tmp_path / "mine.yaml").mkdir()
+    with pytest.raises(ModelError, match="is a folder"):
+        catalogue.find(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_path"),
+    [
+        ("mobilenet_v2", False),
+        ("MobileNetV2", False),
+        ("keras:VGG16", False),
+        ("drawn", False),
+        ("hub:x", False),
+        ("x.yaml", True),
+        ("x.keras", True),
+        ("runs/first", True),
+        (".", True),
+    ],
+)
+def test_paths_are_told_from_names(text, is_path):
+    assert catalogue.is_path(text) is is_path
 
 
 def test_cards_are_plain_data(tmp_path):

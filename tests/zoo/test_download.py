@@ -114,6 +114,7 @@ def test_a_file_that_is_not_there_says_what_to_do(server):
     assert "--weights FILE" in text
     assert "--weights random" in text
     assert "tlcli demo" in text
+    assert "--model drawn" in text
 
 
 def test_no_server_says_what_to_do(server):

@@ -1,5 +1,6 @@
 """Weights from files: every format Keras wrote, and nothing by halves."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -276,3 +277,88 @@ def test_damaged_files_are_named_and_nothing_is_loaded(tmp_path, how):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(WeightsError, match=r"gone\.h5: there is no such file"):
         load(mobilenet(), tmp_path / "gone.h5")
+
+
+def layers_within_layers(seed: int) -> keras.Model:
+    """What the layout must cope with: nested models, layers of one kind, dropout, scalars among the weights."""
+    keras.utils.set_random_seed(seed)
+    block = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3), keras.layers.Dropout(0.5)])
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Normalization()(inputs)
+    x = block(keras.layers.Conv2D(4, 3, padding="same")(x))
+    return keras.Model(inputs, keras.layers.SeparableConv2D(2, 3)(keras.layers.BatchNormalization()(x)))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    "build", [layers_within_layers, lambda seed: mobilenet(seed=seed)], ids=["nested", "mobilenet"]
+)
+def test_what_is_saved_is_read_by_both_loaders_alike(tmp_path, build, half):
+    source, ours, theirs = shaken(build(1)), build(2), build(3)
+    path = tmp_path / "w.weights.h5"
+    digest = weights_file.save(source, path, half=half)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [file.name for file in tmp_path.iterdir()] == ["w.weights.h5"]
+    load(ours, path, build)
+    theirs.load_weights(path)
+    for saved, one, other in zip(source.get_weights(), ours.get_weights(), theirs.get_weights(), strict=True):
+        expected = saved.astype("float16").astype("float32") if half and saved.ndim > 1 else saved
+        assert one.dtype == saved.dtype
+        assert np.array_equal(one, expected)
+        assert np.array_equal(other, expected)
+    with h5py.File(path) as file:
+        kinds: dict[bool, set[str]] = {True: set(), False: set()}
+        file.visititems(
+            lambda key, item: (
+                kinds[item.ndim > 1].add(item.dtype.name)
+                if isinstance(item, h5py.Dataset) and "seed" not in key
+                else None
+            )
+        )
+    assert kinds[True] == {"float16" if half else "float32"}
+    assert "float16" not in kinds[False]
+
+
+def test_halving_halves_the_file(tmp_path):
+    source = mobilenet()
+    for half in (False, True):
+        weights_file.save(source, tmp_path / f"{half}.weights.h5", half=half)
+    sizes = [(tmp_path / f"{half}.weights.h5").stat().st_size for half in (True, False)]
+    assert sizes[0] < 0.7 * sizes[1]
+
+
+def test_kernels_too_large_for_half_precision_stay_whole(tmp_path):
+    network = tiny()
+    network.layers[1].kernel.assign(network.layers[1].kernel + 1e5)
+    weights_file.save(network, tmp_path / "w.weights.h5", half=True)
+    again = tiny(seed=1)
+    load(again, tmp_path / "w.weights.h5", tiny)
+    assert np.array_equal(again.layers[1].kernel, network.layers[1].kernel)
+
+
+def test_the_same_weights_are_the_same_file_and_replace_the_old(tmp_path):
+    path, network = tmp_path / "w.weights.h5", tiny()
+    path.write_text("old")
+    first = weights_file.save(network, path, half=True)
+    data = path.read_bytes()
+    kernel = network.layers[1].kernel.numpy()
+    network.layers[1].kernel.assign(kernel + 1)
+    assert weights_file.save(network, path, half=True) != first
+    network.layers[1].kernel.assign(kernel)
+    assert weights_file.save(network, path, half=True) == first
+    assert path.read_bytes() == data
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "w.weights.h5"
+    path.write_text("old")
+
+    class Broken(keras.layers.Layer):
+        def save_own_variables(self, store):
+            raise OSError("disk full")
+
+    network = keras.Sequential([keras.Input((4,)), Broken(), keras.layers.Dense(2)])
+    with pytest.raises(OSError, match="disk full"):
+        weights_file.save(network, path, half=True)
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["w.weights.h5"]

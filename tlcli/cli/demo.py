@@ -10,6 +10,8 @@ from tlcli.cli.options import is_quiet, state
 if TYPE_CHECKING:
     import numpy as np
 
+    from tlcli.prepare import Request
+
 # Shades for pictures in the terminal, dark to light.
 SHADES = "@%#*+=-:. "
 SIDE = 12
@@ -27,7 +29,7 @@ def demo(out: Path | None) -> None:
     """See the whole job on handwritten digits. Needs no network connection."""
     from tlcli.cli import console
     from tlcli.cli.finetune import run_and_tell
-    from tlcli.demo import write_digits
+    from tlcli.demo import from_scratch, write_digits
     from tlcli.prepare import Request
 
     home = out or _next_folder()
@@ -36,17 +38,40 @@ def demo(out: Path | None) -> None:
         err = console.err()
         console.say(err, "Handwritten digits from scikit-learn, 60 of each, as a folder of class folders:", "bold")
         err.print(console.safe(f"  {data}/0 … {data}/9"))
-        console.say(
-            err,
-            "The network starts from random weights, because pretrained weights would need a download."
-            " With pretrained weights you get more from fewer images.",
-            "yellow",
+        err.print(
+            console.safe(
+                "The network comes with tlcli: MobileNet, pretrained on images that a program drew, none of a digit."
+                " First it is fine-tuned; then the same network learns the same from random weights, for comparison."
+            )
         )
     write_digits(data)
-    request = Request(recipe="demo", options={"data.path": str(data.absolute())}, out=run)
-    run_and_tell(request, as_json=False)
+    run_and_tell(Request(recipe="demo", options={"data.path": str(data.absolute())}, out=run), as_json=False)
+    _compare(run, from_scratch(run, home / "from-scratch"))
     _show_guesses(run)
     _what_next(data, run)
+
+
+def _compare(run: Path, request: "Request") -> None:
+    """Carry the comparison out and print both accuracies beside each other."""
+    from tlcli import prepare
+    from tlcli.cli import console
+    from tlcli.cli.progress import observer
+    from tlcli.report import record
+    from tlcli.run import finetune
+
+    if not is_quiet():
+        console.say(console.err(), "The same network from random weights, as many epochs:", "bold")
+    with observer() as observe:
+        _, scratch = finetune(request, prepare.check_first(request), observe)
+    tuned = record.read(run)
+    out = console.out()
+    out.print()
+    out.print("What pretraining is worth here:", style="bold")
+    rows = (("fine-tuned from the bundled weights", tuned), ("the same network from random weights", scratch))
+    for name, note in rows:
+        score, seconds = note.scores["test"]["accuracy"], note.seconds["total"]
+        out.print(console.safe(f"  {name:<38}test accuracy {score:.4f}  in {console.duration(seconds)}"))
+    out.print()
 
 
 def _next_folder() -> Path:

@@ -45,14 +45,14 @@ def plan(as_json: bool, **asked: Any) -> None:
     from tlcli.cli.progress import observer
 
     request = request_from(asked)
-    recipe = prepare.check_first(request)
+    settled = prepare.check_first(request)
     with observer() as observe:
-        chosen = prepare.choose(recipe, measure=prepare.groups_without_keras)
-        prepared = prepare.prepare(recipe, chosen, strict=request.strict, observe=observe)
+        chosen = prepare.choose(settled.recipe, measure=prepare.groups_without_keras)
+        prepared = prepare.prepare(settled.recipe, chosen, strict=request.strict, observe=observe)
     if as_json:
-        console.print_json(prepared.plan.to_json())
+        console.print_json(prepared.plan.to_json() | {"notices": list(settled.notices)})
     else:
-        show.plan(prepared.plan)
+        show.plan(prepared.plan, settled.notices)
 
 
 COMMANDS = (finetune, plan)
@@ -88,7 +88,7 @@ def run_and_tell(request: "Request", *, as_json: bool) -> Path:
     from tlcli.report import folder as folder_of_run
     from tlcli.train.events import Event, FolderMade
 
-    prepare.check_first(request)
+    settled = prepare.check_first(request)
     if request.resume is not None:
         folder_of_run.require_idle(request.resume)
     signal.signal(signal.SIGTERM, _stop)
@@ -105,7 +105,7 @@ def run_and_tell(request: "Request", *, as_json: bool) -> Path:
                     made.append(event.path)
                 observe(event)
 
-            folder, record = run.finetune(request, note)
+            folder, record = run.finetune(request, settled, note)
     except KeyboardInterrupt:
         then = f" Go on with: tlcli finetune --resume {shlex.quote(made[0])}" if made else ""
         console.err().print(console.safe(f"Interrupted.{then}"))

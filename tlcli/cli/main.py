@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from tlcli import __version__
-from tlcli.cli import finetune, look, use
+from tlcli.cli import finetune, look, pretrain, use
 from tlcli.cli.demo import demo
 from tlcli.cli.group import Group
 from tlcli.cli.options import state
@@ -103,6 +103,7 @@ for command in (
     *finetune.COMMANDS,
     *use.COMMANDS,
     *look.COMMANDS,
+    *pretrain.COMMANDS,
     demo,
     recipe,
     zoo,

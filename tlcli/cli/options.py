@@ -42,7 +42,9 @@ def training(function: Function) -> Function:
     """What `finetune` and `plan` are given."""
     options = (
         click.argument("data", required=False, type=click.Path(path_type=Path)),
-        click.option("--model", "-m", metavar="M", help="Pretrained network: a name from `tlcli zoo list`, or a file."),
+        click.option(
+            "--model", "-m", metavar="M", help="Network: a name from `tlcli zoo list`, or a file. [default: auto]"
+        ),
         click.option("--weights", metavar="FILE", help="Weights instead of the network's own, or 'random'."),
         click.option(
             "--recipe", "-r", metavar="R", help="Bundled recipe or YAML file. [default: unfreeze-until-plateau]"

@@ -1,13 +1,14 @@
 """Plans, results and scores as tables on stdout."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from tlcli.cli.console import count, duration, out, safe, table
+from tlcli.cli.console import count, duration, out, safe, say, table
 from tlcli.cli.options import is_quiet
 from tlcli.model.groups import LayerGroups
 from tlcli.report.record import RunRecord
@@ -17,11 +18,14 @@ from tlcli.train.plan import TrainPlan
 MATRIX_CLASSES = 12
 
 
-def plan(made: TrainPlan) -> None:
-    """What a run will do."""
+def plan(made: TrainPlan, notices: Sequence[str] = ()) -> None:
+    """What a run will do, and what the user should know of how that was decided."""
     console, height, width = out(), *made.size
     console.print(safe(f"{made.recipe.name}: {made.card.title} on {made.recipe.data.path}", "bold"))
     console.print(f"input {height} × {width}, {made.recipe.data.resize}; preprocessing {made.card.preprocessing}")
+    for notice in notices:
+        console.print()
+        say(console, safe(f"Note: {notice}.", "yellow"))
     console.print()
     _print_split(console, made)
     console.print()

@@ -26,7 +26,7 @@ def list_cards(pattern: str, as_json: bool) -> None:
     cards = catalogue.load()
     chosen = [cards[name] for name in catalogue.names(pattern)]
     if as_json:
-        console.print_json([card.model_dump(mode="json") for card in chosen])
+        console.print_json([card.model_dump() for card in chosen])
         return
     if not chosen:
         raise click.UsageError(f"no network matches '{pattern}'. `tlcli zoo list` shows all {len(cards)}.")
@@ -37,10 +37,11 @@ def list_cards(pattern: str, as_json: bool) -> None:
             "–" if card.parameters is None else console.count(card.parameters),
             str(card.size),
             "–" if card.imagenet_top1 is None else f"{card.imagenet_top1:.1%}",
+            "download" if card.weights is None else "bundled",
         ]
         for card in chosen
     ]
-    columns = ["name", "network", "parameters", "size", "ImageNet top-1"]
+    columns = ["name", "network", "parameters", "size", "ImageNet top-1", "weights"]
     console.out().print(console.table(columns, rows, left=2))
 
 
@@ -49,15 +50,20 @@ def list_cards(pattern: str, as_json: bool) -> None:
 @as_json
 @state
 def show(name: str, as_json: bool) -> None:
-    """All that is known of one network."""
+    """All that is known of one network.
+
+    NAME is a name from `tlcli zoo list` or a file, as for --model.
+    """
     from tlcli.cli import console
     from tlcli.zoo import catalogue
 
-    card = catalogue.find(name).model_dump(mode="json")
+    card = catalogue.find(name).model_dump()
     if as_json:
         console.print_json(card)
         return
     out = console.out()
     for key, value in card.items():
         shown = ", ".join(group["name"] for group in value) if key == "groups" else value
-        out.print(console.safe(f"{key:<14} {shown}"))
+        if key == "data" and card["source"].startswith("keras:"):
+            shown = value or "ImageNet"
+        out.print(console.safe(f"{key:<14} {'–' if shown in (None, '') else shown}"))

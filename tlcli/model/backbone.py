@@ -11,6 +11,7 @@ import numpy as np
 
 from tlcli.errors import ModelError, WeightsError
 from tlcli.model.graph import fresh_names
+from tlcli.zoo import own_weights
 from tlcli.zoo.card import ModelCard, Preprocessing
 from tlcli.zoo.sources import applications, keras_file, weights_file
 
@@ -25,7 +26,7 @@ class Backbone:
         card: The card it was built from.
         network: float32 (batch, height, width, 3), preprocessed as the card says → 4-D features.
         size: Input height and width, pixels.
-        weights_origin: `imagenet (keras)`, `file:NAME` or `random`.
+        weights_origin: `imagenet (keras)`, `card (NAME)`, `file:NAME` or `random`.
         weights_sha256: Hash of all weights in order; the same for the same weights from any file format.
     """
 
@@ -45,7 +46,7 @@ def build(
         card: A card of `keras:` or `file:`.
         size: Input height and width, pixels.
         arguments: Architecture arguments of `keras:` networks.
-        weights: None for the card's own (Keras's download, or what the file holds), a path, or `random`.
+        weights: None for the card's own (beside it, Keras's download, or what the file holds), a path, or `random`.
         cut: Layer whose output becomes that of the network; what lies above is dropped. None keeps all.
 
     Raises:
@@ -101,7 +102,7 @@ def weights_sha256(network: keras.Model) -> str:
 def _from_applications(
     card: ModelCard, size: tuple[int, int], arguments: dict[str, Any], weights: str | None
 ) -> tuple[keras.Model, str]:
-    if weights is None:
+    if weights is None and card.weights is None:
         return applications.pretrained(card, size=size, arguments=arguments), "imagenet (keras)"
     network = applications.architecture(card, size=size, arguments=arguments)
     if weights == RANDOM:
@@ -111,9 +112,14 @@ def _from_applications(
         # Tops with a Flatten are bound to the size they were trained at.
         return applications.architecture(card, size=(card.size, card.size), arguments=arguments, include_top=True)
 
-    path = _weights_path(weights)
+    if weights is None:
+        own_weights.require_arguments(card, arguments, defaults=applications.defaults(card))
+        path, origin = own_weights.verified(card), f"card ({card.name})"
+    else:
+        path = _weights_path(weights)
+        origin = f"file:{path.name}"
     weights_file.load(network, path, with_top=with_top)
-    return applications.as_published(card, network), f"file:{path.name}"
+    return applications.as_published(card, network), origin
 
 
 def _from_file(

@@ -67,9 +67,12 @@ class DataSpec(Spec):
 
 
 class ModelSpec(Spec):
-    """Which pretrained network. `weights` is a file that replaces the card's own, or `random` for none at all."""
+    """Which pretrained network. `weights` is a file that replaces the card's own, or `random` for none at all.
 
-    name: Text = "mobilenet_v2"
+    `auto` is mobilenet_v2 where its ImageNet weights can be had, and otherwise the network that comes along.
+    """
+
+    name: Text = "auto"
     weights: Text | None = None
     arguments: dict[str, int | float | bool | str] = Field(default_factory=dict)
     preprocessing: Literal["none", "tf", "torch", "caffe"] | None = None

@@ -115,6 +115,7 @@ def begun(made: plan.TrainPlan, device: str, *, before: RunRecord | None = None)
     )
     if before is not None:
         note.started, note.seconds = before.started, {"total": before.seconds.get("total", 0.0)}
+        note.warnings = list(dict.fromkeys([*before.warnings, *note.warnings]))
         note.model |= {key: before.model[key] for key in ("weights", "weights_sha256") if key in before.model}
     return note
 

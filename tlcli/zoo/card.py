@@ -1,9 +1,11 @@
 """ModelCard: what must be known of a pretrained network before it is built."""
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_serializer, model_validator
 
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 Preprocessing = Literal["none", "tf", "torch", "caffe"]
 
 
@@ -31,6 +33,11 @@ class ModelCard(BaseModel):
             `torch` scales to 0..1 and normalises by ImageNet mean and deviation, `caffe` is BGR minus the mean.
             None where a file does not tell; the recipe must, in `model.preprocessing`.
         groups: Ordered patterns on layer names; empty means automatic groups.
+        arguments: Architecture arguments, such as `{"alpha": 0.5}`.
+        weights: The card's own weights, a Keras `.weights.h5` without top: in a card file its name beside the card,
+            once read its absolute path, in JSON its name again. None: those that the source itself provides.
+        sha256: Hash of that file, 64 hexadecimal digits.
+        data: What the network was trained on, in words; empty means ImageNet.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,3 +54,18 @@ class ModelCard(BaseModel):
     paper: str = ""
     groups: tuple[GroupPattern, ...] = ()
     arguments: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+    sha256: Sha256 | None = None
+    data: str = ""
+
+    @model_validator(mode="after")
+    def _hash_its_weights(self) -> Self:
+        if (self.weights is None) != (self.sha256 is None):
+            given, missing = ("sha256", "weights") if self.weights is None else ("weights", "sha256")
+            raise ValueError(f"{given} needs {missing} beside it")
+        return self
+
+    @field_serializer("weights", when_used="json")
+    def _weights_without_folder(self, weights: str | None) -> str | None:
+        # Records travel; the folders of the machine they were made on stay there.
+        return None if weights is None else Path(weights).name

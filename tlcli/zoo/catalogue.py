@@ -1,4 +1,4 @@
-"""The catalogue: bundled model cards by name, and cards made on the spot for model files and runs."""
+"""The catalogue: bundled model cards by name, card files, and cards made on the spot for model files and runs."""
 
 import fnmatch
 import json
@@ -8,21 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.paths import bundled
+from tlcli.zoo import card_file
 from tlcli.zoo.card import ModelCard, Preprocessing
-
-try:
-    from yaml import CSafeLoader as SafeLoader  # ten times faster, where libyaml is there
-except ImportError:
-    from yaml import SafeLoader  # type: ignore[assignment]
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 DEFAULT_SIZE = 224
-_TAKEN = "This version takes card names, keras:NAME, .keras and .h5 files, and run folders; see: tlcli zoo list"
+_TAKEN = (
+    "This version takes card names, keras:NAME, card files (.yaml), .keras and .h5 files, and run folders;"
+    " see: tlcli zoo list"
+)
 
 
 def load() -> dict[str, ModelCard]:
@@ -49,7 +45,7 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def find(text: str) -> ModelCard:
-    """The card for what a user typed after `--model`: a name, `keras:NAME`, a model file or a run folder.
+    """The card for what a user typed after `--model`: a name, `keras:NAME`, a card file, a model file or a run folder.
 
     Raises:
         ModelError: There is no such model or file, or it is of a kind that is not taken.
@@ -58,8 +54,9 @@ def find(text: str) -> ModelCard:
     source, colon, handle = text.partition(":")
     if card := known.get(text) or _by_name(text, known):
         return card
-    if Path(text).expanduser().exists() or _looks_like_path(text):
-        return _file_card(Path(text).expanduser())
+    if is_path(text):
+        path = Path(text).expanduser()
+        return card_file.read(path) if _is_card_file(path) else _file_card(path)
     if not colon:
         raise ModelError(f"no model is called '{text}'", where="model", hint=_suggestion(text, known))
     if source != "keras":
@@ -69,24 +66,28 @@ def find(text: str) -> ModelCard:
     raise ModelError(f"keras has no model '{handle}' with a card", where="model", hint=_suggestion(handle, known))
 
 
+def is_path(text: str) -> bool:
+    """Whether `find` takes a text for the path of a file or folder."""
+    known = load()
+    is_name = text in known or _by_name(text, known) is not None
+    return not is_name and (Path(text).expanduser().exists() or _looks_like_path(text))
+
+
 @cache
 def _bundled_cards(folder: Path) -> dict[str, ModelCard]:
-    cards = [_read_card(path) for path in sorted(folder.glob("*.yaml"))]
+    cards = [card_file.read(path) for path in sorted(folder.glob("*.yaml"))]
     return {card.name: card for card in sorted(cards, key=lambda card: card.name)}
 
 
-def _read_card(path: Path) -> ModelCard:
-    try:
-        return ModelCard.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise ModelError(f"is not a model card: {error}", where=str(path)) from error
-
-
 def _by_name(text: str, known: dict[str, ModelCard]) -> ModelCard | None:
-    """The card whose name or Keras class name is `text`, whatever the case, dashes and underscores."""
+    """The card whose name or Keras class name is `text`, whatever the case, dashes and underscores.
+
+    A class name means the network with the weights that Keras publishes, not a card that brings others.
+    """
     wanted = _plain(text)
     for card in known.values():
-        if wanted in (_plain(card.name), _plain(card.source.partition(":")[2])):
+        handle = card.source.partition(":")[2] if card.weights is None else card.name
+        if wanted in (_plain(card.name), _plain(handle)):
             return card
     return None
 
@@ -100,7 +101,11 @@ def _suggestion(text: str, known: dict[str, ModelCard]) -> str:
 
 
 def _looks_like_path(text: str) -> bool:
-    return text.lower().endswith(SUFFIXES) or "/" in text.partition(":")[0] or "\\" in text
+    return text.lower().endswith((*SUFFIXES, *card_file.SUFFIXES)) or "/" in text.partition(":")[0] or "\\" in text
+
+
+def _is_card_file(path: Path) -> bool:
+    return path.suffix.lower() in card_file.SUFFIXES and path.is_file()
 
 
 def _file_card(path: Path) -> ModelCard:

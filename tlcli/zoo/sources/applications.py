@@ -79,6 +79,15 @@ def pretrained(card: ModelCard, *, size: tuple[int, int], arguments: dict[str, A
         raise _explained(error, card, chosen) from error
 
 
+def defaults(card: ModelCard) -> dict[str, Any]:
+    """The architecture arguments of the card's network, with the values Keras gives them.
+
+    Raises:
+        ModelError: Keras has no such network.
+    """
+    return _offered(_function(card))
+
+
 def as_published(card: ModelCard, network: keras.Model) -> keras.Model:
     """Complete an EfficientNet (B0-B7) that was filled from a file with the published ImageNet weights.
 
@@ -196,7 +205,7 @@ def _explained(error: Exception, card: ModelCard, arguments: dict[str, Any]) -> 
     place = file or "the folder 'models' in Keras's cache"
     advice = (
         f"Put the file at {place} by hand, or give it with --weights FILE. "
-        "Offline: --weights random, tlcli demo, or --model FILE.keras."
+        "Offline: --model drawn, --weights random, tlcli demo, or --model FILE.keras."
     )
     if url:
         message = f"the ImageNet weights of {card.name} could not be fetched from {url} ({_reason(error, url)})"

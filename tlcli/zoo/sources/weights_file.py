@@ -2,11 +2,15 @@
 
 A file is told by its content, not by its name. Its arrays are laid beside the network's; only when every one has
 its counterpart of the same shape is anything assigned, and what was assigned is read back.
+
+The other way, `save` writes a Keras 3 `.weights.h5`, in half the bytes where that is wanted.
 """
 
+import hashlib
 import io
 import json
 import re
+import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +26,7 @@ import ml_dtypes
 import numpy as np
 
 from tlcli.errors import WeightsError
+from tlcli.paths import replacing
 
 _SHOWN = 5
 _DAMAGED = "The file may be damaged or only partly copied; fetch it again."
@@ -47,6 +52,29 @@ def load(network: keras.Model, path: Path, *, with_top: Callable[[], keras.Model
             raise _misfit(wrong, places, network.name, path=path, calls_itself=_own_name(file))
         arrays = [_read(place.dataset, file) for place in places]
     _assign(network, [place.variable for place in places], arrays, path)
+
+
+def save(network: keras.Model, path: Path, *, half: bool) -> str:
+    """Write the weights of a network as Keras lays them out, atomically; `load` and `load_weights` read them.
+
+    The same weights give the same bytes.
+
+    Args:
+        network: All its weights are written, the state of random generators too.
+        path: The file to make or replace, `.weights.h5`.
+        half: Store arrays of two and more dimensions (kernels) as float16 where it holds their values; vectors, such
+            as the statistics of BatchNorm, stay as they are.
+
+    Returns:
+        sha256 of the file, hexadecimal.
+    """
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+        whole = Path(folder) / "whole.weights.h5"
+        network.save_weights(whole)
+        with h5py.File(whole, "r") as source, h5py.File(temporary, "w") as target:
+            _copy(source, target, half=half)
+        with temporary.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
@@ -80,6 +108,26 @@ class _Place:
         network = tuple(self.variable.shape) if self.variable is not None else "nothing"
         found = self.dataset.shape if self.dataset is not None else "nothing"
         return f"{self.layer} {self.name}: network {network}, file {found}"
+
+
+def _copy(source: h5py.Group, target: h5py.Group, *, half: bool) -> None:
+    """All groups, arrays and attributes, in the order of their names."""
+    for name, value in source.attrs.items():
+        target.attrs[name] = value
+    for name, item in source.items():
+        if isinstance(item, h5py.Group):
+            _copy(item, target.create_group(name), half=half)
+            continue
+        array = item[()]
+        dataset = target.create_dataset(name, data=_halved(array) if half else array)
+        for key, value in item.attrs.items():
+            dataset.attrs[key] = value
+
+
+def _halved(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if array.dtype != np.float32 or array.ndim < 2 or np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+        return array
+    return array.astype(np.float16)
 
 
 @contextmanager

@@ -1,0 +1,213 @@
+"""What the bundled weights are worth: few labelled images, from the bundled network and from random weights.
+
+For every data set and seed: choose the images, then three runs of tlcli on the same split:
+
+- probe: `head-only` from the bundled weights;
+- thawed: `unfreeze-until-plateau` from the bundled weights;
+- scratch: the same network from random weights, all of it trained, with as many epochs as all rounds of the thawing
+  together could take, whether they were taken or not.
+
+    python benchmarks/bundled.py --json benchmarks/results-bundled.json                 # digits
+    python benchmarks/bundled.py --data SAMPLES --json benchmarks/results-bundled.json  # with sign_digits, trashnet
+
+Finished runs are kept in the JSON file; the same command again goes on where it was stopped.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlcli.demo import write_digits
+
+ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Set:
+    """One comparison: where the images are, how many a class are labelled, how many a class are left for the test.
+
+    `test` None: all the others. `epochs`: of each round of thawing; chosen for 100 to 200 steps a round.
+    """
+
+    folder: str
+    labelled: int
+    test: int | None
+    epochs: int
+    mirrored: bool = True
+    unlabelled: bool = False
+
+
+SETS = {
+    "digits-10": Set("digits", 10, None, 40, mirrored=False),
+    "digits-50": Set("digits", 50, None, 16, mirrored=False),
+    # Of its 103 images a class, 75 are labelled and 25 the test: 100 in all.
+    "signs-100": Set("sign_digits", 75, 25, 8),
+    "trash-100": Set("trashnet", 100, None, 8),
+    "trash-20": Set("trashnet", 20, None, 24, unlabelled=True),
+}
+RECIPES = {
+    "probe": "head-only",
+    "thawed": "unfreeze-until-plateau",
+    "scratch": """
+recipe: 1
+name: scratch
+augment: {preset: light, label_smoothing: 0.1}
+model: {weights: random}
+phases:
+  - {name: everything, policy: all, batch_norm: train, lr: 4.0e-3, schedule: cosine, epochs: 30}
+""",
+}
+# Digits must not be mirrored: small turns, zooms and shifts only.
+UPRIGHT = ("augment.preset=custom", "augment.rotation=10", "augment.zoom=0.1", "augment.shift=0.08")
+
+
+def main() -> None:
+    args = _arguments()
+    if args.one:
+        print(json.dumps(_runs(json.loads(args.one))))
+        return
+    result = json.loads(args.json.read_text(encoding="utf-8")) if args.json.is_file() else {"runs": []}
+    known = {(run["set"], run["seed"], run["model"]) for run in result["runs"]}
+    with tempfile.TemporaryDirectory() as home:
+        for seed in range(args.seeds):
+            for name in args.sets:
+                if (name, seed, args.label) in known:
+                    continue
+                spec = SETS[name]
+                source = write_digits(Path(home) / "digits", per_class=500) if spec.folder == "digits" else None
+                found = source or (args.data and args.data / spec.folder)
+                if not found or not found.is_dir():
+                    print(f"{name}: left out, no folder {spec.folder}; see --data", flush=True)
+                    continue
+                work = Path(home) / f"{name}-{seed}"
+                chosen_images(spec, found, work / "data", seed=seed)
+                job = {"set": name, "seed": seed, "home": str(work), "model": args.model, "ways": args.ways}
+                result["runs"] += [{**run, "model": args.label} for run in _in_child(job)]
+                result |= {"machine": _machine(), "summary": summary(result["runs"])}
+                args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result.get("summary", {}), indent=1))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder that holds sign_digits and trashnet")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=[n for n, s in SETS.items() if not s.unlabelled])
+    parser.add_argument("--ways", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--model", default="drawn")
+    parser.add_argument("--label", help="name of the model in the results; default: that of the model")
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args(sys.argv[1:] if "--one" not in sys.argv else [*sys.argv[1:], "--json", os.devnull])
+    args.label = args.label or args.model
+    return args
+
+
+def chosen_images(spec: Set, source: Path, target: Path, *, seed: int) -> None:
+    """Lay `train/` and `test/` out as folders of links, and `unlabelled/` beside them where the set asks for it."""
+    chance = random.Random(seed)
+    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
+        images = sorted(path for path in folder.iterdir() if path.is_file())
+        chance.shuffle(images)
+        rest = images[spec.labelled :]
+        test = rest[len(rest) // 2 :] if spec.unlabelled else rest[: spec.test]
+        parts = {"train": images[: spec.labelled], "test": test}
+        if spec.unlabelled:
+            parts["unlabelled"] = images[: spec.labelled] + rest[: len(rest) // 2]
+        for part, chosen in parts.items():
+            # Unlabelled images lie outside of what finetune is given.
+            place = target / part / folder.name if part != "unlabelled" else target.parent / part
+            place.mkdir(parents=True, exist_ok=True)
+            for image in chosen:
+                (place / f"{folder.name}-{image.name}").symlink_to(image.resolve())
+
+
+def _in_child(job: dict) -> list[dict]:
+    """Runs in a process of their own, so that one set's memory does not burden the next."""
+    command = [sys.executable, __file__, "--one", json.dumps(job)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    runs = json.loads(said.splitlines()[-1])
+    for run in runs:
+        print(
+            f"{run['set']} seed {run['seed']} {run['way']:8} test {run['test']:.4f} {run['seconds']:.1f} s", flush=True
+        )
+    return runs
+
+
+def _runs(job: dict) -> list[dict]:
+    from tlcli import prepare, run
+
+    spec = SETS[job["set"]]
+    home = Path(job["home"])
+    found = []
+    for way in job["ways"]:
+        recipe = RECIPES[way]
+        settings = [f"seed={job['seed']}", *(() if spec.mirrored else UPRIGHT)]
+        if way == "scratch":
+            file = home / "scratch.yaml"
+            file.write_text(recipe, encoding="utf-8")
+            recipe = str(file)
+            settings.append(f"phases.0.epochs={ROUNDS * spec.epochs}")
+        if way == "thawed":
+            settings.append(f"phases.1.epochs={spec.epochs}")
+        options = {"data.path": str(home / "data"), "model.name": job["model"]}
+        request = prepare.Request(recipe=recipe, settings=tuple(settings), options=options, out=home / way)
+        _, note = run.finetune(request, prepare.check_first(request), lambda _: None)
+        scores = {split: note.scores[split]["accuracy"] for split in ("val", "test")}
+        steps = [step["name"] for step in note.phases if step.get("kept")]
+        found.append(
+            {
+                "set": job["set"],
+                "seed": job["seed"],
+                "way": way,
+                **scores,
+                "seconds": note.seconds["total"],
+                "kept": steps,
+            }
+        )
+    return found
+
+
+def summary(runs: list[dict]) -> dict:
+    """Mean and standard deviation of the test accuracy, and median seconds, of every set, model and way."""
+    table: dict[str, dict] = {}
+    for run in runs:
+        key = f"{run['set']} {run['model']}"
+        table.setdefault(key, {}).setdefault(run["way"], []).append(run)
+    return {
+        key: {
+            way: {
+                "seeds": len(found),
+                "test_mean": round(statistics.mean(run["test"] for run in found), 4),
+                "test_std": round(statistics.stdev(run["test"] for run in found), 4) if len(found) > 1 else None,
+                "seconds_median": round(statistics.median(run["seconds"] for run in found), 1),
+            }
+            for way, found in ways.items()
+        }
+        for key, ways in table.items()
+    }
+
+
+def _machine() -> dict:
+    import keras
+    import tensorflow as tf
+
+    return {
+        "cores": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main()

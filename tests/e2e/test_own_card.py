@@ -1,0 +1,244 @@
+"""A network of one's own from a card file, and the network taken where none is named: from plan to prediction."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tlcli.zoo import availability, catalogue
+
+CARD = """\
+name: mine
+source: keras:MobileNet
+title: My own
+size: 32
+min_size: 32
+preprocessing: tf
+licence: MIT
+arguments: {{alpha: 0.25}}
+weights: mine.weights.h5
+sha256: {sha256}
+data: leaves
+"""
+SHORT = """\
+recipe: 1
+name: short
+data: {val: 0.2, test: 0.2}
+phases:
+  - {name: head, train: head, init: probe, epochs: 0}
+  - {name: last, train: "top:1", epochs: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a card, its weights and a recipe. Not to be changed."""
+    import keras
+
+    from tlcli.zoo.sources import weights_file
+
+    folder = tmp_path_factory.mktemp("own")
+    keras.utils.set_random_seed(1)
+    network = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3), alpha=0.25)
+    sha256 = weights_file.save(network, folder / "mine.weights.h5", half=True)
+    (folder / "mine.yaml").write_text(CARD.format(sha256=sha256), encoding="utf-8")
+    (folder / "short.yaml").write_text(SHORT, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def copied(home: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(home, tmp_path / "own"))
+
+
+def test_a_card_of_ones_own_from_plan_to_prediction(
+    home: Path, tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    words = [photos, "--model", "mine.yaml", "--recipe", "short.yaml"]
+    plan = tlcli("plan", *words, "--json").document
+    assert (plan["model"]["name"], plan["model"]["size"], plan["notices"]) == ("mine", [32, 32], [])
+    assert plan["recipe"]["model"]["name"] == str(home / "mine.yaml")
+    assert len(list((Path(os.environ["TLCLI_CACHE"]) / "structures").glob("*.json"))) == 1, "measured once, and kept"
+
+    run = tmp_path / "run"
+    said = tlcli("finetune", *words, "--out", run, "--json")
+    assert said.code == 0, said.stderr
+    model = said.document["model"]
+    assert model["weights"] == "card (mine)"
+    assert (model["card"]["weights"], model["card"]["data"]) == ("mine.weights.h5", "leaves")
+    assert len(list((Path(os.environ["TLCLI_CACHE"]) / "structures").glob("*.json"))) == 1
+
+    monkeypatch.chdir(tmp_path)
+    assert tlcli("plan", "--recipe", run / "recipe.yaml", "--json").document["model"]["name"] == "mine"
+    assert tlcli("evaluate", run, "--json").document["accuracy"] == said.document["scores"]["test"]["accuracy"]
+    assert len(tlcli("predict", run, photos / "red", "--json").document) == 10
+    assert tlcli("inspect", run, "--format", "json").document["parameters"] == model["parameters"]
+
+
+def test_an_unfinished_run_is_taken_up_without_the_weights(
+    copied: Path, tlcli: Callable, photos: Path, tmp_path: Path
+) -> None:
+    """They are in its checkpoint."""
+    from tlcli import prepare, run
+    from tlcli.train.events import Event, StepBegun
+
+    request = prepare.Request(
+        recipe=str(copied / "short.yaml"),
+        options={"data.path": str(photos), "model.name": str(copied / "mine.yaml")},
+        out=tmp_path / "run",
+    )
+
+    def stop(event: Event) -> None:
+        if isinstance(event, StepBegun) and event.step.name == "last":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.finetune(request, prepare.check_first(request), stop)
+    before = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert (before["status"], before["model"]["weights"]) == ("interrupted", "card (mine)")
+    (copied / "mine.weights.h5").unlink()
+    said = tlcli("finetune", "--resume", tmp_path / "run", "--json")
+    assert said.code == 0, said.stderr
+    assert said.document["status"] == "complete"
+    assert said.document["model"]["weights"] == "card (mine)"
+    assert said.document["model"]["weights_sha256"] == before["model"]["weights_sha256"]
+
+
+def test_inspect_and_show_take_a_card_file(home: Path, tlcli: Callable) -> None:
+    found = tlcli("inspect", home / "mine.yaml", "--format", "json").document
+    assert (found["name"], found["input_size"]) == ("mine", [32, 32])
+    assert found["parameters"] == 218_544
+    told = tlcli("zoo", "show", home / "mine.yaml", "--json").document
+    assert (told["weights"], told["data"]) == (str(home / "mine.weights.h5"), "leaves")
+
+
+def test_the_bundled_network_is_known_without_measuring(tlcli: Callable) -> None:
+    found = tlcli("inspect", "drawn", "--format", "json").document
+    card = catalogue.find("drawn")
+    assert (found["parameters"], found["input_size"]) == (card.parameters, [card.size, card.size])
+    assert not (Path(os.environ["TLCLI_CACHE"]) / "structures").exists()
+
+
+def flip(home: Path) -> None:
+    data = bytearray((home / "mine.weights.h5").read_bytes())
+    data[len(data) // 2] ^= 1
+    (home / "mine.weights.h5").write_bytes(data)
+
+
+def edit(old: str, new: str) -> Callable[[Path], None]:
+    def change(home: Path) -> None:
+        path = home / "mine.yaml"
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "words", "wanted"),
+    [
+        (flip, [], ["mine.weights.h5: is not the file", "expected sha256", "got"]),
+        (lambda home: (home / "mine.weights.h5").unlink(), [], ["mine.weights.h5: the weights of mine are not there"]),
+        (edit("mine.weights.h5", "../x.h5"), [], ["mine.yaml", "weights: must be the name", "'../x.h5'"]),
+        (edit("title", "titel"), [], ["mine.yaml", "titel: unknown key"]),
+        (lambda _: None, ["--set", "model.arguments.alpha=0.5"], ["model.arguments.alpha", "fit only {alpha: 0.25}"]),
+    ],
+    ids=["flipped bit", "no weights", "elsewhere", "unknown key", "arguments"],
+)
+@pytest.mark.parametrize("command", ["plan", "finetune"])
+def test_what_is_wrong_is_told_at_once(
+    command: str, damage: Callable, words: list[str], wanted: list[str], copied: Path, tlcli: Callable, photos: Path
+) -> None:
+    damage(copied)
+    said = tlcli(command, photos, "--model", copied / "mine.yaml", *words)
+    assert (said.code, said.stdout) == (2, "")
+    assert len(said.stderr.splitlines()) == 1, "before Keras is loaded and any image is read"
+    for text in wanted:
+        assert text in said.stderr
+
+
+@pytest.mark.parametrize("damage", [flip, lambda home: (home / "mine.weights.h5").unlink()], ids=["flipped", "gone"])
+def test_weights_that_are_not_wanted_need_not_be_right(
+    damage: Callable, copied: Path, tlcli: Callable, photos: Path
+) -> None:
+    damage(copied)
+    words = ["--model", copied / "mine.yaml", "--weights", "random", "--set", "model.arguments.alpha=0.5"]
+    said = tlcli("plan", photos, *words, "--json")
+    assert said.code == 0, said.stderr
+    assert said.document["model"]["parameters"] == 829_536
+
+
+# No network named: `auto`
+
+
+def test_without_weights_at_hand_the_bundled_network_is_used_and_it_is_said(
+    home: Path, tlcli: Callable, photos: Path, tmp_path: Path
+) -> None:
+    plan = tlcli("plan", photos, "--json").document
+    assert (plan["model"]["name"], plan["recipe"]["model"]["name"]) == ("drawn", "drawn")
+    (notice,) = plan["notices"]
+    assert "lower accuracy" in notice
+    assert f"Note: {notice}." in tlcli("plan", photos).stdout.splitlines()
+
+    run = tmp_path / "run"
+    said = tlcli("finetune", photos, "--recipe", home / "short.yaml", "--out", run, "--json", "--quiet")
+    assert said.code == 0, said.stderr
+    assert said.stderr == f"warning: {notice}\n"
+    assert (said.document["model"]["name"], said.document["model"]["weights"]) == ("drawn", "card (drawn)")
+    assert said.document["model"]["size"] == [64, 64]
+    assert notice in said.document["warnings"]
+    assert "name: drawn\n" in (run / "recipe.yaml").read_text(encoding="utf-8")
+    assert tlcli("evaluate", run).code == 0
+
+
+def test_who_names_the_bundled_network_is_told_nothing(tlcli: Callable, photos: Path) -> None:
+    plan = tlcli("plan", photos, "--json", "--model", "drawn").document
+    assert (plan["model"]["name"], plan["notices"]) == ("drawn", [])
+
+
+@pytest.mark.parametrize("words", [["--set", "data.size=[48,48]"], ["--model", "auto", "--set", "data.size=[48,48]"]])
+def test_a_size_of_ones_own_is_kept(words: list[str], tlcli: Callable, photos: Path) -> None:
+    plan = tlcli("plan", photos, "--json", *words).document
+    assert (plan["model"]["name"], plan["model"]["size"]) == ("drawn", [48, 48])
+
+
+def test_with_weights_in_the_cache_it_is_mobilenet(
+    tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / availability.weights_file({}, (96, 96))).write_bytes(b"weights")
+    plan = tlcli("plan", photos, "--json", "--set", "data.size=[96,96]").document
+    assert (plan["model"]["name"], plan["model"]["size"], plan["notices"]) == ("mobilenet_v2", [96, 96], [])
+    assert plan["recipe"]["model"]["name"] == "mobilenet_v2"
+    assert tlcli("plan", photos, "--json").document["model"]["name"] == "drawn", "another size has other weights"
+
+
+def test_with_weights_of_ones_own_it_is_mobilenet(tlcli: Callable, photos: Path) -> None:
+    plan = tlcli("plan", photos, "--json", "--weights", "random").document
+    assert (plan["model"]["name"], plan["notices"]) == ("mobilenet_v2", [])
+
+
+def test_a_folder_called_auto_changes_nothing(
+    tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "auto").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert tlcli("plan", photos, "--json").document["model"]["name"] == "drawn"
+
+
+def test_a_mistake_is_told_before_any_server_is_asked(
+    tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(availability, "can_fetch", lambda url: bool(asked.append(url)))
+    assert tlcli("plan", tmp_path / "phots").code == 2
+    assert tlcli("finetune", photos, "--out", photos / "run").code == 2
+    assert asked == []
+    assert tlcli("plan", photos).code == 0
+    assert len(asked) == 1

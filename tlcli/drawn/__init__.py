@@ -1,0 +1,1 @@
+"""Images drawn by formula: classes of pictures in which there is nobody's photograph."""
