@@ -1,11 +1,11 @@
 """What the bundled weights are worth: few labelled images, from the bundled network and from random weights.
 
-For every data set and seed: choose the images, then three runs of tlcli on the same split:
+For every data set and seed: choose the images, then runs of tlcli on the same split:
 
 - probe: `head-only` from the bundled weights;
 - thawed: `unfreeze-until-plateau` from the bundled weights;
-- scratch: the same network from random weights, all of it trained, with as many epochs as all rounds of the thawing
-  together could take, whether they were taken or not.
+- scratch: the same network from random weights, all of it trained, with as many epochs as `thawed` took;
+- scratch-long: the same with as many epochs as all rounds of the thawing together could have taken.
 
     python benchmarks/bundled.py --json benchmarks/results-bundled.json                 # digits
     python benchmarks/bundled.py --data SAMPLES --json benchmarks/results-bundled.json  # with sign_digits, trashnet
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from tlcli.demo import write_digits
@@ -56,14 +57,8 @@ SETS = {
 RECIPES = {
     "probe": "head-only",
     "thawed": "unfreeze-until-plateau",
-    "scratch": """
-recipe: 1
-name: scratch
-augment: {preset: light, label_smoothing: 0.1}
-model: {weights: random}
-phases:
-  - {name: everything, policy: all, batch_norm: train, lr: 4.0e-3, schedule: cosine, epochs: 30}
-""",
+    "scratch": "from-scratch",
+    "scratch-long": "from-scratch",
 }
 # Digits must not be mirrored: small turns, zooms and shifts only.
 UPRIGHT = ("augment.preset=custom", "augment.rotation=10", "augment.zoom=0.1", "augment.shift=0.08")
@@ -75,53 +70,72 @@ def main() -> None:
         print(json.dumps(_runs(json.loads(args.one))))
         return
     result = json.loads(args.json.read_text(encoding="utf-8")) if args.json.is_file() else {"runs": []}
-    known = {(run["set"], run["seed"], run["model"]) for run in result["runs"]}
+    known = {(run["set"], run["seed"], run["model"], run["way"]) for run in result["runs"]}
     with tempfile.TemporaryDirectory() as home:
         for seed in range(args.seeds):
             for name in args.sets:
-                if (name, seed, args.label) in known:
-                    continue
-                spec = SETS[name]
-                source = write_digits(Path(home) / "digits", per_class=500) if spec.folder == "digits" else None
-                found = source or (args.data and args.data / spec.folder)
-                if not found or not found.is_dir():
-                    print(f"{name}: left out, no folder {spec.folder}; see --data", flush=True)
+                source = _source(SETS[name], args.data, Path(home))
+                if source is None:
+                    print(f"{name}: left out, no folder {SETS[name].folder}; see --data", flush=True)
                     continue
                 work = Path(home) / f"{name}-{seed}"
-                chosen_images(spec, found, work / "data", seed=seed)
-                job = {"set": name, "seed": seed, "home": str(work), "model": args.model, "ways": args.ways}
-                result["runs"] += [{**run, "model": args.label} for run in _in_child(job)]
-                result |= {"machine": _machine(), "summary": summary(result["runs"])}
-                args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                for model in ("drawn", "simsiam") if SETS[name].unlabelled else ("drawn",):
+                    ways = [way for way in args.ways if (name, seed, model, way) not in known]
+                    if not ways:
+                        continue
+                    if not work.exists():
+                        chosen_images(SETS[name], source, work / "data", seed=seed)
+                    card = _simsiam(Path(home) / f"{name}.yaml", work, args.epochs) if model == "simsiam" else model
+                    job = {"set": name, "seed": seed, "home": str(work), "model": card, "ways": ways}
+                    result["runs"] += [{**run, "model": model} for run in _in_child(job)]
+                    result |= {"machine": _machine(), "summary": summary(result["runs"])}
+                    args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result.get("summary", {}), indent=1))
+
+
+def _source(spec: Set, data: Path | None, home: Path) -> Path | None:
+    if spec.folder == "digits":
+        return write_digits(home / "digits", per_class=500)
+    return data / spec.folder if data and (data / spec.folder).is_dir() else None
+
+
+def _simsiam(card: Path, work: Path, epochs: int) -> str:
+    """The bundled network, trained on without labels on all images but those of the test; once for all seeds."""
+    if not card.exists():
+        words = ["pretrain", str(work / "unlabelled"), "--model", "drawn", "--epochs", str(epochs), "--out", str(card)]
+        print("tlcli", *words, flush=True)
+        subprocess.run([str(Path(sys.executable).with_name("tlcli")), *words], check=True, stderr=subprocess.DEVNULL)
+    return str(card)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder that holds sign_digits and trashnet")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=[n for n, s in SETS.items() if not s.unlabelled])
-    parser.add_argument("--ways", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--ways", nargs="+", choices=RECIPES, default=list(RECIPES), help="scratch needs thawed")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--model", default="drawn")
-    parser.add_argument("--label", help="name of the model in the results; default: that of the model")
+    parser.add_argument("--epochs", type=int, default=40, help="of the pretraining without labels")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    args = parser.parse_args(sys.argv[1:] if "--one" not in sys.argv else [*sys.argv[1:], "--json", os.devnull])
-    args.label = args.label or args.model
-    return args
+    return parser.parse_args(sys.argv[1:] if "--one" not in sys.argv else [*sys.argv[1:], "--json", os.devnull])
 
 
 def chosen_images(spec: Set, source: Path, target: Path, *, seed: int) -> None:
-    """Lay `train/` and `test/` out as folders of links, and `unlabelled/` beside them where the set asks for it."""
+    """Lay `train/` and `test/` out as folders of links, and `unlabelled/` beside them where the set asks for it.
+
+    There the test is the same half of all images for every seed, so that one pretraining on the others serves all.
+    """
     chance = random.Random(seed)
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         images = sorted(path for path in folder.iterdir() if path.is_file())
-        chance.shuffle(images)
-        rest = images[spec.labelled :]
-        test = rest[len(rest) // 2 :] if spec.unlabelled else rest[: spec.test]
-        parts = {"train": images[: spec.labelled], "test": test}
         if spec.unlabelled:
-            parts["unlabelled"] = images[: spec.labelled] + rest[: len(rest) // 2]
+            random.Random(0).shuffle(images)
+            half = len(images) // 2
+            test, others = images[:half], images[half:]
+            parts = {"test": test, "unlabelled": others, "train": chance.sample(others, spec.labelled)}
+        else:
+            chance.shuffle(images)
+            parts = {"train": images[: spec.labelled], "test": images[spec.labelled :][: spec.test]}
         for part, chosen in parts.items():
             # Unlabelled images lie outside of what finetune is given.
             place = target / part / folder.name if part != "unlabelled" else target.parent / part
@@ -147,30 +161,32 @@ def _runs(job: dict) -> list[dict]:
 
     spec = SETS[job["set"]]
     home = Path(job["home"])
-    found = []
+    found: list[dict] = []
     for way in job["ways"]:
-        recipe = RECIPES[way]
         settings = [f"seed={job['seed']}", *(() if spec.mirrored else UPRIGHT)]
-        if way == "scratch":
-            file = home / "scratch.yaml"
-            file.write_text(recipe, encoding="utf-8")
-            recipe = str(file)
-            settings.append(f"phases.0.epochs={ROUNDS * spec.epochs}")
         if way == "thawed":
             settings.append(f"phases.1.epochs={spec.epochs}")
+        if way == "scratch":
+            settings.append(f"phases.0.epochs={max(spec.epochs, found[-1]['epochs'])}")
+        if way == "scratch-long":
+            settings.append(f"phases.0.epochs={ROUNDS * spec.epochs}")
         options = {"data.path": str(home / "data"), "model.name": job["model"]}
-        request = prepare.Request(recipe=recipe, settings=tuple(settings), options=options, out=home / way)
+        request = prepare.Request(
+            recipe=RECIPES[way],
+            settings=tuple(settings),
+            options=options,
+            out=home / f"{Path(job['model']).stem}-{way}",
+        )
         _, note = run.finetune(request, prepare.check_first(request), lambda _: None)
-        scores = {split: note.scores[split]["accuracy"] for split in ("val", "test")}
-        steps = [step["name"] for step in note.phases if step.get("kept")]
         found.append(
             {
                 "set": job["set"],
                 "seed": job["seed"],
                 "way": way,
-                **scores,
+                **{split: note.scores[split]["accuracy"] for split in ("val", "test")},
                 "seconds": note.seconds["total"],
-                "kept": steps,
+                "epochs": sum(phase["epochs"] for phase in note.phases),
+                "kept": [phase["name"] for phase in note.phases if phase["kept"]],
             }
         )
     return found
@@ -197,15 +213,11 @@ def summary(runs: list[dict]) -> dict:
 
 
 def _machine() -> dict:
-    import keras
-    import tensorflow as tf
-
     return {
         "cores": os.cpu_count(),
         "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
+        **{name: metadata.version(name) for name in ("keras", "tensorflow")},
     }
 
 

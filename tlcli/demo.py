@@ -36,14 +36,13 @@ def write_digits(folder: Path, *, per_class: int = DIGITS) -> Path:
 
 
 def from_scratch(run: Path, out: Path) -> Request:
-    """The same job for the same network from random weights: same images and split, as many epochs.
+    """The same job for the same network from random weights: same images and split, and more than enough epochs.
 
     Args:
         run: A complete run of the recipe `demo`.
         out: Folder of the new run.
     """
     recipe = load.load("demo")
-    epochs = sum(phase["epochs"] for phase in record.read(run).phases)
     bounds = recipe.augment.model_dump(include={"preset", "rotation", "zoom", "shift"})
     options = {
         "data.path": record.read(run).data["path"],
@@ -52,7 +51,7 @@ def from_scratch(run: Path, out: Path) -> Request:
         "model.name": recipe.model.name,
         **{f"augment.{name}": value for name, value in bounds.items()},
     }
-    return Request(recipe="from-scratch", settings=(f"phases.0.epochs={max(1, epochs)}",), options=options, out=out)
+    return Request(recipe="from-scratch", options=options, out=out)
 
 
 def _png(image: np.ndarray) -> bytes:

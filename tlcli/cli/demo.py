@@ -60,7 +60,7 @@ def _compare(run: Path, request: "Request") -> None:
     from tlcli.run import finetune
 
     if not is_quiet():
-        console.say(console.err(), "The same network from random weights, as many epochs:", "bold")
+        console.say(console.err(), "The same network from random weights, for comparison:", "bold")
     with observer() as observe:
         _, scratch = finetune(request, prepare.check_first(request), observe)
     tuned = record.read(run)
@@ -69,8 +69,9 @@ def _compare(run: Path, request: "Request") -> None:
     out.print("What pretraining is worth here:", style="bold")
     rows = (("fine-tuned from the bundled weights", tuned), ("the same network from random weights", scratch))
     for name, note in rows:
-        score, seconds = note.scores["test"]["accuracy"], note.seconds["total"]
-        out.print(console.safe(f"  {name:<38}test accuracy {score:.4f}  in {console.duration(seconds)}"))
+        score, epochs = note.scores["test"]["accuracy"], sum(phase["epochs"] for phase in note.phases)
+        time = console.duration(note.seconds["total"])
+        out.print(console.safe(f"  {name:<38}test accuracy {score:.4f}  {epochs} epochs, {time}"))
     out.print()
 
 
