@@ -85,6 +85,8 @@ def _train(
     run.write_decisions(work.outcomes)
     phases.run(work, saved=saved)
     observe(Noticed("scoring and saving"))
+    if len(val):
+        note.model["temperature"] = phases.calibrate(work)
     for name, examples in (("val", val), ("test", test)):
         if len(examples):
             note.scores[name] = metrics.score(examples.labels, session.predict(work, examples), plan.classes).to_json()

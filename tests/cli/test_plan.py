@@ -41,7 +41,7 @@ def test_the_contracts_json(tlcli: Callable, photos: Path) -> None:
         (["--set", "data.val=0.3", "--set", "data.test=0"], ["data", "counts", "test"], 0),
         (["--set", "data.classes=[red,blue]"], ["data", "classes"], ["red", "blue"]),
         (["--recipe", "head-only"], ["phases", 0, "train"], "head"),
-        (["--recipe", "two-phase", "--set", "phases[1].train=top:1"], ["phases", 1, "groups"], ["top"]),
+        (["--model", "mobilenet_v2", "--set", "phases=[{name: x, train: 'top:1'}]"], ["phases", 0, "groups"], ["top"]),
         (["--recipe", "head-only", "--set", "optimizer.lr=0.02"], ["phases", 0, "lr"], 0.02),
         (["--precision", "bfloat16"], ["recipe", "performance", "precision"], "bfloat16"),
         (["--weights", "random"], ["recipe", "model", "weights"], "random"),

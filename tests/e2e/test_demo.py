@@ -30,7 +30,7 @@ def test_it_learns_to_read_digits(demo: tuple) -> None:
     home, said = demo
     record = json.loads((home / "run" / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "complete"
-    assert record["scores"]["test"]["accuracy"] > 0.9
+    assert record["scores"]["test"]["accuracy"] > 0.85
     assert record["model"]["weights"] == "card (drawn)"
     assert record["warnings"] == []
     assert record["data"]["classes"] == [str(digit) for digit in range(10)]
@@ -44,9 +44,9 @@ def test_it_is_well_above_the_same_network_from_random_weights(demo: tuple) -> N
         json.loads((home / name / "run.json").read_text(encoding="utf-8")) for name in ("run", "from-scratch")
     )
     scores = [note["scores"]["test"]["accuracy"] for note in (tuned, scratch)]
-    assert scores[0] > scores[1] + 0.02
+    assert scores[0] > scores[1] + 0.1
     # From scratch is given a fair chance: the same images, and epochs in plenty.
-    assert scores[1] > 0.5
+    assert scores[1] > 0.4
     assert (home / "run" / "splits.csv").read_bytes() == (home / "from-scratch" / "splits.csv").read_bytes()
     assert scratch["model"]["weights"] == "random"
     for name, score in zip(("the bundled weights", "random weights"), scores, strict=True):

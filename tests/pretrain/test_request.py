@@ -19,10 +19,10 @@ def asked(folder: Path, **more: Any) -> Task:
 
 def test_drawn_pictures_train_a_small_network_from_nothing(tmp_path: Path) -> None:
     task = asked(tmp_path, drawn=True)
-    assert (task.base.source, task.base.arguments, task.base.size) == ("keras:MobileNetV2", {"alpha": 0.5}, 64)
+    assert (task.base.source, task.base.arguments, task.base.size) == ("keras:MobileNet", {"alpha": 0.4375}, 64)
     assert (task.weights, task.start, task.licence) == ("random", "", "yours")
     assert command(task, {"images": 100}) == (
-        "tlcli pretrain --drawn --model mobilenet_v2 --set model.arguments.alpha=0.5 --weights random --size 64"
+        "tlcli pretrain --drawn --model mobilenet --set model.arguments.alpha=0.4375 --weights random --size 64"
         " --images 100 --seed 0 --out mine.yaml"
     )
 

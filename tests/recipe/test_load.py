@@ -61,7 +61,7 @@ def test_bundled_recipes_are_valid_and_render_to_themselves(name):
 
 
 def test_the_bundled_recipes_are_all_there():
-    assert load.names() == ["demo", "full", "head-only", "two-phase", "unfreeze-until-plateau"]
+    assert load.names() == ["demo", "from-scratch", "full", "head-only", "two-phase", "unfreeze-until-plateau"]
 
 
 def test_unknown_keys_are_errors_with_a_suggestion_and_a_place():

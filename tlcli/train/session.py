@@ -10,10 +10,7 @@ from tlcli.data.augment import Augment, bounds_of
 from tlcli.model.classifier import Classifier
 from tlcli.model.groups import LayerGroups
 from tlcli.recipe.schema import Recipe
-from tlcli.train import checkpoint, events, policy
-
-# Smallest probability that is distinguished from zero in a loss, as Keras does it.
-EPSILON = 1e-7
+from tlcli.train import checkpoint, events, policy, temperature
 
 
 @dataclass(frozen=True)
@@ -112,10 +109,19 @@ class Session:
 
 
 def score(session: Session, examples: Examples) -> Scored:
-    """Per-image losses and hits without augmentation, in inference mode."""
+    """Per-image losses and hits without augmentation, in inference mode.
+
+    Losses are those at the temperature that fits these examples, so that they compare between a head that was trained
+    with label smoothing and one that was not.
+    """
     probabilities = predict(session, examples)
-    right = probabilities[np.arange(len(examples)), examples.labels]
-    losses = -np.log(np.clip(right.astype(np.float64), EPSILON, 1.0))
+    # Where training has failed there is nothing to fit; what is not a number shows in the loss.
+    if np.isfinite(probabilities).all():
+        level = temperature.fitted(probabilities, examples.labels)
+        right = temperature.applied(probabilities, level)[np.arange(len(examples)), examples.labels]
+    else:
+        right = probabilities[np.arange(len(examples)), examples.labels].astype(np.float64)
+    losses = -np.log(np.clip(right, temperature.EPSILON, 1.0))
     return Scored(losses, (probabilities.argmax(axis=1) == examples.labels).astype(np.float64))
 
 
