@@ -1,18 +1,21 @@
 """tlcli beside a two-phase Keras script: same images, split, weights and input size, in one sitting.
 
-Builds the split as `train/ val/ test/` folders of links, then runs both as programs of their own, one after the other,
-`--rounds` times. Prints one table and writes JSON.
+For every set of images: builds the split as `train/ val/ test/` folders of links, then runs both as programs of their
+own, one after the other, `--rounds` times, each tlcli run with empty caches and, the first time, once more with full
+ones. Prints one table a set and writes JSON, where the same command goes on when it was stopped.
 
-    python benchmarks/against_keras.py DATA --alpha 0.35 --weights mobilenet_v2_0.35.weights.h5
+    python benchmarks/against_keras.py FLOWERS TRASH --alpha 0.35 --weights FILE.weights.h5 --json results.json
 
-Without DATA it uses scikit-learn's digits and random weights: that shows the times, not what pretraining is worth.
+Without images it uses scikit-learn's digits and random weights: that shows the times, not what pretraining is worth.
 """
 
 import argparse
 import csv
 import json
+import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,42 +27,54 @@ from tlcli.demo import write_digits
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE / "keras_two_phase.py"
+SCRIPT_NAME, WARM = "keras two-phase", ", warm"
 
 
 def main() -> None:
     args = _arguments()
+    found = json.loads(args.json.read_text(encoding="utf-8")) if args.json and args.json.is_file() else {"sets": {}}
     with tempfile.TemporaryDirectory() as home:
-        data = args.data or write_digits(Path(home) / "digits")
-        folders, counts = _split_folders(data, Path(home) / "split")
-        runs = []
-        for round_number in range(args.rounds):
-            if round_number < args.script_rounds:
-                runs.append(_script(args, folders))
-                print(_line(runs[-1]), flush=True)
-            for recipe in args.recipes:
-                runs.append(_tlcli(args, recipe, folders, Path(home) / f"run-{recipe}-{round_number}"))
-                print(_line(runs[-1]), flush=True)
-    result = {"data": data.name, "counts": counts, "machine": _machine(), "runs": runs, "summary": _summary(runs)}
-    print(json.dumps(result["summary"], indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        for data in args.data or [write_digits(Path(home) / "digits")]:
+            of_set = found["sets"].setdefault(data.name, {"runs": []})
+            folders, of_set["counts"] = _split_folders(data, Path(home) / data.name)
+            for job in _jobs(args)[len(of_set["runs"]) :]:
+                run = _script(args, folders) if job == SCRIPT_NAME else _tlcli(args, job, folders, Path(home))
+                print(f"{data.name:<12} {_line(run)}", flush=True)
+                of_set["runs"].append(run)
+                of_set["summary"] = _summary(of_set["runs"])
+                found |= {"machine": _machine(), "times_faster": _geometric_means(found["sets"])}
+                if args.json:
+                    args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({name: of_set["summary"] for name, of_set in found["sets"].items()}, indent=1))
+    print(json.dumps(found["times_faster"], indent=1))
+
+
+def _jobs(args: argparse.Namespace) -> list[str]:
+    """What runs after what for one set; `recipe, warm` is the run before once more, with full caches."""
+    jobs = []
+    for number in range(args.rounds):
+        jobs += [SCRIPT_NAME] if number < args.script_rounds else []
+        for recipe in args.recipes:
+            jobs += [recipe, f"{recipe}{WARM}"] if number == 0 else [recipe]
+    return jobs
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("data", type=Path, nargs="*")
     parser.add_argument("--model", default="mobilenet_v2")
     parser.add_argument("--arch", default="MobileNetV2", help="the same network in keras.applications")
     parser.add_argument("--alpha", type=float)
     parser.add_argument("--weights", default="random")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--recipes", nargs="+", default=["head-only", "unfreeze-until-plateau"])
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="as of tlcli finetune")
     parser.add_argument("--script", type=Path, default=SCRIPT, help="another script with the same arguments and output")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--script-rounds", type=int, default=1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    if args.data is None:
+    if not args.data:
         args.alpha, args.size = 0.35, 64
     return args
 
@@ -104,7 +119,7 @@ def _script(args: argparse.Namespace, folders: dict[str, Path]) -> dict[str, obj
     wall, output, memory = _timed(command)
     found = json.loads(output.strip().splitlines()[-1])
     return {
-        "program": "keras two-phase",
+        "program": SCRIPT_NAME,
         "wall_s": wall,
         "phase_s": found["phase_s"],
         "val_accuracy": found["val_accuracy"],
@@ -113,17 +128,21 @@ def _script(args: argparse.Namespace, folders: dict[str, Path]) -> dict[str, obj
     }
 
 
-def _tlcli(args: argparse.Namespace, recipe: str, folders: dict[str, Path], out: Path) -> dict[str, object]:
+def _tlcli(args: argparse.Namespace, job: str, folders: dict[str, Path], home: Path) -> dict[str, object]:
+    recipe, cache = job.removesuffix(WARM), home / "cache"
+    if not job.endswith(WARM):
+        shutil.rmtree(cache, ignore_errors=True)
     command = [sys.executable, "-m", "tlcli.cli.main", "finetune", str(folders["train"].parent), "--model", args.model]
-    command += ["--weights", str(args.weights), "--recipe", recipe, "--out", str(out), "--json", "--quiet"]
-    command += ["--set", f"data.size=[{args.size},{args.size}]"]
+    command += ["--weights", str(args.weights), "--recipe", recipe, "--json", "--quiet"]
+    command += ["--set", f"data.size=[{args.size},{args.size}]", *(f"--set={value}" for value in args.set)]
     command += ["--set", f"model.arguments.alpha={args.alpha}"] if args.alpha else []
-    with tempfile.TemporaryDirectory() as cache:
-        wall, output, memory = _timed(command, TLCLI_CACHE=cache)
+    with tempfile.TemporaryDirectory(dir=home) as out:
+        wall, output, memory = _timed([*command, "--out", str(Path(out) / "run")], TLCLI_CACHE=str(cache))
     found = json.loads(output)
     return {
-        "program": f"tlcli {recipe}",
+        "program": f"tlcli {job}",
         "wall_s": wall,
+        "prefix_s": found["seconds"]["prefix"],
         "phase_s": found["seconds"]["phases"],
         "val_accuracy": found["scores"]["val"]["accuracy"],
         "test_accuracy": found["scores"]["test"]["accuracy"],
@@ -163,10 +182,19 @@ def _summary(runs: list[dict[str, object]]) -> dict[str, dict[str, float]]:
         }
         for program in programs
     }
-    if "keras two-phase" in summary:
+    if SCRIPT_NAME in summary:
         for values in summary.values():
-            values["times_faster"] = round(summary["keras two-phase"]["wall_s"] / values["wall_s"], 2)
+            values["times_faster"] = round(summary[SCRIPT_NAME]["wall_s"] / values["wall_s"], 2)
     return summary
+
+
+def _geometric_means(sets: dict[str, dict]) -> dict[str, float]:
+    """Times faster than the script over all sets, by program."""
+    found: dict[str, list[float]] = {}
+    for of_set in sets.values():
+        for program, values in of_set.get("summary", {}).items():
+            found.setdefault(program, []).append(values.get("times_faster", math.nan))
+    return {program: round(statistics.geometric_mean(each), 2) for program, each in found.items()}
 
 
 def _machine() -> dict[str, object]:

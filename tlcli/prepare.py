@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tlcli.data import folder, pixels, split
 from tlcli.data.folder import FolderIndex
 from tlcli.data.pixels import Pixels
+from tlcli.data.reading import Progress, Reading
 from tlcli.errors import DataError, ModelError, OutputError, RunError, UsageError, WeightsError
 from tlcli.model import structure
 from tlcli.model.groups import LayerGroups
@@ -43,10 +45,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Settled:
-    """The checked recipe with nothing left to be decided elsewhere, and what the user should know of that."""
+    """The checked recipe with nothing left to be decided elsewhere, and what the user should know of that.
+
+    `reading`: where its images are being read already.
+    """
 
     recipe: Recipe
     notices: tuple[str, ...] = ()
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)
@@ -76,28 +82,47 @@ def check_first(request: Request) -> Settled:
         TlcliError: For the first thing that is wrong.
     """
     recipe = recipe_of(request)
-    data = recipe.data
-    folder.check(_root(recipe), classes=data.classes, val=_outside(data.val), test=_outside(data.test))
+    check_images(recipe)
     if request.resume is None:
         _require_outside(request.out, _root(recipe))
         if request.out is not None:
             folder_of_run.require_new(request.out)
-    settled = _settled(recipe)
-    card = plan.settled_card(settled.recipe, catalogue.find(settled.recipe.model.name))
-    plan.input_size(settled.recipe, card)
-    if request.resume is None:
-        _require_weights(settled.recipe, card)
-    return settled
+    return settle(recipe, needs_weights=request.resume is None)
 
 
-def _settled(recipe: Recipe) -> Settled:
-    """The recipe with the name of a network where it left the choice open."""
+def check_images(recipe: Recipe) -> None:
+    """Look at the folders of the images, at no image.
+
+    Raises:
+        DataError: If they are not what a recipe needs.
+    """
+    data = recipe.data
+    folder.check(_root(recipe), classes=data.classes, val=_outside(data.val), test=_outside(data.test))
+
+
+def settle(recipe: Recipe, *, needs_weights: bool = True) -> Settled:
+    """Decide which network a recipe means, and look at what can be told of it in a moment.
+
+    Raises:
+        TlcliError: If there is no such network, it takes no such input, or its weights are missing or damaged.
+    """
+    named, notices = _named(recipe)
+    card = plan.settled_card(named, catalogue.find(named.model.name))
+    plan.input_size(named, card)
+    if needs_weights:
+        _require_weights(named, card)
+    phases = [phase.settled(card.fine_tuning.model_dump()) for phase in named.phases]
+    return Settled(named.model_copy(update={"phases": phases}), notices)
+
+
+def _named(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe with the name of a network where it left the choice open, and what is to be said of it."""
     model, size = recipe.model, recipe.data.size
     if model.name != availability.AUTO:
-        return Settled(recipe)
+        return recipe, ()
     choice = availability.choose(model.arguments, None if size == "auto" else size, model.weights)
     named = recipe.model_copy(update={"model": model.model_copy(update={"name": choice.name})})
-    return Settled(named, (choice.notice,) if choice.notice else ())
+    return named, (choice.notice,) if choice.notice else ()
 
 
 def _require_weights(recipe: Recipe, card: ModelCard) -> None:
@@ -138,33 +163,53 @@ def choose(recipe: Recipe, *, measure: Measure) -> Chosen:
     return Chosen(card, size, groups)
 
 
-def prepare(recipe: Recipe, chosen: Chosen, *, strict: bool, observe: Observer) -> Prepared:
-    """Read, decode and split the images, and put the plan together.
+@contextmanager
+def reading_ahead(settled: Settled) -> Iterator[Settled]:
+    """Begin to read and decode the images: inside the block Keras can be loaded meanwhile."""
+    recipe = settled.recipe
+    size = plan.input_size(recipe, catalogue.find(recipe.model.name))
+    with Reading(lambda progress: _read(recipe, size, progress)) as reading:
+        yield replace(settled, reading=reading)
+
+
+def prepare(
+    recipe: Recipe, chosen: Chosen, *, strict: bool, observe: Observer, reading: Reading | None = None
+) -> Prepared:
+    """Read, decode and split the images, and put the plan together. `reading`: a read of them that has begun.
 
     Raises:
         TlcliError: For the first thing that is wrong; nothing has been written but caches.
     """
-    index = folder.scan(
-        _root(recipe),
-        classes=recipe.data.classes,
-        val=_outside(recipe.data.val),
-        test=_outside(recipe.data.test),
-        progress=lambda done, total: observe(Advanced("reading", done, total)),
-    )
+
+    def progress(stage: str, done: int, total: int) -> None:
+        observe(Advanced(stage, done, total))
+
+    index, found = reading.result(progress) if reading else _read(recipe, chosen.size, progress)
     _tell_passed_over(index, observe)
-    found = pixels.open_cache(
-        index,
-        size=chosen.size,
-        mode=recipe.data.resize,
-        folder=cache_dir() / "pixels",
-        progress=lambda done, total: observe(Advanced("decoding", done, total)),
-    )
     index = _readable(index, found, strict=strict, observe=observe)
     splits = split.make(index, val=_share(recipe.data.val), test=_share(recipe.data.test))
     for warning in splits.warnings:
         observe(Noticed(warning, is_warning=True))
     made = plan.make(recipe, chosen.card, groups=chosen.groups, splits=splits, classes=index.classes, speed=None)
     return Prepared(made, index, found)
+
+
+def _read(recipe: Recipe, size: tuple[int, int], progress: Progress) -> tuple[FolderIndex, Pixels]:
+    index = folder.scan(
+        _root(recipe),
+        classes=recipe.data.classes,
+        val=_outside(recipe.data.val),
+        test=_outside(recipe.data.test),
+        progress=lambda done, total: progress("reading", done, total),
+    )
+    found = pixels.open_cache(
+        index,
+        size=size,
+        mode=recipe.data.resize,
+        folder=cache_dir() / "pixels",
+        progress=lambda done, total: progress("decoding", done, total),
+    )
+    return index, found
 
 
 def recipe_of(request: Request) -> Recipe:

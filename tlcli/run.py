@@ -8,17 +8,20 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tlcli.data.pixels import Pixels
 from tlcli.evaluate import metrics
 from tlcli.model import backbone, classifier, measure
-from tlcli.paths import write_text
+from tlcli.paths import cache_dir, write_text
 from tlcli.prepare import Chosen, Prepared, Request, Settled, choose, output_bytes, output_folder, prepare
 from tlcli.recipe.load import render
 from tlcli.recipe.schema import Recipe
 from tlcli.report import folder, record
 from tlcli.report.folder import RunFolder
 from tlcli.report.record import RunRecord
-from tlcli.train import checkpoint, device, phases, session
+from tlcli.train import checkpoint, device, phases, prefix, session
 from tlcli.train.events import EpochDone, Event, FolderMade, Noticed, Observer, StepDone
+from tlcli.train.examples import Examples
+from tlcli.train.footing import bytes_of
 from tlcli.train.plan import dropped_top
 
 
@@ -39,7 +42,7 @@ def finetune(request: Request, settled: Settled, observe: Observer) -> tuple[Pat
         saved = checkpoint.Checkpoint(request.resume).read() if request.resume else None
         # Weights that are missing or do not fit are told before any image is read.
         built = _pretrained(recipe, chosen, is_resumed=saved is not None)
-        prepared = prepare(recipe, chosen, strict=request.strict, observe=observe)
+        prepared = prepare(recipe, chosen, strict=request.strict, observe=observe, reading=settled.reading)
         out = output_folder(request, prepared.plan)
         with folder.owned(out, resume=request.resume is not None, need_bytes=output_bytes(prepared.plan)) as run:
             observe(FolderMade(str(out)))
@@ -79,7 +82,12 @@ def _train(
     keras.utils.set_random_seed(plan.recipe.seed)
     made = classifier.assemble(built, plan.recipe.head, classes=plan.classes, resize=plan.recipe.data.resize)
     train, val, test = (_examples(prepared, name) for name in ("train", "val", "test"))
-    work = session.Session(plan.recipe, made, plan.groups, train, val, checkpoint.Checkpoint(run.path), observe)
+    shelf = prefix.Shelf(
+        cache_dir() / "activations", bytes_of(plan.recipe.performance.cache_budget), _contents(prepared.pixels)
+    )
+    work = session.Session(
+        plan.recipe, made, plan.groups, train, val, test, shelf, checkpoint.Checkpoint(run.path), observe
+    )
     work.observe = _Writer(work, run, observe)
     run.write_history(work.history)
     run.write_decisions(work.outcomes)
@@ -113,7 +121,15 @@ class _Writer:
         self.pass_on(event)
 
 
-def _examples(prepared: Prepared, split: str) -> session.Examples:
+def _contents(pixels: Pixels) -> list[str]:
+    """The content behind each row of the pixel cache; empty where it could not be read."""
+    contents = [""] * len(pixels.array)
+    for content, row in pixels.rows.items():
+        contents[row] = content
+    return contents
+
+
+def _examples(prepared: Prepared, split: str) -> Examples:
     images = getattr(prepared.plan.splits, split)
     labels = np.array([image.label for image in images], dtype=np.int64)
-    return session.Examples(prepared.pixels.array, prepared.pixels.rows_of(images), labels)
+    return Examples(prepared.pixels.array, prepared.pixels.rows_of(images), labels)

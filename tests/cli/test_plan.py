@@ -1,8 +1,10 @@
 """`tlcli plan`: what finetune would do, without doing it."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +57,51 @@ def test_options_and_settings_arrive(
     for key in path:
         found = found[key]
     assert found == value
+
+
+def stored(said: Any) -> list[str]:
+    """The last column of the table of phases, and what stands below it."""
+    lines = said.stdout.partition("\nphase ")[2].partition("\n\n")[0].splitlines()[1:]
+    return [re.split(r"  +", line)[-1].strip() for line in lines]
+
+
+@pytest.mark.parametrize("columns", ["80", "140"])
+def test_the_plan_says_what_is_stored(
+    columns: str, tlcli: Callable, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    words = ["plan", photos, "--quiet", "--recipe", "two-phase", "--model", "mobilenet_v2"]
+    said = tlcli(*words)
+    # 30 plain renderings and twice 20 random ones of 7 × 7 × 160 numbers; 30 times 1280 numbers.
+    assert stored(said) == ["pooled, < 1 MB", "block15 × 3, 2 MB"]
+    assert max(map(len, said.stdout.splitlines())) <= int(columns)
+    assert stored(tlcli(*words, "--set", "augment.views=2"))[1] == "block15 × 2, 2 MB"
+    assert stored(tlcli(*words, "--set", "augment.preset=none"))[1] == "block15, 1 MB"
+    assert stored(tlcli(*words, "--set", "performance.cache=off")) == ["–", "–"]
+    small = stored(tlcli(*words, "--set", "performance.cache_budget=200kB"))
+    assert small[:2] == ["pooled, < 1 MB", "–"]
+    assert " ".join(small[2:]) == (
+        "fine-tune: frozen layers are computed anew in every epoch: stored activations take more than 200kB"
+    )
+
+
+def test_what_is_stored_stands_in_the_json(tlcli: Callable, photos: Path) -> None:
+    words = ["plan", photos, "--json", "--recipe", "two-phase", "--model", "mobilenet_v2"]
+    keys = ("frontier", "views", "cache_bytes", "why_live")
+    plan = tlcli(*words).document
+    found = [tuple(phase[key] for key in keys) for phase in plan["phases"]]
+    block15 = 4 * 7 * 7 * 160
+    assert found == [("pooled", 1, 4 * 1280 * 30, ""), ("block15", 3, block15 * (30 + 2 * 20), "")]
+    assert plan["estimates"]["cache_bytes"] == 30 * 224 * 224 * 3 + sum(each[2] for each in found)
+    gradual = [*words[:3], "--recipe", "unfreeze-until-plateau", *words[5:], "--set", "phases.1.step=7"]
+    phase = tlcli(*gradual).document["phases"][1]
+    sizes = [plan["groups"][-(1 + rounds * 7)]["activation_bytes"] for rounds in (1, 2)]
+    # The third round trains everything.
+    assert (phase["steps"], phase["frontier"], phase["why_live"]) == (3, "block10", "")
+    assert phase["cache_bytes"] == sum(sizes) * (30 + 2 * 20)
+    live = tlcli(*words, "--set", "performance.cache=off").document
+    assert [tuple(phase[key] for key in keys) for phase in live["phases"]] == [("top", 0, 0, ""), ("block15", 0, 0, "")]
+    assert live["estimates"]["cache_bytes"] == 30 * 224 * 224 * 3
 
 
 def test_a_plan_writes_nothing_but_the_cache(

@@ -42,7 +42,9 @@ def test_the_command_line_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["finetune", "--help"], ["pretrain", "--help"], ["recipe", "run", "--help"]], ids=" ".join
+    "words",
+    [["--help"], ["finetune", "--help"], ["pretrain", "--help"], ["probe", "--help"], ["recipe", "run", "--help"]],
+    ids=" ".join,
 )
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     assert set(HEAVY) & loaded(*words) == set()
@@ -72,7 +74,13 @@ def test_planning_loads_no_keras(photos: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["finetune", "no"], ["pretrain", "no", "-o", "x"], ["evaluate", "no"], ["predict", "no", "x.jpg"]],
+    [
+        ["finetune", "no"],
+        ["probe", "no"],
+        ["pretrain", "no", "-o", "x"],
+        ["evaluate", "no"],
+        ["predict", "no", "x.jpg"],
+    ],
     ids=" ".join,
 )
 def test_mistakes_are_told_before_keras_is_loaded(words: list[str]) -> None:

@@ -201,3 +201,31 @@ def test_a_damaged_checkpoint_is_told(tlcli: Callable, finished: tuple, tmp_path
     assert said.code == 1
     assert "the checkpoint is damaged" in said.stderr
     assert "Start the run anew" in said.stderr
+
+
+STORED_RECIPE = RECIPE.replace("preset: strong, mixup: 0.2", "preset: strong, views: 3").replace(
+    "  - {name: everything, policy: all, epochs: 9, lr: 3.0e-3, batch_norm: train}\n",
+    '  - {name: upper, train: "top:40%", epochs: 9, lr: 3.0e-3, batch_norm: train}\n',
+)
+
+
+def test_a_run_above_stored_outputs_is_taken_up_where_they_are(data: Path, tlcli: Callable, tmp_path: Path) -> None:
+    """Killed in a step that is fed stored renderings. Every process finds those of the first, and computes no pass."""
+    recipe, run = tmp_path / "stored.yaml", tmp_path / "run"
+    recipe.write_text(STORED_RECIPE, encoding="utf-8")
+    assert ("views: 3" in STORED_RECIPE, "top:40%" in STORED_RECIPE, "mixup" in STORED_RECIPE) == (True, True, False)
+    plain = tlcli("finetune", data, "--recipe", recipe, "--out", tmp_path / "whole", "--json")
+    assert plain.code == 0, plain.stderr
+    assert "frozen layers: " in plain.stderr
+    # Somewhere in the second phase.
+    count = random.randrange(6, 13)
+    code, _, stderr = stopped(run, signal.SIGKILL, count, "finetune", data, "--recipe", recipe, "--out", run)
+    assert (code, status(run)) == (-signal.SIGKILL, "interrupted")
+    assert "upper: training" in stderr
+    assert "frozen layers: " not in stderr
+    said = tlcli("finetune", "--resume", run, "--json")
+    assert said.code == 0, (count, said.stderr)
+    assert "frozen layers: " not in said.stderr, count
+    assert history(run) == history(tmp_path / "whole"), count
+    assert said.document["scores"] == plain.document["scores"], count
+    assert said.document["model"]["weights_sha256"] == plain.document["model"]["weights_sha256"], count

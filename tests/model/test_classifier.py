@@ -94,6 +94,16 @@ def test_pictures_of_any_size_are_resized_inside(resize):
         np.testing.assert_allclose(found, built.model.predict_on_batch(np.asarray(resized)), rtol=1e-4, atol=1e-6)
 
 
+def test_features_begin_where_pictures_have_their_size():
+    """What is stored of the frozen layers starts from pixels that were resized once, when they were decoded."""
+    built, raw = made(), pictures(40, 20)
+    assert built.features.input_shape == (None, *SIZE, 3)
+    assert "resize" not in [layer.name for layer in built.features.layers]
+    resized = built.model.get_layer("resize")(raw)
+    found = built.head.predict_on_batch(built.features.predict_on_batch(np.asarray(resized)))
+    np.testing.assert_allclose(found, built.model.predict_on_batch(raw), rtol=1e-5)
+
+
 def test_the_three_ways_of_resizing_differ():
     raw = pictures(40, 20)
     found = [made(resize=resize).model.predict_on_batch(raw) for resize in ("crop", "pad", "stretch")]

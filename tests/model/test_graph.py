@@ -3,11 +3,12 @@
 import math
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
 from tlcli.errors import ModelError
-from tlcli.model.graph import fresh_names, measure, weightless
+from tlcli.model.graph import fresh_names, measure, tensors_at, weightless
 from tlcli.model.groups import LayerGraph, frontiers
 
 FRONTIERS = {
@@ -176,3 +177,37 @@ def test_a_weightless_network_takes_no_memory_later() -> None:
     # Tracing a function makes Keras give values to whatever it still holds without one.
     layers.Lambda(lambda tensor: 2 * tensor)(keras.Input((4,)))
     assert all(weight._value is None for weight in model.weights)
+
+
+def test_tensors_are_those_of_the_model_that_was_asked() -> None:
+    """The layers stand in two models; Keras's own `layer.output` is always that of the first."""
+    below = keras.Input((4,), name="below")
+    twice = layers.Dense(4, name="twice")
+    inner = keras.Model(below, layers.Dense(2, name="last")(twice(layers.ReLU(name="relu")(twice(below)))))
+    image = keras.Input((4,), name="image")
+    outer = keras.Model(image, inner.call(layers.Rescaling(-3.0, name="scale")(image)))
+    names = ["relu", "twice@2", "last", "twice", "relu"]
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    kernel, bias = twice.get_weights()
+    first = -3 * x @ kernel + bias
+    second = np.maximum(first, 0) @ kernel + bias
+    found = keras.Model(image, tensors_at(outer, names)).predict_on_batch(x)
+    expected = [np.maximum(first, 0), second, outer.predict_on_batch(x), first, np.maximum(first, 0)]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    assert all(tensor is not known for tensor, known in zip(tensors_at(outer, ["last"]), inner.outputs, strict=True))
+
+
+def test_every_layer_that_is_measured_has_its_tensor() -> None:
+    model = build("MobileNetV2", 96)
+    graph = measure(model)
+    found = tensors_at(model, [layer.name for layer in graph.layers])
+    assert [tuple(tensor.shape[1:]) for tensor in found] == [layer.output_shape for layer in graph.layers]
+
+
+def test_the_tensor_of_an_unknown_layer_is_refused() -> None:
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(4, name="dense_one")(inputs))
+    with pytest.raises(ModelError, match="no layer 'dense_two'") as error:
+        tensors_at(model, ["dense_two"])
+    assert "dense_one" in str(error.value.hint)

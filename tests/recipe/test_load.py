@@ -101,6 +101,13 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file():
         ("phases[0].batch_norm=froze", "Did you mean 'frozen'?"),
         ("performance.cache_budget=lots", "pattern"),
         ("performance.batch=0", "greater than or equal to 1"),
+        ("performance.cache=off", None),
+        ("performance.cache=on", "'auto' or 'off'"),
+        ("augment.views=0", "greater than or equal to 1"),
+        ("augment.views=65", "less than or equal to 64"),
+        ("augment.views=2.5", "integer"),
+        ("augment.views=lve", "Did you mean 'live'?"),
+        ("augment.views=7", None),
         ("data.size=[96]", "size"),
         ("augment.rotation=10", "preset: custom"),
         ("phases.3.epochs=2", "there is no phases[3].epochs"),
@@ -116,6 +123,22 @@ def test_values_out_of_range_are_refused_and_others_taken(setting, words):
         load.parse(MINIMAL, settings=[setting])
     else:
         assert words in problems_of(MINIMAL, setting)[0]
+
+
+@pytest.mark.parametrize("written", ["off", "'off'", "OFF", "false"])
+def test_a_bare_off_is_no_truth_value(written):
+    """As YAML has it."""
+    recipe = load.parse(MINIMAL + f"performance: {{cache: {written}}}\n")
+    assert recipe.performance.cache == "off"
+    assert load.parse(load.render(recipe)) == recipe
+
+
+@pytest.mark.parametrize(("written", "views"), [("auto", "auto"), ("live", "live"), ("1", 1), ("64", 64)])
+def test_renderings_are_a_number_or_a_word(written, views):
+    recipe = load.parse(MINIMAL, settings=[f"augment.views={written}"])
+    assert recipe.augment.views == views
+    assert type(recipe.augment.views) is type(views)
+    assert load.parse(load.render(recipe)) == recipe
 
 
 def test_settings_reach_lists_and_make_missing_sections():

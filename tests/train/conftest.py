@@ -1,5 +1,6 @@
 """A laboratory for training: a tiny network with everything that matters, and images it can learn in seconds."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,12 @@ from tlcli.model.backbone import Backbone, weights_sha256
 from tlcli.model.classifier import Classifier, assemble
 from tlcli.model.groups import LayerGroups
 from tlcli.recipe.schema import Recipe
-from tlcli.train import events
+from tlcli.train import events, policy
 from tlcli.train.checkpoint import Checkpoint
-from tlcli.train.session import Examples, Session
+from tlcli.train.examples import Examples
+from tlcli.train.footing import bytes_of
+from tlcli.train.prefix import Shelf
+from tlcli.train.session import Session
 from tlcli.zoo.card import GroupPattern, ModelCard
 
 SIDE = 12
@@ -37,10 +41,10 @@ CARD = ModelCard(
 )
 
 
-def network() -> keras.Model:
-    """Four groups: plain, a nested Sequential as in ConvNeXt, a residual, plain; BatchNorm in each."""
+def network(side: int = SIDE) -> keras.Model:
+    """Four groups: plain, a nested Sequential as in ConvNeXt, a residual with dropout, plain; BatchNorm in each."""
     layers = keras.layers
-    image = keras.Input((SIDE, SIDE, 3), name="input")
+    image = keras.Input((side, side, 3), name="input")
     x = layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False, name="stem_conv")(image)
     # 0.999 is the zoo's own momentum.
     x = layers.BatchNormalization(momentum=0.999, name="stem_bn")(x)
@@ -50,7 +54,9 @@ def network() -> keras.Model:
         layers.BatchNormalization(momentum=0.999, name="block1_bn"),
     ]
     below = layers.ReLU(name="block1_relu")(keras.Sequential(inner, name="block1_nested")(x))
-    x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="block2_conv")(below)
+    x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="block2_conv")(
+        layers.Dropout(0.1, seed=0, name="block2_drop")(below)
+    )
     x = layers.BatchNormalization(momentum=0.5, name="block2_bn")(x)
     x = layers.ReLU(name="block2_relu")(layers.Add(name="block2_add")([below, x]))
     x = layers.Conv2D(8, 1, use_bias=False, name="top_conv")(x)
@@ -93,6 +99,7 @@ class Lab:
     train: Examples
     val: Examples
     none: Examples
+    contents: list[str]
 
     def recipe(self, *phases: dict[str, Any], **sections: Any) -> Recipe:
         """A recipe without randomness but the order of the images; sections replace their defaults."""
@@ -106,16 +113,19 @@ class Lab:
         named = [{"name": f"phase{index}", "epochs": 1, **phase} for index, phase in enumerate(phases)]
         return Recipe.model_validate({**plain, **sections, "phases": named})
 
-    def classifier(self, recipe: Recipe, *, seed: int = 0) -> Classifier:
+    def classifier(
+        self, recipe: Recipe, *, seed: int = 0, side: int = SIDE, preprocessing: str = "tf", resize: str = "crop"
+    ) -> Classifier:
         """With random weights, and statistics that differ from layer to layer as trained ones do."""
         keras.utils.set_random_seed(seed)
-        built = network()
+        built = network(side)
         random = np.random.default_rng(seed)
         for layer in (layer for layer in built._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)):
             ranges = ((0.5, 1.5), (-0.2, 0.2), (-0.2, 0.2), (0.2, 0.6))
             layer.set_weights([random.uniform(*each, layer.gamma.shape) for each in ranges])
-        backbone = Backbone(CARD, built, (SIDE, SIDE), "random", weights_sha256(built))
-        return assemble(backbone, recipe.head, classes=CLASSES, resize="crop")
+        card = CARD.model_copy(update={"preprocessing": preprocessing})
+        backbone = Backbone(card, built, (side, side), "random", weights_sha256(built))
+        return assemble(backbone, recipe.head, classes=CLASSES, resize=resize)
 
     def session(
         self,
@@ -127,9 +137,18 @@ class Lab:
         has_val: bool = True,
     ) -> Session:
         """A session of its own weights, as a process started anew would make it."""
+        run.mkdir(exist_ok=True)
         val = self.val if has_val else self.none
         made = self.classifier(recipe, seed=seed)
-        return Session(recipe, made, self.groups, self.train, val, Checkpoint(run), observe)
+        shelf = Shelf(run / "activations", bytes_of(recipe.performance.cache_budget), self.contents)
+        return Session(recipe, made, self.groups, self.train, val, self.none, shelf, Checkpoint(run), observe)
+
+    def entered(self, session: Session) -> Session:
+        """The session at the beginning of its first step."""
+        step = policy.next_step(session.recipe.phases, self.groups, [])
+        assert step is not None
+        session.enter(step)
+        return session
 
 
 @pytest.fixture(scope="session")
@@ -141,7 +160,8 @@ def lab() -> Lab:
     cache[rows] = pixels
     parts = [Examples(cache, rows[part], labels[part]) for part in (slice(0, 42), slice(42, 74), slice(0, 0))]
     groups = measure.of_network(network(), CARD, (SIDE, SIDE))
-    return Lab(groups, *parts)
+    contents = [hashlib.sha256(image.tobytes()).hexdigest() for image in cache]
+    return Lab(groups, *parts, contents)
 
 
 @pytest.fixture(scope="session")

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from tlcli.errors import RunError
-from tlcli.train import checkpoint, device, fit, phases, temperature
-from tlcli.train.events import BatchDone, EpochDone, StepBegun, StepDone
-from tlcli.train.session import Examples, predict, score
+from tlcli.train import checkpoint, device, fit, phases, policy, temperature
+from tlcli.train.events import Advanced, BatchDone, EpochDone, StepBegun, StepDone
+from tlcli.train.examples import Examples
+from tlcli.train.session import predict, score
 
 
 @dataclass
 class Watched:
-    """A pixel cache that remembers which rows were read."""
+    """An array, such as a pixel cache, that remembers which rows were read."""
 
-    pixels: np.ndarray
+    pixels: np.ndarray | None
     reads: list[np.ndarray] = field(default_factory=list)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
@@ -29,23 +30,40 @@ def weights_of(session) -> list[bytes]:
     return [array.tobytes() for array in checkpoint.values(session.classifier.model.weights)]
 
 
-def run_watched(lab, folder, *, seed: int, epochs: int):
-    """A head trained without validation; the session, and the rows read in each epoch, batch by batch."""
+def run_watched(lab, folder, *, seed: int, epochs: int, cache: str):
+    """A head trained without validation; the session, and the rows of images used in each epoch, batch by batch."""
     pixels = Watched(lab.train.pixels)
     watched = replace(lab, train=replace(lab.train, pixels=pixels))
-    recipe = watched.recipe({"train": "head", "epochs": epochs, "lr": 0.5, "schedule": "cosine"}, seed=seed)
+    recipe = watched.recipe(
+        {"train": "head", "epochs": epochs, "lr": 0.5, "schedule": "cosine"},
+        performance={"batch": 16, "cache": cache},
+        seed=seed,
+    )
     session = watched.session(recipe, folder, has_val=False)
-    phases.run(session)
-    return session, [pixels.reads[at : at + 3] for at in range(0, len(pixels.reads), 3)]
+    if cache == "off":
+        phases.run(session)
+        used = pixels.reads
+    else:
+        stored = Watched(None)
+
+        def observe(event) -> None:
+            if isinstance(event, StepBegun):
+                stored.pixels, session.stage.plain = session.stage.plain, stored
+
+        session.observe = observe
+        phases.run(session)
+        assert sorted(np.concatenate(pixels.reads)) == sorted(lab.train.rows), "one pass over the images, and no more"
+        used = [np.sort(lab.train.rows)[rows] for rows in stored.reads]
+    return session, [used[at : at + 3] for at in range(0, len(used), 3)]
 
 
-@pytest.fixture(scope="module")
-def watched_run(lab, tmp_path_factory):
-    return run_watched(lab, tmp_path_factory.mktemp("run"), seed=0, epochs=3)
+@pytest.fixture(scope="module", params=["off", "auto"])
+def watched_run(lab, request, tmp_path_factory):
+    return *run_watched(lab, tmp_path_factory.mktemp("run"), seed=0, epochs=3, cache=request.param), request.param
 
 
 def test_every_image_is_used_once_an_epoch(lab, watched_run):
-    _, epochs = watched_run
+    _, epochs, _ = watched_run
     assert len(epochs) == 3
     for epoch in epochs:
         assert [len(batch) for batch in epoch] == [16, 16, 10]
@@ -53,19 +71,18 @@ def test_every_image_is_used_once_an_epoch(lab, watched_run):
 
 
 def test_the_order_changes_with_epoch_and_seed_alone(lab, watched_run, tmp_path):
-    _, epochs = watched_run
+    _, epochs, cache = watched_run
     orders = [np.concatenate(epoch).tolist() for epoch in epochs]
     assert len({tuple(order) for order in orders}) == 3
-    (tmp_path / "same").mkdir()
-    (tmp_path / "other").mkdir()
-    _, again = run_watched(lab, tmp_path / "same", seed=0, epochs=1)
-    _, other = run_watched(lab, tmp_path / "other", seed=1, epochs=1)
+    other_way = {"off": "auto", "auto": "off"}[cache]
+    _, again = run_watched(lab, tmp_path / "same", seed=0, epochs=1, cache=other_way)
+    _, other = run_watched(lab, tmp_path / "other", seed=1, epochs=1, cache=cache)
     assert np.concatenate(again[0]).tolist() == orders[0]
     assert np.concatenate(other[0]).tolist() != orders[0]
 
 
 def test_without_validation_the_last_epoch_is_kept(watched_run):
-    session, _ = watched_run
+    session, _, _ = watched_run
     (outcome,) = session.outcomes
     assert (outcome.epochs, outcome.best_epoch, outcome.kept) == (3, 3, True)
     assert (outcome.val_loss, outcome.loss_before, outcome.confidence) == (None, None, None)
@@ -88,7 +105,7 @@ def stopped(lab, request, tmp_path_factory, recorder):
     def observe(event) -> None:
         record(event)
         if isinstance(event, BatchDone):
-            rates.append(float(session.trainee.optimizer.learning_rate.numpy()))
+            rates.append(float(session.stage.trainee.optimizer.learning_rate.numpy()))
         if isinstance(event, EpochDone):
             weights.append(weights_of(session))
 
@@ -127,8 +144,9 @@ def test_events_come_in_order(stopped):
     session, _, record, _, _ = stopped
     kinds = [type(event) for event in record.seen]
     epochs = session.outcomes[0].epochs
-    assert kinds == [StepBegun, *([BatchDone] * 3 + [EpochDone]) * epochs, StepDone]
-    begun, done = record.seen[0], record.seen[-1]
+    assert kinds == [Advanced, StepBegun, *([BatchDone] * 3 + [EpochDone]) * epochs, StepDone]
+    advanced, begun, done = record.seen[0], record.seen[1], record.seen[-1]
+    assert (advanced.done, advanced.total) == (74, 74)
     # Two convolutions without offset, and the head.
     assert begun.trainable_parameters == 6 * 6 * 9 + 6 * 8 + 8 * 3 + 3
     assert (begun.epochs, begun.batches, begun.images) == (12, 3, 42)
@@ -165,7 +183,7 @@ def test_the_loss_is_weighted_smoothed_and_penalised(lab, tmp_path):
         head={"dropout": 0.0, "l1": 0.01, "l2": 0.1},
         augment={"preset": "none", "label_smoothing": 0.2},
     )
-    session = uneven.session(recipe, tmp_path)
+    session = uneven.entered(uneven.session(recipe, tmp_path))
     labels = session.train.labels
     counts = np.bincount(labels)
     assert counts.tolist() == [14, 14, 4]
@@ -183,11 +201,17 @@ def test_the_loss_is_weighted_smoothed_and_penalised(lab, tmp_path):
     assert session.history[0]["val_loss"] == pytest.approx(-np.log(right).mean(), rel=1e-5)
 
 
+def batches_of(lab, session) -> list:
+    """The batches of the first epoch of the first step."""
+    running = fit._prepared(session, policy.next_step(session.recipe.phases, lab.groups, []))
+    return list(fit._batches(session, running, np.random.default_rng(0)))
+
+
 def test_class_weights_have_mean_one_over_the_images(lab, tmp_path):
     uneven = replace(lab, train=replace(lab.train, labels=np.array([0] * 30 + [1] * 10 + [2] * 2)))
     session = uneven.session(uneven.recipe({"train": "head"}, data={"class_weights": "balanced"}), tmp_path)
-    weights = np.concatenate([batch[2] for batch in fit._batches(session, np.random.default_rng(0))])
-    labels = np.concatenate([batch[1] for batch in fit._batches(session, np.random.default_rng(0))])
+    batches = batches_of(uneven, session)
+    weights, labels = np.concatenate([batch[2] for batch in batches]), np.concatenate([batch[1] for batch in batches])
     assert weights.mean() == pytest.approx(1)
     assert weights @ labels == pytest.approx([14, 14, 14])
 
@@ -198,9 +222,8 @@ def test_mixup_mixes_pictures_and_labels_alike(lab, tmp_path):
     pixels = np.broadcast_to((80 * labels).astype(np.uint8)[:, None, None, None], (42, 12, 12, 3))
     flat = replace(lab, train=Examples(pixels, np.arange(42), labels))
     session = flat.session(flat.recipe({"train": "head"}, augment={"preset": "none", "mixup": 0.5}), tmp_path)
-    batches = list(fit._batches(session, np.random.default_rng(0)))
     mixed = 0
-    for images, targets, _ in batches:
+    for images, targets, _ in batches_of(flat, session):
         assert images.dtype == targets.dtype == np.float32
         np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
         assert targets.min() >= 0
@@ -210,38 +233,67 @@ def test_mixup_mixes_pictures_and_labels_alike(lab, tmp_path):
     assert mixed, "the example must mix something"
 
 
-def test_without_mixup_pictures_stay_bytes(lab, tmp_path):
-    session = lab.session(lab.recipe({"train": "head"}), tmp_path)
-    images, targets, weights = next(fit._batches(session, np.random.default_rng(0)))
-    assert (images.dtype, images.shape) == (np.uint8, (16, 12, 12, 3))
+@pytest.mark.parametrize(
+    ("cache", "train", "dtype", "shape"),
+    [
+        ("off", "head", np.uint8, (12, 12, 3)),
+        ("auto", "head", np.float32, (8,)),
+        ("auto", "top:1", np.float32, (3, 3, 6)),
+    ],
+)
+def test_without_mixup_batches_are_pictures_or_what_is_stored_of_them(lab, tmp_path, cache, train, dtype, shape):
+    recipe = lab.recipe({"train": train}, performance={"batch": 16, "cache": cache})
+    inputs, targets, weights = batches_of(lab, lab.session(recipe, tmp_path))[0]
+    assert (type(inputs), inputs.dtype, inputs.shape) == (np.ndarray, dtype, (16, *shape))
     assert set(np.unique(targets)) == {0, 1}
     assert np.all(weights == 1)
 
 
 def test_random_layers_are_seeded_by_the_epoch(lab, tmp_path):
     head = {"dropout": 0.2, "hidden": [{"units": 4, "dropout": 0.3}]}
-    trainee = lab.session(lab.recipe({"train": "head"}, head=head), tmp_path).trainee
-    generators = [trainee.augment, *(trainee.head.get_layer(name) for name in ("head_dropout_1", "head_dropout"))]
+    recipe = lab.recipe({"train": "head"}, head=head, performance={"batch": 16, "cache": "off"})
+    trainee = lab.entered(lab.session(recipe, tmp_path)).stage.trainee
+    stored = lab.entered(lab.session(lab.recipe({"train": "head"}, head=head), tmp_path)).stage.trainee
 
-    def states(seed: int) -> list[bytes]:
+    def states(trainee, seed: int) -> list[bytes]:
         fit._reseed(trainee, np.random.default_rng(seed))
-        return [layer.seed_generator.state.numpy().tobytes() for layer in generators]
+        layers = [trainee.top.get_layer(name) for name in ("head_dropout_1", "head_dropout")]
+        layers += [trainee.augment] if trainee.augment else []
+        return [layer.seed_generator.state.numpy().tobytes() for layer in layers]
 
-    first = states(1)
+    first = states(trainee, 1)
     assert len(set(first)) == 3
-    assert not set(first) & set(states(2))
-    assert states(1) == first
+    assert not set(first) & set(states(trainee, 2))
+    assert states(trainee, 1) == first
+    assert states(stored, 1) == first[:2], "what is stored changes nothing for the layers above"
+
+
+def test_seeding_takes_as_much_from_the_order_of_the_images_whatever_is_stored(lab, tmp_path):
+    drawn = []
+    for cache in ("off", "auto"):
+        recipe = lab.recipe({"train": "head"}, head={"dropout": 0.2}, performance={"batch": 16, "cache": cache})
+        order = np.random.default_rng(1)
+        fit._reseed(lab.entered(lab.session(recipe, tmp_path)).stage.trainee, order)
+        drawn.append(order.permutation(42).tolist())
+    assert drawn[0] == drawn[1]
 
 
 def test_every_epoch_has_views_of_its_own(lab, tmp_path):
     """The weights stay, the pictures stay; only their views change the loss."""
     phase = {"train": "head", "epochs": 3, "lr": 1e-12}
-    session = lab.session(lab.recipe(phase, augment={"preset": "strong"}), tmp_path)
+    session = lab.session(lab.recipe(phase, augment={"preset": "strong", "views": "live"}), tmp_path)
     phases.run(session)
     losses = [row["loss"] for row in session.history]
     assert min(abs(one - other) for one, other in combinations(losses, 2)) > 1e-4
     # Scoring sees the plain pictures.
     assert len({round(row["val_loss"], 5) for row in session.history}) == 1
+
+
+@pytest.mark.parametrize("use", [score, predict])
+def test_nothing_is_scored_before_a_step_began(lab, tmp_path, use):
+    session = lab.session(lab.recipe({"train": "head"}), tmp_path)
+    with pytest.raises(RuntimeError, match="no step has begun"):
+        use(session, session.val)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(lab, tmp_path):
@@ -276,6 +328,6 @@ def test_half_precision_runs_can_be_resumed(lab, tmp_path, recorder):
             phases.run(lab.session(recipe, tmp_path, observe=stop))
         again = lab.session(recipe, tmp_path, seed=1)
         phases.run(again, saved=again.checkpoint.read())
-    assert isinstance(whole.trainee.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert isinstance(whole.stage.trainee.optimizer, keras.optimizers.LossScaleOptimizer)
     for one, other in zip(whole.classifier.model.weights, again.classifier.model.weights, strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-6, atol=1e-7, err_msg=one.path)

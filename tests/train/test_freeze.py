@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 
 from tlcli.data.augment import Augment, Bounds
+from tlcli.model.cut import cut
+from tlcli.model.head import POOLED
 from tlcli.model.selection import select
 from tlcli.train import checkpoint, freeze, phases
 from tlcli.train.events import EpochDone
-from tlcli.train.session import Trainee
+from tlcli.train.stage import Trainee
 
 # What there is to train, group by group.
 CONVS = {
@@ -32,6 +34,11 @@ def names(variables) -> set[str]:
 
 def union(table: dict[str, set[str]], *groups: str) -> set[str]:
     return set().union(*(table[group] for group in groups))
+
+
+def trainee_of(made, at: str | None = None, *, is_stored: bool = False) -> Trainee:
+    """What is fitted above a frontier: on pixels, or on stored outputs of the layers below."""
+    return Trainee(cut(made, at), None if is_stored and at else Augment(Bounds()), fed=((12, 12, 3), "uint8"))
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +66,11 @@ def test_exactly_the_asked_variables_are_trainable(made, lab, selection, groups,
         expected |= union(NORMS, *groups)
     assert names(reported) == expected
     assert len(reported) == len(expected)
-    # What is fitted is another model around the same layers; it must see the same.
-    trainee = Trainee(made, Augment(Bounds()))
-    assert {id(each) for each in trainee.trainable_variables} == {id(each) for each in reported}
+    # What is fitted is another model around the same layers; it must see the same, wherever it is cut.
+    below = lab.groups.cut_below(chosen.layers)
+    frontiers = {None, below.boundary if below else None, POOLED if not groups else None}
+    for trainee in (trainee_of(made, at, is_stored=is_stored) for at in frontiers for is_stored in (False, True)):
+        assert {id(each) for each in trainee.trainable_variables} == {id(each) for each in reported}
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "affine", "train"])
@@ -147,9 +156,11 @@ def bytes_of(made) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.parametrize("cache", ["auto", "off"])
 @pytest.mark.parametrize("batch_norm", ["frozen", "affine", "train"])
-def test_a_phase_changes_what_it_may_and_nothing_else(lab, tmp_path, batch_norm):
-    recipe = lab.recipe({"train": "top:3", "batch_norm": batch_norm, "epochs": 2}, head=WITH_HIDDEN)
+def test_a_phase_changes_what_it_may_and_nothing_else(lab, tmp_path, batch_norm, cache):
+    phase = {"train": "top:3", "batch_norm": batch_norm, "epochs": 2}
+    recipe = lab.recipe(phase, head=WITH_HIDDEN, performance={"batch": 16, "cache": cache})
     session = lab.session(recipe, tmp_path)
     before = bytes_of(session.classifier)
     phases.run(session)
@@ -184,13 +195,14 @@ def test_why_the_trainee_exists(lab):
         return keras.Model(image, made.head(made.features(image, training=False)))
 
     assert moved(nested)
-    assert not moved(lambda made: Trainee(made, Augment(Bounds())))
+    assert not moved(trainee_of)
 
 
-def test_a_change_of_anything_frozen_stops_the_run(lab, tmp_path):
-    """The last line of defence: the bytes are compared, whoever changed them."""
-    session = lab.session(lab.recipe({"train": "top:1"}), tmp_path)
-    victim = session.classifier.model.get_layer("stem_bn").moving_mean
+@pytest.mark.parametrize(("train", "layer"), [("top:1", "stem_bn"), ("block1", "top_bn"), ("head", "top_bn")])
+def test_a_change_of_anything_frozen_stops_the_run(lab, tmp_path, train, layer):
+    """The last line of defence: the bytes are compared, whoever changed them, below stored outputs and above."""
+    session = lab.session(lab.recipe({"train": train}), tmp_path)
+    victim = session.classifier.model.get_layer(layer).moving_mean
 
     def sabotage(event) -> None:
         if isinstance(event, EpochDone):

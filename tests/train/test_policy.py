@@ -142,6 +142,35 @@ def test_thawing_is_cumulative_from_the_top(kept, step, patience, count):
     assert was_fruitless or steps[-1].groups == names
 
 
+@given(
+    step=st.integers(1, 7),
+    count=st.integers(1, 20),
+    phases=st.lists(st.sampled_from([HEAD, THAW, PhaseSpec(name="all", policy="all")]), min_size=1, max_size=4),
+)
+def test_what_lies_ahead_is_what_comes_while_everything_is_kept(step, count, phases):
+    known = groups(tuple(f"g{index}" for index in range(count)))
+    phases = [phase.model_copy(update={"step": step}) for phase in phases]
+    done: list[Outcome] = []
+    while following := policy.next_step(phases, known, done):
+        assert policy.ahead(phases, known, done[-1].step if done else None)[0] == following
+        done.append(outcome(following, kept=True))
+    steps = [each.step for each in done]
+    assert [each for index, phase in enumerate(phases) for each in policy.steps_of(phase, index, known)] == steps
+    for place, each in enumerate(steps):
+        assert policy.ahead(phases, known, each) == steps[place + 1 :]
+
+
+def test_all_steps_of_a_gradual_phase():
+    steps = policy.steps_of(THAW.model_copy(update={"step": 2}), 3, groups())
+    assert [(each.phase, each.number, each.name) for each in steps] == [
+        (3, 0, "thaw 1"),
+        (3, 1, "thaw 2"),
+        (3, 2, "thaw 3"),
+    ]
+    assert [each.groups for each in steps] == [NAMES[-2:], NAMES[-4:], NAMES]
+    assert policy.steps_of(HEAD, 0, groups()) == [Step(0, 0, "head", (), frozenset())]
+
+
 def test_a_selection_that_matches_nothing_is_told():
     with pytest.raises(ModelError, match="no layer group 'block9'"):
         policy.next_step([PhaseSpec(name="p", train="block9")], groups(), [])

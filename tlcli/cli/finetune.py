@@ -94,18 +94,19 @@ def run_and_tell(request: "Request", *, as_json: bool) -> Path:
     signal.signal(signal.SIGTERM, _stop)
     if not is_quiet():
         console.err().print("loading Keras …", style="dim")
-    with console.quiet_import():
-        from tlcli import run
     made: list[str] = []
     try:
-        with observer() as observe:
+        with prepare.reading_ahead(settled) as settled:
+            with console.quiet_import():
+                from tlcli import run
+            with observer() as observe:
 
-            def note(event: Event) -> None:
-                if isinstance(event, FolderMade):
-                    made.append(event.path)
-                observe(event)
+                def note(event: Event) -> None:
+                    if isinstance(event, FolderMade):
+                        made.append(event.path)
+                    observe(event)
 
-            folder, record = run.finetune(request, settled, note)
+                folder, record = run.finetune(request, settled, note)
     except KeyboardInterrupt:
         then = f" Go on with: tlcli finetune --resume {shlex.quote(made[0])}" if made else ""
         console.err().print(console.safe(f"Interrupted.{then}"))

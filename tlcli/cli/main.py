@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from tlcli import __version__
-from tlcli.cli import finetune, look, pretrain, use
+from tlcli.cli import finetune, look, pretrain, probe, use
 from tlcli.cli.demo import demo
 from tlcli.cli.group import Group
 from tlcli.cli.options import state
@@ -104,6 +104,7 @@ for command in (
     *use.COMMANDS,
     *look.COMMANDS,
     *pretrain.COMMANDS,
+    *probe.COMMANDS,
     demo,
     recipe,
     zoo,

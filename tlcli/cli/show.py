@@ -12,7 +12,7 @@ from tlcli.cli.console import count, duration, out, safe, say, table
 from tlcli.cli.options import is_quiet
 from tlcli.model.groups import LayerGroups
 from tlcli.report.record import RunRecord
-from tlcli.train.plan import TrainPlan
+from tlcli.train.plan import PhasePlan, TrainPlan
 
 # Confusion matrices wider than this are told as the most frequent confusions instead.
 MATRIX_CLASSES = 12
@@ -40,11 +40,15 @@ def plan(made: TrainPlan, notices: Sequence[str] = ()) -> None:
             _epochs(phase.steps, phase.epochs),
             f"{phase.lr:g}",
             phase.batch_norm,
+            _stored(phase),
         ]
         for phase in made.phases
     ]
-    columns = ["phase", "policy", "trains", "parameters", "epochs", "lr", "BatchNorm"]
-    console.print(table(columns, rows, left=3, spare=["BatchNorm", "policy"]))
+    columns = ["phase", "policy", "trains", "parameters", "epochs", "lr", "BatchNorm", "stored"]
+    console.print(table(columns, rows, left=3, spare=["BatchNorm", "policy", "lr"]))
+    for phase in made.phases:
+        if phase.why_live:
+            say(console, safe(f"{phase.name}: frozen layers are computed anew in every epoch: {phase.why_live}", "dim"))
     estimates = made.estimates
     seconds = max(5.0, 5.0 * round(estimates.seconds / 5))
     console.print()
@@ -173,6 +177,15 @@ def _groups(names: list[str]) -> str:
     if not names:
         return "head"
     return ", ".join(names) if len(names) <= 2 else f"{names[0]} … {names[-1]}"
+
+
+def _stored(phase: PhasePlan) -> str:
+    """Where training begins, and what is stored there."""
+    if not phase.views:
+        return "–"
+    views = "" if phase.views == 1 else f" × {phase.views}"
+    size = f"{phase.cache_bytes / 1e6:.0f} MB" if phase.cache_bytes >= 500_000 else "< 1 MB"
+    return f"{phase.frontier}{views}, {size}"
 
 
 def _epochs(steps: int, epochs: int) -> str:

@@ -5,7 +5,6 @@ found again by content. Everything a file may hold comes out as RGB of 8 bits: u
 white where it is transparent, its first frame where it has several.
 """
 
-import errno
 import hashlib
 import json
 import math
@@ -13,20 +12,20 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from PIL import Image
 
 from tlcli.data.decoder import DECODER_ERRORS, QUIET, reason_of, to_rgb
 from tlcli.data.folder import FolderIndex, ImageFile
 from tlcli.errors import DataError
 from tlcli.paths import write_json
+from tlcli.room import Room, sweep
 
 Mode = Literal["crop", "pad", "stretch"]
 Array = npt.NDArray[np.uint8]
@@ -35,7 +34,6 @@ Array = npt.NDArray[np.uint8]
 FORMAT_VERSION = 1
 
 _PIXELS, _ROWS = "pixels.npy", "rows.json"
-_MOVE = "Free some space, or set TLCLI_CACHE to a folder elsewhere."
 # Images decoded ahead of what is written; bounds what waits in memory.
 _BATCH = 128
 
@@ -152,18 +150,19 @@ def open_cache(
     if pixels := cache.opened():
         return pixels
     work = _Work(size, mode, threads or os.cpu_count() or 1, progress)
-    with _writable(cache):
+    room = Room("pixel cache", folder, cache.bytes)
+    with room.claimed():
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache.place}.lock"):
             if pixels := cache.opened():
                 return pixels
             shutil.rmtree(cache.place, ignore_errors=True)
-            _sweep(cache.place)
-            _require_room(cache)
+            sweep(folder, {key})
+            room.require()
             _build(cache, files, work)
             pixels = cache.opened(is_final=False)
     if pixels is None:
-        raise DataError("the pixel cache cannot be read back", where=str(cache.place), hint=_MOVE)
+        raise room.unreadable()
     return pixels
 
 
@@ -261,43 +260,6 @@ def _outcome(sha: str, path: Path, work: _Work) -> Array | _Failure:
     except DECODER_ERRORS as error:
         is_machine = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
         return _Failure(reason_of(error), is_lasting=not is_machine)
-
-
-@contextmanager
-def _writable(cache: _Cache) -> Iterator[None]:
-    """Turn the system's refusal to write the cache into a DataError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise _no_room(cache, error.strerror) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            message = f"the pixel cache cannot be written ({error.strerror})"
-            raise DataError(message, where=str(cache.place.parent), hint=_MOVE) from error
-        raise
-
-
-def _require_room(cache: _Cache) -> None:
-    free = shutil.disk_usage(cache.place.parent).free
-    if free < cache.bytes:
-        raise _no_room(cache, f"{free:,} free")
-
-
-def _no_room(cache: _Cache, seen: str | None) -> DataError:
-    message = f"the pixel cache needs {cache.bytes:,} bytes on disk ({seen})"
-    return DataError(message, where=str(cache.place.parent), hint=_MOVE)
-
-
-def _sweep(place: Path) -> None:
-    """Remove what interrupted processes left, for this key and for every other that nobody is decoding now."""
-    for leftover in place.parent.glob(".*-*"):
-        key = leftover.name[1:].partition("-")[0]
-        if key == place.name:
-            shutil.rmtree(leftover, ignore_errors=True)
-            continue
-        lock = FileLock(place.with_name(f"{key}.lock"))
-        with suppress(Timeout), lock.acquire(timeout=0):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _enough(size: tuple[int, int]) -> tuple[int, int]:

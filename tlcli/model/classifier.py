@@ -39,7 +39,7 @@ class Classifier:
         classes: Class names in the order of the probabilities.
         size: Height and width the pictures are resized to, pixels.
         resize: How: crop, pad or stretch.
-        features: The lower part alone: the same input to backbone features. None when loaded from a file.
+        features: The lower part alone: pictures of `size` to backbone features. None when loaded from a file.
         head: The upper part alone: backbone features to probabilities. None when loaded from a file.
     """
 
@@ -60,7 +60,8 @@ def assemble(backbone: Backbone, head: HeadSpec, *, classes: tuple[str, ...], re
     """Resize, preprocessing, backbone and head in one model. Layers of the backbone are shared, not copied."""
     image = keras.Input((None, None, 3), name="image")
     taken = {layer.name for layer in backbone.network.layers}
-    x = preprocess(_resizing(backbone.size, resize, taken)(image), backbone.card.preprocessing or "none")
+    resized = _resizing(backbone.size, resize, taken)(image)
+    x = preprocess(resized, backbone.card.preprocessing or "none")
     # Functional.call applies the inner layers one by one, so the classifier is flat: every layer stays visible.
     features = backbone.network.call(x)
     top_input = keras.Input(features.shape[1:], dtype=features.dtype, name="backbone_features")
@@ -70,7 +71,7 @@ def assemble(backbone: Backbone, head: HeadSpec, *, classes: tuple[str, ...], re
         classes=classes,
         size=backbone.size,
         resize=resize,
-        features=keras.Model(image, features, name="features"),
+        features=keras.Model(resized, features, name="features"),
         head=top,
     )
 

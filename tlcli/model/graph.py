@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import keras
@@ -10,7 +10,7 @@ from keras.src.backend.common import global_state
 from keras.src.ops.node import Node
 from keras.src.utils.naming import reset_uids
 
-from tlcli.errors import ModelError
+from tlcli.errors import ModelError, did_you_mean
 from tlcli.model.groups import Layer, LayerGraph
 
 Shape = tuple[int | None, ...]
@@ -72,14 +72,36 @@ def measure(model: keras.Model) -> LayerGraph:
         hint = "Functional and sequential networks with one output can be cut into groups."
         raise ModelError(f"the network has {count} symbolic outputs", where=str(model.name), hint=hint)
     names: dict[int, str] = {}
-    uses: dict[int, int] = {}
     layers = []
+    for name, node in _named(model):
+        names[id(node)] = name
+        inputs = dict.fromkeys(names[id(parent)] for parent in node.parent_nodes)
+        layers.append(_layer(node, name, tuple(inputs)))
+    return LayerGraph(tuple(layers), names[id(_origin(outputs[0]))])
+
+
+def tensors_at(model: keras.Model, names: Sequence[str]) -> list[keras.KerasTensor]:
+    """The symbolic outputs of layers within this model, in the order of the names, which are those of `measure`.
+
+    `model.get_layer(name).output` is not that: a layer that was also called elsewhere, as those of a backbone within
+    a classifier are, has an output for every call, and Keras gives the first.
+
+    Raises:
+        ModelError: The model has no such layer.
+    """
+    found = {name: node.outputs[0] for name, node in _named(model)}
+    for name in names:
+        if name not in found:
+            raise ModelError(f"no layer '{name}'", where=str(model.name), hint=did_you_mean(name, found))
+    return [found[name] for name in names]
+
+
+def _named(model: keras.Model) -> Iterator[tuple[str, Node]]:
+    """The model's own uses of layers in topological order, each with its name: `a`, and `a@2` for the second of a."""
+    uses: dict[int, int] = {}
     for node in _ordered(model):
         use = uses[id(node.operation)] = uses.get(id(node.operation), 0) + 1
-        names[id(node)] = node.operation.name if use == 1 else f"{node.operation.name}@{use}"
-        inputs = dict.fromkeys(names[id(parent)] for parent in node.parent_nodes)
-        layers.append(_layer(node, names[id(node)], tuple(inputs)))
-    return LayerGraph(tuple(layers), names[id(_origin(outputs[0]))])
+        yield (node.operation.name if use == 1 else f"{node.operation.name}@{use}"), node
 
 
 def _layer(node: Node, name: str, inputs: tuple[str, ...]) -> Layer:

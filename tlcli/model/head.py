@@ -8,13 +8,15 @@ from tlcli.recipe.schema import HeadSpec, HiddenSpec
 
 PREFIX = "head_"
 OUTPUT = "head_probabilities"
+# Layers that pool the features; the last of them gives what the rest of the head sees.
+POOLED = "head_pool"
 
 
 def pool(features: Any, kind: str) -> Any:
     """`(batch, height, width, channels)` to `(batch, channels)`, or twice the channels for `avg_max`."""
     pools = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
-    pooled = [pools[name](name=f"{PREFIX}pool_{name}")(features) for name in kind.split("_")]
-    return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(name=f"{PREFIX}pool")(pooled)
+    pooled = [pools[name](name=f"{POOLED}_{name}")(features) for name in kind.split("_")]
+    return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(name=f"{POOLED}")(pooled)
 
 
 def attach(features: Any, spec: HeadSpec, classes: int) -> Any:

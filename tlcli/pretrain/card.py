@@ -12,7 +12,7 @@ from tlcli import __version__
 from tlcli.paths import write_text
 from tlcli.pretrain import curve, files
 from tlcli.zoo import card_file
-from tlcli.zoo.card import ModelCard
+from tlcli.zoo.card import FineTuning, ModelCard
 from tlcli.zoo.sources import weights_file
 
 
@@ -31,6 +31,7 @@ class Account:
         scores: Final numbers on the network's own task, by name.
         limits: Sentences on what not to expect.
         healthy: The spread of outputs that differ in every direction, where spread is measured.
+        fine_tuning: How the network should be thawed.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Account:
     scores: Mapping[str, float] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
     healthy: float | None = None
+    fine_tuning: FineTuning = field(default_factory=FineTuning)
 
 
 def write(
@@ -79,6 +81,7 @@ def write(
             "weights": weights.name,
             "sha256": sha256,
             "data": account.data,
+            "fine_tuning": account.fine_tuning,
         }
     )
     curve.plot(account.points, picture, title=f"{out.stem}: {account.data}", healthy=account.healthy)
@@ -111,6 +114,9 @@ weights: {_flow(card.weights)}
 sha256: {_flow(card.sha256)}
 data: {_flow(card.data)}
 licence: {_flow(card.licence)}
+
+# How it is thawed where a recipe says auto. Weights that know little of photographs have to learn more.
+fine_tuning: {_flow(card.fine_tuning.model_dump())}
 
 # Groups of layers, bottom to top, by patterns on the layers' names; without any they are found automatically.
 groups:{" []" if not card.groups else ""}

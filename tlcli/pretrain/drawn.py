@@ -1,4 +1,4 @@
-"""Pretraining on drawn images: a network learns to tell drawn classes apart."""
+"""Pretraining on drawn images: a network learns to tell drawn classes apart, and which colours there are."""
 
 import contextlib
 import queue
@@ -19,6 +19,8 @@ from tlcli.train.freeze import TRAINED_MOMENTUM, batch_norms
 _AHEAD = 8
 # Seeds of the images that are held back lie beyond those of any training.
 _HELD_BACK = 10**9
+# Of red, green and blue each, as far as the second task tells colours apart.
+SHADES = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Course:
             Without the easy beginning a network this small learns almost nothing from its first 100,000 images.
         lr: Highest learning rate of AdamW; it rises for a twentieth of the steps and falls along a cosine to zero.
         weight_decay: Decay of the kernels, times the learning rate a step.
+        colour: Weight of the second task, to tell how much of the picture has which colour. Most drawn classes come in
+            any colour, so that the first alone teaches a network not to see any.
         points: Measurements along the way.
         held_back: Images never trained on, for each measurement.
         seed: Of classes, images and weights of the output layer.
@@ -44,6 +48,7 @@ class Course:
     easy: float = 0.6
     lr: float = 3e-3
     weight_decay: float = 0.02
+    colour: float = 0.2
     points: int = 40
     held_back: int = 2400
     seed: int = 0
@@ -61,7 +66,7 @@ def pretrain(
         progress: Told after every measurement.
 
     Returns:
-        The measurements: images seen, seconds, training loss, accuracy on images held back.
+        The measurements: images seen, seconds, training loss and accuracy on images held back, both of the classes.
     """
     size = network.inputs[0].shape[1]
     world = World(course.classes, course.seed)
@@ -73,22 +78,26 @@ def pretrain(
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     model.compile(
         optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        loss=[
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            keras.losses.CategoricalCrossentropy(from_logits=True),
+        ],
+        loss_weights=[1.0, course.colour],
         jit_compile=keras.config.backend() != "tensorflow",
     )
     labels = np.resize(np.arange(course.classes), course.held_back)
     held = _drawn(world, labels, _HELD_BACK, size)
+    judge = keras.Model(model.inputs[0], model.outputs[0])
     points: list[Point] = []
     started = time.monotonic()
 
     def measure(_: int, logs: dict[str, float]) -> None:
-        scores = model.evaluate(held, labels, batch_size=256, verbose=0, return_dict=True)
+        guesses = judge.predict(held, batch_size=256, verbose=0).argmax(axis=1)
         point = Point(
             images=(len(points) + 1) * steps * course.batch,
             seconds=time.monotonic() - started,
-            loss=float(logs["loss"]),
-            accuracy=float(scores["accuracy"]),
+            loss=float(logs["classes_loss"]),
+            accuracy=float((guesses == labels).mean()),
         )
         points.append(point)
         progress(point)
@@ -111,7 +120,26 @@ def _model(network: keras.Model, preprocess: Callable[[Any], Any], course: Cours
     features = network(preprocess(keras.ops.cast(pixels, "float32")))
     pooled = keras.layers.GlobalAveragePooling2D()(features)
     start = keras.initializers.GlorotUniform(seed=course.seed)
-    return keras.Model(pixels, keras.layers.Dense(course.classes, kernel_initializer=start)(pooled))
+    outputs = [
+        keras.layers.Dense(units, kernel_initializer=start, name=name)(pooled)
+        for name, units in (("classes", course.classes), ("colours", SHADES**3))
+    ]
+    return keras.Model(pixels, outputs)
+
+
+def colours(pictures: np.ndarray) -> np.ndarray:
+    """How much of each picture has which colour: shares of the `SHADES`³ boxes of equal size.
+
+    Args:
+        pictures: uint8 (batch, height, width, 3), RGB.
+
+    Returns:
+        float32 (batch, 64), 0-1; rows sum to 1.
+    """
+    box = (pictures // (256 // SHADES)).astype(np.int64) @ np.array([SHADES**2, SHADES, 1])
+    box = box.reshape(len(pictures), -1) + np.arange(len(pictures))[:, None] * SHADES**3
+    counts = np.bincount(box.ravel(), minlength=len(pictures) * SHADES**3).reshape(len(pictures), -1)
+    return (counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _rate(course: Course, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -119,14 +147,15 @@ def _rate(course: Course, steps: int) -> keras.optimizers.schedules.LearningRate
     return keras.optimizers.schedules.CosineDecay(0.0, max(1, steps - warm), warmup_target=course.lr, warmup_steps=warm)
 
 
-def _batches(world: World, course: Course, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches without end; batch `k` follows from the seed and `k` alone."""
+def _batches(world: World, course: Course, size: int) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+    """Pictures, labels and colours in batches without end; batch `k` follows from the seed and `k` alone."""
     number = 0
     while True:
         rng = np.random.default_rng([course.seed, 3, number])
         labels = rng.integers(0, course.classes, course.batch)
         hardness = min(1.0, number * course.batch / max(1.0, course.easy * course.images))
-        yield world.draw(labels, seed=number, size=size, hardness=hardness), labels
+        pictures = world.draw(labels, seed=number, size=size, hardness=hardness)
+        yield pictures, (labels, colours(pictures))
         number += 1
 
 

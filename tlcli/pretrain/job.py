@@ -23,7 +23,7 @@ from tlcli.pretrain.unfinished import SUFFIX, Unfinished
 from tlcli.pretrain.views import OVERSIZE
 from tlcli.train import device
 from tlcli.train.events import Advanced, Noticed, Observer
-from tlcli.zoo.card import ModelCard
+from tlcli.zoo.card import FineTuning, ModelCard
 
 _SHOWN = 10
 
@@ -154,13 +154,14 @@ def _from_drawn(task: Task, built: Backbone, observe: Observer) -> Finished:
     mode = task.card.preprocessing or "none"
     points = drawn.pretrain(built.network, lambda x: backbone.preprocess(x, mode), course, progress=told)
     account = Account(
-        method=f"supervised: telling {course.classes} classes of drawn pictures apart",
+        method=f"supervised: telling {course.classes} classes of drawn pictures apart, and which colours they have",
         data=f"{points[-1].images} drawn pictures{task.start}",
         licence=task.licence,
         command=request.command(task, {"images": course.images, "batch-size": course.batch}),
         seed=course.seed,
         steps=points[-1].images // course.batch,
         points=tuple(points),
+        fine_tuning=FineTuning(lr=4e-3, step="all", layer_decay=1.0, batch_norm="affine"),
         limits=("It has never seen a photograph. Weights trained on photographs transfer better to photographs.",),
     )
     return _written(task, built, account)

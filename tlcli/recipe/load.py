@@ -98,7 +98,7 @@ def check(recipe: Draft, *, settings: Sequence[str] = ()) -> Recipe:
     try:
         checked = Recipe.model_validate(recipe.tree)
     except ValidationError as error:
-        problems += [_problem(details, recipe) for details in error.errors()]
+        problems += [_problem(details, recipe) for details in sorted(error.errors(), key=_is_beside_the_point)]
     if problems:
         # A value that fits no member of a union is reported once for each member: the first says it best.
         once = {problem.where: problem for problem in reversed(problems)}
@@ -244,6 +244,11 @@ def _problem(details: ErrorDetails, recipe: Draft) -> Problem:
     got = details["input"]
     shown = "" if "(got" in message or isinstance(got, dict | list | BaseModel) else f" (got {_brief(got)})"
     return Problem(where, f"{message[:1].lower()}{message[1:]}{shown}", _near(details, got))
+
+
+def _is_beside_the_point(details: ErrorDetails) -> bool:
+    """Whether it tells one who wrote a number which words there are, or one who wrote a word about numbers."""
+    return isinstance(details["input"], str) != (details["type"] == "literal_error")
 
 
 def _brief(value: Any) -> str:

@@ -1,7 +1,8 @@
 """The typed recipe. Unknown keys and values out of range are errors; defaults are the contract's."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -105,6 +106,8 @@ class AugmentSpec(Spec):
     """Random changes to training images. Named operations are for `preset: custom`; each is a bound.
 
     Attributes:
+        views: Renderings of each image that are stored where training starts above frozen layers: the plain one and
+            `views` - 1 random ones; an epoch takes one of them. `live`: every epoch draws its own.
         rotation: Largest angle to either side, degrees.
         zoom: Largest relative change of scale, 0-0.9.
         shift: Largest displacement to either side, as a share of the picture, 0-0.5.
@@ -115,7 +118,7 @@ class AugmentSpec(Spec):
     """
 
     preset: Literal["none", "light", "strong", "custom"] = "light"
-    views: Literal["auto", "live"] = "auto"
+    views: Literal["auto", "live"] | Annotated[int, Field(ge=1, le=64)] = "auto"
     flip: Literal["none", "horizontal", "vertical", "both"] | None = None
     rotation: Annotated[float, Field(ge=0, le=180)] | None = None
     zoom: Annotated[float, Field(ge=0, le=0.9)] | None = None
@@ -155,29 +158,34 @@ class UntilSpec(Spec):
         min_delta: Smallest gain in the metric that counts.
         confidence: Smallest probability that the gain is real, 0.5-1, by a one-sided paired test on the validation
             images; 0.5 keeps every gain.
+        go_on: The same for thawing further, 0.5-1: a step that is kept, but less sure than this, is the last.
         patience: Steps without a kept gain before the phase ends.
     """
 
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
+    go_on: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
     patience: Annotated[int, Field(ge=1)] = 1
 
 
 class PhaseSpec(Spec):
-    """One stretch of training with one rule for what is trained."""
+    """One stretch of training with one rule for what is trained.
+
+    `auto`, for `lr`, `step`, `layer_decay` and `batch_norm`, is what the network's card asks for; see `settled`.
+    """
 
     name: Text
     policy: Literal["fixed", "gradual", "all"] = "fixed"
     train: Text | None = None
     init: Literal["probe", "random"] = "random"
-    step: Annotated[int, Field(ge=1)] = 1
+    step: Annotated[int, Field(ge=1)] | Literal["all", "auto"] = 1
     epochs: Annotated[int, Field(ge=0, le=10000)] = 10
     patience: Annotated[int, Field(ge=1)] | None = None
-    lr: Annotated[float, Field(gt=0, le=10)] | None = None
+    lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] | None = None
     schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] | None = None
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    batch_norm: BatchNormPolicy = "frozen"
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 1.0
+    batch_norm: BatchNormPolicy | Literal["auto"] = "frozen"
     until: UntilSpec = UntilSpec()
 
     @model_validator(mode="after")
@@ -194,12 +202,44 @@ class PhaseSpec(Spec):
             )
         return self
 
+    def settled(self, wishes: Mapping[str, Any]) -> Self:
+        """The phase with these values, by the names of its own, in the place of `auto`."""
+        return self.model_copy(update={name: value for name, value in wishes.items() if getattr(self, name) == "auto"})
+
+    def rate(self, otherwise: float) -> float:
+        """The learning rate: its own, or the optimiser's."""
+        return otherwise if self.lr is None else float(self._decided("lr"))
+
+    def groups_a_round(self, groups: int) -> int:
+        """How many more of all groups each round of thawing takes."""
+        return groups if self.step == "all" else int(self._decided("step"))
+
+    @property
+    def decay(self) -> float:
+        """The share of the rate of the group above that a group learns at."""
+        return float(self._decided("layer_decay"))
+
+    @property
+    def batch_norm_policy(self) -> BatchNormPolicy:
+        """What BatchNorm of trained layers does."""
+        return cast("BatchNormPolicy", self._decided("batch_norm"))
+
+    def _decided(self, name: str) -> Any:
+        if getattr(self, name) == "auto":
+            raise RuntimeError(f"phase {self.name}: {name} is still auto")
+        return getattr(self, name)
+
+
+def _off(value: object) -> object:
+    """YAML takes a bare `off` for false."""
+    return "off" if value is False else value
+
 
 class PerformanceSpec(Spec):
     """How the work is laid out on the machine. `batch` is images per step."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    cache: Literal["auto", "off"] = "auto"
+    cache: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "auto"
     cache_budget: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?\s*(B|kB|KB|MB|GB|TB)$")] = "8GB"
     batch: Annotated[int, Field(ge=1, le=65536)] = 32
 

@@ -13,6 +13,7 @@ from tlcli.recipe.schema import PhaseSpec
 from tlcli.train import checkpoint, events, freeze, optimizer, policy
 from tlcli.train.checkpoint import Progress
 from tlcli.train.session import Scored, Session, score
+from tlcli.train.stage import Trainee
 
 
 @dataclass
@@ -56,14 +57,16 @@ def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved |
 
 def _prepared(session: Session, step: policy.Step) -> Running:
     phase = session.recipe.phases[step.phase]
-    uses_statistics = phase.batch_norm == "train"
-    trainable = freeze.apply(session.classifier, step.layers, batch_norm=phase.batch_norm)
+    session.enter(step)
+    trainee = session.stage.trainee
+    uses_statistics = phase.batch_norm_policy == "train"
+    trainable = freeze.apply(session.classifier, step.layers, batch_norm=phase.batch_norm_policy)
     moving = freeze.moving_variables(session.classifier, trainable, statistics=uses_statistics)
     frozen = freeze.frozen_variables(session.classifier, moving)
-    session.trainee.uses_batch_statistics = uses_statistics
-    lr = phase.lr or session.recipe.optimizer.lr
+    trainee.uses_batch_statistics = uses_statistics
+    lr = phase.rate(session.recipe.optimizer.lr)
     rule = optimizer.build(session.recipe.optimizer, lr, scales=_scales(session, step, trainable))
-    session.trainee.compile(
+    trainee.compile(
         optimizer=rule,
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=session.recipe.augment.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
@@ -71,7 +74,7 @@ def _prepared(session: Session, step: policy.Step) -> Running:
         jit_compile="auto" if keras.backend.backend() != "tensorflow" else False,
     )
     # Not `rule`: in float16 Keras wraps it in a loss scale, which has variables of its own to save and take up.
-    session.trainee.optimizer.build(trainable)
+    trainee.optimizer.build(trainable)
     running = Running(step, phase, trainable, moving, frozen, freeze.fingerprint(frozen))
     running.before = checkpoint.values(moving)
     running.best = running.before
@@ -80,7 +83,7 @@ def _prepared(session: Session, step: policy.Step) -> Running:
 
 def _scales(session: Session, step: policy.Step, trainable: list[Any]) -> list[float]:
     """Share of the learning rate for each trainable variable: the head 1, then `layer_decay` per group downwards."""
-    decay = session.recipe.phases[step.phase].layer_decay
+    decay = session.recipe.phases[step.phase].decay
     order = list(reversed(session.groups.names))
     depth = {layer.name: order.index(group.name) + 1 for group in session.groups.groups for layer in group.layers}
     scale_of = {
@@ -105,7 +108,7 @@ def _take_up(session: Session, running: Running, saved: checkpoint.Saved) -> Non
     running.progress = Progress(**saved.state["progress"])
     running.best = saved.arrays["best"]
     checkpoint.restore(running.moving, saved.arrays["moving"])
-    checkpoint.restore(session.trainee.optimizer.variables, saved.arrays["optimizer"])
+    checkpoint.restore(session.stage.trainee.optimizer.variables, saved.arrays["optimizer"])
 
 
 def _is_out_of_patience(running: Running) -> bool:
@@ -116,14 +119,16 @@ def _epoch(session: Session, running: Running) -> None:
     progress, began = running.progress, time.perf_counter()
     number = progress.epoch + 1
     order = np.random.default_rng([session.recipe.seed, running.step.phase, running.step.number, number])
-    _reseed(session.trainee, order)
+    _reseed(session.stage.trainee, order)
     steps = -(-len(session.train) // session.recipe.performance.batch)
     shown = _Each(session, running, steps)
-    batches = _batches(session, order)
-    fitted = session.trainee.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[shown], shuffle=False)
+    batches = _batches(session, running, order)
+    fitted = session.stage.trainee.fit(
+        batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[shown], shuffle=False
+    )
     logs = fitted.history
     loss, accuracy = float(logs["loss"][0]), float(logs["accuracy"][0])
-    lr = float(keras.ops.convert_to_numpy(session.trainee.optimizer.learning_rate))
+    lr = float(keras.ops.convert_to_numpy(session.stage.trainee.optimizer.learning_rate))
     progress.epoch = number
     _require_finite(session, running, "training loss", loss)
     trained_s = time.perf_counter() - began
@@ -152,7 +157,7 @@ def _epoch(session: Session, running: Running) -> None:
 def _require_finite(session: Session, running: Running, what: str, value: float) -> None:
     if np.isfinite(value):
         return
-    lr = running.phase.lr or session.recipe.optimizer.lr
+    lr = running.phase.rate(session.recipe.optimizer.lr)
     raise RunError(
         f"the {what} is {value} in epoch {running.progress.epoch}",
         where=f"phase {running.step.name}",
@@ -187,7 +192,7 @@ def _save(session: Session, running: Running) -> None:
         {**session.state(), "progress": vars(running.progress)},
         {
             "moving": checkpoint.values(running.moving),
-            "optimizer": checkpoint.values(session.trainee.optimizer.variables),
+            "optimizer": checkpoint.values(session.stage.trainee.optimizer.variables),
             "best": running.best,
         },
         keep=["start"],
@@ -220,24 +225,28 @@ def _concluded(session: Session, running: Running, parameters: int) -> policy.Ou
     )
 
 
-def _batches(session: Session, order: np.random.Generator) -> Iterator[tuple[Any, ...]]:
-    """Every training image once, shuffled: `uint8` pixels (`float32` with mixup), one-hot labels, weights."""
-    recipe, train = session.recipe, session.train
+def _batches(session: Session, running: Running, order: np.random.Generator) -> Iterator[tuple[Any, ...]]:
+    """Every training image once, shuffled: what the stage is fed, one-hot labels, weights.
+
+    From epoch to epoch an image takes its stored renderings in turn, beginning with any of them.
+    """
+    recipe, train, step = session.recipe, session.train, running.step
+    first = np.random.default_rng([recipe.seed, step.phase, step.number]).integers(0, 2**31, len(train))
     classes = len(session.classifier.classes)
     weights = _class_weights(session)
     shuffled = order.permutation(len(train))
     for at in range(0, len(train), recipe.performance.batch):
         chosen = shuffled[at : at + recipe.performance.batch]
-        pixels = train.pixels[train.rows[chosen]]
+        inputs = session.stage.rendered(train, chosen, first[chosen] + running.progress.epoch)
         labels = np.eye(classes, dtype=np.float32)[train.labels[chosen]]
         sample_weights = weights[train.labels[chosen]]
         if recipe.augment.mixup:
             share = np.float32(order.beta(recipe.augment.mixup, recipe.augment.mixup))
             partner = order.permutation(len(chosen))
-            pixels = share * pixels.astype(np.float32) + (1 - share) * pixels[partner]
+            inputs = share * inputs.astype(np.float32) + (1 - share) * inputs[partner]
             labels = share * labels + (1 - share) * labels[partner]
             sample_weights = share * sample_weights + (1 - share) * sample_weights[partner]
-        yield pixels, labels, sample_weights
+        yield inputs, labels, sample_weights
 
 
 def _class_weights(session: Session) -> np.ndarray:
@@ -249,12 +258,18 @@ def _class_weights(session: Session) -> np.ndarray:
     return (len(session.train) / (classes * counts)).astype(np.float32)
 
 
-def _reseed(model: keras.Model, order: np.random.Generator) -> None:
-    """Give every random layer a seed that follows from run, step and epoch alone, so that resuming changes nothing."""
-    for layer in model._flatten_layers(include_self=False, recursive=True):
-        generator = getattr(layer, "seed_generator", None)
-        if isinstance(generator, keras.random.SeedGenerator):
-            generator.state.assign(order.integers(0, 2**31 - 1, size=2, dtype=np.int64))
+def _reseed(trainee: Trainee, order: np.random.Generator) -> None:
+    """Give every random layer a seed that follows from run, step and epoch alone, so that resuming changes nothing.
+
+    From the head down, and with numbers apart from the order of the images: whether outputs of frozen layers are
+    stored or computed anew, the rest is the same.
+    """
+    seeds = np.random.default_rng(order.integers(0, 2**63, dtype=np.uint64))
+    for part in (trainee.top, trainee.upper, trainee.augment, trainee.lower):
+        for layer in part._flatten_layers() if part is not None else ():
+            generator = getattr(layer, "seed_generator", None)
+            if isinstance(generator, keras.random.SeedGenerator):
+                generator.state.assign(seeds.integers(0, 2**31 - 1, size=2, dtype=np.int64))
 
 
 def _lr(session: Session, running: Running, epochs: float) -> float:
@@ -262,7 +277,7 @@ def _lr(session: Session, running: Running, epochs: float) -> float:
     recipe, phase = session.recipe, running.phase
     schedule = phase.schedule or recipe.optimizer.schedule
     share = optimizer.rate(schedule, epochs / phase.epochs, stale=running.progress.stale)
-    return (phase.lr or recipe.optimizer.lr) * share
+    return phase.rate(recipe.optimizer.lr) * share
 
 
 def _row(done: events.EpochDone) -> dict[str, Any]:

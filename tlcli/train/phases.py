@@ -1,14 +1,11 @@
 """All phases of a run, in order: the probe where asked, then step after step until the policies are through."""
 
-import time
-
-import keras
 import numpy as np
 
 from tlcli.model.head import OUTPUT
 from tlcli.train import checkpoint, events, policy, probe, temperature
 from tlcli.train.fit import run_step
-from tlcli.train.session import Examples, Session, in_batches, predict
+from tlcli.train.session import Session, predict
 
 
 def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
@@ -39,30 +36,12 @@ def calibrate(session: Session) -> float:
 
 
 def start_from_probe(session: Session) -> None:
-    """Put the optimum of the linear head in place, found on features of the unaugmented images."""
+    """Put the optimum of the linear head in place, found on features of the plain images."""
     head = session.classifier.model.get_layer(OUTPUT)
-    pooled = _pooled(session)
     classes = len(session.classifier.classes)
     balanced = session.recipe.data.class_weights == "balanced"
     session.observe(events.Noticed("linear probe: one pass over the images"))
-    batch = session.recipe.performance.batch
-    began = time.perf_counter()
-    train, val = (_features(pooled, examples, batch) for examples in (session.train, session.val))
-    session.prefix_s = time.perf_counter() - began
+    pooled = session.pooled()
+    train, val = (probe.Features(pooled(examples), examples.labels) for examples in (session.train, session.val))
     solution = probe.solve(train, val, classes=classes, balanced=balanced)
     head.set_weights([solution.kernel, solution.bias])
-
-
-def _pooled(session: Session) -> keras.Model:
-    """Cached pixels to what the last layer sees."""
-    classifier = session.classifier
-    features, head = session.trainee.features, session.trainee.head
-    below = keras.Model(head.input, head.get_layer(OUTPUT).input)
-    return keras.Sequential([keras.Input((*classifier.size, 3), dtype="uint8"), features, below])
-
-
-def _features(pooled: keras.Model, examples: Examples, batch: int) -> probe.Features:
-    if not len(examples):
-        return probe.Features(np.zeros((0, pooled.output_shape[-1]), np.float32), examples.labels)
-    x = in_batches(pooled, examples, batch=batch).astype(np.float32)
-    return probe.Features(x, examples.labels)

@@ -9,7 +9,7 @@ from tlcli.errors import DataError, ModelError, Problem, RecipeError
 from tlcli.model.groups import LayerGroups
 from tlcli.model.selection import Selection
 from tlcli.recipe.schema import BatchNormPolicy, HeadSpec, PhaseSpec, Recipe
-from tlcli.train import policy
+from tlcli.train import footing, policy
 from tlcli.zoo.card import ModelCard
 
 # Arithmetic per second that a small CPU reaches on these networks until this machine has been measured.
@@ -20,7 +20,14 @@ BASE_MEMORY = 700_000_000
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """One phase as it will run. For gradual phases groups, parameters and epochs are the most it may come to."""
+    """One phase as it will run. For gradual phases groups, parameters, epochs and bytes are the most it may come to.
+
+    Attributes:
+        frontier: Where training begins, in the first step: a group's name, `pooled` or `pixels`.
+        views: Stored renderings of each training image there; 0: nothing is stored.
+        cache_bytes: Stored outputs of frozen layers, over all steps.
+        why_live: Why a step stores nothing although the recipe lets it; empty otherwise.
+    """
 
     name: str
     policy: str
@@ -31,6 +38,10 @@ class PhasePlan:
     steps: int
     lr: float
     batch_norm: str
+    frontier: str
+    views: int
+    cache_bytes: int
+    why_live: str
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,8 @@ def make(
     if problems := _misfits(recipe, splits):
         raise RecipeError(problems)
     head = head_parameters_of(recipe.head, kept, len(classes))
-    phases = tuple(_planned(recipe, index, kept, head) for index in range(len(recipe.phases)))
+    counts = footing.counts_of(splits)
+    phases = tuple(_planned(recipe, index, kept, head, counts=counts) for index in range(len(recipe.phases)))
     estimates = _estimates(recipe, size, kept, phases, splits, speed or DEFAULT_FLOPS_PER_SECOND)
     return TrainPlan(recipe, card, size, classes, splits, kept, head, phases, estimates)
 
@@ -252,16 +264,28 @@ def _misfits(recipe: Recipe, splits: Splits) -> list[Problem]:
     return problems
 
 
-def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int) -> PhasePlan:
+def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int, *, counts: footing.Counts) -> PhasePlan:
     phase = recipe.phases[index]
     chosen = _chosen(phase, index, groups)
     trained = tuple(group.name for group in groups.groups if any(layer.name in chosen.layers for layer in group.layers))
-    parameters = trained_parameters(groups, chosen.layers, batch_norm=phase.batch_norm)
-    steps = -(-len(groups.groups) // phase.step) if phase.policy == "gradual" else 1
-    lr = phase.lr or recipe.optimizer.lr
+    parameters = trained_parameters(groups, chosen.layers, batch_norm=phase.batch_norm_policy)
+    steps = policy.steps_of(phase, index, groups)
+    places = [footing.of_step(recipe, phase, step.layers, groups, counts) for step in steps]
     train = phase.train or ("top group by group" if phase.policy == "gradual" else "all")
     return PhasePlan(
-        phase.name, phase.policy, train, trained, parameters + head, phase.epochs, steps, lr, phase.batch_norm
+        name=phase.name,
+        policy=phase.policy,
+        train=train,
+        groups=trained,
+        trainable_parameters=parameters + head,
+        epochs=phase.epochs,
+        steps=len(steps),
+        lr=phase.rate(recipe.optimizer.lr),
+        batch_norm=phase.batch_norm_policy,
+        frontier=places[0].name,
+        views=places[0].views,
+        cache_bytes=sum(place.bytes for place in places),
+        why_live=next((place.why for place in places if not place.is_stored), ""),
     )
 
 
@@ -280,24 +304,33 @@ def _estimates(
     splits: Splits,
     speed: float,
 ) -> Estimates:
-    """Rough: a training step costs the forward pass, and twice the trained layers' share of it for the gradients."""
-    counts = totals(splits)
-    images = sum(counts.values())
-    flops = sum(group.flops for group in groups.groups)
-    seconds = 8.0 + images * flops / speed
-    for spec, phase in zip(recipe.phases, phases, strict=True):
-        seconds += _phase_seconds(spec, phase, groups, counts, speed)
+    """Rough: a pass over the images, then in each epoch what lies above the frontier, three times for gradients."""
+    total = totals(splits)
+    images = sum(total.values())
+    seconds = 8.0 + images * sum(group.flops for group in groups.groups) / speed
+    for index in range(len(recipe.phases)):
+        seconds += _phase_flops(recipe, index, groups, footing.counts_of(splits), total["val"]) / speed
     activations = recipe.performance.batch * 3 * sum(group.activation_bytes for group in groups.groups)
     memory = BASE_MEMORY + 4 * groups.parameters * 2 + 16 * max(p.trainable_parameters for p in phases) + activations
-    pixels = images * size[0] * size[1] * 3
-    return Estimates(memory_bytes=int(memory), cache_bytes=int(pixels), seconds=round(seconds, 1))
+    stored = min(sum(phase.cache_bytes for phase in phases), footing.bytes_of(recipe.performance.cache_budget))
+    return Estimates(
+        memory_bytes=int(memory),
+        cache_bytes=images * size[0] * size[1] * 3 + stored,
+        seconds=round(seconds, 1),
+    )
 
 
-def _phase_seconds(
-    spec: PhaseSpec, phase: PhasePlan, groups: LayerGroups, counts: dict[str, int], speed: float
-) -> float:
-    flops = sum(group.flops for group in groups.groups)
-    trained = sum(group.flops for group in groups.groups if group.name in phase.groups)
-    # A gradual phase rarely thaws everything; half of its steps is the guess.
-    epochs = spec.epochs * max(1, phase.steps // 2)
-    return float(epochs * (counts["train"] * (flops + 2 * trained) + counts["val"] * flops) / speed)
+def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: footing.Counts, val: int) -> float:
+    """Operations of a phase. A gradual one rarely thaws everything; half of its steps is the guess."""
+    phase, total = recipe.phases[index], 0.0
+    steps = policy.steps_of(phase, index, groups)
+    for step in steps[: max(1, len(steps) // 2)]:
+        place = footing.of_step(recipe, phase, step.layers, groups, counts)
+        below = groups.names.index(place.group.name) + 1 if place.group else 0
+        frozen, above = (sum(group.flops for group in part) for part in (groups.groups[:below], groups.groups[below:]))
+        if place.is_stored:
+            total += (place.views - 1) * counts.train * frozen
+        else:
+            total += phase.epochs * (counts.train + val) * frozen
+        total += phase.epochs * (3 * counts.train + val) * above
+    return total

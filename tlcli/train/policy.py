@@ -1,8 +1,9 @@
 """The unfreezing policies: from what was tried so far to what is trained next. Pure; knows no Keras."""
 
+import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,27 +85,50 @@ def next_step(phases: Sequence[PhaseSpec], groups: LayerGroups, outcomes: Sequen
     return None
 
 
+def steps_of(phase: PhaseSpec, index: int, groups: LayerGroups) -> list[Step]:
+    """All steps that a phase, the `index`-th, comes to if each is kept."""
+    return list(_while_there(_step(phase, index, groups, number) for number in itertools.count()))
+
+
+def _while_there(steps: Iterable[Step | None]) -> Iterator[Step]:
+    for step in steps:
+        if step is None:
+            return
+        yield step
+
+
+def ahead(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -> list[Step]:
+    """The steps that may follow a step (None: none yet) while everything is kept."""
+    steps = [later for index, phase in enumerate(phases) for later in steps_of(phase, index, groups)]
+    place = (step.phase, step.number) if step else (-1, 0)
+    return [later for later in steps if (later.phase, later.number) > place]
+
+
 def _next_of(phase: PhaseSpec, index: int, groups: LayerGroups, done: Sequence[Outcome]) -> Step | None:
-    if phase.policy == "gradual":
-        return _thaw(phase, index, groups, done)
-    if done:
-        return None
-    chosen = selection_of(phase, groups)
-    return Step(index, 0, phase.name, _touched(groups, chosen), chosen.layers)
-
-
-def _thaw(phase: PhaseSpec, index: int, groups: LayerGroups, done: Sequence[Outcome]) -> Step | None:
-    """One step more from the top each round, until `patience` rounds in a row were not kept or all is thawed."""
+    """The next step of a phase; a gradual one ends when rounds are not kept, or the last gain was too doubtful."""
     fruitless = 0
     for outcome in reversed(done):
         if outcome.kept:
             break
         fruitless += 1
-    everything = len(groups.groups)
-    if fruitless >= phase.until.patience or len(done) * phase.step >= everything:
+    if phase.policy == "gradual" and fruitless >= phase.until.patience:
         return None
-    chosen = select(f"top:{min((len(done) + 1) * phase.step, everything)}", groups)
-    return Step(index, len(done), f"{phase.name} {len(done) + 1}", _touched(groups, chosen), chosen.layers)
+    if phase.policy == "gradual" and done and done[-1].kept and (done[-1].confidence or 1.0) < phase.until.go_on:
+        return None
+    return _step(phase, index, groups, len(done))
+
+
+def _step(phase: PhaseSpec, index: int, groups: LayerGroups, number: int) -> Step | None:
+    """Step `number` of a phase, from 0; None when it has no more. Each round of thawing takes `step` groups more."""
+    if phase.policy != "gradual":
+        chosen = selection_of(phase, groups)
+        return None if number else Step(index, 0, phase.name, _touched(groups, chosen), chosen.layers)
+    everything = len(groups.groups)
+    more = phase.groups_a_round(everything)
+    if number * more >= everything:
+        return None
+    chosen = select(f"top:{min((number + 1) * more, everything)}", groups)
+    return Step(index, number, f"{phase.name} {number + 1}", _touched(groups, chosen), chosen.layers)
 
 
 def selection_of(phase: PhaseSpec, groups: LayerGroups) -> Selection:

@@ -1,34 +1,20 @@
 """What the steps of one run share: the images, the classifier as it is trained, and what was found so far."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 import numpy as np
 
-from tlcli.data.augment import Augment, bounds_of
+from tlcli.data.augment import bounds_of
 from tlcli.model.classifier import Classifier
 from tlcli.model.groups import LayerGroups
+from tlcli.model.head import POOLED
 from tlcli.recipe.schema import Recipe
-from tlcli.train import checkpoint, events, policy, temperature
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Some images of the pixel cache, in a fixed order.
-
-    Attributes:
-        pixels: The cache, `uint8 (cached, height, width, 3)`.
-        rows: Which of its rows, `int64 (images,)`.
-        labels: Their classes, `int64 (images,)`.
-    """
-
-    pixels: np.ndarray
-    rows: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
+from tlcli.train import checkpoint, events, footing, policy, prefix, temperature
+from tlcli.train.examples import Examples, Images
+from tlcli.train.stage import Ground, Stage, begin, frontier
 
 
 @dataclass(frozen=True)
@@ -43,34 +29,11 @@ class Scored:
         return [float(value) for value in (self.losses if metric == "val_loss" else self.hits)]
 
 
-class Trainee(keras.Model):
-    """The classifier as it is trained: augmentation before it, and the backbone told apart from the head.
-
-    A subclass, because `fit` hands `training=True` to every layer of a functional model, whatever its call said: only
-    an explicit call can keep the backbone on its stored statistics while the head drops out.
-    """
-
-    def __init__(self, classifier: Classifier, augment: Augment) -> None:
-        super().__init__(name="trainee")
-        if classifier.features is None or classifier.head is None:
-            raise RuntimeError("a classifier loaded from a file cannot be trained")
-        self.augment = augment
-        self.features: Any = classifier.features
-        self.head: Any = classifier.head
-        self.uses_batch_statistics = False
-
-    def call(self, pixels: Any, training: bool = False) -> Any:
-        """Pixels `(batch, height, width, 3)`, 0-255, to probabilities `float32 (batch, classes)`."""
-        images = self.augment(keras.ops.cast(pixels, "float32"), training=training)
-        features = self.features(images, training=training and self.uses_batch_statistics)
-        return self.head(features, training=training)
-
-
 @dataclass
 class Session:
     """What the steps of one run share.
 
-    `history` collects one row an epoch; `prefix_s` is the time spent on features of the frozen network, seconds.
+    `history` collects one row an epoch; `prefix_s` is the time spent on outputs of frozen layers, seconds.
     """
 
     recipe: Recipe
@@ -78,17 +41,82 @@ class Session:
     groups: LayerGroups
     train: Examples
     val: Examples
+    test: Examples
+    shelf: prefix.Shelf
     checkpoint: checkpoint.Checkpoint
     observe: events.Observer
     outcomes: list[policy.Outcome] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     prefix_s: float = 0.0
+    _stage: Stage | None = field(default=None, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        augment = Augment(bounds_of(self.recipe.augment), seed=self.recipe.seed)
-        self.trainee = Trainee(self.classifier, augment)
-        # A model of its own for scoring: compiling the trainee anew for every step would trace it anew, too.
-        self.scorer = keras.Sequential([keras.Input((*self.classifier.size, 3), dtype="uint8"), self.trainee])
+    @property
+    def stage(self) -> Stage:
+        """Where the step that runs now, or ran last, begins.
+
+        Raises:
+            RuntimeError: Before the first step; an internal error.
+        """
+        if self._stage is None:
+            raise RuntimeError("no step has begun, so that there is nothing to train or score with")
+        return self._stage
+
+    def enter(self, step: policy.Step) -> None:
+        """Have what the step is fed computed, or found, and the network above it built."""
+        began = time.perf_counter()
+        place = self._footing(step)
+        ahead = self._ahead(step, place) if place.is_stored else []
+        self._stage = begin(self.classifier, place, self._ground(), ahead=ahead, progress=self._progress)
+        self.prefix_s += time.perf_counter() - began
+
+    def pooled(self) -> Callable[[Examples], np.ndarray]:
+        """Pooled features of plain images, float32 (images, channels), from one pass over all there are."""
+        began = time.perf_counter()
+        ground = self._ground()
+        shelf = self.shelf if self.recipe.performance.cache == "auto" else None
+        also = self._ahead(None, None) if shelf else []
+        (found,) = prefix.outputs(
+            self.classifier, ground.images, shelf, at=[POOLED], also=also, view=prefix.View(), progress=self._progress
+        )
+        self.prefix_s += time.perf_counter() - began
+        return lambda examples: found[np.searchsorted(ground.images.rows, examples.rows)]
+
+    def _ahead(self, step: policy.Step | None, place: footing.Footing | None) -> list[str]:
+        """Frontiers of the next steps, as far as the budget holds them beside that of this one.
+
+        And as far as nothing below them learns before they are needed.
+        """
+        names: dict[str, None] = {}
+        lowest, room = self._depth(place), self.shelf.budget - (place.bytes if place else 0)
+        for later in policy.ahead(self.recipe.phases, self.groups, step):
+            that = self._footing(later)
+            name = frontier(that)
+            is_new = name not in (None, POOLED, frontier(place) if place else None, *names)
+            if that.is_stored and is_new and self._depth(that) <= lowest:
+                room -= that.bytes
+                if room < 0:
+                    break
+                names[str(name)] = None
+            lowest = min(lowest, self._depth(that))
+        return list(names)
+
+    def _depth(self, place: footing.Footing | None) -> int:
+        """How many groups lie below a frontier; all where no step has begun."""
+        if place is None:
+            return len(self.groups)
+        return self.groups.names.index(place.group.name) + 1 if place.group else 0
+
+    def _progress(self, done: int, total: int) -> None:
+        self.observe(events.Advanced("frozen layers", done, total))
+
+    def _footing(self, step: policy.Step) -> footing.Footing:
+        counts = footing.Counts(len(self.train) + len(self.val) + len(self.test), len(self.train))
+        return footing.of_step(self.recipe, self.recipe.phases[step.phase], step.layers, self.groups, counts)
+
+    def _ground(self) -> Ground:
+        rows = np.unique(np.concatenate([part.rows for part in (self.train, self.val, self.test)]))
+        bounds = bounds_of(self.recipe.augment)
+        return Ground(Images(self.train.pixels, rows), self.train, self.shelf, bounds, self.recipe.seed)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold besides weights, JSON-ready."""
@@ -127,11 +155,5 @@ def score(session: Session, examples: Examples) -> Scored:
 
 def predict(session: Session, examples: Examples) -> np.ndarray:
     """Probabilities `float32 (images, classes)` in the order of the examples."""
-    return in_batches(session.scorer, examples, batch=session.recipe.performance.batch)
-
-
-def in_batches(model: keras.Model, examples: Examples, *, batch: int) -> np.ndarray:
-    """What a model gives for examples, `float32 (images, …)`, reading `batch` images of the cache at a time."""
-    parts = (examples.pixels[examples.rows[at : at + batch]] for at in range(0, len(examples), batch))
-    steps = -(-len(examples) // batch)
-    return np.asarray(model.predict(((part,) for part in parts), steps=steps, verbose=0))
+    here = session.stage
+    return here.outputs(here.scorer, examples, batch=session.recipe.performance.batch)

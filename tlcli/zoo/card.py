@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_serializer, model_validator
 
+from tlcli.recipe.schema import BatchNormPolicy
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 Preprocessing = Literal["none", "tf", "torch", "caffe"]
 
@@ -19,6 +21,17 @@ class GroupPattern(BaseModel):
 
     name: str
     pattern: str
+
+
+class FineTuning(BaseModel):
+    """How the network is thawed where a recipe leaves it open: what `auto` stands for in a phase."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    step: Annotated[int, Field(ge=1)] | Literal["all"] = 4
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
+    batch_norm: BatchNormPolicy = "frozen"
 
 
 class ModelCard(BaseModel):
@@ -38,6 +51,8 @@ class ModelCard(BaseModel):
             once read its absolute path, in JSON its name again. None: those that the source itself provides.
         sha256: Hash of that file, 64 hexadecimal digits.
         data: What the network was trained on, in words; empty means ImageNet.
+        fine_tuning: How it is thawed where the recipe says `auto`. The usual small steps and frozen BatchNorm suit
+            weights trained on photographs; what was trained on something else has to learn more.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,6 +72,7 @@ class ModelCard(BaseModel):
     weights: str | None = None
     sha256: Sha256 | None = None
     data: str = ""
+    fine_tuning: FineTuning = FineTuning()
 
     @model_validator(mode="after")
     def _hash_its_weights(self) -> Self:

@@ -1,0 +1,216 @@
+"""The prefix pass: outputs of frozen layers for all images, computed once and found again by content."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tlcli import store
+from tlcli.data.augment import Augment, Bounds
+from tlcli.model.classifier import Classifier
+from tlcli.model.cut import below
+from tlcli.train.examples import Images
+
+# Part of the key of every stored activation: raise it when the same images and weights would give others.
+FORMAT_VERSION = 1
+# Images a step of the pass. Random views are drawn for so many at a time, so this is part of the key, too.
+GRAIN = 64
+# Parts of a layer's config without any influence on what it gives when it does not learn.
+TRAINING_ONLY = ("trainable", "momentum")
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where activations are stored, and what tells images apart.
+
+    Attributes:
+        folder: The folder of all stored activations; made when needed.
+        budget: Bytes that everything in there may take.
+        contents: Sha256 of the file behind each row of the pixel cache; with size and resize it decides the pixels.
+    """
+
+    folder: Path
+    budget: int
+    contents: Sequence[str]
+
+
+@dataclass(frozen=True)
+class View:
+    """One rendering of some images: plain, or the `number`-th random one (from 1) by `bounds` and `seed`."""
+
+    number: int = 0
+    bounds: Bounds = field(default_factory=Bounds)
+    seed: int = 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the pixels are left as they are."""
+        return self.number == 0
+
+
+def outputs(
+    classifier: Classifier,
+    images: Images,
+    shelf: Shelf | None,
+    *,
+    at: Sequence[str],
+    also: Sequence[str] = (),
+    view: View,
+    progress: Callable[[int, int], None] | None = None,
+) -> Sequence[np.ndarray]:
+    """What the frozen layers give at one or several frontiers, from the cache or computed in one pass.
+
+    Args:
+        classifier: Its layers below the frontiers must not be trained any more.
+        images: Which images.
+        shelf: Where to look first, and where the result is kept; None: nowhere, what is computed goes with the process.
+        at: Layers of the backbone, or `POOLED`.
+        also: More of them, to be stored in the same pass if one is needed: that costs little, another pass much.
+        view: Which rendering.
+        progress: Told (images done, images) while they are computed.
+
+    Returns:
+        One read-only memory map for each frontier, float32 (images, …), in their order.
+
+    Raises:
+        DataError: If there is no room for them.
+    """
+    if shelf is None:
+        shapes = [(len(images), *below(classifier, [name]).output_shape[1:]) for name in at]
+        return _unkept(_Pass(classifier, images, list(at), view), shapes, progress)
+    pictures = _pictures_key(classifier, images, shelf, view)
+    entries = [_entry(pictures, below(classifier, [name]), len(images)) for name in at]
+    names = list(at)
+    if not all((shelf.folder / entry.key).is_dir() for entry in entries):
+        names += also
+        entries += [_entry(pictures, below(classifier, [name]), len(images)) for name in also]
+    run = _Pass(classifier, images, names, view)
+    return store.opened(shelf.folder, entries, run, budget=shelf.budget, progress=progress)[: len(at)]
+
+
+def _entry(pictures: str, part: keras.Model, rows: int) -> store.Entry:
+    key = hashlib.sha256(f"{pictures}:{_weights_key(part)}".encode()).hexdigest()[:32]
+    return store.Entry(key, (rows, *part.output_shape[1:]), "float32")
+
+
+def _unkept(
+    run: "_Pass", shapes: Sequence[tuple[int, ...]], progress: Callable[[int, int], None] | None
+) -> Sequence[np.ndarray]:
+    """Computed into files without a name, so that memory need not hold them."""
+    found = []
+    for shape in shapes:
+        with tempfile.TemporaryFile() as file:
+            found.append(np.memmap(file, np.float32, "w+", shape=shape))
+    rows = shapes[0][0]
+    for start in range(0, rows, GRAIN):
+        stop = min(start + GRAIN, rows)
+        for array, block in zip(found, run(start, stop, range(len(shapes))), strict=True):
+            array[start:stop] = block
+        if progress:
+            progress(stop, rows)
+    return list(found)
+
+
+def _pictures_key(classifier: Classifier, images: Images, shelf: Shelf, view: View) -> str:
+    """What decides the pixels that go in."""
+    rendering = [] if view.is_plain else [view.number, view.seed, repr(view.bounds)]
+    contents = [shelf.contents[row] for row in images.rows]
+    facts = [FORMAT_VERSION, GRAIN, *classifier.size, classifier.resize, rendering, contents]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _weights_key(part: keras.Model) -> str:
+    """What decides the outputs for given pixels: the layers, their weights, and what computes them."""
+    config = json.dumps(_settled(part.get_config(), {}), sort_keys=True, default=repr)
+    facts = [keras.__version__, keras.backend.backend(), keras.config.dtype_policy().name, config]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for weight in part.weights:
+        digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight.value)).tobytes())
+    return digest.hexdigest()
+
+
+def _settled(config: Any, numbers: dict[str, int]) -> Any:
+    """A config less what changes while the outputs stay: flags of training, and names, which become numbers.
+
+    Keras counts through the whole process to name what has no name, the input of the part before all.
+    """
+    if isinstance(config, dict):
+        kept = {key: value for key, value in config.items() if key not in TRAINING_ONLY}
+        return {key: _settled_item(key, value, numbers) for key, value in kept.items()}
+    return [_settled(item, numbers) for item in config] if isinstance(config, (list, tuple)) else config
+
+
+def _settled_item(key: str, value: Any, numbers: dict[str, int]) -> Any:
+    # What is called a name in a dtype policy is no name of a layer.
+    if key == "dtype":
+        return value
+    if key == "name" and isinstance(value, str):
+        return numbers.setdefault(value, len(numbers))
+    # The name of a layer, and which of its outputs; in a list of them where there are several.
+    if key in ("keras_history", "input_layers", "output_layers") and value and isinstance(value[0], str):
+        return [numbers.setdefault(value[0], len(numbers)), *value[1:]]
+    if key in ("input_layers", "output_layers") and isinstance(value, (list, tuple)):
+        return [_settled_item(key, item, numbers) for item in value]
+    return _settled(value, numbers)
+
+
+class _Rendering(keras.Model):
+    """Pixels `uint8 (batch, height, width, 3)`, perhaps in a random view, to outputs of frozen layers.
+
+    A subclass for the reason that `Trainee` is one: a functional model would hand `training=False` to the random layer.
+    """
+
+    def __init__(self, augment: Augment | None, lower: keras.Model) -> None:
+        super().__init__(name="rendering")
+        self.augment, self.lower = augment, lower
+
+    def call(self, pixels: Any) -> Any:
+        """What the frozen layers give."""
+        images = ops.cast(pixels, "float32")
+        if self.augment is not None:
+            images = self.augment(images, training=True)
+        return self.lower(images, training=False)
+
+
+class _Pass:
+    """Computes blocks of rows. The network is traced when first needed."""
+
+    def __init__(self, classifier: Classifier, images: Images, names: list[str], view: View) -> None:
+        self.classifier, self.images, self.names, self.view = classifier, images, names, view
+        self.augment = None if view.is_plain else Augment(view.bounds)
+        self.models: dict[tuple[int, ...], keras.Model] = {}
+        # Blocks end anywhere, so the grain that one ends in begins the next.
+        self.last: tuple[int, tuple[int, ...], list[np.ndarray]] = (-1, (), [])
+
+    def __call__(self, start: int, stop: int, which: Sequence[int]) -> list[np.ndarray]:
+        """Outputs of rows `start` to `stop` for the frontiers of these indices."""
+        begin = start - start % GRAIN
+        parts = [self._grain(at, tuple(which)) for at in range(begin, stop, GRAIN)]
+        return [np.concatenate(outputs)[start - begin : stop - begin] for outputs in zip(*parts, strict=True)]
+
+    def _grain(self, at: int, which: tuple[int, ...]) -> list[np.ndarray]:
+        if self.last[:2] == (at, which):
+            return self.last[2]
+        pixels = self.images.pixels[self.images.rows[at : at + GRAIN]]
+        model = self._model(which)
+        if self.augment is not None:
+            # What is drawn follows from the place alone, so that any block can be computed again.
+            order = np.random.default_rng([self.view.seed, self.view.number, at])
+            self.augment.seed_generator.state.assign(order.integers(0, 2**31 - 1, size=2, dtype=np.int64))
+        found = model.predict_on_batch(pixels)
+        outputs = [np.asarray(output, dtype=np.float32) for output in (found if len(which) > 1 else [found])]
+        self.last = (at, which, outputs)
+        return outputs
+
+    def _model(self, which: tuple[int, ...]) -> keras.Model:
+        if which not in self.models:
+            lower = below(self.classifier, [self.names[index] for index in which])
+            self.models[which] = _Rendering(self.augment, lower)
+        return self.models[which]
