@@ -268,3 +268,33 @@ def test_the_record_has_the_keys_of_the_contract():
     line = policy.record(replace(outcome(policy.next_step([HEAD], groups(), []), kept=True), val_loss=0.25))
     assert {"trained_groups", "trainable_parameters", "epochs", "val_loss", "val_accuracy", "kept"} <= set(line)
     assert (line["val_loss"], line["kept"], line["reason"]) == (0.25, True, "because")
+
+
+@pytest.mark.parametrize(("go_on", "rounds"), [(0.5, 2), (0.8, 2), (0.81, 1)])
+def test_a_doubtful_gain_is_kept_but_is_the_last(go_on, rounds):
+    """The outcomes are 80 % sure."""
+    phase = PhaseSpec(name="thaw", policy="gradual", epochs=1, until={"go_on": go_on})
+    assert len(walk(phase, [True, True], groups())) == rounds
+
+
+def test_everything_in_one_round():
+    phase = PhaseSpec(name="thaw", policy="gradual", step="all")
+    (step,) = walk(phase, [True, True], groups())
+    assert step.groups == NAMES
+
+
+@pytest.mark.parametrize("name", ["lr", "step", "layer_decay", "batch_norm"])
+def test_what_is_left_to_the_card_must_be_settled(name):
+    phase = PhaseSpec(name="thaw", policy="gradual", **{name: "auto"})
+    ask = {
+        "lr": lambda phase: phase.rate(1.0),
+        "step": lambda phase: phase.groups_a_round(5),
+        "layer_decay": lambda phase: phase.decay,
+        "batch_norm": lambda phase: phase.batch_norm_policy,
+    }[name]
+    with pytest.raises(RuntimeError, match=f"phase thaw: {name} is still auto"):
+        ask(phase)
+    wishes = {"lr": 0.25, "step": 3, "layer_decay": 0.5, "batch_norm": "affine"}
+    assert ask(phase.settled(wishes)) == wishes[name]
+    # What the recipe says itself stays.
+    assert PhaseSpec(name="thaw", train="head", lr=0.125).settled(wishes).lr == 0.125

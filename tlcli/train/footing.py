@@ -8,7 +8,7 @@ from tlcli.model.groups import LayerGroup, LayerGroups
 from tlcli.recipe.schema import AugmentSpec, PhaseSpec, Recipe
 
 # Renderings of each image where the recipe leaves it open; see docs/adr/009 for the measurement.
-AUTO_VIEWS = 3
+AUTO_VIEWS = 2
 
 
 @dataclass(frozen=True, slots=True)
