@@ -15,6 +15,8 @@ from tlcli.train.policy import Step
 
 # Without a terminal, a long preparation says something this often, seconds.
 PLAIN_EVERY_S = 10.0
+# In the place of when a stage was last told of: it has ended.
+OVER = -1.0
 ANY_WIDTH = 1000
 
 
@@ -66,13 +68,19 @@ class Plain:
                 say(self.console, safe(f"{event.outcome.step.name}: {event.outcome.reason}"))
 
     def _advance(self, event: Advanced) -> None:
-        now = time.monotonic()
+        """Now and then a line, and one at the end; the stage may come again later."""
+        now, last = time.monotonic(), self.said.get(event.stage, OVER)
         is_over = event.done >= event.total
-        if (is_over and self.said.pop(event.stage, 0.0) != -1.0) or now - self.said.setdefault(
-            event.stage, now
-        ) >= PLAIN_EVERY_S:
-            self.console.print(safe(f"{event.stage}: {event.done} of {event.total}"))
-            self.said[event.stage] = -1.0 if is_over else now
+        if is_over and (last != OVER or event.stage not in self.said):
+            self._say(event, OVER)
+        elif not is_over and last == OVER:
+            self.said[event.stage] = now
+        elif not is_over and now - last >= PLAIN_EVERY_S:
+            self._say(event, now)
+
+    def _say(self, event: Advanced, said: float) -> None:
+        self.console.print(safe(f"{event.stage}: {event.done} of {event.total}"))
+        self.said[event.stage] = said
 
 
 class Live:
