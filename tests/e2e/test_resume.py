@@ -209,6 +209,7 @@ STORED_RECIPE = RECIPE.replace("preset: strong, mixup: 0.2", "preset: strong, vi
 )
 
 
+@pytest.mark.slow
 def test_a_run_above_stored_outputs_is_taken_up_where_they_are(data: Path, tlcli: Callable, tmp_path: Path) -> None:
     """Killed in a step that is fed stored renderings. Every process finds those of the first, and computes no pass."""
     recipe, run = tmp_path / "stored.yaml", tmp_path / "run"

@@ -60,6 +60,7 @@ def test_the_loss_falls_all_weights_move_and_the_outputs_stay_apart(
         assert 0.3 < np.median(ratio) < 3
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_and_another_does_not(tiny_backbone: Callable, stripes: Pictures, tmp_path: Path) -> None:
     found = []
     for number, seed in enumerate((0, 0, 1)):

@@ -270,7 +270,14 @@ def test_flipped_bits_are_noticed_and_repaired(lab, whole, tmp_path, recorder, m
     assert_alike(again, whole)
 
 
-@pytest.mark.parametrize("number", [1, 2, 3], ids=["plain", "first random", "second random"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(1, id="plain", marks=pytest.mark.slow),
+        pytest.param(2, id="first random", marks=pytest.mark.slow),
+        pytest.param(3, id="second random"),
+    ],
+)
 def test_an_interrupted_pass_does_no_harm(lab, whole, tmp_path, recorder, monkeypatch, number):
     small_blocks(monkeypatch)
     first_blocks: list[Advanced] = []
@@ -306,9 +313,9 @@ STOPS = {
     [
         # The head has two epochs, and so many renderings; a third one is made when it is needed.
         ("in the head", True, 1),
-        ("in a step", True, 0),
-        ("after a step", True, 0),
-        ("in a later step", True, 0),
+        pytest.param("in a step", True, 0, marks=pytest.mark.slow),
+        pytest.param("after a step", True, 0, marks=pytest.mark.slow),
+        pytest.param("in a later step", True, 0, marks=pytest.mark.slow),
         ("in a step", False, 3),
     ],
 )
