@@ -298,7 +298,7 @@ def test_nothing_is_scored_before_a_step_began(lab, tmp_path, use):
 
 def test_a_loss_that_is_no_number_stops_the_run(lab, tmp_path):
     session = lab.session(lab.recipe({"train": "head", "lr": 0.4}), tmp_path)
-    kernel = session.classifier.model.get_layer("stem_conv").kernel
+    kernel = session.classifier.model.get_layer("head_probabilities").kernel
     kernel.assign(kernel * np.nan)
     with pytest.raises(RunError, match=r"phase phase0: the training loss is nan in epoch 1.*phases.0.lr=0.04"):
         phases.run(session)

@@ -185,7 +185,8 @@ def test_what_did_not_help_enough_is_rolled_back_to_the_bit(lab, tmp_path):
     tried = session.outcomes[1:]
     assert [(outcome.kept, outcome.step.groups) for outcome in tried] == [(False, ("top",)), (False, ("block2", "top"))]
     assert all(outcome.best_epoch > 0 and "50 is asked" in outcome.reason for outcome in tried)
-    assert tried[0].loss_before == tried[1].loss_before
+    # Measured above another frontier: the same network, rounded at other places.
+    assert tried[0].loss_before == pytest.approx(tried[1].loss_before, rel=1e-6)
 
 
 @pytest.mark.parametrize("cache", ["auto", "off"])

@@ -270,11 +270,23 @@ def test_the_record_has_the_keys_of_the_contract():
     assert (line["val_loss"], line["kept"], line["reason"]) == (0.25, True, "because")
 
 
-@pytest.mark.parametrize(("go_on", "rounds"), [(0.5, 2), (0.8, 2), (0.81, 1)])
-def test_a_doubtful_gain_is_kept_but_is_the_last(go_on, rounds):
-    """The outcomes are 80 % sure."""
-    phase = PhaseSpec(name="thaw", policy="gradual", epochs=1, until={"go_on": go_on})
-    assert len(walk(phase, [True, True], groups())) == rounds
+@pytest.mark.parametrize(("metric", "before", "after"), [("val_loss", 0.8, 0.5), ("val_accuracy", 0.2, 0.5)])
+@pytest.mark.parametrize(("go_on", "rounds"), [(0.0, 5), (0.37, 5), (0.38, 1)])
+def test_what_brought_little_is_kept_but_is_the_last(metric, before, after, go_on, rounds):
+    """The loss, or the share of wrong answers, fell by three eighths."""
+    phase = PhaseSpec(name="thaw", policy="gradual", epochs=1, until={"go_on": go_on, "metric": metric})
+    names = ("loss_before", "val_loss") if metric == "val_loss" else ("accuracy_before", "val_accuracy")
+    done = []
+    while step := policy.next_step([phase], groups(), done):
+        done.append(replace(outcome(step, kept=True), **dict(zip(names, (before, after), strict=True))))
+    assert len(done) == rounds
+
+
+@pytest.mark.parametrize(("step", "first"), [("40%", 2), ("1%", 1), ("100%", 5), (3, 3)])
+def test_a_round_takes_a_number_or_a_share_of_the_groups(step, first):
+    found = walk(PhaseSpec(name="thaw", policy="gradual", step=step), [True] * 5, groups())
+    assert found[0].groups == NAMES[-first:]
+    assert found[-1].groups == NAMES
 
 
 def test_everything_in_one_round():

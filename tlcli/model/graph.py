@@ -96,10 +96,23 @@ def tensors_at(model: keras.Model, names: Sequence[str]) -> list[keras.KerasTens
     return [found[name] for name in names]
 
 
+def calls(model: keras.Model) -> list[Node]:
+    """The model's own uses of layers in topological order, as in the model's list wherever that allows."""
+    nodes: dict[int, Node] = {}
+    pending = [_origin(model.outputs[0])]
+    while pending:
+        node = pending.pop()
+        if id(node) not in nodes:
+            nodes[id(node)] = node
+            pending.extend(node.parent_nodes)
+    position = {id(operation): index for index, operation in enumerate(getattr(model, "operations", model.layers))}
+    return _sorted(nodes, lambda node: position.get(id(node.operation), -1))
+
+
 def _named(model: keras.Model) -> Iterator[tuple[str, Node]]:
     """The model's own uses of layers in topological order, each with its name: `a`, and `a@2` for the second of a."""
     uses: dict[int, int] = {}
-    for node in _ordered(model):
+    for node in calls(model):
         use = uses[id(node.operation)] = uses.get(id(node.operation), 0) + 1
         yield (node.operation.name if use == 1 else f"{node.operation.name}@{use}"), node
 
@@ -138,19 +151,6 @@ def _size(weight: keras.Variable) -> int:
 def _origin(tensor: keras.KerasTensor) -> Node:
     """The use of a layer that made a symbolic tensor."""
     return tensor._keras_history.operation._inbound_nodes[tensor._keras_history.node_index]
-
-
-def _ordered(model: keras.Model) -> list[Node]:
-    """The model's own uses of layers in topological order, as in the model's list wherever that allows."""
-    nodes: dict[int, Node] = {}
-    pending = [_origin(model.outputs[0])]
-    while pending:
-        node = pending.pop()
-        if id(node) not in nodes:
-            nodes[id(node)] = node
-            pending.extend(node.parent_nodes)
-    position = {id(operation): index for index, operation in enumerate(getattr(model, "operations", model.layers))}
-    return _sorted(nodes, lambda node: position.get(id(node.operation), -1))
 
 
 def _sorted(nodes: dict[int, Node], rank: Callable[[Node], int]) -> list[Node]:

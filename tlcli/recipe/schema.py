@@ -9,9 +9,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from tlcli.recipe.expect import parse as parse_expectation
 
 SCHEMA_VERSION = 1
+# Below so many training images `batch: auto` makes small steps; docs/adr/010 has the measurement.
+FEW_IMAGES = 1000
+# `epochs: auto` is at least so many epochs, and so many steps.
+AUTO_EPOCHS, AUTO_STEPS = 3, 96
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
+Percent = Annotated[str, StringConstraints(pattern=r"^(100|[1-9]\d?)%$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Initializer = Literal[
     "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal", "zeros"
@@ -158,29 +163,31 @@ class UntilSpec(Spec):
         min_delta: Smallest gain in the metric that counts.
         confidence: Smallest probability that the gain is real, 0.5-1, by a one-sided paired test on the validation
             images; 0.5 keeps every gain.
-        go_on: The same for thawing further, 0.5-1: a step that is kept, but less sure than this, is the last.
+        go_on: Share by which a kept step must have lowered the validation loss, or the share of wrong answers where
+            the metric is accuracy, for thawing to go further, 0-1; each step is dearer than the one before.
         patience: Steps without a kept gain before the phase ends.
     """
 
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
-    go_on: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
+    go_on: Annotated[float, Field(ge=0, lt=1)] = 0.0
     patience: Annotated[int, Field(ge=1)] = 1
 
 
 class PhaseSpec(Spec):
     """One stretch of training with one rule for what is trained.
 
-    `auto`, for `lr`, `step`, `layer_decay` and `batch_norm`, is what the network's card asks for; see `settled`.
+    `auto`, for `lr`, `step`, `layer_decay` and `batch_norm`, is what the network's card asks for, see `settled`; for
+    `epochs` it follows from the number of images, see `lasting`. A `step` of `40%` is a share of the layer groups.
     """
 
     name: Text
     policy: Literal["fixed", "gradual", "all"] = "fixed"
     train: Text | None = None
     init: Literal["probe", "random"] = "random"
-    step: Annotated[int, Field(ge=1)] | Literal["all", "auto"] = 1
-    epochs: Annotated[int, Field(ge=0, le=10000)] = 10
+    step: Annotated[int, Field(ge=1)] | Literal["all", "auto"] | Percent = 1
+    epochs: Annotated[int, Field(ge=0, le=10000)] | Literal["auto"] = 10
     patience: Annotated[int, Field(ge=1)] | None = None
     lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] | None = None
     schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] | None = None
@@ -210,9 +217,24 @@ class PhaseSpec(Spec):
         """The learning rate: its own, or the optimiser's."""
         return otherwise if self.lr is None else float(self._decided("lr"))
 
+    def lasting(self, steps_an_epoch: int) -> Self:
+        """The phase with a number in the place of `epochs: auto`: enough for small data sets, too."""
+        if self.epochs != "auto":
+            return self
+        return self.model_copy(update={"epochs": max(AUTO_EPOCHS, -(-AUTO_STEPS // steps_an_epoch))})
+
+    @property
+    def most_epochs(self) -> int:
+        """How many epochs each step lasts, unless it runs out of patience."""
+        return int(self._decided("epochs"))
+
     def groups_a_round(self, groups: int) -> int:
         """How many more of all groups each round of thawing takes."""
-        return groups if self.step == "all" else int(self._decided("step"))
+        step = self._decided("step")
+        if isinstance(step, str):
+            share = 1.0 if step == "all" else float(step.rstrip("%")) / 100
+            return min(max(round(share * groups), 1), groups)
+        return int(step)
 
     @property
     def decay(self) -> float:
@@ -236,12 +258,23 @@ def _off(value: object) -> object:
 
 
 class PerformanceSpec(Spec):
-    """How the work is laid out on the machine. `batch` is images per step."""
+    """How the work is laid out on the machine.
+
+    Attributes:
+        batch: Images per step. `auto`: 32, or half of that with few images, which need more steps than they give.
+    """
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     cache: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "auto"
     cache_budget: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?\s*(B|kB|KB|MB|GB|TB)$")] = "8GB"
-    batch: Annotated[int, Field(ge=1, le=65536)] = 32
+    batch: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = 32
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step."""
+        if self.batch == "auto":
+            raise RuntimeError("performance.batch is still auto")
+        return self.batch
 
 
 def _is_expectation(text: str) -> str:
@@ -265,6 +298,16 @@ class Recipe(Spec):
     phases: Annotated[list[PhaseSpec], Field(min_length=1)]
     performance: PerformanceSpec = PerformanceSpec()
     expect: list[Annotated[str, AfterValidator(_is_expectation)]] = Field(default_factory=list)
+
+    def for_images(self, count: int) -> Self:
+        """The recipe with a batch and epochs for so many training images, where it leaves them open."""
+        batch = self.performance.batch
+        if batch == "auto":
+            batch = 16 if count < FEW_IMAGES else 32
+        phases = [phase.lasting(-(-count // batch)) for phase in self.phases]
+        return self.model_copy(
+            update={"phases": phases, "performance": self.performance.model_copy(update={"batch": batch})}
+        )
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -43,10 +43,10 @@ def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved |
         _take_up(session, running, resumed)
     else:
         _measure_start(session, running)
-    batches = -(-len(session.train) // session.recipe.performance.batch)
+    batches = -(-len(session.train) // session.recipe.performance.batch_size)
     parameters = sum(int(np.prod(variable.shape)) for variable in running.trainable)
-    session.observe(events.StepBegun(step, running.phase.epochs, batches, len(session.train), parameters))
-    while running.progress.epoch < running.phase.epochs and not _is_out_of_patience(running):
+    session.observe(events.StepBegun(step, running.phase.most_epochs, batches, len(session.train), parameters))
+    while running.progress.epoch < running.phase.most_epochs and not _is_out_of_patience(running):
         _epoch(session, running)
         _save(session, running)
     outcome = _concluded(session, running, parameters)
@@ -120,7 +120,7 @@ def _epoch(session: Session, running: Running) -> None:
     number = progress.epoch + 1
     order = np.random.default_rng([session.recipe.seed, running.step.phase, running.step.number, number])
     _reseed(session.stage.trainee, order)
-    steps = -(-len(session.train) // session.recipe.performance.batch)
+    steps = -(-len(session.train) // session.recipe.performance.batch_size)
     shown = _Each(session, running, steps)
     batches = _batches(session, running, order)
     fitted = session.stage.trainee.fit(
@@ -202,7 +202,7 @@ def _save(session: Session, running: Running) -> None:
 def _concluded(session: Session, running: Running, parameters: int) -> policy.Outcome:
     """Judge the step, put the right weights in place, and prove that nothing frozen moved."""
     progress, phase = running.progress, running.phase
-    if phase.epochs:
+    if phase.most_epochs:
         verdict = policy.judge(progress.start_scores, progress.best_scores, phase.until)
     else:
         verdict = policy.Verdict(kept=True, confidence=None, reason="kept: the optimum of the linear probe")
@@ -235,8 +235,8 @@ def _batches(session: Session, running: Running, order: np.random.Generator) -> 
     classes = len(session.classifier.classes)
     weights = _class_weights(session)
     shuffled = order.permutation(len(train))
-    for at in range(0, len(train), recipe.performance.batch):
-        chosen = shuffled[at : at + recipe.performance.batch]
+    for at in range(0, len(train), recipe.performance.batch_size):
+        chosen = shuffled[at : at + recipe.performance.batch_size]
         inputs = session.stage.rendered(train, chosen, first[chosen] + running.progress.epoch)
         labels = np.eye(classes, dtype=np.float32)[train.labels[chosen]]
         sample_weights = weights[train.labels[chosen]]
@@ -276,7 +276,7 @@ def _lr(session: Session, running: Running, epochs: float) -> float:
     """The learning rate after so many epochs of the step, whole and in part."""
     recipe, phase = session.recipe, running.phase
     schedule = phase.schedule or recipe.optimizer.schedule
-    share = optimizer.rate(schedule, epochs / phase.epochs, stale=running.progress.stale)
+    share = optimizer.rate(schedule, epochs / phase.most_epochs, stale=running.progress.stale)
     return phase.rate(recipe.optimizer.lr) * share
 
 
@@ -309,7 +309,7 @@ class _Each(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Pass on the running means."""
-        seen, logs = (batch + 1) * self.session.recipe.performance.batch, logs or {}
+        seen, logs = (batch + 1) * self.session.recipe.performance.batch_size, logs or {}
         rate = seen / max(time.perf_counter() - self.began, 1e-6)
         loss, accuracy = float(logs.get("loss", 0.0)), float(logs.get("accuracy", 0.0))
         epoch = self.running.progress.epoch + 1

@@ -7,8 +7,8 @@ from tlcli.data.split import Splits
 from tlcli.model.groups import LayerGroup, LayerGroups
 from tlcli.recipe.schema import AugmentSpec, PhaseSpec, Recipe
 
-# Renderings of each image where the recipe leaves it open; see docs/adr/009 for the measurement.
-AUTO_VIEWS = 2
+# Renderings of each image where the recipe leaves it open, in steps of so many epochs; see docs/adr/010.
+AUTO_VIEWS, EPOCHS_PER_VIEW = 2, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +89,16 @@ def of_step(recipe: Recipe, phase: PhaseSpec, trained: Collection[str], groups: 
 def views(augment: AugmentSpec, phase: PhaseSpec, *, is_head: bool) -> int:
     """How many renderings of each image are stored; 0 for none at all, when every epoch draws its own.
 
-    Without augmentation one. A linear head gains nothing from a few renderings more, so it is given the plain one.
-    More renderings than epochs would not be seen.
+    Without augmentation one. A linear head gains nothing from a few renderings more, so it is given the plain one, and
+    so are steps of a few epochs. More renderings than epochs would not be seen.
     """
     if augment.preset == "none":
         return 1
     if augment.views == "live":
         return 0
     if augment.views == "auto":
-        return 1 if is_head else max(1, min(AUTO_VIEWS, phase.epochs))
-    return max(1, min(augment.views, phase.epochs))
+        return 1 if is_head or phase.most_epochs < EPOCHS_PER_VIEW else AUTO_VIEWS
+    return max(1, min(augment.views, phase.most_epochs))
 
 
 def bytes_of(text: str) -> int:

@@ -154,6 +154,7 @@ def make(
     size = input_size(recipe, card)
     if not splits.train:
         raise DataError("no image is left to train on", where="data")
+    recipe = recipe.for_images(len(splits.train))
     kept = dropped_top(recipe, groups)
     if problems := _misfits(recipe, splits):
         raise RecipeError(problems)
@@ -278,7 +279,7 @@ def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int, *, coun
         train=train,
         groups=trained,
         trainable_parameters=parameters + head,
-        epochs=phase.epochs,
+        epochs=phase.most_epochs,
         steps=len(steps),
         lr=phase.rate(recipe.optimizer.lr),
         batch_norm=phase.batch_norm_policy,
@@ -310,7 +311,7 @@ def _estimates(
     seconds = 8.0 + images * sum(group.flops for group in groups.groups) / speed
     for index in range(len(recipe.phases)):
         seconds += _phase_flops(recipe, index, groups, footing.counts_of(splits), total["val"]) / speed
-    activations = recipe.performance.batch * 3 * sum(group.activation_bytes for group in groups.groups)
+    activations = recipe.performance.batch_size * 3 * sum(group.activation_bytes for group in groups.groups)
     memory = BASE_MEMORY + 4 * groups.parameters * 2 + 16 * max(p.trainable_parameters for p in phases) + activations
     stored = min(sum(phase.cache_bytes for phase in phases), footing.bytes_of(recipe.performance.cache_budget))
     return Estimates(
@@ -331,6 +332,6 @@ def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: footin
         if place.is_stored:
             total += (place.views - 1) * counts.train * frozen
         else:
-            total += phase.epochs * (counts.train + val) * frozen
-        total += phase.epochs * (3 * counts.train + val) * above
+            total += phase.most_epochs * (counts.train + val) * frozen
+        total += phase.most_epochs * (3 * counts.train + val) * above
     return total

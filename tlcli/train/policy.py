@@ -105,7 +105,7 @@ def ahead(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -
 
 
 def _next_of(phase: PhaseSpec, index: int, groups: LayerGroups, done: Sequence[Outcome]) -> Step | None:
-    """The next step of a phase; a gradual one ends when rounds are not kept, or the last gain was too doubtful."""
+    """The next step of a phase; a gradual one ends when rounds are not kept, or the last one brought too little."""
     fruitless = 0
     for outcome in reversed(done):
         if outcome.kept:
@@ -113,9 +113,21 @@ def _next_of(phase: PhaseSpec, index: int, groups: LayerGroups, done: Sequence[O
         fruitless += 1
     if phase.policy == "gradual" and fruitless >= phase.until.patience:
         return None
-    if phase.policy == "gradual" and done and done[-1].kept and (done[-1].confidence or 1.0) < phase.until.go_on:
+    if phase.policy == "gradual" and done and done[-1].kept and _share_gained(done[-1], phase) < phase.until.go_on:
         return None
     return _step(phase, index, groups, len(done))
+
+
+def _share_gained(outcome: Outcome, phase: PhaseSpec) -> float:
+    """By which share a step lowered what its phase wants low: the loss, or the share of wrong answers, 0-1."""
+    before, after = outcome.loss_before, outcome.val_loss
+    if phase.until.metric == "val_accuracy":
+        before, after = (
+            None if value is None else 1 - value for value in (outcome.accuracy_before, outcome.val_accuracy)
+        )
+    if before is None or after is None:
+        return 1.0
+    return (before - after) / before if before > 0 else 0.0
 
 
 def _step(phase: PhaseSpec, index: int, groups: LayerGroups, number: int) -> Step | None:

@@ -22,6 +22,8 @@ from tlcli.train.examples import Images
 FORMAT_VERSION = 1
 # Images a step of the pass. Random views are drawn for so many at a time, so this is part of the key, too.
 GRAIN = 64
+# Weights up to so many bytes become constants of the pass.
+CONSTANT_BYTES = 400_000_000
 # Parts of a layer's config without any influence on what it gives when it does not learn.
 TRAINING_ONLY = ("trainable", "momentum")
 
@@ -165,18 +167,24 @@ class _Rendering(keras.Model):
     """Pixels `uint8 (batch, height, width, 3)`, perhaps in a random view, to outputs of frozen layers.
 
     A subclass for the reason that `Trainee` is one: a functional model would hand `training=False` to the random layer.
+    Weights are constants to it, so that the backend can fold BatchNorm into the convolution before it: MobileNetV2
+    0.35 at 224 gives 450 instead of 320 images a second.
     """
 
     def __init__(self, augment: Augment | None, lower: keras.Model) -> None:
         super().__init__(name="rendering")
         self.augment, self.lower = augment, lower
+        values = [(weight, ops.convert_to_numpy(weight.value)) for weight in lower.weights]
+        # A graph holds two gigabytes at most; large networks gain little anyway.
+        self.values = values if sum(value.nbytes for _, value in values) <= CONSTANT_BYTES else []
 
     def call(self, pixels: Any) -> Any:
         """What the frozen layers give."""
         images = ops.cast(pixels, "float32")
         if self.augment is not None:
             images = self.augment(images, training=True)
-        return self.lower(images, training=False)
+        with keras.StatelessScope([(weight, ops.convert_to_tensor(value)) for weight, value in self.values]):
+            return self.lower(images, training=False)
 
 
 class _Pass:

@@ -156,4 +156,4 @@ def score(session: Session, examples: Examples) -> Scored:
 def predict(session: Session, examples: Examples) -> np.ndarray:
     """Probabilities `float32 (images, classes)` in the order of the examples."""
     here = session.stage
-    return here.outputs(here.scorer, examples, batch=session.recipe.performance.batch)
+    return here.outputs(here.scorer, examples, batch=session.recipe.performance.batch_size)

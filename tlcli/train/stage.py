@@ -1,6 +1,6 @@
 """A stage: the network above a frontier, and what it is fed: stored outputs of the layers below, or pixels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from tlcli.data.augment import Augment, Bounds
 from tlcli.model.classifier import Classifier
 from tlcli.model.cut import Cut, cut
+from tlcli.model.fold import folded
 from tlcli.model.head import POOLED
 from tlcli.train import prefix
 from tlcli.train.examples import Images
@@ -35,6 +36,7 @@ class Trainee(keras.Model):
         # What is below stored outputs is no part of the model that learns from them.
         self.lower = parts.lower if augment is not None else None
         self.uses_batch_statistics = False
+        self._inferring = folded(parts.upper) if parts.upper is not None else None
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Pixels `(batch, height, width, 3)`, 0-255, or stored outputs, to probabilities `float32 (batch, classes)`."""
@@ -43,8 +45,10 @@ class Trainee(keras.Model):
             x = self.augment(keras.ops.cast(x, "float32"), training=training)
         if self.lower is not None:
             x = self.lower(x, training=False)
-        if self.upper is not None:
-            x = self.upper(x, training=training and self.uses_batch_statistics)
+        if self.upper is not None and training and self.uses_batch_statistics:
+            x = self.upper(x, training=True)
+        elif self._inferring is not None:
+            x = self._inferring(x)
         return self.top(x, training=training)
 
 
@@ -90,8 +94,13 @@ class Stage:
 
     def outputs(self, model: keras.Model, images: Images, *, batch: int) -> np.ndarray:
         """What a model gives for plain images, `float32 (images, …)`, reading `batch` of them at a time."""
-        parts: Iterator[Any] = ((self.fed(images, slice(at, at + batch)),) for at in range(0, len(images), batch))
-        return np.asarray(model.predict(parts, steps=-(-len(images) // batch), verbose=0))
+        found = []
+        for at in range(0, len(images), batch):
+            part = self.fed(images, slice(at, at + batch))
+            # A shorter batch would be traced, or compiled, on its own.
+            filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+            found.append(model.predict_on_batch(filled)[: len(part)])
+        return np.concatenate(found)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_serializer, model_validator
 
-from tlcli.recipe.schema import BatchNormPolicy
+from tlcli.recipe.schema import BatchNormPolicy, Percent
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 Preprocessing = Literal["none", "tf", "torch", "caffe"]
@@ -29,7 +29,7 @@ class FineTuning(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    step: Annotated[int, Field(ge=1)] | Literal["all"] = 4
+    step: Annotated[int, Field(ge=1)] | Literal["all"] | Percent = "40%"
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
     batch_norm: BatchNormPolicy = "frozen"
 
