@@ -111,7 +111,7 @@ def settle(recipe: Recipe, *, needs_weights: bool = True) -> Settled:
     plan.input_size(named, card)
     if needs_weights:
         _require_weights(named, card)
-    phases = [phase.settled(card.fine_tuning.model_dump()) for phase in named.phases]
+    phases = [phase.settled(card.fine_tuning.model_dump(exclude={"epochs"})) for phase in named.phases]
     return Settled(named.model_copy(update={"phases": phases}), notices)
 
 

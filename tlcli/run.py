@@ -52,7 +52,7 @@ def finetune(request: Request, settled: Settled, observe: Observer) -> tuple[Pat
                 if saved is None:
                     note.model |= {"weights": built.weights_origin, "weights_sha256": built.weights_sha256}
                 splits = folder.splits_csv(prepared.plan.splits, prepared.plan.classes)
-                run.write_start(note, render(recipe), splits, resumed=saved is not None)
+                run.write_start(note, render(prepared.plan.recipe), splits, resumed=saved is not None)
                 _train(prepared, built, run, note, saved=saved, observe=observe)
     return out, note
 
@@ -88,6 +88,7 @@ def _train(
     work = session.Session(
         plan.recipe, made, plan.groups, train, val, test, shelf, checkpoint.Checkpoint(run.path), observe
     )
+    work.device = note.hardware["device"]
     work.observe = _Writer(work, run, observe)
     run.write_history(work.history)
     run.write_decisions(work.outcomes)
@@ -101,6 +102,7 @@ def _train(
     classifier.save(made, run.path / "model.keras")
     write_text(run.path / "labels.txt", "".join(f"{name}\n" for name in plan.classes))
     note.model["sha256"] = hashlib.sha256((run.path / "model.keras").read_bytes()).hexdigest()
+    note.hardware["precision"] = {"asked": plan.recipe.performance.precision, "measured": work.precisions}
     record.close(note, work.outcomes, prefix_s=work.prefix_s)
     work.checkpoint.remove()
 

@@ -161,7 +161,7 @@ def _from_drawn(task: Task, built: Backbone, observe: Observer) -> Finished:
         seed=course.seed,
         steps=points[-1].images // course.batch,
         points=tuple(points),
-        fine_tuning=FineTuning(lr=4e-3, step="all", layer_decay=1.0, batch_norm="affine"),
+        fine_tuning=FineTuning(lr=4e-3, step="all", layer_decay=1.0, batch_norm="affine", epochs=12),
         limits=("It has never seen a photograph. Weights trained on photographs transfer better to photographs.",),
     )
     return _written(task, built, account)

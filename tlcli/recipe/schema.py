@@ -11,8 +11,8 @@ from tlcli.recipe.expect import parse as parse_expectation
 SCHEMA_VERSION = 1
 # Below so many training images `batch: auto` makes small steps; docs/adr/010 has the measurement.
 FEW_IMAGES = 1000
-# `epochs: auto` is at least so many epochs, and so many steps.
-AUTO_EPOCHS, AUTO_STEPS = 3, 96
+# `epochs: auto` comes to at least so many steps.
+AUTO_STEPS = 96
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
@@ -179,7 +179,7 @@ class PhaseSpec(Spec):
     """One stretch of training with one rule for what is trained.
 
     `auto`, for `lr`, `step`, `layer_decay` and `batch_norm`, is what the network's card asks for, see `settled`; for
-    `epochs` it follows from the number of images, see `lasting`. A `step` of `40%` is a share of the layer groups.
+    `epochs` also what the number of images asks for, see `lasting`. A `step` of `30%` is a share of the layer groups.
     """
 
     name: Text
@@ -217,11 +217,11 @@ class PhaseSpec(Spec):
         """The learning rate: its own, or the optimiser's."""
         return otherwise if self.lr is None else float(self._decided("lr"))
 
-    def lasting(self, steps_an_epoch: int) -> Self:
-        """The phase with a number in the place of `epochs: auto`: enough for small data sets, too."""
+    def lasting(self, epochs: int, *, steps_an_epoch: int) -> Self:
+        """The phase with a number in the place of `epochs: auto`: these, or more where they are short."""
         if self.epochs != "auto":
             return self
-        return self.model_copy(update={"epochs": max(AUTO_EPOCHS, -(-AUTO_STEPS // steps_an_epoch))})
+        return self.model_copy(update={"epochs": max(epochs, -(-AUTO_STEPS // steps_an_epoch))})
 
     @property
     def most_epochs(self) -> int:
@@ -299,12 +299,17 @@ class Recipe(Spec):
     performance: PerformanceSpec = PerformanceSpec()
     expect: list[Annotated[str, AfterValidator(_is_expectation)]] = Field(default_factory=list)
 
-    def for_images(self, count: int) -> Self:
-        """The recipe with a batch and epochs for so many training images, where it leaves them open."""
+    def for_images(self, count: int, *, epochs: int) -> Self:
+        """The recipe with a batch and epochs for so many training images, where it leaves them open.
+
+        Args:
+            count: Images.
+            epochs: The fewest that a phase should have, as the network's card asks.
+        """
         batch = self.performance.batch
         if batch == "auto":
             batch = 16 if count < FEW_IMAGES else 32
-        phases = [phase.lasting(-(-count // batch)) for phase in self.phases]
+        phases = [phase.lasting(epochs, steps_an_epoch=-(-count // batch)) for phase in self.phases]
         return self.model_copy(
             update={"phases": phases, "performance": self.performance.model_copy(update={"batch": batch})}
         )

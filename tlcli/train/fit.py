@@ -10,7 +10,7 @@ import numpy as np
 
 from tlcli.errors import RunError
 from tlcli.recipe.schema import PhaseSpec
-from tlcli.train import checkpoint, events, freeze, optimizer, policy
+from tlcli.train import checkpoint, events, freeze, optimizer, policy, precision
 from tlcli.train.checkpoint import Progress
 from tlcli.train.session import Scored, Session, score
 from tlcli.train.stage import Trainee
@@ -64,21 +64,48 @@ def _prepared(session: Session, step: policy.Step) -> Running:
     moving = freeze.moving_variables(session.classifier, trainable, statistics=uses_statistics)
     frozen = freeze.frozen_variables(session.classifier, moving)
     trainee.uses_batch_statistics = uses_statistics
-    lr = phase.rate(session.recipe.optimizer.lr)
-    rule = optimizer.build(session.recipe.optimizer, lr, scales=_scales(session, step, trainable))
-    trainee.compile(
-        optimizer=rule,
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=session.recipe.augment.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        # On a CPU, XLA ran these networks ten times slower than the plain graph (MobileNetV2 at 224, TensorFlow 2.21).
-        jit_compile="auto" if keras.backend.backend() != "tensorflow" else False,
-    )
-    # Not `rule`: in float16 Keras wraps it in a loss scale, which has variables of its own to save and take up.
-    trainee.optimizer.build(trainable)
     running = Running(step, phase, trainable, moving, frozen, freeze.fingerprint(frozen))
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=session.recipe.augment.label_smoothing)
+    trainee.precision = _precision(session, running, loss)
+    lr = phase.rate(session.recipe.optimizer.lr)
+    trainee.compile(
+        optimizer=optimizer.build(session.recipe.optimizer, lr, scales=_scales(session, step, trainable)),
+        loss=loss,
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        jit_compile=trainee.jit,
+    )
+    # In float16 Keras wraps the rule in a loss scale, which has variables of its own to save and take up.
+    trainee.optimizer.build(trainable)
     running.before = checkpoint.values(moving)
     running.best = running.before
     return running
+
+
+def _operations(session: Session, running: Running) -> float:
+    """Floating point operations of a step whose precision is open: forwards above the frontier, and twice back."""
+    if session.recipe.performance.precision != "auto" or session.stage.trainee.upper is None:
+        return 0.0
+    names, group = session.groups.names, session.stage.footing.group
+    above = session.groups.groups[names.index(group.name) + 1 if group else 0 :]
+    return 3.0 * running.phase.most_epochs * len(session.train) * sum(each.flops for each in above)
+
+
+def _precision(session: Session, running: Running, loss: keras.losses.Loss) -> str:
+    """The faster precision for a long step: as noted before, in this run or on this machine, or measured now."""
+    name, operations = running.step.name, _operations(session, running)
+    if not precision.is_worth_measuring(operations, session.device):
+        return precision.FULL
+    if name not in session.precisions:
+        batch = next(_batches(session, running, np.random.default_rng(0)))
+        an_image = operations / (running.phase.most_epochs * len(session.train))
+        key = precision.key(session.groups.name, an_image, batch[0].shape, session.device)
+        seconds = precision.known(session.measurements, key)
+        if seconds is None:
+            session.observe(events.Noticed(f"{name}: measuring whether bfloat16 is faster"))
+            seconds = precision.measured(session.stage.trainee, batch, loss=loss, moving=running.moving)
+            precision.remember(session.measurements, key, seconds)
+        session.precisions[name] = {"chosen": precision.better(seconds), "seconds_a_step": seconds}
+    return str(session.precisions[name]["chosen"])
 
 
 def _scales(session: Session, step: policy.Step, trainable: list[Any]) -> list[float]:

@@ -154,7 +154,7 @@ def make(
     size = input_size(recipe, card)
     if not splits.train:
         raise DataError("no image is left to train on", where="data")
-    recipe = recipe.for_images(len(splits.train))
+    recipe = recipe.for_images(len(splits.train), epochs=card.fine_tuning.epochs)
     kept = dropped_top(recipe, groups)
     if problems := _misfits(recipe, splits):
         raise RecipeError(problems)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ class Scored:
 class Session:
     """What the steps of one run share.
 
-    `history` collects one row an epoch; `prefix_s` is the time spent on outputs of frozen layers, seconds.
+    `history` collects one row an epoch; `prefix_s` is the time spent on outputs of frozen layers, seconds; `precisions`
+    says of the steps where it was measured what they compute in.
     """
 
     recipe: Recipe
@@ -48,6 +50,8 @@ class Session:
     outcomes: list[policy.Outcome] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     prefix_s: float = 0.0
+    device: str = "cpu"
+    precisions: dict[str, Any] = field(default_factory=dict)
     _stage: Stage | None = field(default=None, init=False, repr=False)
 
     @property
@@ -60,6 +64,11 @@ class Session:
         if self._stage is None:
             raise RuntimeError("no step has begun, so that there is nothing to train or score with")
         return self._stage
+
+    @property
+    def measurements(self) -> Path:
+        """Where the speed of this machine is noted."""
+        return self.shelf.folder.parent / "precision.json"
 
     def enter(self, step: policy.Step) -> None:
         """Have what the step is fed computed, or found, and the network above it built."""
@@ -124,6 +133,7 @@ class Session:
             "outcomes": [policy.record(outcome) for outcome in self.outcomes],
             "history": self.history,
             "prefix_s": self.prefix_s,
+            "precisions": self.precisions,
         }
 
     def take_up(self, state: dict[str, Any]) -> None:
@@ -134,6 +144,7 @@ class Session:
                 raise RuntimeError(f"the checkpoint's step {line['step']!r} does not follow from the recipe")
             self.outcomes.append(policy.outcome_from(step, line))
         self.history, self.prefix_s = list(state["history"]), float(state["prefix_s"])
+        self.precisions = dict(state["precisions"])
 
 
 def score(session: Session, examples: Examples) -> Scored:

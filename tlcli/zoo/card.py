@@ -29,9 +29,10 @@ class FineTuning(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    step: Annotated[int, Field(ge=1)] | Literal["all"] | Percent = "40%"
+    step: Annotated[int, Field(ge=1)] | Literal["all"] | Percent = "30%"
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
     batch_norm: BatchNormPolicy = "frozen"
+    epochs: Annotated[int, Field(ge=1)] = 3
 
 
 class ModelCard(BaseModel):

@@ -1,0 +1,108 @@
+"""Whether layers that learn compute in float32 or bfloat16: measured, where the training is long enough to pay for it.
+
+Only steps of training are ever in half precision. Frozen layers and scores stay in float32, so that what is reported is
+what the saved classifier gives. Weights are float32 in any case (mixed precision: Micikevicius et al. 2018, arXiv
+1710.03740).
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tlcli.paths import write_json
+from tlcli.train import checkpoint
+
+FULL, HALF = "float32", "bfloat16"
+# Operations that training must take to be worth a measurement: minutes. On a processor, and on what is made for it.
+WORTH_ON_CPU, WORTH_ELSEWHERE = 1e13, 1e15
+# Half precision must be so many times faster to be taken.
+FASTER = 1.15
+_STEPS = 3
+
+
+def is_worth_measuring(operations: float, device: str) -> bool:
+    """Whether so much training, floating point operations, is long enough on a device named like `cpu:0`."""
+    return operations >= (WORTH_ON_CPU if device.startswith("cpu") else WORTH_ELSEWHERE)
+
+
+def better(seconds: Mapping[str, float]) -> str:
+    """The precision to take, by the seconds that a step takes in each.
+
+    >>> better({"float32": 1.0, "bfloat16": 0.5}), better({"float32": 1.0, "bfloat16": 0.95})
+    ('bfloat16', 'float32')
+    """
+    return HALF if seconds[FULL] >= FASTER * seconds[HALF] else FULL
+
+
+@contextmanager
+def computing(model: keras.Model, precision: str) -> Iterator[None]:
+    """Inside, layers that compute in float32 do so in `precision`, float32 or bfloat16, when they are called.
+
+    Nothing stays of it: neither in the network nor in a file it is saved to.
+    """
+    layers = [layer for layer in model._flatten_layers() if layer.dtype_policy.name == FULL]
+    wanted = keras.DTypePolicy(FULL if precision == FULL else f"mixed_{precision}")
+    for layer in layers:
+        layer.dtype_policy = wanted
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.dtype_policy = keras.DTypePolicy(FULL)
+
+
+def measured(trainee: Any, batch: tuple[Any, ...], *, loss: Any, moving: list[Any]) -> dict[str, float]:
+    """Seconds that a step of training takes in each precision: the shortest of a few, after the network was traced.
+
+    Args:
+        trainee: Has an attribute `precision`, which is left at float32. To be compiled afterwards.
+        batch: Inputs, labels and weights.
+        loss: What it is compiled with.
+        moving: Variables that a step could change; they keep their values.
+    """
+    before, seconds = checkpoint.values(moving), {}
+    for precision in (HALF, FULL):
+        trainee.precision = precision
+        trainee.compile(keras.optimizers.SGD(0.0), loss=loss, jit_compile=trainee.jit)
+        trainee.train_on_batch(*batch)
+        seconds[precision] = min(_seconds(trainee, batch) for _ in range(_STEPS))
+    checkpoint.restore(moving, before)
+    return seconds
+
+
+def _seconds(trainee: Any, batch: tuple[Any, ...]) -> float:
+    began = time.perf_counter()
+    trainee.train_on_batch(*batch)
+    return time.perf_counter() - began
+
+
+def key(network: str, operations: float, shape: tuple[int, ...], device: str) -> str:
+    """What a measurement is about: layers of a network by what they cost, their input, and what computes them."""
+    facts = [keras.__version__, keras.backend.backend(), device, os.cpu_count(), network, int(operations), *shape]
+    return " ".join(map(str, facts))
+
+
+def known(path: Path, key: str) -> dict[str, float] | None:
+    """What was measured for `key` before, on this machine."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get(key)
+        return {name: float(found[name]) for name in (FULL, HALF)} if found else None
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        # A cache, not worth a complaint: what cannot be read is measured again.
+        return None
+
+
+def remember(path: Path, key: str, seconds: Mapping[str, float]) -> None:
+    """Note a measurement for later runs."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, (found if isinstance(found, dict) else {}) | {key: dict(seconds)})
