@@ -165,7 +165,8 @@ def _runs(job: dict) -> list[dict]:
     for way in job["ways"]:
         settings = [f"seed={job['seed']}", *(() if spec.mirrored else UPRIGHT)]
         if way == "thawed":
-            settings.append(f"phases.1.epochs={spec.epochs}")
+            # The batch of the others.
+            settings += [f"phases.1.epochs={spec.epochs}", "performance.batch=32"]
         if way == "scratch":
             settings.append(f"phases.0.epochs={max(spec.epochs, found[-1]['epochs'])}")
         if way == "scratch-long":
