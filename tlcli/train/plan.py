@@ -272,11 +272,10 @@ def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int, *, coun
     parameters = trained_parameters(groups, chosen.layers, batch_norm=phase.batch_norm_policy)
     steps = policy.steps_of(phase, index, groups)
     places = [footing.of_step(recipe, phase, step.layers, groups, counts) for step in steps]
-    train = phase.train or ("top group by group" if phase.policy == "gradual" else "all")
     return PhasePlan(
         name=phase.name,
         policy=phase.policy,
-        train=train,
+        train=phase.train or _described(phase, len(groups)),
         groups=trained,
         trainable_parameters=parameters + head,
         epochs=phase.most_epochs,
@@ -288,6 +287,16 @@ def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int, *, coun
         cache_bytes=sum(place.bytes for place in places),
         why_live=next((place.why for place in places if not place.is_stored), ""),
     )
+
+
+def _described(phase: PhaseSpec, groups: int) -> str:
+    """What a phase trains that chooses its groups itself."""
+    if phase.policy != "gradual":
+        return "all"
+    more = phase.groups_a_round(groups)
+    if more >= groups:
+        return "all at once"
+    return "top group by group" if more == 1 else f"{more} groups a round"
 
 
 def _chosen(phase: PhaseSpec, index: int, groups: LayerGroups) -> Selection:
