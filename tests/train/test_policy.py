@@ -280,6 +280,9 @@ def test_what_brought_little_is_kept_but_is_the_last(metric, before, after, go_o
     while step := policy.next_step([phase], groups(), done):
         done.append(replace(outcome(step, kept=True), **dict(zip(names, (before, after), strict=True))))
     assert len(done) == rounds
+    told = policy.explained(done[-1], phase).reason
+    assert told == "because" if rounds > 1 else f"by 38% (until.go_on: {go_on:.0%})" in told
+    assert policy.explained(replace(done[-1], kept=False), phase).reason == "because"
 
 
 @pytest.mark.parametrize(("step", "first"), [("40%", 2), ("1%", 1), ("100%", 5), (3, 3)])

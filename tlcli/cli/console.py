@@ -1,6 +1,7 @@
 """Where words go: results to stdout, progress and logs to stderr, both safe against hostile names."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -101,6 +102,8 @@ def quiet_import() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
+            # Its warnings are about how a program calls it, such as many small networks in one process.
+            logging.getLogger("tensorflow").setLevel(logging.ERROR)
         except BaseException:
             held.seek(0)
             os.write(saved, held.read())

@@ -134,6 +134,7 @@ def _from_pictures(task: Task, built: Backbone, found: Pictures, observe: Observ
             "The loss is a cosine between views; it does not compare from one set of pictures to another.",
         ),
         healthy=simsiam.HEALTHY,
+        fine_tuning=task.fine_tuning,
     )
     made = _written(task, built, account)
     left.remove()

@@ -11,7 +11,7 @@ from tlcli.pretrain import files, pictures
 from tlcli.recipe import load
 from tlcli.train import plan
 from tlcli.zoo import catalogue
-from tlcli.zoo.card import ModelCard
+from tlcli.zoo.card import FineTuning, ModelCard
 
 RANDOM = "random"
 # What progress calls the training itself.
@@ -93,6 +93,11 @@ class Task:
         if self.weights is not None:
             return f", going on from {Path(self.weights).name}"
         return f", going on from weights trained on {self.card.data or 'ImageNet'}"
+
+    @property
+    def fine_tuning(self) -> FineTuning:
+        """How the network should be thawed: as before, where it goes on from the card's own weights."""
+        return self.card.fine_tuning if self.weights is None else FineTuning()
 
     @property
     def licence(self) -> str:

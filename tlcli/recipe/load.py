@@ -98,7 +98,8 @@ def check(recipe: Draft, *, settings: Sequence[str] = ()) -> Recipe:
     try:
         checked = Recipe.model_validate(recipe.tree)
     except ValidationError as error:
-        problems += [_problem(details, recipe) for details in sorted(error.errors(), key=_is_beside_the_point)]
+        found = sorted(error.errors(), key=_is_beside_the_point)
+        problems += [_problem(details, recipe, _alternatives(details, found)) for details in found]
     if problems:
         # A value that fits no member of a union is reported once for each member: the first says it best.
         once = {problem.where: problem for problem in reversed(problems)}
@@ -231,7 +232,7 @@ def _dotted(path: Path_) -> str:
     return text
 
 
-def _problem(details: ErrorDetails, recipe: Draft) -> Problem:
+def _problem(details: ErrorDetails, recipe: Draft, alternatives: str) -> Problem:
     path = _written(details["loc"], recipe.tree)
     where = f"{recipe.origin(path)} {_dotted(path)}".strip()
     if details["type"] == "extra_forbidden":
@@ -243,7 +244,20 @@ def _problem(details: ErrorDetails, recipe: Draft) -> Problem:
     message = details["msg"].removeprefix("Value error, ")
     got = details["input"]
     shown = "" if "(got" in message or isinstance(got, dict | list | BaseModel) else f" (got {_brief(got)})"
+    if alternatives:
+        before, _, words = message.partition("Input should be ")
+        glue = ", " if " or " in words else " or "
+        message = f"{before}Input should be {alternatives}{glue}{words}"
     return Problem(where, f"{message[:1].lower()}{message[1:]}{shown}", _near(details, got))
+
+
+def _alternatives(details: ErrorDetails, found: Sequence[ErrorDetails]) -> str:
+    """What may stand in the place of a word besides words, where other members of a union were tried: `a number`."""
+    if details["type"] != "literal_error":
+        return ""
+    kinds = {other["type"] for other in found if other["loc"][:-1] == details["loc"][:-1]}
+    named = {"int_parsing": "a number", "float_parsing": "a number", "string_pattern_mismatch": "a share such as 30%"}
+    return ", ".join(dict.fromkeys(text for kind, text in named.items() if kind in kinds))
 
 
 def _is_beside_the_point(details: ErrorDetails) -> bool:

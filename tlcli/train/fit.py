@@ -236,7 +236,7 @@ def _concluded(session: Session, running: Running, parameters: int) -> policy.Ou
     checkpoint.restore(running.moving, running.best if verdict.kept else running.before)
     if freeze.fingerprint(running.frozen) != running.frozen_before:
         raise RuntimeError(f"frozen weights changed in step '{running.step.name}'")
-    return policy.Outcome(
+    outcome = policy.Outcome(
         step=running.step,
         trainable_parameters=parameters,
         epochs=progress.epoch,
@@ -250,6 +250,7 @@ def _concluded(session: Session, running: Running, parameters: int) -> policy.Ou
         reason=verdict.reason,
         seconds=progress.seconds,
     )
+    return policy.explained(outcome, phase)
 
 
 def _batches(session: Session, running: Running, order: np.random.Generator) -> Iterator[tuple[Any, ...]]:

@@ -40,7 +40,7 @@ def start_from_probe(session: Session) -> None:
     head = session.classifier.model.get_layer(OUTPUT)
     classes = len(session.classifier.classes)
     balanced = session.recipe.data.class_weights == "balanced"
-    session.observe(events.Noticed("linear probe: one pass over the images"))
+    session.observe(events.Noticed("linear probe: solving the head on the frozen network"))
     pooled = session.pooled()
     train, val = (probe.Features(pooled(examples), examples.labels) for examples in (session.train, session.val))
     solution = probe.solve(train, val, classes=classes, balanced=balanced)

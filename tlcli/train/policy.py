@@ -4,7 +4,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tlcli.model.groups import LayerGroups
@@ -113,9 +113,26 @@ def _next_of(phase: PhaseSpec, index: int, groups: LayerGroups, done: Sequence[O
         fruitless += 1
     if phase.policy == "gradual" and fruitless >= phase.until.patience:
         return None
-    if phase.policy == "gradual" and done and done[-1].kept and _share_gained(done[-1], phase) < phase.until.go_on:
+    if phase.policy == "gradual" and done and done[-1].kept and _is_too_little(done[-1], phase):
         return None
     return _step(phase, index, groups, len(done))
+
+
+def explained(outcome: Outcome, phase: PhaseSpec) -> Outcome:
+    """The outcome with the reason why no step follows it, where it was kept and brought too little for another."""
+    if phase.policy != "gradual" or not outcome.kept or not _is_too_little(outcome, phase):
+        return outcome
+    what = "loss" if phase.until.metric == "val_loss" else "share of wrong answers"
+    gained, asked = _share_gained(outcome, phase), phase.until.go_on
+    return replace(
+        outcome,
+        reason=f"{outcome.reason}; the last, as it lowered the {what} by {gained:.0%} (until.go_on: {asked:.0%})",
+    )
+
+
+def _is_too_little(outcome: Outcome, phase: PhaseSpec) -> bool:
+    """Whether a kept step is to be the last of a gradual phase."""
+    return _share_gained(outcome, phase) < phase.until.go_on
 
 
 def _share_gained(outcome: Outcome, phase: PhaseSpec) -> float:
