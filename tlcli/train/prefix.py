@@ -19,7 +19,7 @@ from tlcli.model.cut import below
 from tlcli.train.examples import Images
 
 # Part of the key of every stored activation: raise it when the same images and weights would give others.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # Images a step of the pass. Random views are drawn for so many at a time, so this is part of the key, too.
 GRAIN = 64
 # Weights up to so many bytes become constants of the pass.
