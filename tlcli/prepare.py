@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -47,12 +48,13 @@ class Request:
 class Settled:
     """The checked recipe with nothing left to be decided elsewhere, and what the user should know of that.
 
-    `reading`: where its images are being read already.
+    `reading`: where its images are being read already; `began`: when that was, on time.perf_counter.
     """
 
     recipe: Recipe
     notices: tuple[str, ...] = ()
     reading: Reading | None = None
+    began: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,17 @@ def choose(recipe: Recipe, *, measure: Measure) -> Chosen:
 def reading_ahead(settled: Settled) -> Iterator[Settled]:
     """Begin to read and decode the images: inside the block Keras can be loaded meanwhile."""
     recipe = settled.recipe
-    size = plan.input_size(recipe, catalogue.find(recipe.model.name))
-    with Reading(lambda progress: _read(recipe, size, progress)) as reading:
+    with Reading(lambda progress: _read(recipe, input_size(recipe), progress)) as reading:
         yield replace(settled, reading=reading)
+
+
+def input_size(recipe: Recipe) -> tuple[int, int]:
+    """Height and width, pixels, of what a settled recipe feeds its network.
+
+    Raises:
+        ModelError: If there is no such network, or it takes no such input.
+    """
+    return plan.input_size(recipe, catalogue.find(recipe.model.name))
 
 
 def prepare(
@@ -253,9 +263,12 @@ def _path(written: str | Path) -> Path:
 
 def output_folder(request: Request, made: plan.TrainPlan) -> Path:
     """The run folder: the one to resume, the one asked for, or the next free one under runs/."""
-    if request.resume is not None:
-        return request.resume
-    return request.out or folder_of_run.default_folder(_root(made.recipe), made.card.name)
+    return request.resume or request.out or free_folder(made.recipe)
+
+
+def free_folder(recipe: Recipe) -> Path:
+    """The next free run folder for these images and this network."""
+    return folder_of_run.default_folder(_root(recipe), catalogue.find(recipe.model.name).name)
 
 
 def output_bytes(made: plan.TrainPlan) -> int:

@@ -2,8 +2,9 @@
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,16 +14,23 @@ from tlcli.evaluate import metrics
 from tlcli.model import backbone, classifier, measure
 from tlcli.paths import cache_dir, write_text
 from tlcli.prepare import Chosen, Prepared, Request, Settled, choose, output_bytes, output_folder, prepare
+from tlcli.probing import search
+from tlcli.probing.job import pretrained
 from tlcli.recipe.load import render
 from tlcli.recipe.schema import Recipe
-from tlcli.report import folder, record
+from tlcli.report import advice, folder, record
 from tlcli.report.folder import RunFolder
 from tlcli.report.record import RunRecord
 from tlcli.train import checkpoint, device, phases, prefix, session
+from tlcli.train.budget import Budget, seconds_of
 from tlcli.train.events import EpochDone, Event, FolderMade, Noticed, Observer, StepDone
 from tlcli.train.examples import Examples
 from tlcli.train.footing import bytes_of
-from tlcli.train.plan import dropped_top
+from tlcli.train.plan import TrainPlan, make
+from tlcli.train.temperature import EPSILON
+
+# Training images that are scored once more, for the advice.
+MOST_TRAIN_SCORED = 2000
 
 
 def finetune(request: Request, settled: Settled, observe: Observer) -> tuple[Path, RunRecord]:
@@ -40,33 +48,42 @@ def finetune(request: Request, settled: Settled, observe: Observer) -> tuple[Pat
     with device.use(request.device, recipe.performance.precision) as machine:
         chosen = choose(recipe, measure=measure.layer_groups)
         saved = checkpoint.Checkpoint(request.resume).read() if request.resume else None
-        # Weights that are missing or do not fit are told before any image is read.
-        built = _pretrained(recipe, chosen, is_resumed=saved is not None)
+        # Weights that are missing or do not fit are told before any image is read. A resumed run has them in its
+        # checkpoint and needs the architecture only.
+        weights = "random" if saved else None
+        built = pretrained(recipe, chosen, weights=weights)
         prepared = prepare(recipe, chosen, strict=request.strict, observe=observe, reading=settled.reading)
+        choice = None
+        if search.is_wanted(recipe):
+            choice = search.choose(prepared, built, observe)
+            prepared = replace(prepared, plan=_cut(prepared.plan, choice, chosen))
+            built = pretrained(prepared.plan.recipe, chosen, weights=weights)
         out = output_folder(request, prepared.plan)
         with folder.owned(out, resume=request.resume is not None, need_bytes=output_bytes(prepared.plan)) as run:
             observe(FolderMade(str(out)))
             note = record.begun(prepared.plan, machine, before=record.read(out) if request.resume else None)
+            note.model |= {} if choice is None else {"depth_search": choice.to_json()}
             note.warnings = [*settled.notices, *note.warnings]
             with folder.recorded(run, note, began):
                 if saved is None:
                     note.model |= {"weights": built.weights_origin, "weights_sha256": built.weights_sha256}
                 splits = folder.splits_csv(prepared.plan.splits, prepared.plan.classes)
                 run.write_start(note, render(prepared.plan.recipe), splits, resumed=saved is not None)
-                _train(prepared, built, run, note, saved=saved, observe=observe)
+                budget = _budget(prepared.plan.recipe, settled.began, spent_s=note.seconds.get("total", 0.0))
+                _train(prepared, built, run, note, budget=budget, saved=saved, observe=observe)
     return out, note
 
 
-def _pretrained(recipe: Recipe, chosen: Chosen, *, is_resumed: bool) -> backbone.Backbone:
-    """The backbone with its weights; a resumed run has them in its checkpoint and needs the architecture only."""
-    keras.utils.set_random_seed(recipe.seed)
-    return backbone.build(
-        chosen.card,
-        size=chosen.size,
-        arguments=recipe.model.arguments,
-        weights="random" if is_resumed else recipe.model.weights,
-        cut=dropped_top(recipe, chosen.groups).groups[-1].boundary if recipe.model.drop_top else None,
-    )
+def _cut(plan: TrainPlan, choice: search.Choice, chosen: Chosen) -> TrainPlan:
+    """The plan for as many groups as the depth search keeps."""
+    recipe = search.settled(plan.recipe, choice)
+    return make(recipe, plan.card, groups=chosen.groups, splits=plan.splits, classes=plan.classes, speed=None)
+
+
+def _budget(recipe: Recipe, began: float, *, spent_s: float) -> Budget:
+    """What the run may take, less what an interrupted one has taken already."""
+    total = recipe.performance.budget
+    return Budget() if total is None else Budget(seconds_of(total) - spent_s, began)
 
 
 def _train(
@@ -75,6 +92,7 @@ def _train(
     run: RunFolder,
     note: RunRecord,
     *,
+    budget: Budget,
     saved: checkpoint.Saved | None,
     observe: Observer,
 ) -> None:
@@ -88,7 +106,7 @@ def _train(
     work = session.Session(
         plan.recipe, made, plan.groups, train, val, test, shelf, checkpoint.Checkpoint(run.path), observe
     )
-    work.device = note.hardware["device"]
+    work.device, work.budget = note.hardware["device"], budget
     work.observe = _Writer(work, run, observe)
     run.write_history(work.history)
     run.write_decisions(work.outcomes)
@@ -99,12 +117,28 @@ def _train(
     for name, examples in (("val", val), ("test", test)):
         if len(examples):
             note.scores[name] = metrics.score(examples.labels, session.predict(work, examples), plan.classes).to_json()
+    note.scores["train"] = _train_score(work)
     classifier.save(made, run.path / "model.keras")
     write_text(run.path / "labels.txt", "".join(f"{name}\n" for name in plan.classes))
     note.model["sha256"] = hashlib.sha256((run.path / "model.keras").read_bytes()).hexdigest()
     note.hardware["precision"] = {"asked": plan.recipe.performance.precision, "measured": work.precisions}
     record.close(note, work.outcomes, prefix_s=work.prefix_s)
+    found = advice.advise(note, run.path)
+    note.advice = None if found is None else found.to_json()
     work.checkpoint.remove()
+
+
+def _train_score(work: session.Session) -> dict[str, Any]:
+    """Accuracy and loss on training images as they are, at most so many as say enough."""
+    chosen = np.random.default_rng(work.recipe.seed).permutation(len(work.train))[:MOST_TRAIN_SCORED]
+    examples = Examples(work.train.pixels, work.train.rows[chosen], work.train.labels[chosen])
+    found = session.predict(work, examples)
+    right = found[np.arange(len(chosen)), examples.labels].astype(np.float64)
+    return {
+        "count": len(chosen),
+        "accuracy": float((found.argmax(axis=1) == examples.labels).mean()),
+        "loss": float(-np.log(np.clip(right, EPSILON, 1.0)).mean()),
+    }
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def test_the_words_below_the_table(capsys: pytest.CaptureFixture) -> None:
     probe.tell(finished("block", names=("one", "two")), Path("a.png"))
     lines = capsys.readouterr().out.splitlines()
     verdict = "* lowest validation loss: block1, to end there: --set model.drop_top=1. Against block2 it is "
-    assert f"{verdict}0.133 ± 0.033 lower, more than its standard error (100% sure)" in lines
+    assert f"{verdict}0.133 ± 0.033 lower, more than its standard error (97% sure)" in lines
     assert lines[-2].startswith("one is ahead of two: the validation loss is 0.133 ± 0.033 lower")
     assert lines[-1] == "plot  a.png"
     probe.tell(finished("block", losses=(0.9, 0.5, 0.4)), None)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tlcli.recipe.schema import AUTO_STEPS, FEW_IMAGES, Recipe
+from tlcli.recipe.phase import AUTO_STEPS
+from tlcli.recipe.schema import FEW_IMAGES, Recipe
 
 THAW = {"name": "thaw", "policy": "all", "epochs": "auto"}
 

@@ -9,6 +9,7 @@ import pytest
 
 from tlcli.errors import RunError
 from tlcli.train import checkpoint, device, fit, phases, policy, temperature
+from tlcli.train.batches import batches_of, reseed
 from tlcli.train.events import Advanced, BatchDone, EpochDone, StepBegun, StepDone
 from tlcli.train.examples import Examples
 from tlcli.train.session import predict, score
@@ -201,16 +202,16 @@ def test_the_loss_is_weighted_smoothed_and_penalised(lab, tmp_path):
     assert session.history[0]["val_loss"] == pytest.approx(-np.log(right).mean(), rel=1e-5)
 
 
-def batches_of(lab, session) -> list:
+def first_batches(lab, session) -> list:
     """The batches of the first epoch of the first step."""
     running = fit._prepared(session, policy.next_step(session.recipe.phases, lab.groups, []))
-    return list(fit._batches(session, running, np.random.default_rng(0)))
+    return list(batches_of(session, running.step, 0, np.random.default_rng(0)))
 
 
 def test_class_weights_have_mean_one_over_the_images(lab, tmp_path):
     uneven = replace(lab, train=replace(lab.train, labels=np.array([0] * 30 + [1] * 10 + [2] * 2)))
     session = uneven.session(uneven.recipe({"train": "head"}, data={"class_weights": "balanced"}), tmp_path)
-    batches = batches_of(uneven, session)
+    batches = first_batches(uneven, session)
     weights, labels = np.concatenate([batch[2] for batch in batches]), np.concatenate([batch[1] for batch in batches])
     assert weights.mean() == pytest.approx(1)
     assert weights @ labels == pytest.approx([14, 14, 14])
@@ -223,7 +224,7 @@ def test_mixup_mixes_pictures_and_labels_alike(lab, tmp_path):
     flat = replace(lab, train=Examples(pixels, np.arange(42), labels))
     session = flat.session(flat.recipe({"train": "head"}, augment={"preset": "none", "mixup": 0.5}), tmp_path)
     mixed = 0
-    for images, targets, _ in batches_of(flat, session):
+    for images, targets, _ in first_batches(flat, session):
         assert images.dtype == targets.dtype == np.float32
         np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
         assert targets.min() >= 0
@@ -243,7 +244,7 @@ def test_mixup_mixes_pictures_and_labels_alike(lab, tmp_path):
 )
 def test_without_mixup_batches_are_pictures_or_what_is_stored_of_them(lab, tmp_path, cache, train, dtype, shape):
     recipe = lab.recipe({"train": train}, performance={"batch": 16, "cache": cache})
-    inputs, targets, weights = batches_of(lab, lab.session(recipe, tmp_path))[0]
+    inputs, targets, weights = first_batches(lab, lab.session(recipe, tmp_path))[0]
     assert (type(inputs), inputs.dtype, inputs.shape) == (np.ndarray, dtype, (16, *shape))
     assert set(np.unique(targets)) == {0, 1}
     assert np.all(weights == 1)
@@ -256,7 +257,7 @@ def test_random_layers_are_seeded_by_the_epoch(lab, tmp_path):
     stored = lab.entered(lab.session(lab.recipe({"train": "head"}, head=head), tmp_path)).stage.trainee
 
     def states(trainee, seed: int) -> list[bytes]:
-        fit._reseed(trainee, np.random.default_rng(seed))
+        reseed(trainee, np.random.default_rng(seed))
         layers = [trainee.top.get_layer(name) for name in ("head_dropout_1", "head_dropout")]
         layers += [trainee.augment] if trainee.augment else []
         return [layer.seed_generator.state.numpy().tobytes() for layer in layers]
@@ -273,7 +274,7 @@ def test_seeding_takes_as_much_from_the_order_of_the_images_whatever_is_stored(l
     for cache in ("off", "auto"):
         recipe = lab.recipe({"train": "head"}, head={"dropout": 0.2}, performance={"batch": 16, "cache": cache})
         order = np.random.default_rng(1)
-        fit._reseed(lab.entered(lab.session(recipe, tmp_path)).stage.trainee, order)
+        reseed(lab.entered(lab.session(recipe, tmp_path)).stage.trainee, order)
         drawn.append(order.permutation(42).tolist())
     assert drawn[0] == drawn[1]
 

@@ -200,3 +200,38 @@ def moved(session: Session) -> dict[str, np.ndarray]:
     before = {variable.path: keras.ops.convert_to_numpy(variable) for variable in variables}
     phases.run(session)
     return {variable.path: keras.ops.convert_to_numpy(variable) - before[variable.path] for variable in variables}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_pull_leads_back_to_the_anchor(name):
+    """Where the loss asks for nothing, a pulled weight goes home, and one without an anchor stays."""
+    anchored, free = keras.Variable(START, name="a"), keras.Variable(START, name="b")
+    home = START + np.array([0.5, -0.5, 0.25], np.float32)
+    rule = optimizer.build(
+        OptimizerSpec(name=name, weight_decay=0.0), 0.01, scales=[1.0, 1.0], pull=optimizer.Pull(1.0, [home, None])
+    )
+    rule.build([anchored, free])
+    for _ in range(600):
+        rule.apply([np.zeros(3, np.float32)] * 2, [anchored, free])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(anchored), home, atol=0.02)
+    assert keras.ops.convert_to_numpy(free).tobytes() == START.tobytes()
+
+
+def test_a_pull_is_the_gradient_of_the_squared_distance():
+    """Ref: Li et al. 2018: strength / 2 * ||w - w0||²; together with rates by group."""
+    variable, home = keras.Variable(START, name="a"), np.array([1.0, 1.0, 1.0], np.float32)
+    rule = optimizer.build(OptimizerSpec(name="sgd"), 0.1, scales=[0.5], pull=optimizer.Pull(0.2, [home]))
+    rule.build([variable])
+    rule.apply([GRADIENT], [variable])
+    expected = START - 0.5 * 0.1 * (GRADIENT + 0.2 * (START - home))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_warming_up_rises_to_the_schedule(schedule):
+    rates = [optimizer.rate(schedule, at / 100, warmup=0.2) for at in range(101)]
+    plain = [optimizer.rate(schedule, at / 100) for at in range(101)]
+    assert rates[20:] == plain[20:]
+    assert all(rate < whole for rate, whole in zip(rates[:20], plain[:20], strict=True))
+    assert rates[10] == pytest.approx(0.5 * plain[10])
+    assert rates[0] > 0

@@ -1,6 +1,7 @@
 """Whole runs: probe, phases, gradual thawing with roll-back, and exact resuming."""
 
 import json
+import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from tlcli.train import checkpoint, phases, policy
+from tlcli.train.budget import Budget
 from tlcli.train.events import BatchDone, EpochDone, Noticed, StepBegun, StepDone
 from tlcli.train.session import score
 
@@ -231,3 +233,136 @@ def test_a_state_of_another_recipe_is_refused(whole, lab, tmp_path):
     other = lab.session(lab.recipe({"train": "head", "name": "only"}), tmp_path)
     with pytest.raises(RuntimeError, match="step 'phase0 1' does not follow from the recipe"):
         other.take_up(session.state())
+
+
+# Policies
+
+
+def test_lp_ft_starts_from_the_probe(lab, tmp_path, recorder):
+    record = recorder()
+    session = lab.session(lab.recipe({"policy": "lp_ft", "epochs": 2, "lr": 0.01}), tmp_path, observe=record)
+    phases.run(session)
+    assert [event.step.name for event in record.of(StepBegun)] == ["phase0 head", "phase0"]
+    head, everything = session.outcomes
+    assert (head.epochs, head.kept, head.step.groups) == (0, True, ())
+    assert everything.step.groups == lab.groups.names
+    probed = lab.session(lab.recipe({"train": "head", "init": "probe", "epochs": 0}), tmp_path / "probe")
+    phases.run(probed)
+    assert everything.loss_before == pytest.approx(probed.outcomes[0].val_loss, rel=1e-5)
+
+
+def test_surgery_moves_groups_by_their_gradients(lab, tmp_path):
+    """A group whose rate is 0 stays, byte for byte, although it is trainable; of all others something moves."""
+    session = lab.session(lab.recipe({"policy": "surgical", "epochs": 1, "lr": 0.02}), tmp_path)
+    weights = session.classifier.model.trainable_variables
+    before = {weight.path: value for weight, value in zip(weights, checkpoint.values(weights), strict=True)}
+    session.norms[0] = {"stem": 0.0, "block1": 1.0, "block2": 2.0, "top": 4.0}
+    phases.run(session)
+    (outcome,) = session.outcomes
+    assert dict(outcome.step.rates) == {"stem": 0.0, "block1": 0.25, "block2": 0.5, "top": 1.0}
+    moved = {
+        weight.path.split("/")[0]: bool(np.any(value != before[weight.path]))
+        for weight, value in zip(weights, checkpoint.values(weights), strict=True)
+        if weight.path.endswith("kernel")
+    }
+    assert moved, "the example must look at something"
+    assert {name: each for name, each in moved.items() if name.startswith("stem")} == {"stem_conv": False}
+    assert all(each for name, each in moved.items() if not name.startswith("stem"))
+
+
+def test_surgery_measures_before_it_cuts(lab, tmp_path, recorder):
+    record = recorder()
+    session = lab.session(lab.recipe({"policy": "surgical", "pick": 1, "epochs": 1}), tmp_path, observe=record)
+    phases.run(session)
+    assert record.of(Noticed)[0].message == "phase0: measuring the gradient of every layer group"
+    (outcome,) = session.outcomes
+    assert outcome.step.groups == (max(session.norms[0], key=session.norms[0].get),)
+
+
+def test_an_interrupted_surgery_with_a_pull_ends_as_if_it_had_not_been(lab, tmp_path, recorder):
+    """Neither the survey nor the pretrained weights can be found again in the network: the checkpoint has them."""
+    recipe = lab.recipe(
+        {"train": "head", "epochs": 1}, {"policy": "surgical", "epochs": 3, "l2_sp": 0.5, "lr": 0.05}, seed=3
+    )
+    whole = lab.session(recipe, tmp_path / "whole")
+    phases.run(whole)
+    with pytest.raises(KeyboardInterrupt):
+        phases.run(lab.session(recipe, tmp_path / "cut", observe=recorder(in_epoch(EpochDone, "phase1", 2))))
+    again = lab.session(recipe, tmp_path / "cut", seed=99)
+    phases.run(again, saved=again.checkpoint.read())
+    assert again.norms == whole.norms
+    assert alike(lines_of(again), lines_of(whole))
+    for one, other in zip(weights_of(again), weights_of(whole), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def distance(session, start: list[np.ndarray]) -> float:
+    """How far the backbone went from its weights at the start."""
+    pairs = zip(checkpoint.values(session.backbone_weights), start, strict=True)
+    return float(np.sqrt(sum(np.sum((new - old) ** 2) for new, old in pairs)))
+
+
+def test_a_pull_holds_the_backbone_near_the_pretrained_weights(lab, tmp_path):
+    distances = []
+    for strength in (0.0, 1.0, 8.0):
+        recipe = lab.recipe({"policy": "all", "epochs": 3, "l2_sp": strength, "lr": 0.05})
+        session = lab.session(recipe, tmp_path / str(strength), has_val=False)
+        start = checkpoint.values(session.backbone_weights)
+        phases.run(session)
+        distances.append(distance(session, start))
+    assert distances[0] > 1.1 * distances[1] > 1.1 * 1.1 * distances[2] > 0, distances
+
+
+def test_a_blend_lies_between_the_weights_before_and_after(lab, tmp_path):
+    """Too large a rate overshoots; part of the way is better, and what is kept is exactly that."""
+    head = {"train": "head", "epochs": 1}
+    thaw = {"policy": "all", "epochs": 1, "lr": 0.8}
+    plain, blended = (
+        lab.session(lab.recipe(head, thaw | {"blend": blend}), tmp_path / str(blend)) for blend in (False, True)
+    )
+    ends: dict[str, list[np.ndarray]] = {}
+    for session in (plain, blended):
+        phases.run(session)
+        ends[str(session is blended)] = weights_of(session)
+    one, other = plain.outcomes[1], blended.outcomes[1]
+    assert one.blend == 1.0
+    assert other.blend in (0.25, 0.5, 0.75)
+    assert other.val_loss < (one.val_loss if one.kept else other.loss_before)
+    assert other.kept
+    assert f"{other.blend:.0%} of the way" in other.reason
+    assert score(blended, blended.val).losses.mean() == pytest.approx(other.val_loss, rel=1e-5)
+
+
+def test_what_does_not_fit_the_budget_is_left_out_and_told(lab, tmp_path, recorder):
+    record = recorder()
+    recipe = lab.recipe({"train": "head", "epochs": 2}, {"policy": "all", "epochs": 5}, {"train": "top:1", "epochs": 2})
+    session = lab.session(recipe, tmp_path, observe=record)
+    session.budget = Budget(0.001, 0.0)
+    phases.run(session)
+    assert [event.step.name for event in record.of(StepBegun)] == ["phase0"]
+    head, everything, top = session.outcomes
+    assert head.epochs == 1
+    assert head.reason.endswith("ended early, as the time budget is spent")
+    for outcome in (everything, top):
+        assert (outcome.kept, outcome.epochs) == (False, 0)
+        assert outcome.reason.startswith("not tried: one epoch of it takes about")
+    assert [event.outcome for event in record.of(StepDone)] == session.outcomes
+    # What was tried is what there is to score with.
+    assert np.isfinite(score(session, session.val).losses).all()
+
+
+def test_a_budget_shortens_a_step_and_resuming_keeps_it_short(lab, tmp_path, recorder):
+    recipe = lab.recipe({"policy": "all", "epochs": 5})
+
+    def limited(**kinds) -> object:
+        session = lab.session(recipe, tmp_path / "run", **kinds)
+        work = session.work(policy.next_step(recipe.phases, lab.groups, []))
+        # Slow enough on paper that two epochs fit into what is left, and ample time to do them.
+        session.budget = Budget(2000.0, time.perf_counter(), flops_per_second=work.an_epoch / 900, setup_s=0.0)
+        return session
+
+    with pytest.raises(KeyboardInterrupt):
+        phases.run(limited(observe=recorder(in_epoch(BatchDone, "phase0", 2))))
+    again = lab.session(recipe, tmp_path / "run", seed=7)
+    phases.run(again, saved=again.checkpoint.read())
+    assert again.outcomes[0].epochs == 2

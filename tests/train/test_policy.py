@@ -1,17 +1,15 @@
 """The policies on invented histories: what is trained next, what is kept, and what is written down."""
 
 import json
-import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from tlcli.errors import ModelError
 from tlcli.model.groups import Layer, LayerGroup, LayerGroups
-from tlcli.recipe.schema import PhaseSpec, UntilSpec
+from tlcli.recipe.phase import PhaseSpec, UntilSpec
 from tlcli.train import policy
 from tlcli.train.policy import Outcome, Step
 
@@ -63,7 +61,7 @@ def walk(phase: PhaseSpec, kept: list[bool], known: LayerGroups) -> list[Step]:
 def test_fixed_and_all_are_one_step(spec, trained):
     phase = PhaseSpec(name="only", **spec)
     step = policy.next_step([phase], groups(), [])
-    assert step == Step(0, 0, "only", trained, layers_of(*trained))
+    assert step == Step(0, 0, "only", trained, layers_of(*trained), 10)
     assert policy.next_step([phase], groups(), [outcome(step, kept=False)]) is None
 
 
@@ -168,7 +166,7 @@ def test_all_steps_of_a_gradual_phase():
         (3, 2, "thaw 3"),
     ]
     assert [each.groups for each in steps] == [NAMES[-2:], NAMES[-4:], NAMES]
-    assert policy.steps_of(HEAD, 0, groups()) == [Step(0, 0, "head", (), frozenset())]
+    assert policy.steps_of(HEAD, 0, groups()) == [Step(0, 0, "head", (), frozenset(), 10)]
 
 
 def test_a_selection_that_matches_nothing_is_told():
@@ -176,72 +174,10 @@ def test_a_selection_that_matches_nothing_is_told():
         policy.next_step([PhaseSpec(name="p", train="block9")], groups(), [])
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "until", "kept", "reason"),
-    [
-        ([1.0, 1.0], None, {}, True, "no validation images"),
-        (None, [1.0, 1.0], {}, True, "nothing trained before"),
-        ([1.0, 1.0], [1.1, 1.2], {}, False, "no epoch improved val_loss"),
-        ([1.0, 1.0], [1.0, 1.0], {}, False, "no epoch improved val_loss"),
-        ([1.0, 1.0], [0.8, 0.9], {}, True, "kept: val_loss better by 0.1500"),
-        ([1.0, 1.0], [0.8, 0.9], {"min_delta": 0.2}, False, "better by 0.1500, above 0.2 is asked"),
-        ([1.0, 1.0], [0.75, 0.75], {"min_delta": 0.25}, False, "above 0.25 is asked"),
-        ([1.0, 1.0], [0.8, 0.9], {"min_delta": 0.1}, True, "kept"),
-        # A mean gain of 0.1 with a spread of 1: barely better than a coin.
-        ([1.0, 1.0, 1.0], [0.9, -0.1, 1.9], {"confidence": 0.9}, False, "only 57% sure (90% is asked)"),
-        ([1.0, 1.0, 1.0], [0.9, -0.1, 1.9], {"confidence": 0.5}, True, "57% sure"),
-        ([0.0, 1.0, 0.0], [1.0, 1.0, 1.0], {"metric": "val_accuracy"}, True, "val_accuracy better by 0.6667"),
-        ([1.0, 1.0, 0.0], [0.0, 1.0, 0.0], {"metric": "val_accuracy"}, False, "no epoch improved val_accuracy"),
-    ],
-)
-def test_judging(before, after, until, kept, reason):
-    verdict = policy.judge(before, after, UntilSpec(**until))
-    assert verdict.kept is kept
-    assert reason in verdict.reason
-    assert verdict.reason.startswith("kept" if kept else "rolled back")
-    assert (verdict.confidence is None) == (before is None or after is None)
-
-
-def test_images_are_compared_pair_by_pair():
-    """The same small gain on every image is certain, however much the images differ."""
-    before = [0.1, 5.0, 0.2, 3.0]
-    assert policy.judge(before, [loss - 0.01 for loss in before], UntilSpec(confidence=0.99)).kept
-    with pytest.raises(ValueError, match="zip"):
-        policy.judge(before, before[:-1], UntilSpec())
-
-
-@pytest.mark.parametrize(
-    ("gains", "expected"),
-    [([0.0, 0.0], 0.5), ([0.3, 0.3], 1.0), ([-0.3, -0.3], 0.0), ([0.2], 1.0), ([-0.2], 0.0), ([0.0], 0.5)],
-)
-def test_confidence_without_spread(gains, expected):
-    assert policy.confidence(gains) == expected
-
-
-@given(st.lists(NUMBERS, min_size=3, max_size=40).filter(lambda gains: max(gains) - min(gains) > 1e-3))
-def test_confidence_is_the_normal_approximation_of_the_paired_test(gains):
-    statistic = stats.ttest_1samp(gains, 0.0).statistic
-    assert policy.confidence(gains) == pytest.approx(stats.norm.cdf(statistic), abs=1e-9)
-
-
-@given(st.lists(NUMBERS, min_size=1, max_size=40))
-def test_confidence_is_symmetric(gains):
-    assert policy.confidence([-gain for gain in gains]) == pytest.approx(1 - policy.confidence(gains), abs=1e-12)
-    assert 0 <= policy.confidence(gains) <= 1
-
-
-def test_confidence_grows_with_the_number_of_images():
-    # Mean 1, standard deviation 2: z = sqrt(n) / 2.
-    few, many = [3.0, -1.0] * 8, [3.0, -1.0] * 200
-    spread = math.sqrt(4 * 16 / 15)
-    assert policy.confidence(few) == pytest.approx(stats.norm.cdf(math.sqrt(16) / spread))
-    assert policy.confidence(many) > 0.999 > policy.confidence(few)
-
-
 MAYBE = st.none() | st.floats(0, 10)
 OUTCOMES = st.builds(
     Outcome,
-    step=st.just(Step(1, 2, "thaw 3", ("block3", "top"), layers_of("block3", "top"))),
+    step=st.just(Step(1, 2, "thaw 3", ("block3", "top"), layers_of("block3", "top"), 4)),
     trainable_parameters=st.integers(0, 10**9),
     epochs=st.integers(0, 100),
     best_epoch=st.integers(0, 100),
@@ -292,6 +228,77 @@ def test_a_round_takes_a_number_or_a_share_of_the_groups(step, first):
     assert found[-1].groups == NAMES
 
 
+def test_rounds_double():
+    assert policy.rounds(PhaseSpec(name="thaw", policy="gradual", step="double"), groups()) == [1, 2, 4, 5]
+    assert policy.rounds(PhaseSpec(name="thaw", policy="gradual", step="double"), groups(NAMES[:4])) == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    # 1, 1, 1, 3 and 4 of 10 parameters, from the bottom: the top alone has 40 %, with the next 70 %.
+    [("10% of parameters", [1, 2, 3, 4, 5]), ("50% of parameters", [2, 5]), ("100% of parameters", [5])],
+)
+def test_rounds_by_share_of_the_parameters(share, expected):
+    known = groups()
+    sizes = dict(zip(NAMES, (1, 1, 1, 3, 4), strict=True))
+    weighted = LayerGroups(
+        "invented",
+        (8, 8),
+        tuple(
+            replace(group, layers=(Layer(f"{group.name}_conv", "conv", parameters=size, trainable_parameters=size),))
+            for group, size in zip(known.groups, sizes.values(), strict=True)
+        ),
+    )
+    assert policy.rounds(PhaseSpec(name="thaw", policy="gradual", step=share), weighted) == expected
+
+
+@given(
+    step=st.sampled_from(["double", "all", "7%", "30%", "5% of parameters", "35% of parameters"]) | st.integers(1, 9),
+    count=st.integers(1, 20),
+)
+def test_rounds_grow_until_everything(step, count):
+    found = policy.rounds(PhaseSpec(name="thaw", policy="gradual", step=step), groups(tuple(map(str, range(count)))))
+    assert found == sorted(set(found))
+    assert found[0] >= 1
+    assert found[-1] == count
+
+
+def test_lp_ft_is_the_probe_and_then_everything():
+    first, second = walk(PhaseSpec(name="both", policy="lp_ft", epochs=7), [True, True], groups())
+    assert (first.groups, first.epochs, first.name) == ((), 0, "both head")
+    assert (second.groups, second.epochs, second.name) == (NAMES, 7, "both")
+
+
+NORMS = {"stem": 0.2, "block1": 0.0, "block2": 0.8, "block3": 0.1, "top": 0.4}
+
+
+def test_surgery_wants_a_survey_first():
+    phase = PhaseSpec(name="cut", policy="surgical")
+    assert policy.next_step([HEAD, phase], groups(), [outcome(policy.next_step([HEAD], groups(), []), kept=True)]) == (
+        policy.Survey(1, layers_of(*NAMES))
+    )
+
+
+def test_surgery_trains_all_at_rates_by_their_gradients():
+    phase = PhaseSpec(name="cut", policy="surgical")
+    step = policy.next_step([phase], groups(), [], {0: NORMS})
+    assert step.groups == NAMES
+    assert dict(step.rates) == {"stem": 0.25, "block1": 0.0, "block2": 1.0, "block3": 0.125, "top": 0.5}
+    assert policy.next_step([phase], groups(), [outcome(step, kept=True)], {0: NORMS}) is None
+
+
+def test_surgery_picks_the_groups_of_the_largest_gradients():
+    step = policy.next_step([PhaseSpec(name="cut", policy="surgical", pick=2)], groups(), [], {0: NORMS})
+    assert step.groups == ("block2", "top")
+    assert step.layers == layers_of("block2", "top")
+    assert step.rates == ()
+
+
+def test_without_any_gradient_surgery_trains_all_alike():
+    step = policy.next_step([PhaseSpec(name="c", policy="surgical")], groups(), [], {0: dict.fromkeys(NAMES, 0.0)})
+    assert set(dict(step.rates).values()) == {1.0}
+
+
 def test_everything_in_one_round():
     phase = PhaseSpec(name="thaw", policy="gradual", step="all")
     (step,) = walk(phase, [True, True], groups())
@@ -303,7 +310,7 @@ def test_what_is_left_to_the_card_must_be_settled(name):
     phase = PhaseSpec(name="thaw", policy="gradual", **{name: "auto"})
     ask = {
         "lr": lambda phase: phase.rate(1.0),
-        "step": lambda phase: phase.groups_a_round(5),
+        "step": lambda phase: phase.thawed_more,
         "layer_decay": lambda phase: phase.decay,
         "batch_norm": lambda phase: phase.batch_norm_policy,
     }[name]

@@ -13,6 +13,7 @@ import pytest
 from tlcli import store
 from tlcli.recipe.schema import Recipe
 from tlcli.train import checkpoint, device, fit, phases, policy
+from tlcli.train.batches import batches_of
 from tlcli.train.events import Advanced, BatchDone, EpochDone, StepBegun, StepDone
 from tlcli.train.session import Session, score
 
@@ -198,7 +199,7 @@ def test_every_image_takes_its_renderings_in_turn(lab, tmp_path):
     turns: dict[int, list[int]] = {image: [] for image in range(len(train))}
     for epoch in range(7):
         running.progress.epoch = epoch
-        for inputs, labels, _ in fit._batches(session, running, np.random.default_rng(epoch)):
+        for inputs, labels, _ in batches_of(session, running.step, epoch, np.random.default_rng(epoch)):
             for row, label in zip(inputs, labels, strict=True):
                 image, number = rendering_of[row.tobytes()]
                 assert train.labels[image] == label.argmax()

@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlcli.cli.options import as_json, examples, is_quiet, state, training
-from tlcli.errors import ExpectationError
+from tlcli.errors import ExpectationError, UsageError
 
 if TYPE_CHECKING:
-    from tlcli.prepare import Request
+    from tlcli.prepare import Request, Settled
+    from tlcli.report.record import RunRecord
+    from tlcli.train.events import Observer
+
+    Work = Callable[[Settled, Observer], tuple[Path, RunRecord]]
 
 
 @click.command(
@@ -20,18 +25,29 @@ if TYPE_CHECKING:
         "finetune photos/",
         "finetune photos/ -m resnet50 -r two-phase -o runs/first",
         "finetune photos/ --set data.size=[160,160] --set augment.preset=strong",
+        "finetune photos/ --compare head-only,two-phase,unfreeze-until-plateau",
+        "finetune photos/ --budget 10m",
         "finetune --resume runs/first",
     )
 )
 @training
+@click.option("--compare", metavar="R,R…", help="Run several recipes on the same split and keep the best.")
 @as_json
 @state
-def finetune(as_json: bool, **asked: Any) -> None:
+def finetune(as_json: bool, compare: str | None, **asked: Any) -> None:
     """Fine-tune a pretrained network on DATA.
 
     DATA is a folder of class folders, or one with train/, val/ and test/ of class folders inside.
     """
-    run_and_tell(request_from(asked), as_json=as_json)
+    from tlcli import candidates
+
+    request = request_from(asked)
+    if compare is not None:
+        compare_and_tell(request, _recipes(compare, asked), as_json=as_json)
+    elif request.resume is not None and candidates.are_in(request.resume):
+        compare_and_tell(request, None, as_json=as_json)
+    else:
+        run_and_tell(request, as_json=as_json)
 
 
 @click.command()
@@ -68,6 +84,7 @@ def request_from(asked: dict[str, Any]) -> "Request":
         "model.name": asked["model"],
         "model.weights": asked["weights"],
         "performance.precision": asked["precision"],
+        "performance.budget": asked["budget"],
     }
     return Request(
         recipe=asked["recipe"] or "unfreeze-until-plateau",
@@ -80,17 +97,64 @@ def request_from(asked: dict[str, Any]) -> "Request":
     )
 
 
+def _recipes(compare: str, asked: dict[str, Any]) -> list[str]:
+    """The recipes to compare, as named."""
+    for name in ("recipe", "resume"):
+        if asked[name] is not None:
+            raise UsageError(
+                f"goes without --{name}",
+                where="--compare",
+                hint="Name all recipes with --compare; an interrupted comparison goes on with --resume alone.",
+            )
+    return [name.strip() for name in compare.split(",") if name.strip()]
+
+
+def compare_and_tell(request: "Request", recipes: Sequence[str] | None, *, as_json: bool) -> None:
+    """Fine-tune by several recipes; None: go on with the comparison in the folder to resume."""
+    from tlcli import candidates, prepare
+    from tlcli.report import folder as folder_of_run
+
+    if recipes is None and request.resume is not None:
+        found = candidates.find(request.resume)
+        settled = [prepare.check_first(prepare.Request(recipe=found.recipe(name))) for name in found.names]
+        owned: Any = folder_of_run.owned(found.out, resume=True)
+    else:
+        found, settled = candidates.check(request, recipes or ())
+        owned = candidates.written(found, settled)
+
+    def work(first: "Settled", observe: "Observer") -> "tuple[Path, RunRecord]":
+        from tlcli import comparison
+
+        with owned:
+            return comparison.run_all(found, first, observe)
+
+    _work_and_tell(work, settled[0], as_json=as_json)
+
+
 def run_and_tell(request: "Request", *, as_json: bool) -> Path:
     """Fine-tune with progress on stderr and the result on stdout; returns the run folder."""
     from tlcli import prepare
-    from tlcli.cli import console, show
-    from tlcli.cli.progress import observer
     from tlcli.report import folder as folder_of_run
-    from tlcli.train.events import Event, FolderMade
 
     settled = prepare.check_first(request)
     if request.resume is not None:
         folder_of_run.require_idle(request.resume)
+
+    def work(settled: "Settled", observe: "Observer") -> "tuple[Path, RunRecord]":
+        from tlcli import run
+
+        return run.finetune(request, settled, observe)
+
+    return _work_and_tell(work, settled, as_json=as_json)
+
+
+def _work_and_tell(work: "Work", settled: "Settled", *, as_json: bool) -> Path:
+    """Do the work while the images are read, and tell what came out; returns the run folder."""
+    from tlcli import prepare
+    from tlcli.cli import console, show
+    from tlcli.cli.progress import observer
+    from tlcli.train.events import Event, FolderMade
+
     signal.signal(signal.SIGTERM, _stop)
     if not is_quiet():
         console.err().print("loading Keras …", style="dim")
@@ -98,7 +162,7 @@ def run_and_tell(request: "Request", *, as_json: bool) -> Path:
     try:
         with prepare.reading_ahead(settled) as settled:
             with console.quiet_import():
-                from tlcli import run
+                import tlcli.run  # noqa: F401
             with observer() as observe:
 
                 def note(event: Event) -> None:
@@ -106,7 +170,7 @@ def run_and_tell(request: "Request", *, as_json: bool) -> Path:
                         made.append(event.path)
                     observe(event)
 
-                folder, record = run.finetune(request, settled, note)
+                folder, record = work(settled, note)
     except KeyboardInterrupt:
         then = f" Go on with: tlcli finetune --resume {shlex.quote(made[0])}" if made else ""
         console.err().print(console.safe(f"Interrupted.{then}"))

@@ -88,31 +88,25 @@ def result(folder: Path, record: RunRecord) -> None:
     """What a run brought and what to do next."""
     console = out()
     console.print()
-    rows = [
-        [
-            phase["step"],
-            _groups(phase["trained_groups"]),
-            count(phase["trainable_parameters"]),
-            str(phase["epochs"]),
-            f"{_number(phase['loss_before'])} → {_number(phase['val_loss'])}",
-            _number(phase["val_accuracy"], 3),
-            "–" if phase["confidence"] is None else f"{phase['confidence']:.0%}",
-            duration(phase["seconds"]),
-            safe("kept", "green") if phase["kept"] else safe("rolled back", "yellow"),
-        ]
-        for phase in record.phases
-    ]
-    columns = ["step", "trained", "parameters", "epochs", "val loss", "val acc", "sure", "time", "decision"]
-    console.print(table(columns, rows, left=2, spare=["sure", "time", "parameters", "epochs", "val acc"]))
+    if record.compared:
+        _print_compared(console, record.compared, chosen=record.recipe["name"])
+        console.print()
+    _print_steps(console, record.phases)
     console.print()
-    for name, scores in record.scores.items():
-        text = f"{name:<4}  accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  ({scores['count']} images)"
-        console.print(safe(text, "bold" if name == "test" else ""))
+    for name in ("val", "test"):
+        if scores := record.scores.get(name):
+            text = (
+                f"{name:<4}  accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  ({scores['count']} images)"
+            )
+            console.print(safe(text, "bold" if name == "test" else ""))
     console.print(f"time  {duration(record.seconds['total'])}")
     for verdict in record.expectations:
         measured = "no such number" if verdict["measured"] is None else f"{verdict['measured']:.4g}"
         mark = safe("met      ", "green") if verdict["passed"] else safe("not met  ", "red")
         console.print(mark + safe(f"{verdict['expectation']}  (measured {measured})"))
+    if record.advice and not is_quiet():
+        console.print()
+        _print_advice(console, record.advice)
     console.print()
     quoted = shlex.quote(str(folder))
     console.print(safe(f"run folder   {folder}"))
@@ -120,6 +114,96 @@ def result(folder: Path, record: RunRecord) -> None:
         return
     console.print(safe(f"scores       tlcli evaluate {quoted}"))
     console.print(safe(f"use it       tlcli predict {quoted} PICTURE…"))
+
+
+def _print_steps(console: Console, phases: Sequence[dict[str, Any]]) -> None:
+    """What was tried and what came of it: a line a step, and below why it was kept or rolled back."""
+    rows = [
+        [
+            phase["step"],
+            _groups(phase["trained_groups"]),
+            count(phase["trainable_parameters"]),
+            str(phase["epochs"]),
+            _change(phase["loss_before"], phase["val_loss"], 4),
+            _change(phase["accuracy_before"], phase["val_accuracy"], 3),
+            "–" if phase["confidence"] is None else f"{phase['confidence']:.0%}",
+            duration(phase["seconds"]),
+            safe("kept", "green") if phase["kept"] else safe(_undone(phase), "yellow"),
+        ]
+        for phase in phases
+    ]
+    columns = ["step", "trained", "parameters", "epochs", "val loss", "val acc", "sure", "time", "decision"]
+    console.print(table(columns, rows, left=2, spare=["parameters", "time", "epochs", "sure", "val acc"]))
+    for phase in phases:
+        say(console, safe(f"{phase['step']}: {phase['reason']}", "dim"))
+
+
+def _undone(phase: dict[str, Any]) -> str:
+    return "rolled back" if phase["epochs"] else "not tried"
+
+
+def _change(before: float | None, after: float | None, digits: int) -> str:
+    """Two numbers and the way between them; one where nothing moved."""
+    if before is None or before == after:
+        return _number(after, digits)
+    return f"{_number(before, digits)} → {_number(after, digits)}"
+
+
+def _print_advice(console: Console, advice: dict[str, Any]) -> None:
+    """The diagnosis, and what may help, each with the command to type."""
+    named = {"both": "high bias and high variance", "neither": "neither high bias nor high variance"}
+    diagnosis = named.get(advice["diagnosis"], f"high {advice['diagnosis']}")
+    say(console, safe(f"{diagnosis}: {advice['because']}", "bold"))
+    for suggestion in advice["suggestions"]:
+        say(console, safe(f"- {suggestion['what']}"))
+        if suggestion["command"]:
+            console.print(safe(f"  {suggestion['command']}", "cyan"))
+
+
+def comparison(found: dict[str, Any]) -> None:
+    """Runs side by side, and what sets them apart."""
+    console = out()
+    best = next((row["recipe"] for row in found["runs"] if row["run"] == found["best"]), None)
+    _print_compared(console, found["runs"], chosen=best, folders=True, best=found["best"])
+    if not found["same_split"]:
+        console.print()
+        say(console, safe("The runs did not see the same split: their numbers do not compare.", "yellow"))
+    if found["differences"]:
+        console.print()
+        rows = [[key, *(_brief(value) for value in values)] for key, values in found["differences"].items()]
+        names = [Path(row["run"]).name for row in found["runs"]]
+        console.print(table(["recipe key", *names], rows, left=1 + len(names)))
+
+
+def _print_compared(
+    console: Console, runs: Sequence[dict[str, Any]], *, chosen: str | None, folders: bool = False, best: Any = None
+) -> None:
+    rows: list[list[str | Text]] = []
+    for row in runs:
+        is_best = row["run"] == best if folders else row["recipe"] == chosen
+        name = row["run"] if folders else Path(row["run"]).name
+        rows.append(
+            [
+                safe(name, "bold" if is_best else ""),
+                row["recipe"],
+                row["model"],
+                _groups(row["trained_groups"]),
+                _number(row["val_loss"]),
+                _number(row["val_accuracy"], 3),
+                _number(row["test_accuracy"], 3),
+                duration(row["seconds"]),
+                safe("best", "green") if is_best else "",
+            ]
+        )
+    columns = ["run" if folders else "compared", "recipe", "model", "trained"]
+    columns += ["val loss", "val acc", "test acc", "time", ""]
+    spare = ["model", "trained", "val loss", "recipe"] if folders else ["recipe", "model", "trained", "val loss"]
+    console.print(table(columns, rows, left=4, spare=spare))
+
+
+def _brief(value: Any) -> str:
+    text = "–" if value is None else str(value)
+    return text if len(text) <= 24 else f"{text[:23]}…"
 
 
 def scores(found: dict[str, Any], title: str) -> None:

@@ -1,4 +1,4 @@
-"""`tlcli evaluate` and `tlcli predict`."""
+"""`tlcli evaluate`, `tlcli predict` and `tlcli compare`: what finished runs are good for."""
 
 import csv
 import sys
@@ -72,7 +72,26 @@ def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json:
         raise click.exceptions.Exit(1)
 
 
-COMMANDS = (evaluate, predict)
+@click.command(epilog=examples("compare runs/first runs/second", "compare runs/photos-*"))
+@click.argument("runs", metavar="RUN…", type=click.Path(path_type=Path), nargs=-1, required=True)
+@as_json
+@state
+def compare(runs: tuple[Path, ...], as_json: bool) -> None:
+    """Put finished runs side by side.
+
+    The best by validation images is marked where all saw the same split.
+    """
+    from tlcli.cli import console, show
+    from tlcli.report.compare import side_by_side
+
+    found = side_by_side(runs)
+    if as_json:
+        console.print_json(found)
+    else:
+        show.comparison(found)
+
+
+COMMANDS = (evaluate, predict, compare)
 
 
 def _check_first(run: Path) -> None:

@@ -14,7 +14,8 @@ from tlcli.errors import ModelError
 from tlcli.model.backbone import Backbone, preprocess
 from tlcli.model.head import PREFIX, attach
 from tlcli.paths import replacing
-from tlcli.recipe.schema import HeadSpec, Resize
+from tlcli.recipe.schema import HeadSpec
+from tlcli.recipe.spec import Resize
 from tlcli.zoo.sources import keras_file
 
 # A member of the .keras archive that Keras itself passes over: what the pictures and classes are.

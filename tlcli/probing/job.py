@@ -48,7 +48,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
     """The probes of one network, and of its best one the losses of the validation images, in their order."""
 
     probed: Probed
@@ -89,19 +89,19 @@ def run(request: Request, settled: Sequence[Settled], observe: Observer) -> Fini
     """
     observe = _Once(observe)
     data: dict[str, Any] = {}
-    measured = []
+    found = []
     with device.use(request.device, settled[0].recipe.performance.precision):
         for each in settled:
             for notice in each.notices:
                 observe(Noticed(notice, is_warning=True))
             chosen = choose(each.recipe, measure=measure.layer_groups)
             # Weights that are missing or do not fit are told before any image is read.
-            built = _pretrained(each.recipe, chosen)
+            built = pretrained(each.recipe, chosen)
             prepared = prepare(each.recipe, chosen, strict=False, observe=observe)
-            _require_validation(prepared)
+            require_validation(prepared)
             data = data or prepared.plan.to_json()["data"]
-            measured.append(_measured(prepared, built, each.notices, observe))
-    return Finished(data, tuple(each.probed for each in measured), tuple(_compared(measured)))
+            found.append(measured(prepared, built, each.notices, observe))
+    return Finished(data, tuple(each.probed for each in found), tuple(_compared(found)))
 
 
 @dataclass
@@ -119,18 +119,24 @@ class _Once:
         self.observe(event)
 
 
-def _pretrained(recipe: Recipe, chosen: Chosen) -> backbone.Backbone:
+def pretrained(recipe: Recipe, chosen: Chosen, *, weights: str | None = None) -> backbone.Backbone:
+    """The backbone that a recipe means, with its weights or, where `weights` says so, `random` ones."""
     keras.utils.set_random_seed(recipe.seed)
     return backbone.build(
         chosen.card,
         size=chosen.size,
         arguments=recipe.model.arguments,
-        weights=recipe.model.weights,
+        weights=weights or recipe.model.weights,
         cut=dropped_top(recipe, chosen.groups).groups[-1].boundary if recipe.model.drop_top else None,
     )
 
 
-def _require_validation(prepared: Prepared) -> None:
+def require_validation(prepared: Prepared) -> None:
+    """Refuse a plan without validation images.
+
+    Raises:
+        DataError: If there are none.
+    """
     if not prepared.plan.splits.val:
         raise DataError(
             "depths are compared by validation images, and there are none",
@@ -139,7 +145,8 @@ def _require_validation(prepared: Prepared) -> None:
         )
 
 
-def _measured(prepared: Prepared, built: backbone.Backbone, notices: tuple[str, ...], observe: Observer) -> _Measured:
+def measured(prepared: Prepared, built: backbone.Backbone, notices: tuple[str, ...], observe: Observer) -> Measured:
+    """Probe a network at every depth, from one pass over the images."""
     plan = prepared.plan
     ground, places = _ground(prepared), _places(plan.groups, dropped=plan.recipe.model.drop_top)
     began = time.perf_counter()
@@ -152,7 +159,7 @@ def _measured(prepared: Prepared, built: backbone.Backbone, notices: tuple[str, 
     seconds = {"features": round(passed - began, 3), "probes": round(time.perf_counter() - passed, 3)}
     _, losses = min(found, key=lambda pair: pair[0].val_loss)
     steps, over_top = tuple(depth for depth, _ in found), lead(losses, found[-1][1])
-    return _Measured(Probed(plan.card.name, built.weights_origin, plan.size, steps, over_top, seconds, notices), losses)
+    return Measured(Probed(plan.card.name, built.weights_origin, plan.size, steps, over_top, seconds, notices), losses)
 
 
 def _features(
@@ -206,7 +213,7 @@ def _solved(place: _Place, x: np.ndarray, ground: _Ground) -> tuple[Depth, list[
     return depth, losses.tolist()
 
 
-def _compared(measured: Sequence[_Measured]) -> list[Comparison]:
+def _compared(measured: Sequence[Measured]) -> list[Comparison]:
     """The network with the lowest validation loss against each of the others, by the same validation images."""
     best = min(measured, key=lambda each: each.probed.best.val_loss)
     return [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.paths import replacing
-from tlcli.train import policy
+from tlcli.train import judgement
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ def lead(losses: Sequence[float], over: Sequence[float]) -> Lead:
     """The lead of one probe over another, from their losses on the same images in the same order.
 
     >>> lead([0.0, 1.0, 2.0], [1.0, 2.0, 6.0])
-    Lead(gain=2.0, standard_error=1.0, confidence=0.9772498680518208)
+    Lead(gain=2.0, standard_error=1.0, confidence=0.908248290463863)
     """
     gains = [other - own for own, other in zip(losses, over, strict=True)]
     spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
-    return Lead(statistics.fmean(gains), spread / math.sqrt(len(gains)), policy.confidence(gains))
+    return Lead(statistics.fmean(gains), spread / math.sqrt(len(gains)), judgement.confidence(gains))
 
 
 def plot(found: Sequence[Probed], path: Path, *, title: str) -> None:

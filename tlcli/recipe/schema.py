@@ -1,35 +1,17 @@
 """The typed recipe. Unknown keys and values out of range are errors; defaults are the contract's."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from tlcli.recipe.expect import parse as parse_expectation
+from tlcli.recipe.phase import PhaseSpec
+from tlcli.recipe.spec import Activation, Duration, Fraction, Initializer, Pixels, Resize, Spec, Text
 
 SCHEMA_VERSION = 1
 # Below so many training images `batch: auto` makes small steps; docs/adr/010 has the measurement.
 FEW_IMAGES = 1000
-# `epochs: auto` comes to at least so many steps.
-AUTO_STEPS = 96
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Pixels = Annotated[int, Field(ge=1, le=4096)]
-Percent = Annotated[str, StringConstraints(pattern=r"^(100|[1-9]\d?)%$")]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Initializer = Literal[
-    "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal", "zeros"
-]
-Activation = Literal["relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid", "softplus", "linear"]
-BatchNormPolicy = Literal["frozen", "affine", "train"]
-Resize = Literal["crop", "pad", "stretch"]
-
-
-class Spec(BaseModel):
-    """A section of the recipe: fixed after reading, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _share_or_folder(value: Any) -> Any:
@@ -156,102 +138,6 @@ class OptimizerSpec(Spec):
     clip_value: Annotated[float, Field(gt=0)] | None = None
 
 
-class UntilSpec(Spec):
-    """When thawing more groups stops to pay.
-
-    Attributes:
-        min_delta: Smallest gain in the metric that counts.
-        confidence: Smallest probability that the gain is real, 0.5-1, by a one-sided paired test on the validation
-            images; 0.5 keeps every gain.
-        go_on: Share by which a kept step must have lowered the validation loss, or the share of wrong answers where
-            the metric is accuracy, for thawing to go further, 0-1; each step is dearer than the one before.
-        patience: Steps without a kept gain before the phase ends.
-    """
-
-    metric: Literal["val_loss", "val_accuracy"] = "val_loss"
-    min_delta: Annotated[float, Field(ge=0)] = 0.0
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
-    go_on: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    patience: Annotated[int, Field(ge=1)] = 1
-
-
-class PhaseSpec(Spec):
-    """One stretch of training with one rule for what is trained.
-
-    `auto`, for `lr`, `step`, `layer_decay` and `batch_norm`, is what the network's card asks for, see `settled`; for
-    `epochs` also what the number of images asks for, see `lasting`. A `step` of `30%` is a share of the layer groups.
-    """
-
-    name: Text
-    policy: Literal["fixed", "gradual", "all"] = "fixed"
-    train: Text | None = None
-    init: Literal["probe", "random"] = "random"
-    step: Annotated[int, Field(ge=1)] | Literal["all", "auto"] | Percent = 1
-    epochs: Annotated[int, Field(ge=0, le=10000)] | Literal["auto"] = 10
-    patience: Annotated[int, Field(ge=1)] | None = None
-    lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] | None = None
-    schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] | None = None
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 1.0
-    batch_norm: BatchNormPolicy | Literal["auto"] = "frozen"
-    until: UntilSpec = UntilSpec()
-
-    @model_validator(mode="after")
-    def _say_what_to_train(self) -> Self:
-        if self.policy == "fixed" and self.train is None:
-            raise ValueError("policy fixed needs train: a selection such as head, top:3 or all")
-        if self.epochs == 0 and self.init != "probe":
-            raise ValueError(
-                "epochs: 0 trains nothing; it is for init: probe, whose head needs no training (got epochs: 0)"
-            )
-        if self.policy != "fixed" and self.train is not None:
-            raise ValueError(
-                f"policy {self.policy} chooses the groups itself: leave train out (got train: {self.train})"
-            )
-        return self
-
-    def settled(self, wishes: Mapping[str, Any]) -> Self:
-        """The phase with these values, by the names of its own, in the place of `auto`."""
-        return self.model_copy(update={name: value for name, value in wishes.items() if getattr(self, name) == "auto"})
-
-    def rate(self, otherwise: float) -> float:
-        """The learning rate: its own, or the optimiser's."""
-        return otherwise if self.lr is None else float(self._decided("lr"))
-
-    def lasting(self, epochs: int, *, steps_an_epoch: int) -> Self:
-        """The phase with a number in the place of `epochs: auto`: these, or more where they are short."""
-        if self.epochs != "auto":
-            return self
-        return self.model_copy(update={"epochs": max(epochs, -(-AUTO_STEPS // steps_an_epoch))})
-
-    @property
-    def most_epochs(self) -> int:
-        """How many epochs each step lasts, unless it runs out of patience."""
-        return int(self._decided("epochs"))
-
-    def groups_a_round(self, groups: int) -> int:
-        """How many more of all groups each round of thawing takes."""
-        step = self._decided("step")
-        if isinstance(step, str):
-            share = 1.0 if step == "all" else float(step.rstrip("%")) / 100
-            return min(max(round(share * groups), 1), groups)
-        return int(step)
-
-    @property
-    def decay(self) -> float:
-        """The share of the rate of the group above that a group learns at."""
-        return float(self._decided("layer_decay"))
-
-    @property
-    def batch_norm_policy(self) -> BatchNormPolicy:
-        """What BatchNorm of trained layers does."""
-        return cast("BatchNormPolicy", self._decided("batch_norm"))
-
-    def _decided(self, name: str) -> Any:
-        if getattr(self, name) == "auto":
-            raise RuntimeError(f"phase {self.name}: {name} is still auto")
-        return getattr(self, name)
-
-
 def _off(value: object) -> object:
     """YAML takes a bare `off` for false."""
     return "off" if value is False else value
@@ -261,6 +147,8 @@ class PerformanceSpec(Spec):
     """How the work is laid out on the machine.
 
     Attributes:
+        budget: Seconds, minutes or hours that a run may take, such as `10m`: steps that do not fit are shortened or
+            left out, by costs measured meanwhile.
         batch: Images per step. `auto`: 32, or half of that with few images, which need more steps than they give.
     """
 
@@ -268,6 +156,7 @@ class PerformanceSpec(Spec):
     cache: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "auto"
     cache_budget: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?\s*(B|kB|KB|MB|GB|TB)$")] = "8GB"
     batch: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = 32
+    budget: Duration | None = None
 
     @property
     def batch_size(self) -> int:
@@ -319,12 +208,13 @@ class Recipe(Spec):
         names = [phase.name for phase in self.phases]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"phases: every phase needs a name of its own (got {', '.join(doubled)} twice)")
-        if self.head.hidden and any(phase.init == "probe" for phase in self.phases):
-            raise ValueError("head.hidden: init: probe solves a head without hidden layers. Remove hidden or the probe")
-        if self.head.max_norm is not None and any(phase.init == "probe" for phase in self.phases):
+        probed = [index for index, phase in enumerate(self.phases) if phase.starts_from_probe]
+        if self.head.hidden and probed:
+            raise ValueError("head.hidden: the probe solves a head without hidden layers. Remove hidden or the probe")
+        if self.head.max_norm is not None and probed:
             raise ValueError(
                 "head.max_norm: the probe's optimum would be cut down at once. Leave out max_norm or the probe"
             )
-        if self.phases[0].init != "probe" and any(phase.init == "probe" for phase in self.phases):
-            raise ValueError("phases: init: probe starts the head, so it belongs to the first phase")
+        if (probed and 0 not in probed) or any(phase.policy == "lp_ft" for phase in self.phases[1:]):
+            raise ValueError("phases: init: probe and policy: lp_ft start the head, so they belong to the first phase")
         return self

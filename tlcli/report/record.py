@@ -39,6 +39,8 @@ class RunRecord:
     seconds: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     expectations: list[dict[str, Any]] = field(default_factory=list)
+    advice: dict[str, Any] | None = None
+    compared: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, str] | None = None
     schema: int = 1
 
@@ -116,7 +118,9 @@ def begun(made: plan.TrainPlan, device: str, *, before: RunRecord | None = None)
     if before is not None:
         note.started, note.seconds = before.started, {"total": before.seconds.get("total", 0.0)}
         note.warnings = list(dict.fromkeys([*before.warnings, *note.warnings]))
-        note.model |= {key: before.model[key] for key in ("weights", "weights_sha256") if key in before.model}
+        note.model |= {
+            key: before.model[key] for key in ("weights", "weights_sha256", "depth_search") if key in before.model
+        }
     return note
 
 

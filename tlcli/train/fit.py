@@ -1,19 +1,21 @@
 """Run one step of a phase: freeze, compile, train, keep the best epoch, tell what happens."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from tlcli.errors import RunError
-from tlcli.recipe.schema import PhaseSpec
-from tlcli.train import checkpoint, events, freeze, optimizer, policy, precision
+from tlcli.recipe.phase import PhaseSpec
+from tlcli.train import checkpoint, events, freeze, judgement, optimizer, policy, precision
+from tlcli.train.batches import batches_of, reseed
 from tlcli.train.checkpoint import Progress
 from tlcli.train.session import Scored, Session, score
-from tlcli.train.stage import Trainee
+
+# Places between the weights before and after a step that are tried, as shares of the way.
+BLENDS = (0.75, 0.5, 0.25)
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Running:
     progress: Progress = field(default_factory=Progress)
     before: checkpoint.Arrays = field(default_factory=list)
     best: checkpoint.Arrays = field(default_factory=list)
+    is_out_of_time: bool = False
 
 
 def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved | None = None) -> policy.Outcome:
@@ -45,10 +48,14 @@ def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved |
         _measure_start(session, running)
     batches = -(-len(session.train) // session.recipe.performance.batch_size)
     parameters = sum(int(np.prod(variable.shape)) for variable in running.trainable)
-    session.observe(events.StepBegun(step, running.phase.most_epochs, batches, len(session.train), parameters))
-    while running.progress.epoch < running.phase.most_epochs and not _is_out_of_patience(running):
+    session.observe(events.StepBegun(step, step.epochs, batches, len(session.train), parameters))
+    while running.progress.epoch < running.step.epochs and not _is_out_of_patience(running):
+        began = time.perf_counter()
         _epoch(session, running)
+        running.is_out_of_time = session.budget.is_out_for(time.perf_counter() - began)
         _save(session, running)
+        if running.is_out_of_time:
+            break
     outcome = _concluded(session, running, parameters)
     session.outcomes.append(outcome)
     session.observe(events.StepDone(outcome))
@@ -68,8 +75,9 @@ def _prepared(session: Session, step: policy.Step) -> Running:
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=session.recipe.augment.label_smoothing)
     trainee.precision = _precision(session, running, loss)
     lr = phase.rate(session.recipe.optimizer.lr)
+    scales, pull = _scales(session, step, trainable), _pull(session, phase, trainable)
     trainee.compile(
-        optimizer=optimizer.build(session.recipe.optimizer, lr, scales=_scales(session, step, trainable)),
+        optimizer=optimizer.build(session.recipe.optimizer, lr, scales=scales, pull=pull),
         loss=loss,
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=trainee.jit,
@@ -87,7 +95,7 @@ def _operations(session: Session, running: Running) -> float:
         return 0.0
     names, group = session.groups.names, session.stage.footing.group
     above = session.groups.groups[names.index(group.name) + 1 if group else 0 :]
-    return 3.0 * running.phase.most_epochs * len(session.train) * sum(each.flops for each in above)
+    return 3.0 * running.step.epochs * len(session.train) * sum(each.flops for each in above)
 
 
 def _precision(session: Session, running: Running, loss: keras.losses.Loss) -> str:
@@ -96,8 +104,8 @@ def _precision(session: Session, running: Running, loss: keras.losses.Loss) -> s
     if not precision.is_worth_measuring(operations, session.device):
         return precision.FULL
     if name not in session.precisions:
-        batch = next(_batches(session, running, np.random.default_rng(0)))
-        an_image = operations / (running.phase.most_epochs * len(session.train))
+        batch = next(batches_of(session, running.step, 0, np.random.default_rng(0)))
+        an_image = operations / (running.step.epochs * len(session.train))
         key = precision.key(session.groups.name, an_image, batch[0].shape, session.device)
         seconds = precision.known(session.measurements, key)
         if seconds is None:
@@ -109,21 +117,32 @@ def _precision(session: Session, running: Running, loss: keras.losses.Loss) -> s
 
 
 def _scales(session: Session, step: policy.Step, trainable: list[Any]) -> list[float]:
-    """Share of the learning rate for each trainable variable: the head 1, then `layer_decay` per group downwards."""
+    """Share of the learning rate for each trainable variable.
+
+    The head has 1; each group what the step says, or `layer_decay` times the rate of the one above.
+    """
     decay = session.recipe.phases[step.phase].decay
-    order = list(reversed(session.groups.names))
-    depth = {layer.name: order.index(group.name) + 1 for group in session.groups.groups for layer in group.layers}
-    scale_of = {
-        id(variable): decay ** depth.get(layer.name, 0)
-        for layer in session.classifier.model.layers
-        for variable in layer.weights
-    }
-    return [scale_of[id(variable)] for variable in trainable]
+    share = {name: decay ** (depth + 1) for depth, name in enumerate(reversed(session.groups.names))} | dict(step.rates)
+    group_of = {layer.name: group.name for group in session.groups.groups for layer in group.layers}
+    layers = layer_of(session)
+    return [share.get(group_of.get(layers[id(variable)], ""), 1.0) for variable in trainable]
+
+
+def layer_of(session: Session) -> dict[int, str]:
+    """By the id of a variable the name of the outermost layer that has it."""
+    return {id(variable): layer.name for layer in session.classifier.model.layers for variable in layer.weights}
+
+
+def _pull(session: Session, phase: PhaseSpec, trainable: list[Any]) -> optimizer.Pull | None:
+    if not phase.l2_sp:
+        return None
+    anchors = {id(weight): value for weight, value in zip(session.backbone_weights, session.pretrained, strict=True)}
+    return optimizer.Pull(phase.l2_sp, [anchors.get(id(variable)) for variable in trainable])
 
 
 def _measure_start(session: Session, running: Running) -> None:
     progress = running.progress
-    if len(session.val) and (session.outcomes or running.phase.init == "probe"):
+    if len(session.val) and (session.outcomes or running.phase.starts_from_probe):
         start = score(session, session.val)
         progress.start_scores = start.judged(running.phase.until.metric)
         progress.start_loss, progress.start_accuracy = float(start.losses.mean()), float(start.hits.mean())
@@ -146,10 +165,10 @@ def _epoch(session: Session, running: Running) -> None:
     progress, began = running.progress, time.perf_counter()
     number = progress.epoch + 1
     order = np.random.default_rng([session.recipe.seed, running.step.phase, running.step.number, number])
-    _reseed(session.stage.trainee, order)
+    reseed(session.stage.trainee, order)
     steps = -(-len(session.train) // session.recipe.performance.batch_size)
     shown = _Each(session, running, steps)
-    batches = _batches(session, running, order)
+    batches = batches_of(session, running.step, progress.epoch, order)
     fitted = session.stage.trainee.fit(
         batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[shown], shuffle=False
     )
@@ -159,6 +178,7 @@ def _epoch(session: Session, running: Running) -> None:
     progress.epoch = number
     _require_finite(session, running, "training loss", loss)
     trained_s = time.perf_counter() - began
+    session.budget.note_epoch(session.work(running.step).an_epoch, trained_s)
     scored = score(session, session.val) if len(session.val) else None
     is_best = _note_best(running, scored)
     if scored is not None:
@@ -216,23 +236,50 @@ def _note_best(running: Running, scored: Scored | None) -> bool:
 
 def _save(session: Session, running: Running) -> None:
     session.checkpoint.write(
-        {**session.state(), "progress": vars(running.progress)},
+        {**session.state(), "progress": vars(running.progress), "epochs": running.step.epochs},
         {
             "moving": checkpoint.values(running.moving),
             "optimizer": checkpoint.values(session.stage.trainee.optimizer.variables),
             "best": running.best,
         },
-        keep=["start"],
+        keep=["start", "pretrained"],
     )
+
+
+def _blended(session: Session, running: Running) -> float:
+    """Put weights between those before the step and those of its best epoch in the place of the best, if better.
+
+    Where no epoch was better than what was before, the last one stands for the best: it may have gone too far in the
+    right direction.
+
+    Returns:
+        How far they lie from the former to the latter, 0-1.
+    """
+    progress = running.progress
+    after = running.best if progress.best_epoch else checkpoint.values(running.moving)
+    by_loss, chosen = running.phase.until.metric == "val_loss", 1.0
+    for share in BLENDS:
+        between = [old + (new - old) * np.float32(share) for old, new in zip(running.before, after, strict=True)]
+        checkpoint.restore(running.moving, between)
+        scored = score(session, session.val)
+        loss, accuracy = float(scored.losses.mean()), float(scored.hits.mean())
+        if progress.best_loss is None or progress.best_accuracy is None:
+            raise RuntimeError("a best epoch without its scores")
+        if loss < progress.best_loss if by_loss else accuracy > progress.best_accuracy:
+            progress.best_loss, progress.best_accuracy = loss, accuracy
+            progress.best_scores = scored.judged(running.phase.until.metric)
+            running.best, chosen = between, share
+    return chosen
 
 
 def _concluded(session: Session, running: Running, parameters: int) -> policy.Outcome:
     """Judge the step, put the right weights in place, and prove that nothing frozen moved."""
     progress, phase = running.progress, running.phase
-    if phase.most_epochs:
-        verdict = policy.judge(progress.start_scores, progress.best_scores, phase.until)
+    blend = _blended(session, running) if phase.blend and progress.epoch and len(session.val) else 1.0
+    if running.step.epochs:
+        verdict = judgement.judge(progress.start_scores, progress.best_scores, phase.until)
     else:
-        verdict = policy.Verdict(kept=True, confidence=None, reason="kept: the optimum of the linear probe")
+        verdict = judgement.Verdict(kept=True, confidence=None, reason="kept: the optimum of the linear probe")
     checkpoint.restore(running.moving, running.best if verdict.kept else running.before)
     if freeze.fingerprint(running.frozen) != running.frozen_before:
         raise RuntimeError(f"frozen weights changed in step '{running.step.name}'")
@@ -249,62 +296,21 @@ def _concluded(session: Session, running: Running, parameters: int) -> policy.Ou
         kept=verdict.kept,
         reason=verdict.reason,
         seconds=progress.seconds,
+        blend=blend,
     )
+    if verdict.kept and blend < 1:
+        outcome = replace(outcome, reason=f"{outcome.reason}, {blend:.0%} of the way from the weights before it")
+    if running.is_out_of_time and progress.epoch < running.step.epochs:
+        outcome = replace(outcome, reason=f"{outcome.reason}; ended early, as the time budget is spent")
     return policy.explained(outcome, phase)
-
-
-def _batches(session: Session, running: Running, order: np.random.Generator) -> Iterator[tuple[Any, ...]]:
-    """Every training image once, shuffled: what the stage is fed, one-hot labels, weights.
-
-    From epoch to epoch an image takes its stored renderings in turn, beginning with any of them.
-    """
-    recipe, train, step = session.recipe, session.train, running.step
-    first = np.random.default_rng([recipe.seed, step.phase, step.number]).integers(0, 2**31, len(train))
-    classes = len(session.classifier.classes)
-    weights = _class_weights(session)
-    shuffled = order.permutation(len(train))
-    for at in range(0, len(train), recipe.performance.batch_size):
-        chosen = shuffled[at : at + recipe.performance.batch_size]
-        inputs = session.stage.rendered(train, chosen, first[chosen] + running.progress.epoch)
-        labels = np.eye(classes, dtype=np.float32)[train.labels[chosen]]
-        sample_weights = weights[train.labels[chosen]]
-        if recipe.augment.mixup:
-            share = np.float32(order.beta(recipe.augment.mixup, recipe.augment.mixup))
-            partner = order.permutation(len(chosen))
-            inputs = share * inputs.astype(np.float32) + (1 - share) * inputs[partner]
-            labels = share * labels + (1 - share) * labels[partner]
-            sample_weights = share * sample_weights + (1 - share) * sample_weights[partner]
-        yield inputs, labels, sample_weights
-
-
-def _class_weights(session: Session) -> np.ndarray:
-    """`float32 (classes,)`, mean 1 over the training images: ones, or inverse to the class's share."""
-    classes = len(session.classifier.classes)
-    if session.recipe.data.class_weights == "none":
-        return np.ones(classes, dtype=np.float32)
-    counts = np.bincount(session.train.labels, minlength=classes)
-    return (len(session.train) / (classes * counts)).astype(np.float32)
-
-
-def _reseed(trainee: Trainee, order: np.random.Generator) -> None:
-    """Give every random layer a seed that follows from run, step and epoch alone, so that resuming changes nothing.
-
-    From the head down, and with numbers apart from the order of the images: whether outputs of frozen layers are
-    stored or computed anew, the rest is the same.
-    """
-    seeds = np.random.default_rng(order.integers(0, 2**63, dtype=np.uint64))
-    for part in (trainee.top, trainee.upper, trainee.augment, trainee.lower):
-        for layer in part._flatten_layers() if part is not None else ():
-            generator = getattr(layer, "seed_generator", None)
-            if isinstance(generator, keras.random.SeedGenerator):
-                generator.state.assign(seeds.integers(0, 2**31 - 1, size=2, dtype=np.int64))
 
 
 def _lr(session: Session, running: Running, epochs: float) -> float:
     """The learning rate after so many epochs of the step, whole and in part."""
     recipe, phase = session.recipe, running.phase
     schedule = phase.schedule or recipe.optimizer.schedule
-    share = optimizer.rate(schedule, epochs / phase.most_epochs, stale=running.progress.stale)
+    warmup = phase.warming(schedule)
+    share = optimizer.rate(schedule, epochs / running.step.epochs, stale=running.progress.stale, warmup=warmup)
     return phase.rate(recipe.optimizer.lr) * share
 
 
@@ -342,3 +348,5 @@ class _Each(keras.callbacks.Callback):
         loss, accuracy = float(logs.get("loss", 0.0)), float(logs.get("accuracy", 0.0))
         epoch = self.running.progress.epoch + 1
         self.session.observe(events.BatchDone(self.running.step, epoch, batch + 1, loss, accuracy, rate))
+        if self.session.budget.is_over:
+            self.model.stop_training = True

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from tlcli.data.split import Splits
 from tlcli.model.groups import LayerGroup, LayerGroups
-from tlcli.recipe.schema import AugmentSpec, PhaseSpec, Recipe
+from tlcli.recipe.phase import PhaseSpec
+from tlcli.recipe.schema import AugmentSpec, Recipe
 
 # Renderings of each image where the recipe leaves it open, in steps of so many epochs; see docs/adr/010.
 AUTO_VIEWS, EPOCHS_PER_VIEW = 2, 5

@@ -9,7 +9,7 @@ import numpy as np
 
 from tlcli.model.classifier import Classifier
 from tlcli.model.head import PREFIX
-from tlcli.recipe.schema import BatchNormPolicy
+from tlcli.recipe.spec import BatchNormPolicy
 
 # Momentum of BatchNorm statistics that are trained.
 TRAINED_MOMENTUM = 0.9

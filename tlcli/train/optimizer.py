@@ -3,12 +3,17 @@
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tlcli.recipe.schema import OptimizerSpec
+
+# Where rising rates begin.
+FIRST_SHARE = 0.04
 
 
 class _Ftrl(keras.optimizers.Ftrl):
@@ -38,7 +43,20 @@ _CLASSES: dict[str, Any] = {
 }
 
 
-def build(spec: OptimizerSpec, lr: float, *, scales: Sequence[float]) -> keras.optimizers.Optimizer:
+@dataclass(frozen=True)
+class Pull:
+    """Draws variables to where they were: `anchors[i]` is the value for the i-th trainable one, None for no pull.
+
+    Adds the gradient of strength / 2 * ||w - w0||², L2-SP. Ref: Li et al. 2018, arXiv 1802.01483.
+    """
+
+    strength: float
+    anchors: Sequence[np.ndarray | None]
+
+
+def build(
+    spec: OptimizerSpec, lr: float, *, scales: Sequence[float], pull: Pull | None = None
+) -> keras.optimizers.Optimizer:
     """An optimiser that trains the i-th trainable variable at `scales[i]` times the learning rate."""
     options: dict[str, Any] = {"learning_rate": lr}
     if spec.clip_norm is not None:
@@ -53,6 +71,8 @@ def build(spec: OptimizerSpec, lr: float, *, scales: Sequence[float]) -> keras.o
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     if any(scale != 1.0 for scale in scales):
         _scale(optimizer, scales)
+    if pull is not None:
+        _pull(optimizer, pull)
     return optimizer
 
 
@@ -73,13 +93,34 @@ def _scale(optimizer: keras.optimizers.Optimizer, scales: Sequence[float]) -> No
     optimizer.update_step = update_step
 
 
-def rate(schedule: str, fraction: float, *, stale: int = 0) -> float:
+def _pull(optimizer: keras.optimizers.Optimizer, pull: Pull) -> None:
+    """Add to the gradient of each anchored variable, on its way to the variable's own update."""
+    plain = optimizer.update_step
+    anchors = [None if anchor is None else ops.convert_to_tensor(anchor) for anchor in pull.anchors]
+
+    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        anchor = anchors[optimizer._get_variable_index(variable)]
+        if anchor is not None:
+            gradient = gradient + pull.strength * (ops.convert_to_tensor(variable) - anchor)
+        plain(gradient, variable, learning_rate)
+
+    optimizer.update_step = update_step
+
+
+def rate(schedule: str, fraction: float, *, stale: int = 0, warmup: float = 0.0) -> float:
     """The share of the learning rate to use when `fraction` (0-1) of a step's epochs is done.
+
+    It rises to what the schedule says over the first `warmup`, 0-1.
 
     `stale` is the number of epochs since the last best one; only `plateau` looks at it, halving every 2.
     `one_cycle` warms up over the first 30 %. Ref: Smith & Topin 2017, arXiv 1708.07120; cosine: Loshchilov & Hutter
     2016, arXiv 1608.03983.
     """
+    rising = max(FIRST_SHARE, fraction / warmup) if fraction < warmup else 1.0
+    return rising * _scheduled(schedule, fraction, stale)
+
+
+def _scheduled(schedule: str, fraction: float, stale: int) -> float:
     match schedule:
         case "piecewise":
             return 1.0 if fraction < 0.5 else 0.1 if fraction < 0.75 else 0.01
@@ -93,7 +134,11 @@ def rate(schedule: str, fraction: float, *, stale: int = 0) -> float:
             return _falling(fraction)
         case "one_cycle":
             warm = 0.3
-            return 0.04 + 0.96 * fraction / warm if fraction < warm else _falling((fraction - warm) / (1 - warm))
+            return (
+                FIRST_SHARE + (1 - FIRST_SHARE) * fraction / warm
+                if fraction < warm
+                else _falling((fraction - warm) / (1 - warm))
+            )
         case _:
             return 1.0
 

@@ -1,27 +1,74 @@
 """All phases of a run, in order: the probe where asked, then step after step until the policies are through."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from tlcli.model.head import OUTPUT
 from tlcli.train import checkpoint, events, policy, probe, temperature
 from tlcli.train.fit import run_step
+from tlcli.train.gradients import survey
+from tlcli.train.plan import trained_parameters
 from tlcli.train.session import Session, predict
 
 
 def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
     """Train everything the recipe asks for. With `saved`, go on from there."""
     resumed = saved if saved and "progress" in saved.state else None
+    phases, groups = session.recipe.phases, session.groups
     if saved:
         session.take_up(saved.state)
+        session.pretrained = saved.arrays["pretrained"]
         checkpoint.restore(session.classifier.model.weights, saved.arrays["start"])
-    elif session.recipe.phases[0].init == "probe":
-        start_from_probe(session)
-    while step := policy.next_step(session.recipe.phases, session.groups, session.outcomes):
+    else:
+        if any(phase.l2_sp for phase in phases):
+            session.pretrained = checkpoint.values(session.backbone_weights)
+        if phases[0].starts_from_probe:
+            start_from_probe(session)
+    is_first = saved is None
+    while found := policy.next_step(phases, groups, session.outcomes, session.norms):
+        if isinstance(found, policy.Survey):
+            session.norms[found.phase] = survey(session, found)
+            continue
         if resumed is None:
+            fitting, why = session.budget.fitted(found, session.work(found), is_first=not session.outcomes)
+            if fitting is None:
+                leave_out(session, found, why)
+                continue
+            found = fitting
+            # What the backbone was pretrained to never changes: it is written once.
+            first = {"pretrained": session.pretrained} if is_first else {}
             start = checkpoint.values(session.classifier.model.weights)
-            session.checkpoint.write(session.state(), {"start": start})
-        run_step(session, step, resumed=resumed)
+            session.checkpoint.write(session.state(), {"start": start, **first}, keep=["pretrained"])
+            is_first = False
+        else:
+            # The budget may have shortened it.
+            found = replace(found, epochs=resumed.state["epochs"])
+        run_step(session, found, resumed=resumed)
         resumed = None
+
+
+def leave_out(session: Session, step: policy.Step, why: str) -> None:
+    """Note a step for which there is no time."""
+    phase = session.recipe.phases[step.phase]
+    head = sum(int(np.prod(weight.shape)) for layer in session.classifier.head_layers for weight in layer.weights)
+    parameters = head + trained_parameters(session.groups, step.layers, batch_norm=phase.batch_norm_policy)
+    outcome = policy.Outcome(
+        step=step,
+        trainable_parameters=parameters,
+        epochs=0,
+        best_epoch=0,
+        loss_before=None,
+        accuracy_before=None,
+        val_loss=None,
+        val_accuracy=None,
+        confidence=None,
+        kept=False,
+        reason=why,
+        seconds=0.0,
+    )
+    session.outcomes.append(outcome)
+    session.observe(events.StepDone(outcome))
 
 
 def calibrate(session: Session) -> float:

@@ -8,12 +8,13 @@ from tlcli.data.split import Splits
 from tlcli.errors import DataError, ModelError, Problem, RecipeError
 from tlcli.model.groups import LayerGroups
 from tlcli.model.selection import Selection
-from tlcli.recipe.schema import BatchNormPolicy, HeadSpec, PhaseSpec, Recipe
+from tlcli.recipe.phase import PhaseSpec
+from tlcli.recipe.schema import HeadSpec, Recipe
+from tlcli.recipe.spec import BatchNormPolicy
 from tlcli.train import footing, policy
+from tlcli.train.budget import DEFAULT_FLOPS_PER_SECOND
 from tlcli.zoo.card import ModelCard
 
-# Arithmetic per second that a small CPU reaches on these networks until this machine has been measured.
-DEFAULT_FLOPS_PER_SECOND = 6e10
 # What Python, Keras and TensorFlow take before the first image, bytes.
 BASE_MEMORY = 700_000_000
 
@@ -250,11 +251,11 @@ def group_json(group: Any) -> dict[str, Any]:
 def _misfits(recipe: Recipe, splits: Splits) -> list[Problem]:
     problems = []
     for index, phase in enumerate(recipe.phases):
-        if phase.policy == "gradual" and not splits.val:
+        if phase.is_gradual and not splits.val:
             problems.append(
                 Problem(
                     f"phases[{index}].policy",
-                    "gradual judges by validation images, and there are none",
+                    f"{phase.policy} judges by validation images, and there are none",
                     "Set data.val above 0 or use policy fixed.",
                 )
             )
@@ -275,7 +276,7 @@ def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int, *, coun
     return PhasePlan(
         name=phase.name,
         policy=phase.policy,
-        train=phase.train or _described(phase, len(groups)),
+        train=phase.train or _described(phase, groups),
         groups=trained,
         trainable_parameters=parameters + head,
         epochs=phase.most_epochs,
@@ -289,14 +290,19 @@ def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int, *, coun
     )
 
 
-def _described(phase: PhaseSpec, groups: int) -> str:
+def _described(phase: PhaseSpec, groups: LayerGroups) -> str:
     """What a phase trains that chooses its groups itself."""
-    if phase.policy != "gradual":
+    if phase.policy == "surgical":
+        return "all at rates by gradient" if phase.pick is None else f"{phase.pick} groups by gradient"
+    if not phase.is_gradual:
         return "all"
-    more = phase.groups_a_round(groups)
-    if more >= groups:
+    counts = policy.rounds(phase, groups)
+    if len(counts) == 1:
         return "all at once"
-    return "top group by group" if more == 1 else f"{more} groups a round"
+    if phase.thawed_more == 1:
+        return "top group by group"
+    shown = [str(count) for count in counts]
+    return f"top {', '.join(shown if len(shown) <= 5 else [*shown[:3], '…', shown[-1]])} groups"
 
 
 def _chosen(phase: PhaseSpec, index: int, groups: LayerGroups) -> Selection:

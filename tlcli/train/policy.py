@@ -1,15 +1,13 @@
 """The unfreezing policies: from what was tried so far to what is trained next. Pure; knows no Keras."""
 
 import itertools
-import math
-import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tlcli.model.groups import LayerGroups
 from tlcli.model.selection import Selection, select
-from tlcli.recipe.schema import PhaseSpec, UntilSpec
+from tlcli.recipe.phase import PhaseSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +22,8 @@ class Step:
         name: The phase's name, with the number for gradual phases: `unfreeze 2`.
         groups: Names of the layer groups with a trained layer, bottom to top.
         layers: Names of the trained layers of the backbone.
+        epochs: The most it lasts.
+        rates: Share of the learning rate, 0-1, by group, where the policy sets it; else `layer_decay` does.
     """
 
     phase: int
@@ -31,11 +31,24 @@ class Step:
     name: str
     groups: tuple[str, ...]
     layers: frozenset[str]
+    epochs: int
+    rates: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Wanted before a phase can go on: the relative gradient norm of every layer group, with everything trainable."""
+
+    phase: int
+    layers: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a step brought. Losses are cross-entropies, accuracies 0-1; None where nothing was measured."""
+    """What a step brought. Losses are cross-entropies, accuracies 0-1; None where nothing was measured.
+
+    `blend` is how far the weights went from those before the step, 0, to those of its best epoch, 1.
+    """
 
     step: Step
     trainable_parameters: int
@@ -49,15 +62,7 @@ class Outcome:
     kept: bool
     reason: str
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a step is kept, how sure that is (0-1), and why in one sentence."""
-
-    kept: bool
-    confidence: float | None
-    reason: str
+    blend: float = 1.0
 
 
 def record(outcome: Outcome) -> dict[str, Any]:
@@ -71,30 +76,91 @@ def outcome_from(step: Step, line: dict[str, Any]) -> Outcome:
     return Outcome(step=step, **{name: line[name] for name in Outcome.__slots__ if name != "step"})
 
 
-def next_step(phases: Sequence[PhaseSpec], groups: LayerGroups, outcomes: Sequence[Outcome]) -> Step | None:
-    """The step that follows the finished ones, or None when all phases are through.
+def next_step(
+    phases: Sequence[PhaseSpec],
+    groups: LayerGroups,
+    outcomes: Sequence[Outcome],
+    norms: Mapping[int, Mapping[str, float]] | None = None,
+) -> Step | Survey | None:
+    """What follows the finished steps, or None when all phases are through.
+
+    Args:
+        phases: Of the recipe.
+        groups: Of the backbone.
+        outcomes: What was tried so far, in order.
+        norms: Surveys made so far, by phase: the relative gradient norm of each group.
 
     Raises:
         ModelError: If a phase's selection matches no group.
     """
     for index, phase in enumerate(phases):
         done = [outcome for outcome in outcomes if outcome.step.phase == index]
-        step = _next_of(phase, index, groups, done)
+        if phase.policy == "surgical" and not done and index not in (norms or {}):
+            return Survey(index, select("all", groups).layers)
+        step = _next_of(phase, index, groups, done, (norms or {}).get(index))
         if step is not None:
             return step
     return None
 
 
-def steps_of(phase: PhaseSpec, index: int, groups: LayerGroups) -> list[Step]:
-    """All steps that a phase, the `index`-th, comes to if each is kept."""
-    return list(_while_there(_step(phase, index, groups, number) for number in itertools.count()))
+def steps_of(phase: PhaseSpec, index: int, groups: LayerGroups, norms: Mapping[str, float] | None = None) -> list[Step]:
+    """All steps that a phase, the `index`-th, comes to if each is kept; of a `surgical` one before its survey, all."""
+    match phase.policy:
+        case "gradual" | "depth_search":
+            chosen = [(f"{phase.name} {at + 1}", f"top:{count}") for at, count in enumerate(rounds(phase, groups))]
+        case "lp_ft":
+            chosen = [(f"{phase.name} head", "head"), (phase.name, "all")]
+        case "surgical" if norms and phase.pick:
+            chosen = [(phase.name, ", ".join(_picked(norms, phase.pick)))]
+        case _:
+            chosen = [(phase.name, phase.train or "all")]
+    steps = []
+    for number, (name, text) in enumerate(chosen):
+        layers = select(text, groups).layers
+        epochs = 0 if phase.policy == "lp_ft" and number == 0 else phase.most_epochs
+        rates = _shares(norms) if norms and phase.policy == "surgical" and not phase.pick else ()
+        steps.append(Step(index, number, name, _touched(groups, layers), layers, epochs, rates))
+    return steps
 
 
-def _while_there(steps: Iterable[Step | None]) -> Iterator[Step]:
-    for step in steps:
-        if step is None:
-            return
-        yield step
+def _picked(norms: Mapping[str, float], count: int) -> list[str]:
+    """The groups of the largest norms, in the order of the network."""
+    chosen = set(sorted(norms, key=lambda name: norms[name], reverse=True)[:count])
+    return [name for name in norms if name in chosen]
+
+
+def _shares(norms: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    """Norms as shares of the largest, 0-1: the rates of Auto-RGN."""
+    largest = max(norms.values(), default=0.0)
+    return tuple((name, norm / largest if largest > 0 else 1.0) for name, norm in norms.items())
+
+
+def rounds(phase: PhaseSpec, groups: LayerGroups) -> list[int]:
+    """How many groups, from the top, each round of thawing trains: more from round to round, in the last all."""
+    counts: list[int] = []
+    for count in _counts(phase.thawed_more, groups):
+        if count >= len(groups):
+            break
+        if count > (counts[-1] if counts else 0):
+            counts.append(count)
+    return [*counts, len(groups)]
+
+
+def _counts(step: int | str, groups: LayerGroups) -> Iterator[int]:
+    """Groups from the top after each round, without end."""
+    everything = len(groups)
+    if step == "double":
+        yield from (2**number for number in itertools.count())
+    elif isinstance(step, str) and step.endswith("of parameters"):
+        share = float(step.split("%")[0])
+        for number in itertools.count(1):
+            reached = share * number
+            yield everything if reached >= 100 else len(_touched(groups, select(f"top:{reached:g}%", groups).layers))
+    else:
+        more = step if isinstance(step, int) else everything
+        if isinstance(step, str) and step != "all":
+            more = min(max(round(float(step.rstrip("%")) / 100 * everything), 1), everything)
+        yield from itertools.count(more, more)
 
 
 def ahead(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -> list[Step]:
@@ -104,23 +170,21 @@ def ahead(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -
     return [later for later in steps if (later.phase, later.number) > place]
 
 
-def _next_of(phase: PhaseSpec, index: int, groups: LayerGroups, done: Sequence[Outcome]) -> Step | None:
+def _next_of(
+    phase: PhaseSpec, index: int, groups: LayerGroups, done: Sequence[Outcome], norms: Mapping[str, float] | None
+) -> Step | None:
     """The next step of a phase; a gradual one ends when rounds are not kept, or the last one brought too little."""
-    fruitless = 0
-    for outcome in reversed(done):
-        if outcome.kept:
-            break
-        fruitless += 1
-    if phase.policy == "gradual" and fruitless >= phase.until.patience:
-        return None
-    if phase.policy == "gradual" and done and done[-1].kept and _is_too_little(done[-1], phase):
-        return None
-    return _step(phase, index, groups, len(done))
+    if phase.is_gradual and done:
+        fruitless = list(itertools.takewhile(lambda outcome: not outcome.kept, reversed(done)))
+        if len(fruitless) >= phase.until.patience or (done[-1].kept and _is_too_little(done[-1], phase)):
+            return None
+    steps = steps_of(phase, index, groups, norms)
+    return steps[len(done)] if len(done) < len(steps) else None
 
 
 def explained(outcome: Outcome, phase: PhaseSpec) -> Outcome:
     """The outcome with the reason why no step follows it, where it was kept and brought too little for another."""
-    if phase.policy != "gradual" or not outcome.kept or not _is_too_little(outcome, phase):
+    if not phase.is_gradual or not outcome.kept or not _is_too_little(outcome, phase):
         return outcome
     what = "loss" if phase.until.metric == "val_loss" else "share of wrong answers"
     gained, asked = _share_gained(outcome, phase), phase.until.go_on
@@ -147,21 +211,8 @@ def _share_gained(outcome: Outcome, phase: PhaseSpec) -> float:
     return (before - after) / before if before > 0 else 0.0
 
 
-def _step(phase: PhaseSpec, index: int, groups: LayerGroups, number: int) -> Step | None:
-    """Step `number` of a phase, from 0; None when it has no more. Each round of thawing takes `step` groups more."""
-    if phase.policy != "gradual":
-        chosen = selection_of(phase, groups)
-        return None if number else Step(index, 0, phase.name, _touched(groups, chosen), chosen.layers)
-    everything = len(groups.groups)
-    more = phase.groups_a_round(everything)
-    if number * more >= everything:
-        return None
-    chosen = select(f"top:{min((number + 1) * more, everything)}", groups)
-    return Step(index, number, f"{phase.name} {number + 1}", _touched(groups, chosen), chosen.layers)
-
-
 def selection_of(phase: PhaseSpec, groups: LayerGroups) -> Selection:
-    """What a phase trains; for a gradual phase, the most it may come to train.
+    """What a phase trains; for one that chooses by itself, the most it may come to train.
 
     Raises:
         ModelError: If the selection matches nothing.
@@ -169,45 +220,5 @@ def selection_of(phase: PhaseSpec, groups: LayerGroups) -> Selection:
     return select(phase.train or "all", groups)
 
 
-def _touched(groups: LayerGroups, chosen: Selection) -> tuple[str, ...]:
-    return tuple(group.name for group in groups.groups if any(layer.name in chosen.layers for layer in group.layers))
-
-
-def judge(before: Sequence[float] | None, after: Sequence[float] | None, until: UntilSpec) -> Verdict:
-    """Whether the change from `before` to `after` is a gain to keep.
-
-    Both hold one number per validation image, in the same order: its cross-entropy, or 1 for a right answer and 0
-    for a wrong one, as `until.metric` says. The probability that the mean gain is above zero comes from the paired
-    differences, by the normal approximation of the one-sided paired t-test.
-    """
-    if after is None:
-        return Verdict(kept=True, confidence=None, reason="kept: there are no validation images to judge by")
-    if before is None:
-        return Verdict(kept=True, confidence=None, reason="kept: there was nothing trained before it")
-    sign = 1 if until.metric == "val_loss" else -1
-    gains = [sign * (old - new) for old, new in zip(before, after, strict=True)]
-    gain, sure = statistics.fmean(gains), confidence(gains)
-    if gain <= 0:
-        return Verdict(kept=False, confidence=sure, reason=f"rolled back: no epoch improved {until.metric}")
-    what = f"{until.metric} better by {gain:.4f}"
-    if gain <= until.min_delta:
-        return Verdict(kept=False, confidence=sure, reason=f"rolled back: {what}, above {until.min_delta:g} is asked")
-    if sure < until.confidence:
-        reason = f"rolled back: {what}, but only {sure:.0%} sure ({until.confidence:.0%} is asked)"
-        return Verdict(kept=False, confidence=sure, reason=reason)
-    return Verdict(kept=True, confidence=sure, reason=f"kept: {what}, {sure:.0%} sure")
-
-
-def confidence(gains: Sequence[float]) -> float:
-    """Probability (0-1) that the mean of paired gains is above zero.
-
-    >>> confidence([0.0, 0.0])
-    0.5
-    >>> confidence([1.0, 1.0])
-    1.0
-    """
-    mean = statistics.fmean(gains)
-    spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
-    if spread == 0.0:
-        return 0.5 if mean == 0 else float(mean > 0)
-    return statistics.NormalDist().cdf(mean * math.sqrt(len(gains)) / spread)
+def _touched(groups: LayerGroups, layers: Set[str]) -> tuple[str, ...]:
+    return tuple(group.name for group in groups.groups if any(layer.name in layers for layer in group.layers))

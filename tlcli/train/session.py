@@ -1,7 +1,8 @@
 """What the steps of one run share: the images, the classifier as it is trained, and what was found so far."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from tlcli.model.groups import LayerGroups
 from tlcli.model.head import POOLED
 from tlcli.recipe.schema import Recipe
 from tlcli.train import checkpoint, events, footing, policy, prefix, temperature
+from tlcli.train.budget import Budget, Work
+from tlcli.train.checkpoint import Arrays
 from tlcli.train.examples import Examples, Images
 from tlcli.train.stage import Ground, Stage, begin, frontier
 
@@ -35,7 +38,9 @@ class Session:
     """What the steps of one run share.
 
     `history` collects one row an epoch; `prefix_s` is the time spent on outputs of frozen layers, seconds; `precisions`
-    says of the steps where it was measured what they compute in.
+    says of the steps where it was measured what they compute in; `norms` holds by phase the relative gradient norm of
+    each layer group, where a policy asked for it; `pretrained` the backbone's weights before the first step, in the
+    order of the model, where a phase pulls towards them.
     """
 
     recipe: Recipe
@@ -51,8 +56,12 @@ class Session:
     history: list[dict[str, Any]] = field(default_factory=list)
     prefix_s: float = 0.0
     device: str = "cpu"
+    budget: Budget = field(default_factory=Budget)
     precisions: dict[str, Any] = field(default_factory=dict)
+    norms: dict[int, dict[str, float]] = field(default_factory=dict)
+    pretrained: Arrays = field(default_factory=list)
     _stage: Stage | None = field(default=None, init=False, repr=False)
+    _passed: int = field(default=0, init=False, repr=False)
 
     @property
     def stage(self) -> Stage:
@@ -70,24 +79,59 @@ class Session:
         """Where the speed of this machine is noted."""
         return self.shelf.folder.parent / "precision.json"
 
+    @property
+    def backbone_weights(self) -> list[Any]:
+        """Every weight and statistic of the backbone, in the order of the model."""
+        head = {id(weight) for layer in self.classifier.head_layers for weight in layer.weights}
+        return [weight for weight in self.classifier.model.weights if id(weight) not in head]
+
     def enter(self, step: policy.Step) -> None:
         """Have what the step is fed computed, or found, and the network above it built."""
-        began = time.perf_counter()
         place = self._footing(step)
-        ahead = self._ahead(step, place) if place.is_stored else []
-        self._stage = begin(self.classifier, place, self._ground(), ahead=ahead, progress=self._progress)
-        self.prefix_s += time.perf_counter() - began
+        with self._passing(place):
+            ahead = self._ahead(step, place) if place.is_stored else []
+            self._stage = begin(self.classifier, place, self._ground(), ahead=ahead, progress=self._progress)
+
+    def work(self, step: policy.Step) -> Work:
+        """The operations of a step, if nothing of it is stored yet."""
+        place = self._footing(step)
+        counts, val = self._counts(), len(self.val)
+        frozen, above = self._flops(place)
+        an_epoch = (3.0 * counts.train + val) * above
+        if place.is_stored:
+            return Work((counts.images + (place.views - 1) * counts.train) * frozen, an_epoch)
+        return Work(0.0, an_epoch + (counts.train + val) * frozen)
+
+    def _flops(self, place: footing.Footing) -> tuple[float, float]:
+        """Operations for one image below a frontier and above it."""
+        costs, depth = [group.flops for group in self.groups.groups], self._depth(place)
+        return float(sum(costs[:depth])), float(sum(costs[depth:]))
+
+    @contextmanager
+    def _passing(self, place: footing.Footing | None) -> Iterator[None]:
+        """Count the time, and learn the speed where the frozen layers below a frontier (None: all) were computed."""
+        began, self._passed = time.perf_counter(), 0
+        yield
+        seconds = time.perf_counter() - began
+        self.prefix_s += seconds
+        below = self._flops(place)[0] if place else float(sum(group.flops for group in self.groups.groups))
+        self.budget.note_pass(self._passed * below, seconds)
 
     def pooled(self) -> Callable[[Examples], np.ndarray]:
         """Pooled features of plain images, float32 (images, channels), from one pass over all there are."""
-        began = time.perf_counter()
         ground = self._ground()
         shelf = self.shelf if self.recipe.performance.cache == "auto" else None
         also = self._ahead(None, None) if shelf else []
-        (found,) = prefix.outputs(
-            self.classifier, ground.images, shelf, at=[POOLED], also=also, view=prefix.View(), progress=self._progress
-        )
-        self.prefix_s += time.perf_counter() - began
+        with self._passing(None):
+            (found,) = prefix.outputs(
+                self.classifier,
+                ground.images,
+                shelf,
+                at=[POOLED],
+                also=also,
+                view=prefix.View(),
+                progress=self._progress,
+            )
         return lambda examples: found[np.searchsorted(ground.images.rows, examples.rows)]
 
     def _ahead(self, step: policy.Step | None, place: footing.Footing | None) -> list[str]:
@@ -116,11 +160,15 @@ class Session:
         return self.groups.names.index(place.group.name) + 1 if place.group else 0
 
     def _progress(self, done: int, total: int) -> None:
+        self._passed = done
         self.observe(events.Advanced("frozen layers", done, total))
 
     def _footing(self, step: policy.Step) -> footing.Footing:
-        counts = footing.Counts(len(self.train) + len(self.val) + len(self.test), len(self.train))
-        return footing.of_step(self.recipe, self.recipe.phases[step.phase], step.layers, self.groups, counts)
+        phase = self.recipe.phases[step.phase]
+        return footing.of_step(self.recipe, phase, step.layers, self.groups, self._counts())
+
+    def _counts(self) -> footing.Counts:
+        return footing.Counts(len(self.train) + len(self.val) + len(self.test), len(self.train))
 
     def _ground(self) -> Ground:
         rows = np.unique(np.concatenate([part.rows for part in (self.train, self.val, self.test)]))
@@ -134,13 +182,15 @@ class Session:
             "history": self.history,
             "prefix_s": self.prefix_s,
             "precisions": self.precisions,
+            "norms": {str(phase): norms for phase, norms in self.norms.items()},
         }
 
     def take_up(self, state: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint. Steps follow from the recipe, so only their results are stored."""
+        self.norms = {int(phase): norms for phase, norms in state["norms"].items()}
         for line in state["outcomes"]:
-            step = policy.next_step(self.recipe.phases, self.groups, self.outcomes)
-            if step is None or step.name != line["step"]:
+            step = policy.next_step(self.recipe.phases, self.groups, self.outcomes, self.norms)
+            if not isinstance(step, policy.Step) or step.name != line["step"]:
                 raise RuntimeError(f"the checkpoint's step {line['step']!r} does not follow from the recipe")
             self.outcomes.append(policy.outcome_from(step, line))
         self.history, self.prefix_s = list(state["history"]), float(state["prefix_s"])

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_serializer, model_validator
 
-from tlcli.recipe.schema import BatchNormPolicy, Percent
+from tlcli.recipe.spec import BatchNormPolicy, Percent
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 Preprocessing = Literal["none", "tf", "torch", "caffe"]

@@ -1,0 +1,95 @@
+"""The advice at the end of a run: the diagnosis from two error rates, and commands that can be typed as they are."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tlcli.report import advice, record
+
+
+@pytest.fixture
+def note(finished: tuple) -> Callable[..., record.RunRecord]:
+    """The record of the finished run with other error rates."""
+
+    def make(train_error: float, val_error: float, count: int = 400, **augment: object) -> record.RunRecord:
+        found = record.read(finished[0])
+        found.scores["train"] |= {"accuracy": 1 - train_error}
+        found.scores["val"] |= {"accuracy": 1 - val_error, "count": count}
+        found.recipe["augment"] |= augment
+        return found
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("train_error", "val_error", "count", "diagnosis"),
+    [
+        (0.00, 0.02, 400, "neither"),
+        (0.04, 0.08, 400, "neither"),
+        (0.10, 0.12, 400, "bias"),
+        (0.01, 0.15, 400, "variance"),
+        (0.10, 0.30, 400, "both"),
+        # One of ten wrong images more says nothing.
+        (0.00, 0.10, 10, "neither"),
+        (0.00, 0.00, 10, "neither"),
+        (0.20, 0.10, 400, "bias"),
+    ],
+)
+def test_the_diagnosis(note: Callable, train_error: float, val_error: float, count: int, diagnosis: str) -> None:
+    found = advice.advise(note(train_error, val_error, count), Path("run"))
+    assert found is not None
+    assert found.diagnosis == diagnosis
+    assert f"{train_error:.1%} of the training images and {val_error:.1%} of the validation images" in found.because
+    assert found.suggestions
+
+
+def test_without_validation_images_there_is_no_advice(note: Callable) -> None:
+    found = note(0.1, 0.1)
+    del found.scores["val"]
+    assert advice.advise(found, Path("run")) is None
+
+
+@pytest.mark.parametrize("errors", [(0.3, 0.3), (0.0, 0.3), (0.3, 0.6), (0.0, 0.0)])
+@pytest.mark.parametrize("preset", ["none", "light", "strong"])
+def test_every_command_can_be_typed(
+    errors: tuple[float, float], preset: str, note: Callable, finished: tuple, tlcli: Callable, tmp_path: Path
+) -> None:
+    found = advice.advise(note(*errors, preset=preset), finished[0])
+    assert found is not None
+    for suggestion in found.suggestions:
+        if not suggestion.command:
+            continue
+        words = shlex.split(suggestion.command)
+        assert words[0] == "tlcli"
+        if words[1] == "finetune":
+            said = tlcli("plan", *words[2:], "--json")
+            assert said.code == 0, said.stderr
+        else:
+            assert tlcli(words[1], "--help").code == 0
+            assert Path(words[2]).is_dir()
+
+
+def test_high_variance_names_the_classes_with_few_images(note: Callable) -> None:
+    found = advice.advise(note(0.0, 0.3), Path("run"))
+    assert found is not None
+    assert "few to learn from: " in found.suggestions[0].what
+    assert "blue (" in found.suggestions[0].what
+
+
+def test_a_run_keeps_its_advice(finished: tuple) -> None:
+    found = record.read(finished[0])
+    assert found.scores["train"]["count"] == found.data["counts"]["train"]
+    expected = advice.advise(found, finished[0])
+    assert expected is not None
+    assert found.advice == json.loads(json.dumps(expected.to_json()))
+
+
+def test_the_largest_classes_do_not_count_as_few(note: Callable) -> None:
+    found = note(0.0, 0.3)
+    found.data["per_class"] = {name: {"train": 500, "val": 50, "test": 50} for name in found.data["per_class"]}
+    suggested = advice.advise(found, Path("run"))
+    assert suggested is not None
+    assert "found least" in suggested.suggestions[0].what

@@ -1,0 +1,89 @@
+"""Several recipes on the same images, one after the other; the best of them becomes the run folder."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import keras
+
+from tlcli import run
+from tlcli.candidates import Candidates
+from tlcli.errors import RunError
+from tlcli.paths import replacing, write_json
+from tlcli.prepare import Settled, check_first, input_size
+from tlcli.report import compare, record
+from tlcli.report.record import RunRecord
+from tlcli.train.events import Event, FolderMade, Noticed, Observer
+
+
+def run_all(candidates: Candidates, first: Settled, observe: Observer) -> tuple[Path, RunRecord]:
+    """Run every candidate that has not run to its end, and make the best one the run folder.
+
+    One that fails in training is told and left out; the others go on.
+
+    Args:
+        candidates: What is compared; their folder must be there.
+        first: The first of them; where its images are being read already, the others use that.
+        observe: Told of every run.
+
+    Raises:
+        TlcliError: If something is wrong with the images or the machine, or every candidate failed.
+    """
+    observe(FolderMade(str(candidates.out)))
+    failed: dict[str, RunError] = {}
+    for number, name in enumerate(candidates.names, start=1):
+        if candidates.is_complete(name):
+            continue
+        observe(Noticed(f"recipe {number} of {len(candidates.names)}: {name}"))
+        # Names of layers are counted through the whole process, and graphs of former runs are kept until then.
+        keras.backend.clear_session()
+        request = candidates.request(name)
+        settled = check_first(request)
+        if input_size(settled.recipe) == input_size(first.recipe):
+            settled = replace(settled, reading=first.reading)
+        try:
+            run.finetune(request, settled, _Quiet(observe))
+        except RunError as error:
+            failed[name] = error
+            observe(Noticed(f"{name} failed: {error}", is_warning=True))
+    done = [candidates.folder(name) for name in candidates.names if candidates.is_complete(name)]
+    if not done:
+        raise next(iter(failed.values()))
+    return candidates.out, _kept(candidates.out, done)
+
+
+def _kept(out: Path, runs: Sequence[Path]) -> RunRecord:
+    """The best run's files as those of the run folder, its record with all runs in it last."""
+    table = compare.side_by_side(runs)
+    chosen = runs[compare.best(table["runs"])]
+    for path in chosen.iterdir():
+        if path.is_file() and path.name not in (".lock", "run.json"):
+            with replacing(out / path.name) as temporary:
+                _same_file(path, temporary)
+    note = record.read(chosen)
+    note.compared = table["runs"]
+    write_json(out / "run.json", asdict(note))
+    return note
+
+
+def _same_file(path: Path, target: Path) -> None:
+    """A second name for a file, which nothing changes any more; a copy where the disk has no second names."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)
+
+
+class _Quiet:
+    """Passes on what happens in one of several runs, but for its folder: it is the comparison that can be resumed."""
+
+    def __init__(self, observe: Observer) -> None:
+        self.observe = observe
+
+    def __call__(self, event: Event) -> None:
+        """Pass on one event."""
+        if not isinstance(event, FolderMade):
+            self.observe(event)

@@ -1,0 +1,174 @@
+"""What to do next, from the errors on training and validation images: bias, variance, both or neither."""
+
+import json
+import math
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tlcli.report.record import RunRecord
+
+Diagnosis = Literal["bias", "variance", "both", "neither"]
+# Share of wrong answers on the training images from which on the network is too weak for them.
+MUCH_ERROR = 0.05
+# Difference to the validation images, in shares and in standard errors, from which on it does not carry over.
+MUCH_GAP, SURE_GAP = 0.05, 2.0
+# Images a class below which more of them are the first thing to ask for.
+FEW_IMAGES = 100
+# Classes that are named.
+SHOWN = 3
+# A network of more capacity than those one begins with.
+LARGER = "resnet50"
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Something to do, and the command for it where there is one."""
+
+    what: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The diagnosis in a word and in a sentence, and what to do, most promising first."""
+
+    diagnosis: Diagnosis
+    because: str
+    suggestions: tuple[Suggestion, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What run.json holds of it."""
+        return asdict(self)
+
+
+def advise(note: RunRecord, run: Path) -> Advice | None:
+    """Diagnose a run whose scores are noted, and say what may help; None without validation images.
+
+    High bias: many training images are wrong. High variance: clearly more validation images than training images are,
+    by more than chance explains.
+    """
+    if not {"train", "val"} <= note.scores.keys():
+        return None
+    train, val = 1 - note.scores["train"]["accuracy"], 1 - note.scores["val"]["accuracy"]
+    count = note.scores["val"]["count"]
+    # Even where no image, or every one, was wrong, the next may be otherwise.
+    chance = math.sqrt(max(val * (1 - val), 1 / (4 * count)) / count)
+    has_bias = train >= MUCH_ERROR
+    has_variance = val - train >= max(MUCH_GAP, SURE_GAP * chance)
+    because = (
+        f"{train:.1%} of the training images and {val:.1%} of the validation images are wrong"
+        f" (the latter give or take {chance:.1%})"
+    )
+    asked = _Asked(note, run)
+    found = [*(_against_bias(asked) if has_bias else ()), *(_against_variance(asked) if has_variance else ())]
+    return Advice(_DIAGNOSES[has_bias, has_variance], because, tuple(found or _when_well(asked, chance)))
+
+
+_DIAGNOSES: dict[tuple[bool, bool], Diagnosis] = {
+    (True, True): "both",
+    (True, False): "bias",
+    (False, True): "variance",
+    (False, False): "neither",
+}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A run, and commands that begin where it did."""
+
+    note: RunRecord
+    run: Path
+
+    @property
+    def last(self) -> int:
+        """Index of the last phase of the recipe."""
+        return len(self.note.recipe["phases"]) - 1
+
+    @property
+    def is_all_trained(self) -> bool:
+        """Whether a step that was kept trained every layer group."""
+        return any(phase["kept"] and phase["trained_groups"] == self.note.model["groups"] for phase in self.note.phases)
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether the last kept step was still getting better when it ended."""
+        kept = [phase for phase in self.note.phases if phase["kept"] and phase["epochs"]]
+        return bool(kept) and kept[-1]["best_epoch"] == kept[-1]["epochs"] > 0
+
+    def again(self, *settings: str) -> str:
+        """The same recipe with other values."""
+        words = [word for setting in settings for word in ("--set", setting)]
+        return shlex.join(["tlcli", "finetune", "--recipe", str(self.run / "recipe.yaml"), *words])
+
+    def otherwise(self, recipe: str) -> str:
+        """Another recipe on the same images and network."""
+        model = self.note.recipe["model"]
+        words = ["tlcli", "finetune", self.data, "--model", model["name"], "--recipe", recipe]
+        words += ["--weights", model["weights"]] if model["weights"] else []
+        for key, value in model["arguments"].items():
+            words += ["--set", f"model.arguments.{key}={json.dumps(value)}"]
+        return shlex.join(words)
+
+    @property
+    def data(self) -> str:
+        """Where the images are."""
+        return str(self.note.data["path"])
+
+
+def _against_bias(asked: _Asked) -> list[Suggestion]:
+    suggestions = []
+    is_head = not any(phase["trained_groups"] for phase in asked.note.phases)
+    if not asked.is_all_trained:
+        recipe = "unfreeze-until-plateau" if is_head and asked.note.recipe["name"] == "head-only" else "full"
+        suggestions.append(Suggestion("train more groups", asked.otherwise(recipe)))
+    if asked.is_cut_short:
+        longer = 3 * max(phase["epochs"] for phase in asked.note.phases)
+        command = asked.again(f"phases.{asked.last}.epochs={longer}")
+        suggestions.append(Suggestion("train longer: the last epoch was the best", command))
+    if asked.note.recipe["augment"]["preset"] == "strong":
+        suggestions.append(Suggestion("change the images less while training", asked.again("augment.preset=light")))
+    larger = shlex.join(
+        ["tlcli", "probe", asked.data, "--model", asked.note.recipe["model"]["name"], "--model", LARGER]
+    )
+    suggestions.append(Suggestion("see whether a larger network tells the classes apart better", larger))
+    return [*suggestions, Suggestion("look for wrong labels", shlex.join(["tlcli", "check", asked.data]))]
+
+
+def _against_variance(asked: _Asked) -> list[Suggestion]:
+    suggestions = []
+    few = sorted((counts["train"], name) for name, counts in asked.note.data["per_class"].items())
+    few = [(count, name) for count, name in few if count < FEW_IMAGES]
+    if few:
+        named = ", ".join(f"{name} ({count})" for count, name in few[:SHOWN])
+        suggestions.append(Suggestion(f"add images, first of the classes that have few to learn from: {named}"))
+    else:
+        suggestions.append(Suggestion(f"add images, first of the classes that are found least: {_weakest(asked)}"))
+    is_head = not any(phase["kept"] and phase["trained_groups"] for phase in asked.note.phases)
+    if is_head:
+        if not any(phase["trained_groups"] for phase in asked.note.phases):
+            command = asked.otherwise("unfreeze-until-plateau")
+            suggestions.append(Suggestion("let the network learn from the images, too", command))
+        return suggestions
+    if asked.note.recipe["augment"]["preset"] in ("none", "light"):
+        epochs = f"phases.{asked.last}.epochs={max(8, *(phase['epochs'] for phase in asked.note.phases))}"
+        command = asked.again("augment.preset=strong", "augment.views=4", epochs)
+        suggestions.append(Suggestion("change the images more while training", command))
+    command = asked.again(f"phases.{asked.last}.l2_sp=0.01")
+    return [*suggestions, Suggestion("hold the weights near the pretrained ones", command)]
+
+
+def _when_well(asked: _Asked, chance: float) -> list[Suggestion]:
+    """Nothing is clearly wrong: what is left is the weakest classes, and knowing it better."""
+    suggestions = []
+    if asked.note.scores["val"]["accuracy"] < 1:
+        suggestions.append(Suggestion(f"add images of the classes that are found least: {_weakest(asked)}"))
+    if chance > MUCH_GAP / 2:
+        suggestions.append(Suggestion("add images: with so few to validate by, the numbers may be luck"))
+    return suggestions or [Suggestion("nothing: every validation image is right")]
+
+
+def _weakest(asked: _Asked) -> str:
+    recalls = [(each["recall"], each["name"]) for each in asked.note.scores["val"]["per_class"] if each["support"]]
+    return ", ".join(f"{name} ({recall:.0%})" for recall, name in sorted(recalls)[:SHOWN] if recall < 1)

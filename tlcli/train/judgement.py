@@ -1,0 +1,63 @@
+"""Whether a step of training improved the network, judged image by image on the validation images."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy import special
+
+from tlcli.recipe.phase import UntilSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a step is kept, how sure that is (0-1), and why in one sentence."""
+
+    kept: bool
+    confidence: float | None
+    reason: str
+
+
+def judge(before: Sequence[float] | None, after: Sequence[float] | None, until: UntilSpec) -> Verdict:
+    """Whether the change from `before` to `after` is a gain to keep.
+
+    Both hold one number per validation image, in the same order: its cross-entropy, or 1 for a right answer and 0
+    for a wrong one, as `until.metric` says.
+    """
+    if after is None:
+        return Verdict(kept=True, confidence=None, reason="kept: there are no validation images to judge by")
+    if before is None:
+        return Verdict(kept=True, confidence=None, reason="kept: there was nothing trained before it")
+    sign = 1 if until.metric == "val_loss" else -1
+    gains = [sign * (old - new) for old, new in zip(before, after, strict=True)]
+    gain, sure = statistics.fmean(gains), confidence(gains)
+    if gain <= 0:
+        return Verdict(kept=False, confidence=sure, reason=f"rolled back: no epoch improved {until.metric}")
+    what = f"{until.metric} better by {gain:.4f}"
+    if gain <= until.min_delta:
+        return Verdict(kept=False, confidence=sure, reason=f"rolled back: {what}, above {until.min_delta:g} is asked")
+    if sure < until.confidence:
+        reason = f"rolled back: {what}, but only {sure:.0%} sure ({until.confidence:.0%} is asked)"
+        return Verdict(kept=False, confidence=sure, reason=reason)
+    return Verdict(kept=True, confidence=sure, reason=f"kept: {what}, {sure:.0%} sure")
+
+
+def confidence(gains: Sequence[float]) -> float:
+    """One minus the p-value (0-1) of the one-sided paired t-test that the mean of the gains is not above zero.
+
+    Of changes that bring nothing, a share of 1 - c passes `confidence >= c`. The best of several epochs passes more
+    often, since the same images chose it; tests/train/test_judgement.py has the shares.
+
+    >>> confidence([0.0, 0.0])
+    0.5
+    >>> confidence([1.0, 1.0])
+    1.0
+    """
+    if len(gains) < 2:
+        # One image says nothing of how much images differ.
+        return 0.5
+    mean, spread = statistics.fmean(gains), statistics.stdev(gains)
+    if spread == 0.0:
+        return 0.5 if mean == 0 else float(mean > 0)
+    return float(special.stdtr(len(gains) - 1, mean * math.sqrt(len(gains)) / spread))
