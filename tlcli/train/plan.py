@@ -12,8 +12,8 @@ from tlcli.recipe.schema import BatchNormPolicy, HeadSpec, PhaseSpec, Recipe
 from tlcli.train import footing, policy
 from tlcli.zoo.card import ModelCard
 
-# Arithmetic per second that a small CPU reaches on these networks until this machine has been measured.
-DEFAULT_FLOPS_PER_SECOND = 6e10
+# Multiply-adds a second that a small CPU reaches on these networks until this machine has been measured.
+DEFAULT_FLOPS_PER_SECOND = 3e10
 # What Python, Keras and TensorFlow take before the first image, bytes.
 BASE_MEMORY = 700_000_000
 
