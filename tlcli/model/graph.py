@@ -64,8 +64,10 @@ def measure(model: keras.Model) -> LayerGraph:
     FLOPs are multiply-adds, a multiplication with its addition counted once, as papers on networks do. Counted, for one
     image, are convolutions (plain, grouped, transposed, depthwise, separable) and dense layers, also inside nested
     models. Elementwise work, pooling, normalisation, resizing and other layers count as none; so does a layer whose
-    output size the network leaves open. A nested model is one layer, with what is inside as its parts. A layer used several times in this model has its weights at the first use; later
-    uses are entries `name@2`, `name@3` without weights. Uses of the layer in other models do not matter.
+    output size the network leaves open.
+    A nested model is one layer, with what is inside as its parts. A layer used several times in this model has its
+    weights at the first use; later uses are entries `name@2`, `name@3` without weights. Uses of the layer in other
+    models do not matter.
 
     Raises:
         ModelError: The model is no graph of layers, or has several outputs.
@@ -144,7 +146,7 @@ def _inside(node: Node, below: Field | None) -> tuple[tuple[Layer, ...], Field |
     shapes = [tuple(tensor.shape[1:]) for tensor in node.input_tensors]
     field = receptive.through(window(operation, shapes, tuple(node.outputs[0].shape[1:])), below)
     inner = [part for part in _parts(operation)[1:] if _own_weights(part)]
-    return tuple(_weights_of(part.name, type(part).__name__, [part]) for part in inner), field
+    return tuple(_weights_of(part.name, _kind(part), [part]) for part in inner), field
 
 
 def _placed(layer: Layer, field: Field | None) -> Layer:
@@ -158,11 +160,19 @@ def _layer(node: Node, name: str) -> Layer:
     parts = _parts(operation) if name == operation.name else []
     shapes = [tensor.shape[1:] for tensor in node.input_tensors]
     return replace(
-        _weights_of(name, type(operation).__name__, parts),
+        _weights_of(name, _kind(operation), parts),
         output_shape=tuple(node.outputs[0].shape[1:]),
         flops=_flops(operation, shapes, node.outputs[0].shape[1:]),
         outputs=len(node.outputs),
     )
+
+
+def _kind(operation: keras.Operation) -> str:
+    """The class of a layer; of one that is nothing but a function, the function too."""
+    kind = type(operation).__name__
+    if kind != "Activation":
+        return kind
+    return f"{kind} {getattr(operation.activation, '__name__', type(operation.activation).__name__)}"
 
 
 def _weights_of(name: str, kind: str, parts: Sequence[keras.Layer]) -> Layer:

@@ -61,6 +61,12 @@ class Layer:
         """Whether it has weights, trainable or not."""
         return self.parameters > 0
 
+    def trained_parameters(self, *, norms: bool) -> int:
+        """Parameters that training the layer changes; without `norms` those of BatchNorm in it stay as they are."""
+        if norms or not self.batch_norms:
+            return self.trainable_parameters
+        return sum(part.trained_parameters(norms=False) for part in self.parts)
+
     @property
     def activation_bytes(self) -> int:
         """Bytes of its output for one image in float32; 0 where the network leaves a size open."""

@@ -50,7 +50,7 @@ class Field:
 
     Attributes:
         spans: Along height and width, by way of convolutions and pools; None where no place is nearer than another.
-        sees_all: Whether it depends on the whole picture: spans or not, by way of a gate such as squeeze-and-excitation.
+        sees_all: Whether it depends on the whole picture, be it only by way of a gate as in squeeze-and-excitation.
     """
 
     spans: tuple[Span, Span] | None = (Span(), Span())
@@ -102,6 +102,4 @@ def _moved(span: Span, window: Window, axis: int) -> Span:
 
 
 def _around(spans: Sequence[Span]) -> Span:
-    return Span(
-        max(span.stride for span in spans), min(span.first for span in spans), max(span.last for span in spans)
-    )
+    return Span(max(span.stride for span in spans), min(span.first for span in spans), max(span.last for span in spans))

@@ -32,7 +32,7 @@ def window(operation: keras.Operation, inputs: list[Shape], output: Shape) -> Wi
             return _sliding(layer.kernel_size, layer.strides, layer.padding, layer.dilation_rate)
         case _ if isinstance(operation, _POOLS):
             return _sliding(layer.pool_size, layer.strides, layer.padding, (1, 1))
-        case _ if isinstance(operation, _GLOBAL) or isinstance(operation, _ATTENTION):
+        case _ if isinstance(operation, (*_GLOBAL, *_ATTENTION)):
             return WHOLE
         case keras.layers.ZeroPadding2D():
             return Window(before=(layer.padding[0][0], layer.padding[1][0]))

@@ -9,13 +9,11 @@ from tlcli.errors import DataError, ModelError, Problem, RecipeError
 from tlcli.model.groups import LayerGroups
 from tlcli.model.selection import Selection
 from tlcli.recipe.schema import BatchNormPolicy, HeadSpec, PhaseSpec, Recipe
-from tlcli.train import footing, policy
+from tlcli.train import cost, footing, policy
 from tlcli.zoo.card import ModelCard
 
 # Multiply-adds a second that a small CPU reaches on these networks until this machine has been measured.
 DEFAULT_FLOPS_PER_SECOND = 3e10
-# What Python, Keras and TensorFlow take before the first image, bytes.
-BASE_MEMORY = 700_000_000
 
 
 @dataclass(frozen=True)
@@ -214,11 +212,8 @@ def head_parameters_of(head: HeadSpec, groups: LayerGroups, classes: int) -> int
 
 def trained_parameters(groups: LayerGroups, layers: Set[str], *, batch_norm: BatchNormPolicy) -> int:
     """Parameters of the named backbone layers that a phase trains."""
-    return sum(
-        layer.trainable_parameters
-        for layer in groups.layers
-        if layer.name in layers and (batch_norm != "frozen" or not layer.batch_norms)
-    )
+    has_norms = batch_norm != "frozen"
+    return sum(layer.trained_parameters(norms=has_norms) for layer in groups.layers if layer.name in layers)
 
 
 def totals(splits: Splits) -> dict[str, int]:
@@ -320,18 +315,29 @@ def _estimates(
     seconds = 8.0 + images * sum(group.flops for group in groups.groups) / speed
     for index in range(len(recipe.phases)):
         seconds += _phase_flops(recipe, index, groups, footing.counts_of(splits), total["val"]) / speed
-    activations = recipe.performance.batch_size * 3 * sum(group.activation_bytes for group in groups.groups)
-    memory = BASE_MEMORY + 4 * groups.parameters * 2 + 16 * max(p.trainable_parameters for p in phases) + activations
+    memory = max(_phase_memory(recipe, index, groups) for index in range(len(phases)))
     stored = min(sum(phase.cache_bytes for phase in phases), footing.bytes_of(recipe.performance.cache_budget))
     return Estimates(
-        memory_bytes=int(memory),
+        memory_bytes=memory,
         cache_bytes=images * size[0] * size[1] * 3 + stored,
         seconds=round(seconds, 1),
     )
 
 
+def _phase_memory(recipe: Recipe, index: int, groups: LayerGroups) -> int:
+    """Bytes that a phase takes at its peak; a gradual one when it has thawed all it may."""
+    phase = recipe.phases[index]
+    return cost.memory_bytes(
+        groups,
+        _chosen(phase, index, groups).layers,
+        batch=recipe.performance.batch_size,
+        stored=recipe.performance.cache != "off",
+        batch_norm=phase.batch_norm_policy,
+    )
+
+
 def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: footing.Counts, val: int) -> float:
-    """Operations of a phase. A gradual one rarely thaws everything; half of its steps is the guess."""
+    """Multiply-adds of a phase. A gradual one rarely thaws everything; half of its steps is the guess."""
     phase, total = recipe.phases[index], 0.0
     steps = policy.steps_of(phase, index, groups)
     for step in steps[: max(1, len(steps) // 2)]:
@@ -340,7 +346,7 @@ def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: footin
         frozen, above = (sum(group.flops for group in part) for part in (groups.groups[:below], groups.groups[below:]))
         if place.is_stored:
             total += (place.views - 1) * counts.train * frozen
-        else:
-            total += phase.most_epochs * (counts.train + val) * frozen
-        total += phase.most_epochs * (3 * counts.train + val) * above
+        total += phase.most_epochs * cost.epoch_flops(
+            frozen, above, train=counts.train, val=val, stored=place.is_stored
+        )
     return total

@@ -1,0 +1,118 @@
+"""What a user wants to look at: a card, a model file or a run; found and measured, nothing loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tlcli.errors import ModelError
+from tlcli.model.groups import LayerGroups
+from tlcli.prepare import groups_without_keras
+from tlcli.recipe import load
+from tlcli.recipe.schema import Recipe
+from tlcli.report import record
+from tlcli.report.record import RunRecord
+from tlcli.train import plan
+from tlcli.zoo import catalogue
+from tlcli.zoo.card import ModelCard
+
+_DATA = (".json", ".csv", ".jsonl", ".txt", ".html")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is looked at.
+
+    Attributes:
+        text: As the user named it.
+        card: Of the network; of a run, of the network that it fine-tuned.
+        arguments: Architecture arguments besides the card's own.
+        size: Input height and width, pixels.
+        groups: The network's layer groups at that size.
+        recipe: The run's, or the default one with the user's settings.
+        record: Of a run.
+        file: The model file, of a file or a run that has one.
+    """
+
+    text: str
+    card: ModelCard
+    arguments: dict[str, Any]
+    size: tuple[int, int]
+    groups: LayerGroups
+    recipe: Recipe
+    record: RunRecord | None = None
+    file: Path | None = None
+
+    @property
+    def kind(self) -> Literal["card", "file", "run"]:
+        """What it is."""
+        return "run" if self.record else "file" if self.file else "card"
+
+
+def find(text: str, *, size: tuple[int, int] | None = None, settings: Sequence[str] = ()) -> Target:
+    """Find what a text names and measure it.
+
+    Raises:
+        TlcliError: If there is no such thing, or it cannot be built at that size.
+    """
+    if (Path(text) / "run.json").is_file():
+        return _run(text, size, settings)
+    _refuse_other_files(text)
+    card, recipe = catalogue.find(text), load.load(load.DEFAULT, settings=settings)
+    chosen = size or (card.size, card.size)
+    plan.check_size(card, chosen, where="--size")
+    kind, _, handle = card.source.partition(":")
+    return Target(
+        text=text,
+        card=card,
+        arguments=recipe.model.arguments,
+        size=chosen,
+        groups=groups_without_keras(card, recipe.model.arguments, chosen),
+        recipe=recipe,
+        file=Path(handle) if kind == "file" else None,
+    )
+
+
+def _run(text: str, size: tuple[int, int] | None, settings: Sequence[str]) -> Target:
+    ran = record.read(Path(text))
+    card, arguments = ModelCard.model_validate(ran.model["card"]), dict(ran.model["arguments"])
+    own = (int(ran.model["size"][0]), int(ran.model["size"][1]))
+    plan.check_size(card, size or own, where="--size")
+    recipe_file = Path(text) / "recipe.yaml"
+    recipe = load.load(str(recipe_file) if recipe_file.is_file() else load.DEFAULT, settings=settings)
+    groups = plan.dropped_top(recipe, groups_without_keras(card, arguments, size or own))
+    model = Path(text) / "model.keras"
+    return Target(text, card, arguments, size or own, groups, recipe, ran, model if model.is_file() else None)
+
+
+def _refuse_other_files(text: str) -> None:
+    path = Path(text)
+    if path.name == "run.json" and path.is_file():
+        raise ModelError("is the record of a run", where=text, hint=f"Name its folder: tlcli inspect {path.parent}")
+    if path.suffix.lower() in _DATA and path.is_file():
+        raise ModelError(
+            "is no network",
+            where=text,
+            hint="Name a card (tlcli zoo list), a card file (.yaml), a .keras or .h5 file, or a run folder.",
+        )
+
+
+def pair(named: tuple[str, str], *, size: tuple[int, int] | None, settings: Sequence[str]) -> tuple[Target, Target]:
+    """Two things to compare. A card beside a run that began with it is taken as that run took it.
+
+    Raises:
+        TlcliError: If there is no such thing, or it has no weights yet.
+    """
+    found = [find(text, size=size, settings=settings) for text in named]
+    for target in found:
+        if target.record is not None:
+            record.require_complete(Path(target.text))
+    first, second = found
+    return _as_begun(first, second), _as_begun(second, first)
+
+
+def _as_begun(card: Target, run: Target) -> Target:
+    """The network that a run began with, where `card` names it."""
+    if card.kind != "card" or run.kind != "run" or card.card.name != run.card.name:
+        return card
+    return replace(card, arguments=run.arguments, size=run.size, groups=run.groups, recipe=run.recipe)
