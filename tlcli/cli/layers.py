@@ -60,15 +60,17 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
     minimum = about["min_size"]
     least = f"at least {minimum} × {minimum}" if minimum else "smallest size not stated"
     expects = about["expects"] or "not stated; a recipe must name it: model.preprocessing"
-    own = about["own_size"][0]
+    own = shape(about["own_size"])
+    run = about.get("run")
     lines = {
+        "run": f"{run['status']}, begun {run['started']}" if run else None,
         "source": f"{about['source']}{f' ({arguments})' if arguments else ''}{paper}",
         "licence": about["licence"],
         "trained on": about["trained_on"] or "not stated",
         "weights from": about["weights"],
         "sha256": about["sha256"] or "not stated",
         "accuracy": _accuracy(about),
-        "input": f"made for {own} × {own}, {least}",
+        "input": f"made for {own}, {least}",
         "expects": f"{expects} (tlcli gives it that)" if about["expects"] else expects,
         "classes": _classes(about),
     }
@@ -76,18 +78,23 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _accuracy(about: dict[str, Any]) -> str:
-    published = about["imagenet_top1"]
-    parts = ["not stated" if published is None else f"{published:.1%} top-1 on ImageNet, as published"]
-    for name, scores in about.get("run", {}).get("scores", {}).items():
-        parts.append(f"{scores['accuracy']:.4f} on the run's {scores['count']} {name} images")
-    return "; ".join(parts[1:] if len(parts) > 1 and published is None else parts)
+    published, run = about["imagenet_top1"], about.get("run")
+    stated = None if published is None else f"{published:.1%} top-1 on ImageNet, as published"
+    if run is None:
+        return stated or "not stated"
+    parts = [
+        f"{scores['accuracy']:.4f} on its {scores['count']} {name} images" for name, scores in run["scores"].items()
+    ]
+    return "; ".join([*parts, *([f"the network it began with: {stated}"] if stated else [])]) or "not stated"
 
 
 def _classes(about: dict[str, Any]) -> str:
     names, outputs = about["classes"], about["outputs"]
+    run = about.get("run")
+    head = f" (head of {count(run['head_parameters'])} parameters)" if run and run["head_parameters"] else ""
     if names:
         rest = f" … and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
-        return f"{len(names)}: {', '.join(names[:CLASSES_SHOWN])}{rest}"
+        return f"{len(names)}: {', '.join(names[:CLASSES_SHOWN])}{rest}{head}"
     return f"{outputs}, their names not stated" if outputs else "none: it ends in features, a head is put on them"
 
 
@@ -232,8 +239,8 @@ def _print(out: Console, columns: list[str], rows: list[Row], *, left: int, spar
     kept = console.fitting(columns, rows, spare=spare)
     out.print(console.table(columns, rows, left=left, spare=spare))
     if missing := [name for name in columns if name not in kept]:
-        wide = console.width(columns, rows, columns)
-        text = f"Left out, for want of {wide} columns: {', '.join(missing)}. --format csv and html show all."
+        needed = f"at {out.width} columns, where {console.width(columns, rows, columns)} are needed"
+        text = f"Left out {needed}: {', '.join(missing)}. --format csv and html have all."
         say(out, text, "yellow")
 
 

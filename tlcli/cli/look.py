@@ -115,8 +115,7 @@ def _diff(
     sides = target.pair(named, size=size, settings=settings)
     with console.quiet_import():
         from tlcli.inspecting import difference
-
-        found = difference.between(*sides, by_layer=by_layer)
+    found = difference.between(*sides, by_layer=by_layer)
     if form == "table":
         changes.tell(found)
         return

@@ -4,9 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from tlcli.errors import ModelError
-from tlcli.inspecting.target import Target
-from tlcli.model import contract
+from tlcli.inspecting.target import Target, said_in
 from tlcli.zoo import catalogue
 
 RANGES = {
@@ -15,7 +13,6 @@ RANGES = {
     "torch": "RGB, about -2.1 to 2.6: value / 255, less (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225)",
     "caffe": "BGR, about -124 to 152: value less (103.939, 116.779, 123.68)",
 }
-NOT_STATED = "not stated"
 
 
 def about(target: Target) -> dict[str, Any]:
@@ -24,7 +21,7 @@ def about(target: Target) -> dict[str, Any]:
     classes, outputs = _classes(target)
     found: dict[str, Any] = {
         "kind": target.kind,
-        "title": card.title,
+        "title": "classifier written by tlcli" if target.kind == "file" and classes else card.title,
         "source": card.source if target.file is None or ran else str(target.file),
         "arguments": {**card.arguments, **target.arguments},
         "licence": card.licence,
@@ -33,7 +30,7 @@ def about(target: Target) -> dict[str, Any]:
         "weights": None if ran is None else ran.model.get("weights"),
         "sha256": _sha256(target),
         "imagenet_top1": _published(target),
-        "own_size": [card.size, card.size],
+        "own_size": list(target.size) if target.kind == "file" else [card.size, card.size],
         "min_size": card.min_size if card.source.startswith("keras:") else None,
         "preprocessing": card.preprocessing,
         "expects": RANGES.get(card.preprocessing or ""),
@@ -83,8 +80,7 @@ def _classes(target: Target) -> tuple[list[str] | None, int | None]:
         return names, len(names)
     if target.file is None:
         return None, None
-    try:
-        names = list(contract.read(target.file).classes)
-        return names, len(names)
-    except ModelError:
+    said = said_in(target.file)
+    if said is None:
         return None, catalogue.outputs(target.file)
+    return list(said.classes), len(said.classes)

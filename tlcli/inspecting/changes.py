@@ -93,15 +93,20 @@ def compare(
     return found
 
 
+def unrelated(names: tuple[str, str]) -> ModelError:
+    """The error of two networks that cannot be compared."""
+    return ModelError(
+        f"{names[0]} and {names[1]} share hardly a layer",
+        where="--diff",
+        hint="Compare two networks of one architecture, such as a run and the network that it began with.",
+    )
+
+
 def _require_alike(
     shared: Sequence[tuple[Weight, Weight]], differing: Sequence[tuple[Weight, Weight]], names: tuple[str, str]
 ) -> None:
     if not shared:
-        raise ModelError(
-            f"{names[0]} and {names[1]} have no weight of the same name",
-            where="--diff",
-            hint="Compare two networks of one architecture, such as a run and the network that it began with.",
-        )
+        raise unrelated(names)
     if differing:
         listed = "; ".join(
             f"{one.layer}/{one.name} {_shape(one)} and {_shape(other)}" for one, other in differing[:SHOWN]

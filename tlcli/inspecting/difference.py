@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tlcli.errors import WeightsError
 from tlcli.inspecting import changes
 from tlcli.inspecting.changes import Weight
 from tlcli.inspecting.target import Target
@@ -39,7 +40,11 @@ def _loaded(target: Target) -> keras.Model:
     weights = target.recipe.model.weights
     # Of a network that a run began at random there is nothing left; what is known by its name are the card's weights.
     weights = None if weights == backbone.RANDOM else weights
-    built = backbone.build(target.card, size=target.size, arguments=target.arguments, weights=weights)
+    try:
+        built = backbone.build(target.card, size=target.size, arguments=target.arguments, weights=weights)
+    except WeightsError as error:
+        hint = "A file with its weights can be named: --set model.weights=FILE"
+        raise WeightsError(error.message, where=f"--diff {target.text}", hint=hint) from error
     return built.network
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tlcli.errors import ModelError
+from tlcli.inspecting import changes
+from tlcli.model import contract
 from tlcli.model.groups import LayerGroups
 from tlcli.prepare import groups_without_keras
 from tlcli.recipe import load
@@ -59,18 +61,33 @@ def find(text: str, *, size: tuple[int, int] | None = None, settings: Sequence[s
         return _run(text, size, settings)
     _refuse_other_files(text)
     card, recipe = catalogue.find(text), load.load(load.DEFAULT, settings=settings)
+    kind, _, handle = card.source.partition(":")
+    file = Path(handle) if kind == "file" else None
+    said = None if file is None else said_in(file)
+    if said is not None and size is not None:
+        hint = "Leave it out, or name the network that it was made from."
+        raise ModelError(f"the file brings pictures to {_by(said.size)} itself", where="--size", hint=hint)
     chosen = size or (card.size, card.size)
     plan.check_size(card, chosen, where="--size")
-    kind, _, handle = card.source.partition(":")
-    return Target(
-        text=text,
-        card=card,
-        arguments=recipe.model.arguments,
-        size=chosen,
-        groups=groups_without_keras(card, recipe.model.arguments, chosen),
-        recipe=recipe,
-        file=Path(handle) if kind == "file" else None,
-    )
+    groups = groups_without_keras(card, recipe.model.arguments, chosen)
+    if said is not None:
+        # Whatever it is given, this is what its layers see.
+        chosen, groups = said.size, replace(groups, input_size=said.size)
+    return Target(text, card, recipe.model.arguments, chosen, groups, recipe, file=file)
+
+
+def said_in(file: Path) -> contract.Contract | None:
+    """Classes and input of a classifier that this program wrote; None of other files."""
+    if file.suffix.lower() != ".keras":
+        return None
+    try:
+        return contract.read(file)
+    except ModelError:
+        return None
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} × {size[1]}"
 
 
 def _run(text: str, size: tuple[int, int] | None, settings: Sequence[str]) -> Target:
@@ -108,6 +125,10 @@ def pair(named: tuple[str, str], *, size: tuple[int, int] | None, settings: Sequ
         if target.record is not None:
             record.require_complete(Path(target.text))
     first, second = found
+    ours, theirs = ({layer.name for layer in target.groups.layers} for target in found)
+    # Some names, such as conv1, many networks have.
+    if 2 * len(ours & theirs) < min(len(ours), len(theirs)):
+        raise changes.unrelated(named)
     return _as_begun(first, second), _as_begun(second, first)
 
 
