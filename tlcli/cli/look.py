@@ -61,12 +61,12 @@ def inspect(
     if diff is not None:
         if form == "html" or selection is not None:
             raise UsageError("a comparison is a table, json or csv of all groups", where="--diff")
-        _diff(diff, size, settings, by_layer=by == "layer", form=form, out=out)
+        _show_diff(_diff(diff, size, settings, by_layer=by == "layer"), form=form, out=out)
         return
     from tlcli.inspecting import target, training
     from tlcli.inspecting.report import report
 
-    found_at = target.find(str(model), size=size, settings=settings)
+    found_at = target.find(str(model), target.Wish(size, settings))
     trained = None if selection is None else training.of(found_at, selection, batch_norm)  # type: ignore[arg-type]
     found = report(found_at, trained, by_layer=by == "layer" or form == "html")
     _show(found, "layers" if by == "layer" else "groups", form=form, out=out)
@@ -101,28 +101,37 @@ def _deliver(text: str, out: Path | None) -> None:
 
 
 def _diff(
-    named: tuple[str, str],
-    size: tuple[int, int] | None,
-    settings: tuple[str, ...],
-    *,
-    by_layer: bool,
-    form: str,
-    out: Path | None,
-) -> None:
-    from tlcli.cli import changes, console
+    named: tuple[str, str], size: tuple[int, int] | None, settings: tuple[str, ...], *, by_layer: bool
+) -> dict[str, Any]:
+    from tlcli.cli import console
     from tlcli.inspecting import target
 
-    sides = target.pair(named, size=size, settings=settings)
+    def measured(card: Any, arguments: Any, size: tuple[int, int]) -> Any:
+        """In this process, since Keras will be needed anyway; but what is known needs none."""
+        from tlcli.model import structure
+        from tlcli.paths import cache_dir
+
+        if (known := structure.find(card, dict(arguments), size, cache=cache_dir())) is not None:
+            return known
+        with console.quiet_import():
+            from tlcli.model import measure
+        return measure.layer_groups(card, arguments, size)
+
+    sides = target.pair(named, target.Wish(size, settings, measured))
     with console.quiet_import():
         from tlcli.inspecting import difference
-    found = difference.between(*sides, by_layer=by_layer)
+    return difference.between(*sides, by_layer=by_layer)
+
+
+def _show_diff(found: dict[str, Any], *, form: str, out: Path | None) -> None:
     if form == "table":
+        from tlcli.cli import changes
+
         changes.tell(found)
         return
     from tlcli.inspecting import text
 
-    rows = found["layers" if by_layer else "groups"]
-    _deliver(text.as_json(found) if form == "json" else text.as_csv(rows), out)
+    _deliver(text.as_json(found) if form == "json" else text.as_csv(found.get("layers", found["groups"])), out)
 
 
 @click.command()

@@ -9,7 +9,7 @@ from tlcli.errors import ModelError
 from tlcli.inspecting import changes
 from tlcli.model import contract
 from tlcli.model.groups import LayerGroups
-from tlcli.prepare import groups_without_keras
+from tlcli.prepare import Measure, groups_without_keras
 from tlcli.recipe import load
 from tlcli.recipe.schema import Recipe
 from tlcli.report import record
@@ -51,25 +51,34 @@ class Target:
         return "run" if self.record else "file" if self.file else "card"
 
 
-def find(text: str, *, size: tuple[int, int] | None = None, settings: Sequence[str] = ()) -> Target:
+@dataclass(frozen=True)
+class Wish:
+    """At what size, with which settings of a recipe, and measured how; `size`: pixels, None for its own."""
+
+    size: tuple[int, int] | None = None
+    settings: Sequence[str] = ()
+    measure: Measure = groups_without_keras
+
+
+def find(text: str, wish: Wish) -> Target:
     """Find what a text names and measure it.
 
     Raises:
         TlcliError: If there is no such thing, or it cannot be built at that size.
     """
     if (Path(text) / "run.json").is_file():
-        return _run(text, size, settings)
+        return _run(text, wish)
     _refuse_other_files(text)
-    card, recipe = catalogue.find(text), load.load(load.DEFAULT, settings=settings)
+    card, recipe = catalogue.find(text), load.load(load.DEFAULT, settings=wish.settings)
     kind, _, handle = card.source.partition(":")
     file = Path(handle) if kind == "file" else None
     said = None if file is None else said_in(file)
-    if said is not None and size is not None:
+    if said is not None and wish.size is not None:
         hint = "Leave it out, or name the network that it was made from."
         raise ModelError(f"the file brings pictures to {_by(said.size)} itself", where="--size", hint=hint)
-    chosen = size or (card.size, card.size)
+    chosen = wish.size or (card.size, card.size)
     plan.check_size(card, chosen, where="--size")
-    groups = groups_without_keras(card, recipe.model.arguments, chosen)
+    groups = wish.measure(card, recipe.model.arguments, chosen)
     if said is not None:
         # Whatever it is given, this is what its layers see.
         chosen, groups = said.size, replace(groups, input_size=said.size)
@@ -90,16 +99,17 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} × {size[1]}"
 
 
-def _run(text: str, size: tuple[int, int] | None, settings: Sequence[str]) -> Target:
+def _run(text: str, wish: Wish) -> Target:
     ran = record.read(Path(text))
     card, arguments = ModelCard.model_validate(ran.model["card"]), dict(ran.model["arguments"])
     own = (int(ran.model["size"][0]), int(ran.model["size"][1]))
-    plan.check_size(card, size or own, where="--size")
+    size = wish.size or own
+    plan.check_size(card, size, where="--size")
     recipe_file = Path(text) / "recipe.yaml"
-    recipe = load.load(str(recipe_file) if recipe_file.is_file() else load.DEFAULT, settings=settings)
-    groups = plan.dropped_top(recipe, groups_without_keras(card, arguments, size or own))
+    recipe = load.load(str(recipe_file) if recipe_file.is_file() else load.DEFAULT, settings=wish.settings)
+    groups = plan.dropped_top(recipe, wish.measure(card, arguments, size))
     model = Path(text) / "model.keras"
-    return Target(text, card, arguments, size or own, groups, recipe, ran, model if model.is_file() else None)
+    return Target(text, card, arguments, size, groups, recipe, ran, model if model.is_file() else None)
 
 
 def _refuse_other_files(text: str) -> None:
@@ -114,13 +124,13 @@ def _refuse_other_files(text: str) -> None:
         )
 
 
-def pair(named: tuple[str, str], *, size: tuple[int, int] | None, settings: Sequence[str]) -> tuple[Target, Target]:
+def pair(named: tuple[str, str], wish: Wish) -> tuple[Target, Target]:
     """Two things to compare. A card beside a run that began with it is taken as that run took it.
 
     Raises:
         TlcliError: If there is no such thing, or it has no weights yet.
     """
-    found = [find(text, size=size, settings=settings) for text in named]
+    found = [find(text, wish) for text in named]
     for target in found:
         if target.record is not None:
             record.require_complete(Path(target.text))
