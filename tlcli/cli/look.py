@@ -1,7 +1,7 @@
 """`tlcli inspect` and `tlcli doctor`: looking without changing anything."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -40,7 +40,7 @@ def inspect(
     model: str | None,
     by: str,
     selection: str | None,
-    batch_norm: str | None,
+    batch_norm: Literal["frozen", "affine", "train"] | None,
     diff: tuple[str, str] | None,
     size: tuple[int, int] | None,
     settings: tuple[str, ...],
@@ -67,7 +67,7 @@ def inspect(
     from tlcli.inspecting.report import report
 
     found_at = target.find(str(model), target.Wish(size, settings))
-    trained = None if selection is None else training.of(found_at, selection, batch_norm)  # type: ignore[arg-type]
+    trained = None if selection is None else training.of(found_at, selection, batch_norm)
     found = report(found_at, trained, by_layer=by == "layer" or form == "html")
     _show(found, "layers" if by == "layer" else "groups", form=form, out=out)
 

@@ -70,7 +70,7 @@ def _sha256(target: Target) -> str | None:
     if target.file is not None and target.file.is_file():
         with target.file.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    return target.card.sha256
+    return None if target.kind == "run" else target.card.sha256
 
 
 def _classes(target: Target) -> tuple[list[str] | None, int | None]:

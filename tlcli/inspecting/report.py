@@ -18,7 +18,7 @@ def report(target: Target, trained: Trained | None, *, by_layer: bool) -> dict[s
         "parameters": groups.parameters,
         "trainable_parameters": groups.trainable_parameters,
         "flops": sum(group.flops for group in groups),
-        "activation_bytes": sum(_activations(group) for group in groups),
+        "activation_bytes_inside": sum(_activations(group) for group in groups),
         "batch_norm": sum(group.batch_norms for group in groups),
         "batch_norm_policy": trained.batch_norm if trained else target.card.fine_tuning.batch_norm,
         "input_size": list(groups.input_size),
