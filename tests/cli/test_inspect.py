@@ -189,6 +189,13 @@ def test_what_a_terminal_has_no_room_for_is_named(
     assert max(map(len, lines[lines.index(header) : lines.index(header) + 20])) <= width
 
 
+def test_frontiers_are_told_where_the_column_has_no_room(tlcli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "cut: every group ends at a frontier" in tlcli("inspect", "resnet50").stdout
+    told = tlcli("inspect", "nasnet_mobile").stdout
+    assert "but stem, cell0 … cell3, reduce4, cell5 … cell8, reduce8, cell9 … cell11, which" in told
+
+
 @pytest.mark.parametrize("name", ["resnet50", "convnext_tiny", "nasnet_mobile", "drawn"])
 @pytest.mark.parametrize("words", [(), ("--by", "layer"), ("--train", "top:2")], ids=["groups", "layers", "train"])
 def test_tables_fit_eighty_columns(

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from tlcli.cli import console
 from tlcli.cli.console import count, safe, say
+from tlcli.model.groups import listing
 
 Row = list[str | Text]
 CONVENTION = "FLOPs are multiply-adds: a multiplication with its addition counts as one."
@@ -222,8 +223,17 @@ def norm_sentence(found: dict[str, Any]) -> str:
 def _legend(out: Console, found: dict[str, Any]) -> None:
     say(out, field_sentence(found), "dim")
     say(out, f"bytes: of the output for one image, float32. {CONVENTION}", "dim")
+    say(out, safe(frontier_sentence(found), "dim"))
     if "training" not in found:
         say(out, norm_sentence(found), "dim")
+
+
+def frontier_sentence(found: dict[str, Any]) -> str:
+    """Where training can begin."""
+    closed = [each["name"] for each in found["groups"] if not each["frontier"]]
+    if not closed:
+        return "cut: every group ends at a frontier, where training can begin."
+    return f"cut: training can begin at the end of each group but {listing(closed)}, which some paths pass by."
 
 
 def field_sentence(found: dict[str, Any]) -> str:

@@ -23,7 +23,12 @@ def page(found: dict[str, Any]) -> str:
             "drawn": [_drawn(found, number) for number in reversed(range(len(groups)))],
             "above": "new head, trained" if head else "features, a head goes on them",
             "picture": f"{height} × {width}",
-            "notes": [layers.norm_sentence(found), layers.field_sentence(found), layers.CONVENTION],
+            "notes": [
+                layers.norm_sentence(found),
+                layers.field_sentence(found),
+                layers.frontier_sentence(found),
+                layers.CONVENTION,
+            ],
             "training": _training(found) if "training" in found else None,
             "groups": _table(*layers.group_table(found)),
             "layers": [
