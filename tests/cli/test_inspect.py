@@ -90,6 +90,8 @@ def test_what_is_trained_is_told_after_the_norm_policy(norms: str, tlcli: Callab
     assert by_name["Conv_1_bn"]["batch_norm_mode"] == norms
     assert by_name["block_15_project_BN"]["batch_norm_mode"] == "frozen"
     assert by_name["Conv_1"]["batch_norm_mode"] is None
+    modes = {group["name"]: group["batch_norm_mode"] for group in found["groups"]}
+    assert (modes["block15"], modes["block16"], modes["top"]) == ("frozen", norms, norms)
     trained = sum(layer["trained_parameters"] for layer in chosen)
     assert trained == found["training"]["trained_parameters"] == sum(g["trained_parameters"] for g in found["groups"])
     # The statistics of BatchNorm are no parameters that gradients reach.
