@@ -56,6 +56,16 @@ def test_the_change_is_relative_to_what_was_there(share: float) -> None:
     assert groups["stem"]["statistics_identical"] is None
 
 
+def test_statistics_do_not_hide_what_kernels_did() -> None:
+    before, after = network(bn=np.full(4, 1e6, np.float32)), network(bn=np.full(4, 1.1e6, np.float32))
+    block = {group["name"]: group for group in found(before, after)["groups"]}["block1"]
+    assert (block["relative_change"], block["identical"]) == (0, False)
+    assert block["relative_change_statistics"] == pytest.approx(0.1)
+    kernels = network(bn=np.full(4, 1e6, np.float32), conv=np.linspace(2, 4, 8, dtype=np.float32))
+    block = {group["name"]: group for group in found(before, kernels)["groups"]}["block1"]
+    assert (block["relative_change"], block["relative_change_statistics"]) == (pytest.approx(1), 0)
+
+
 def test_from_zero_and_to_nan_have_no_share() -> None:
     for value in (np.ones(4, np.float32), np.full(4, np.nan, np.float32)):
         layers = {layer["name"]: layer for layer in found(network(), network(bn=value))["layers"]}

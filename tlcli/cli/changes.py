@@ -28,7 +28,11 @@ def tell(found: dict[str, Any]) -> None:
             layers = ", ".join(f"{each['layer']} ({count(each['parameters'])})" for each in found[side][:8])
             more = f" and {len(found[side]) - 8} more layers" if len(found[side]) > 8 else ""
             say(out, safe(f"only in {name}: {layers}{more}"))
-    say(out, "change: ‖B - A‖ / ‖A‖ over all weights in the row; statistics: of BatchNorm.", "dim")
+    say(
+        out,
+        "change: ‖B - A‖ / ‖A‖ over the weights of a row; statistics: the same of BatchNorm's mean and variance.",
+        "dim",
+    )
     _sum_up(found)
 
 
@@ -52,7 +56,7 @@ def _row(each: dict[str, Any], *, by_layer: bool) -> list[str | Text]:
         changed,
         count(each["parameters"]),
         safe("identical", "green") if each["identical"] else safe(amount(each["relative_change"])),
-        "–" if kept is None else "identical" if kept else "moved",
+        "–" if kept is None else "identical" if kept else amount(each["relative_change_statistics"]),
     ]
     return row if by_layer else [*row, each["most_changed_layer"] or "–"]
 

@@ -128,6 +128,8 @@ def _change(one: Weight, other: Weight) -> Change:
 
 def _row(named: dict[str, Any], changes: Sequence[Change]) -> dict[str, Any]:
     statistics = [change for change in changes if change.weight.is_statistic]
+    # Moving variances can be a hundred times larger than kernels, and would hide what those did.
+    learnt = [change for change in changes if not change.weight.is_statistic] or statistics
     return {
         **named,
         "weights": len(changes),
@@ -135,7 +137,8 @@ def _row(named: dict[str, Any], changes: Sequence[Change]) -> dict[str, Any]:
         "identical": all(change.is_identical for change in changes),
         "statistics_identical": all(change.is_identical for change in statistics) if statistics else None,
         "parameters": sum(change.weight.value.size for change in changes),
-        "relative_change": relative(changes),
+        "relative_change": relative(learnt),
+        "relative_change_statistics": relative(statistics) if statistics else None,
         "most_changed_layer": _most_changed(changes),
     }
 
