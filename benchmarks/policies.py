@@ -114,7 +114,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the sets of images")
     parser.add_argument("--weights", required=True, help="MobileNetV2 0.35 without its top")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--labelled", nargs="+", type=int, default=[20, 100, 0], help="a class; 0: seven in ten of small sets")
+    parser.add_argument(
+        "--labelled", nargs="+", type=int, default=[20, 100, 0], help="a class; 0: seven in ten of small sets"
+    )
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, required=True)

@@ -63,17 +63,27 @@ def test_a_terminal_gets_colours_unless_it_wants_none() -> None:
     assert "\x1b[3" not in on_a_terminal("zoo", "list", "mobilenet*", NO_COLOR="1")
 
 
-@pytest.mark.parametrize("columns", [80, 140])
-@pytest.mark.parametrize(
-    "words",
-    [["zoo", "list"], ["recipe", "list"], ["inspect", "mobilenet_v2"], ["inspect", "resnet50", "--train", "top:2"]],
-    ids=" ".join,
-)
-def test_tables_fit_the_terminal(words: list[str], columns: int) -> None:
+def lines_on_a_terminal(*words: str, columns: int) -> list[str]:
     drawn = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", on_a_terminal(*words, columns=columns))
-    lines = [line.rstrip() for line in drawn.splitlines()]
+    return [line.rstrip() for line in drawn.splitlines()]
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+@pytest.mark.parametrize("words", [["zoo", "list"], ["recipe", "list"]], ids=" ".join)
+def test_tables_fit_the_terminal(words: list[str], columns: int) -> None:
+    lines = lines_on_a_terminal(*words, columns=columns)
     assert max(map(len, lines)) <= columns
     assert len([line for line in lines if line.strip()]) == len(lines), "a wrapped cell makes lines of its own"
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+@pytest.mark.parametrize("words", [["mobilenet_v2"], ["resnet50", "--train", "top:2"]], ids=" ".join)
+def test_the_layer_report_fits_the_terminal(words: list[str], columns: int) -> None:
+    lines = lines_on_a_terminal("inspect", *words, columns=columns)
+    assert max(map(len, lines)) <= columns
+    # The header may be wrapped, the tables may not.
+    tables = lines[lines.index("") + 1 :]
+    assert not [line for line in tables if line.startswith(" ")], "a wrapped cell makes lines of its own"
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -55,6 +55,7 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     [
         ["inspect", "resnet50", "--train", "top:30%"],
         ["inspect", "mobilenet_v2", "--by", "layer", "--format", "csv"],
+        ["inspect", "drawn", "--train", "top:2", "--format", "html"],
         ["zoo", "list"],
         ["zoo", "show", "mobilenet_v2"],
         ["recipe", "list"],
@@ -80,6 +81,7 @@ def test_planning_loads_no_keras(photos: Path) -> None:
         ["pretrain", "no", "-o", "x"],
         ["evaluate", "no"],
         ["predict", "no", "x.jpg"],
+        ["inspect", "--diff", "resnet50", "drawn"],
     ],
     ids=" ".join,
 )

@@ -52,6 +52,8 @@ def test_it_holds_the_program_its_data_and_its_licence(wheel: Path) -> None:
     assert text == (CHECKOUT / "LICENSE").read_text(encoding="utf-8")
     modules = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "tlcli").rglob("*.py")}
     assert modules == {name for name in names if name.endswith(".py")}
+    templates = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "tlcli").rglob("*.html")}
+    assert templates == {name for name in names if name.endswith(".html")} >= {"tlcli/report/templates/network.html"}
     assert {name.split("/")[0] for name in names} == {"tlcli", names[-1].split("/")[0]}
     assert not [name for name in names if "test" in name or name.endswith(".pyc")]
 

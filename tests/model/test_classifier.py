@@ -13,7 +13,8 @@ import pytest
 from tlcli.errors import ModelError
 from tlcli.model import classifier
 from tlcli.model.backbone import Backbone, weights_sha256
-from tlcli.model.classifier import CONTRACT, assemble
+from tlcli.model.classifier import assemble
+from tlcli.model.contract import MEMBER
 from tlcli.recipe.schema import HeadSpec, HiddenSpec
 from tlcli.zoo.card import ModelCard
 
@@ -128,7 +129,7 @@ def test_a_saved_classifier_comes_back_the_same(tmp_path):
 def test_the_contract_is_readable_without_any_library(tmp_path):
     classifier.save(made(), tmp_path / "model.keras")
     with zipfile.ZipFile(tmp_path / "model.keras") as archive:
-        contract = json.loads(archive.read(CONTRACT))
+        contract = json.loads(archive.read(MEMBER))
     assert contract == {"classes": list(CLASSES), "size": list(SIZE), "resize": "crop"}
 
 

@@ -1,7 +1,5 @@
 """Frontiers and groups on small graphs made by hand and at random."""
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -222,13 +220,6 @@ def test_the_cut_is_the_highest_frontier_below_all_that_is_trained() -> None:
     groups = cut_by_patterns()
     chosen = [groups.cut_below(trained) for trained in ({"b1"}, {"b1", "conv"}, {"a2", "last"}, set[str]())]
     assert [group and group.boundary for group in chosen] == ["a_add", None, "conv", "last"]
-
-
-def test_groups_survive_json() -> None:
-    groups = cut_by_patterns()
-    assert LayerGroups.from_dict(json.loads(json.dumps(groups.to_dict()))) == groups
-    with pytest.raises(ModelError, match="not a stored structure"):
-        LayerGroups.from_dict({"name": "x", "input_size": [1], "groups": []})
 
 
 def test_two_groups_of_one_name_are_refused() -> None:

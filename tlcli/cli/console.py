@@ -50,12 +50,8 @@ def table(
 
     On a narrow terminal the columns named in `spare` are left out, in that order, until the others fit.
     """
-    shown = [[cell if isinstance(cell, Text) else safe(cell) for cell in row] for row in rows]
-    widths = {name: max([len(name), *(row[at].cell_len for row in shown)]) for at, name in enumerate(columns)}
-    kept = list(columns)
-    for name in spare:
-        if sum(widths[each] + 2 for each in kept) - 2 > out().width:
-            kept.remove(name)
+    kept = fitting(columns, rows, spare=spare)
+    shown = [[_cell(cell) for cell in row] for row in rows]
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for at, name in enumerate(columns):
         if name in kept:
@@ -64,6 +60,25 @@ def table(
     for row in shown:
         made.add_row(*(cell for cell, name in zip(row, columns, strict=True) if name in kept))
     return made
+
+
+def fitting(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, spare: Sequence[str]) -> list[str]:
+    """The columns that are left when those in `spare` go, in that order, until the others fit the terminal."""
+    kept = list(columns)
+    for name in spare:
+        if width(columns, rows, kept) > out().width:
+            kept.remove(name)
+    return kept
+
+
+def width(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], kept: Sequence[str]) -> int:
+    """Characters that a table with the columns `kept` takes."""
+    widths = [max([len(name), *(_cell(row[at]).cell_len for row in rows)]) for at, name in enumerate(columns)]
+    return sum(size + 2 for size, name in zip(widths, columns, strict=True) if name in kept) - 2
+
+
+def _cell(cell: str | Text) -> Text:
+    return cell if isinstance(cell, Text) else safe(cell)
 
 
 def count(value: float) -> str:

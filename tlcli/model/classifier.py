@@ -5,30 +5,17 @@ import zipfile
 from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import keras
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from tlcli.errors import ModelError
+from tlcli.model import contract
 from tlcli.model.backbone import Backbone, preprocess
 from tlcli.model.head import PREFIX, attach
 from tlcli.paths import replacing
 from tlcli.recipe.schema import HeadSpec
 from tlcli.recipe.spec import Resize
 from tlcli.zoo.sources import keras_file
-
-# A member of the .keras archive that Keras itself passes over: what the pictures and classes are.
-CONTRACT = "tlcli.json"
-_RESTORE = "Train it again, or restore the file."
-
-
-class _Contract(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    size: tuple[PositiveInt, PositiveInt]
-    resize: Resize
 
 
 @dataclass(frozen=True)
@@ -79,11 +66,11 @@ def assemble(backbone: Backbone, head: HeadSpec, *, classes: tuple[str, ...], re
 
 def save(classifier: Classifier, path: Path) -> None:
     """Write one `.keras` file with labels, size and resize inside, atomically."""
-    contract = {"classes": classifier.classes, "size": classifier.size, "resize": classifier.resize}
+    said = {"classes": classifier.classes, "size": classifier.size, "resize": classifier.resize}
     with replacing(path) as temporary:
         classifier.model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(CONTRACT, json.dumps(contract, ensure_ascii=False))
+            archive.writestr(contract.MEMBER, json.dumps(said, ensure_ascii=False))
 
 
 def load(path: Path) -> Classifier:
@@ -92,24 +79,13 @@ def load(path: Path) -> Classifier:
     Raises:
         ModelError: If the file is damaged or was not written by this program.
     """
-    contract = _contract(path)
+    said = contract.read(path)
     model = keras_file.load(path)
     outputs = getattr(model, "outputs", None) or [None]
-    if len(outputs) > 1 or getattr(outputs[0], "shape", ()) != (None, len(contract.classes)):
-        raise ModelError(f"does not answer with its {len(contract.classes)} classes", where=str(path), hint=_RESTORE)
-    return Classifier(model, contract.classes, contract.size, contract.resize)
-
-
-def _contract(path: Path) -> _Contract:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _Contract.model_validate_json(archive.read(CONTRACT))
-    except KeyError as error:
-        raise ModelError(
-            "holds no class names", where=str(path), hint="Only classifiers written by tlcli say what they predict."
-        ) from error
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"is not a classifier ({type(error).__name__})", where=str(path), hint=_RESTORE) from error
+    if len(outputs) > 1 or getattr(outputs[0], "shape", ()) != (None, len(said.classes)):
+        message = f"does not answer with its {len(said.classes)} classes"
+        raise ModelError(message, where=str(path), hint=contract.RESTORE)
+    return Classifier(model, said.classes, said.size, said.resize)
 
 
 def _resizing(size: tuple[int, int], resize: Resize, taken: Set[str]) -> keras.layers.Layer:

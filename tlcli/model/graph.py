@@ -4,6 +4,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import keras
 from keras.src.backend.common import global_state
@@ -11,7 +12,10 @@ from keras.src.ops.node import Node
 from keras.src.utils.naming import reset_uids
 
 from tlcli.errors import ModelError, did_you_mean
+from tlcli.model import receptive
 from tlcli.model.groups import Layer, LayerGraph
+from tlcli.model.receptive import Field
+from tlcli.model.window import window
 
 Shape = tuple[int | None, ...]
 
@@ -57,11 +61,13 @@ def weightless() -> Iterator[None]:
 def measure(model: keras.Model) -> LayerGraph:
     """The graph of a functional or sequential network, its layers in the order of the model's own list.
 
-    FLOPs are two a multiplication with its addition, for one image, of convolutions (plain, grouped, transposed,
-    depthwise, separable) and dense layers, also inside nested models. Elementwise work, pooling, normalisation,
-    resizing and other layers count as none; so does a layer whose output size the network leaves open.
-    A nested model is one layer. A layer used several times in this model has its weights at the first use; later
-    uses are entries `name@2`, `name@3` without weights. Uses of the layer in other models do not matter.
+    FLOPs are multiply-adds, a multiplication with its addition counted once, as papers on networks do. Counted, for one
+    image, are convolutions (plain, grouped, transposed, depthwise, separable) and dense layers, also inside nested
+    models. Elementwise work, pooling, normalisation, resizing and other layers count as none; so does a layer whose
+    output size the network leaves open.
+    A nested model is one layer, with what is inside as its parts. A layer used several times in this model has its
+    weights at the first use; later uses are entries `name@2`, `name@3` without weights. Uses of the layer in other
+    models do not matter.
 
     Raises:
         ModelError: The model is no graph of layers, or has several outputs.
@@ -71,12 +77,7 @@ def measure(model: keras.Model) -> LayerGraph:
         count = len(outputs) if outputs else "no"
         hint = "Functional and sequential networks with one output can be cut into groups."
         raise ModelError(f"the network has {count} symbolic outputs", where=str(model.name), hint=hint)
-    names: dict[int, str] = {}
-    layers = []
-    for name, node in _named(model):
-        names[id(node)] = name
-        inputs = dict.fromkeys(names[id(parent)] for parent in node.parent_nodes)
-        layers.append(_layer(node, name, tuple(inputs)))
+    layers, names, _ = _walked(model, receptive.PICTURE)
     return LayerGraph(tuple(layers), names[id(_origin(outputs[0]))])
 
 
@@ -117,20 +118,70 @@ def _named(model: keras.Model) -> Iterator[tuple[str, Node]]:
         yield (node.operation.name if use == 1 else f"{node.operation.name}@{use}"), node
 
 
-def _layer(node: Node, name: str, inputs: tuple[str, ...]) -> Layer:
+def _walked(model: keras.Model, picture: Field | None) -> tuple[list[Layer], dict[int, str], Field | None]:
+    """The layers of a model, their names by the identity of their node, and what its output sees.
+
+    `picture`: what each place of its inputs sees.
+    """
+    names: dict[int, str] = {}
+    seen: dict[str, Field | None] = {}
+    layers = []
+    for name, node in _named(model):
+        names[id(node)] = name
+        inputs = tuple(dict.fromkeys(names[id(parent)] for parent in node.parent_nodes))
+        below = receptive.join([seen[each] for each in inputs]) if inputs else picture
+        inner, seen[name] = _inside(node, below)
+        # A later use of a layer shows nothing of its inside again.
+        parts = inner if name == node.operation.name else ()
+        layers.append(_placed(replace(_layer(node, name), inputs=inputs, parts=parts), seen[name]))
+    return layers, names, seen[names[id(_origin(model.outputs[0]))]]
+
+
+def _inside(node: Node, below: Field | None) -> tuple[tuple[Layer, ...], Field | None]:
+    """The layers inside the one that a node calls, and what its output sees."""
     operation = node.operation
-    is_first = name == operation.name
-    parts = _parts(operation) if is_first else []
+    if isinstance(operation, keras.Model) and len(getattr(operation, "outputs", None) or ()) == 1:
+        layers, _, field = _walked(operation, below)
+        return tuple(replace(layer, inputs=()) for layer in layers if layer.kind != "InputLayer"), field
+    shapes = [tuple(tensor.shape[1:]) for tensor in node.input_tensors]
+    field = receptive.through(window(operation, shapes, tuple(node.outputs[0].shape[1:])), below)
+    inner = [part for part in _parts(operation)[1:] if _own_weights(part)]
+    return tuple(_weights_of(part.name, _kind(part), [part]) for part in inner), field
+
+
+def _placed(layer: Layer, field: Field | None) -> Layer:
+    if field is None:
+        return layer
+    return replace(layer, stride=field.stride, receptive_field=field.size, sees_all=field.sees_all)
+
+
+def _layer(node: Node, name: str) -> Layer:
+    operation = node.operation
+    parts = _parts(operation) if name == operation.name else []
+    shapes = [tensor.shape[1:] for tensor in node.input_tensors]
+    return replace(
+        _weights_of(name, _kind(operation), parts),
+        output_shape=tuple(node.outputs[0].shape[1:]),
+        flops=_flops(operation, shapes, node.outputs[0].shape[1:]),
+        outputs=len(node.outputs),
+    )
+
+
+def _kind(operation: keras.Operation) -> str:
+    """The class of a layer; of one that is nothing but a function, the function too."""
+    kind = type(operation).__name__
+    if kind != "Activation":
+        return kind
+    return f"{kind} {getattr(operation.activation, '__name__', type(operation.activation).__name__)}"
+
+
+def _weights_of(name: str, kind: str, parts: Sequence[keras.Layer]) -> Layer:
     return Layer(
         name=name,
-        kind=type(operation).__name__,
-        inputs=inputs,
+        kind=kind,
         parameters=sum(_size(weight) for part in parts for weight in _own_weights(part)),
         trainable_parameters=sum(_size(weight) for part in parts for weight in part._trainable_variables),
-        output_shape=tuple(node.outputs[0].shape[1:]),
         batch_norms=sum(isinstance(part, keras.layers.BatchNormalization) for part in parts),
-        flops=_flops(operation, [tensor.shape[1:] for tensor in node.input_tensors], node.outputs[0].shape[1:]),
-        outputs=len(node.outputs),
     )
 
 
@@ -174,7 +225,7 @@ def _sorted(nodes: dict[int, Node], rank: Callable[[Node], int]) -> list[Node]:
 
 
 def _flops(operation: keras.Operation, inputs: list[Shape], output: Shape) -> int:
-    """Operations of one use of a layer; shapes without the batch."""
+    """Multiply-adds of one use of a layer; shapes without the batch."""
     if not inputs or None in output or any(None in shape for shape in inputs):
         return 0
     elements = math.prod(size or 0 for size in output)
@@ -182,23 +233,23 @@ def _flops(operation: keras.Operation, inputs: list[Shape], output: Shape) -> in
         case keras.Model():
             return _flops_inside(operation, inputs[0])
         case keras.layers.Dense():
-            return 2 * operation.kernel.shape[0] * elements
+            return operation.kernel.shape[0] * elements
         case _ if isinstance(operation, _SEPARABLE):
             positions = elements // operation.filters
-            return 2 * positions * (_size(operation.depthwise_kernel) + _size(operation.pointwise_kernel))
+            return positions * (_size(operation.depthwise_kernel) + _size(operation.pointwise_kernel))
         case _ if isinstance(operation, _DEPTHWISE):
-            return 2 * math.prod(operation.kernel_size) * elements
+            return math.prod(operation.kernel_size) * elements
         case _ if isinstance(operation, _TRANSPOSED):
             positions = math.prod(size or 0 for size in inputs[0]) // operation.kernel.shape[-1]
-            return 2 * positions * _size(operation.kernel)
+            return positions * _size(operation.kernel)
         case _ if isinstance(operation, _CONVOLUTIONS):
-            return 2 * math.prod(operation.kernel.shape[:-1]) * elements
+            return math.prod(operation.kernel.shape[:-1]) * elements
         case _:
             return 0
 
 
 def _flops_inside(model: keras.Model, shape: Shape) -> int:
-    """Operations of a nested model for one input of the given shape."""
+    """Multiply-adds of a nested model for one input of the given shape."""
     if not isinstance(model, keras.Sequential):
         return sum(layer.flops for layer in measure(model).layers) if getattr(model, "outputs", None) else 0
     total = 0

@@ -6,14 +6,14 @@ Nothing here knows Keras: a graph is a list of named layers with their inputs, m
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.model import blocks
 from tlcli.model.patterns import last_matches
+from tlcli.model.receptive import Pair
 from tlcli.zoo.card import GroupPattern
 
 FEWEST, MOST = 4, 30
@@ -21,8 +21,6 @@ FEWEST, MOST = 4, 30
 
 Boundary = tuple[str, str]
 """Group name and the layer whose output ends the group."""
-
-_ROW = ("name", "kind", "parameters", "trainable_parameters", "output_shape", "batch_norms", "flops")
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,13 @@ class Layer:
         trainable_parameters: Those of them that training could change, frozen at the moment or not.
         output_shape: Of its first output, without the batch; None where the network leaves a size open.
         batch_norms: BatchNormalization layers in it: 0 or 1, more for a nested model.
-        flops: Operations for one image; see `graph.measure` for what is counted.
+        flops: Multiplications, each with its addition, for one image; see `graph.measure` for what is counted.
         outputs: How many tensors it gives.
+        stride: Pixels of the picture from one place of its output to the next, along height and width; None where
+            that has no places, or it is not known.
+        receptive_field: Height and width of what one place sees of the picture, pixels; None likewise.
+        sees_all: Whether its output depends on the whole picture, perhaps only by way of a gate.
+        parts: The layers inside it, of a nested model in order.
     """
 
     name: str
@@ -48,11 +51,26 @@ class Layer:
     batch_norms: int = 0
     flops: int = 0
     outputs: int = 1
+    stride: Pair | None = None
+    receptive_field: tuple[int, int] | None = None
+    sees_all: bool = False
+    parts: tuple["Layer", ...] = ()
 
     @property
     def is_weighted(self) -> bool:
         """Whether it has weights, trainable or not."""
         return self.parameters > 0
+
+    def trained_parameters(self, *, norms: bool) -> int:
+        """Parameters that training the layer changes; without `norms` those of BatchNorm in it stay as they are."""
+        if norms or not self.batch_norms:
+            return self.trainable_parameters
+        return sum(part.trained_parameters(norms=False) for part in self.parts)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of its output for one image in float32; 0 where the network leaves a size open."""
+        return 0 if None in self.output_shape else 4 * math.prod(size or 0 for size in self.output_shape)
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,8 @@ class LayerGroup:
         boundary: The layer whose output ends the group.
         is_frontier: Whether every path from input to output passes that output, so that training can be cut there.
         output_shape: Of the boundary, without the batch.
-        flops: Operations of all its layers for one image.
+        flops: Multiply-adds of all its layers for one image.
+        members: All its layers in topological order, those without weights too; empty where they are not known.
     """
 
     name: str
@@ -109,6 +128,12 @@ class LayerGroup:
     is_frontier: bool
     output_shape: tuple[int | None, ...]
     flops: int
+    members: tuple[Layer, ...] = ()
+
+    @property
+    def end(self) -> Layer | None:
+        """The layer at its boundary, where it is known."""
+        return next((layer for layer in self.members if layer.name == self.boundary), None)
 
     @property
     def parameters(self) -> int:
@@ -211,24 +236,6 @@ class LayerGroups:
             cut = group if group.is_frontier else cut
         return cut
 
-    def to_dict(self) -> dict[str, Any]:
-        """The groups as plain JSON values; layers are rows to keep files small."""
-        return {"name": self.name, "input_size": list(self.input_size), "groups": [_group_row(g) for g in self.groups]}
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> "LayerGroups":
-        """The inverse of `to_dict`.
-
-        Raises:
-            ModelError: The values are not what `to_dict` writes.
-        """
-        try:
-            height, width = stored["input_size"]
-            groups = tuple(_group_from_row(row) for row in stored["groups"])
-            return cls(str(stored["name"]), (int(height), int(width)), groups)
-        except (KeyError, TypeError, ValueError) as problem:
-            raise ModelError(f"not a stored structure ({problem!r})", where="structure") from problem
-
 
 def frontiers(graph: LayerGraph) -> tuple[str, ...]:
     """Names of the layers whose output every path from an input to the output passes, bottom to top.
@@ -295,14 +302,15 @@ def _runs(names: Iterable[str]) -> list[list[str]]:
 
 
 def _group(graph: LayerGraph, boundary: Boundary, members: Collection[str], *, is_frontier: bool) -> LayerGroup:
-    inside = [layer for layer in graph.layers if layer.name in members]
+    inside = tuple(replace(layer, inputs=()) for layer in graph.layers if layer.name in members)
     return LayerGroup(
         name=boundary[0],
-        layers=tuple(replace(layer, inputs=()) for layer in inside if layer.is_weighted),
+        layers=tuple(layer for layer in inside if layer.is_weighted),
         boundary=boundary[1],
         is_frontier=is_frontier,
         output_shape=graph[boundary[1]].output_shape,
         flops=sum(layer.flops for layer in inside),
+        members=inside,
     )
 
 
@@ -345,24 +353,3 @@ def _area(layer: Layer) -> float:
     """Positions of its output; infinite where it is no map or the network leaves its size open."""
     sizes = layer.output_shape[:-1]
     return math.prod(size or math.inf for size in sizes) if len(sizes) > 1 else math.inf
-
-
-def _group_row(group: LayerGroup) -> dict[str, Any]:
-    rows = [[getattr(layer, field) for field in _ROW] for layer in group.layers]
-    return {
-        "name": group.name,
-        "boundary": group.boundary,
-        "is_frontier": group.is_frontier,
-        "output_shape": list(group.output_shape),
-        "flops": group.flops,
-        "layers": rows,
-    }
-
-
-def _group_from_row(row: Mapping[str, Any]) -> LayerGroup:
-    layers = []
-    for values in row["layers"]:
-        fields = dict(zip(_ROW, values, strict=True))
-        layers.append(Layer(**{**fields, "output_shape": tuple(fields["output_shape"])}))
-    shape = tuple(row["output_shape"])
-    return LayerGroup(row["name"], tuple(layers), row["boundary"], bool(row["is_frontier"]), shape, int(row["flops"]))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,14 @@ from tlcli.model.groups import Layer, LayerGroup, LayerGroups
 from tlcli.paths import bundled, write_text
 from tlcli.zoo.card import GroupPattern, ModelCard
 
-FORMAT = 1
+FORMAT = 2
+
+# What a row holds of a layer, in this order; defaults at its end are left out.
+_ROW = (
+    "name", "kind", "parameters", "trainable_parameters", "output_shape", "batch_norms", "flops", "stride",
+    "receptive_field", "sees_all", "parts",
+)  # fmt: skip
+_DEFAULTS = {field.name: field.default for field in fields(Layer)}
 
 Sizes = tuple[tuple[int, int], tuple[int, int]]
 """Input height and width measured at, and those wanted, pixels."""
@@ -62,11 +69,72 @@ def store(groups: LayerGroups, card: ModelCard, arguments: Mapping[str, Any], *,
 
 def write(groups: LayerGroups, path: Path, name: str) -> Path:
     """Write groups under their key as JSON, a group a line; returns the file."""
-    content = groups.to_dict()
+    content = to_dict(groups)
     rows = ",\n".join(_compact(row) for row in content.pop("groups"))
     head = _compact({"key": name, **content}).removesuffix("}")
     write_text(path, f'{head},"groups":[\n{rows}\n]}}\n')
     return path
+
+
+def to_dict(groups: LayerGroups) -> dict[str, Any]:
+    """The groups as plain JSON values; layers are rows to keep files small."""
+    rows = [
+        {
+            "name": group.name,
+            "boundary": group.boundary,
+            "is_frontier": group.is_frontier,
+            "output_shape": list(group.output_shape),
+            "flops": group.flops,
+            "layers": [_row(layer) for layer in group.members or group.layers],
+        }
+        for group in groups
+    ]
+    return {"name": groups.name, "input_size": list(groups.input_size), "groups": rows}
+
+
+def from_dict(stored: Mapping[str, Any]) -> LayerGroups:
+    """The inverse of `to_dict`.
+
+    Raises:
+        ModelError: The values are not what `to_dict` writes.
+    """
+    try:
+        height, width = stored["input_size"]
+        groups = tuple(_group(row) for row in stored["groups"])
+        return LayerGroups(str(stored["name"]), (int(height), int(width)), groups)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise ModelError(f"not a stored structure ({problem!r})", where="structure") from problem
+
+
+def _row(layer: Layer) -> list[Any]:
+    values = [getattr(layer, field) for field in _ROW[:-1]] + [[_row(part) for part in layer.parts]]
+    while len(values) > 2 and values[-1] in (_DEFAULTS[_ROW[len(values) - 1]], [], False, 0):
+        values.pop()
+    return [_short(value) if isinstance(value, tuple) else value for value in values]
+
+
+def _short(pair: tuple[Any, ...]) -> Any:
+    """Strides and fields are mostly alike along both sides; shapes are never of one size."""
+    whole = [int(value) if isinstance(value, float) and value.is_integer() else value for value in pair]
+    return whole[0] if len(whole) == 2 and whole[0] == whole[1] else whole
+
+
+def _layer(values: Sequence[Any]) -> Layer:
+    row = dict(zip(_ROW, values, strict=False))
+    for name in ("stride", "receptive_field"):
+        if row.get(name) is not None:
+            sides = row[name] if isinstance(row[name], list) else [row[name], row[name]]
+            row[name] = (sides[0], sides[1])
+    row["output_shape"] = tuple(row.get("output_shape", ()))
+    row["parts"] = tuple(_layer(part) for part in row.get("parts", ()))
+    return Layer(**row)
+
+
+def _group(row: Mapping[str, Any]) -> LayerGroup:
+    members = tuple(_layer(values) for values in row["layers"])
+    layers = tuple(layer for layer in members if layer.is_weighted)
+    shape = tuple(row["output_shape"])
+    return LayerGroup(row["name"], layers, row["boundary"], bool(row["is_frontier"]), shape, int(row["flops"]), members)
 
 
 def at_size(groups: LayerGroups, size: tuple[int, int]) -> LayerGroups:
@@ -74,6 +142,7 @@ def at_size(groups: LayerGroups, size: tuple[int, int]) -> LayerGroups:
 
     Heights and widths are inferred from the stride that the measured size shows, FLOPs scaled by the positions that
     gives: within a pixel, and exact where the size is a multiple of the largest stride and the convolutions pad.
+    Strides and receptive fields do not depend on the size.
     """
     if size == groups.input_size:
         return groups
@@ -82,16 +151,17 @@ def at_size(groups: LayerGroups, size: tuple[int, int]) -> LayerGroups:
 
 
 def _scaled_group(group: LayerGroup, sizes: Sizes) -> LayerGroup:
-    layers = tuple(_scaled_layer(layer, sizes) for layer in group.layers)
-    before, after = (sum(layer.flops for layer in members) for members in (group.layers, layers))
-    flops = round(group.flops * after / before) if before else group.flops
-    return replace(group, layers=layers, output_shape=_scaled_shape(group.output_shape, sizes), flops=flops)
+    members = tuple(_scaled_layer(layer, sizes) for layer in group.members)
+    layers = tuple(layer for layer in members if layer.is_weighted)
+    flops, shape = sum(layer.flops for layer in members), _scaled_shape(group.output_shape, sizes)
+    return replace(group, layers=layers, members=members, output_shape=shape, flops=flops)
 
 
 def _scaled_layer(layer: Layer, sizes: Sizes) -> Layer:
     shape = _scaled_shape(layer.output_shape, sizes)
     before, after = (math.prod(side or 1 for side in sides) for sides in (layer.output_shape, shape))
-    return replace(layer, output_shape=shape, flops=round(layer.flops * after / before))
+    parts = tuple(_scaled_layer(part, sizes) for part in layer.parts)
+    return replace(layer, output_shape=shape, flops=round(layer.flops * after / before), parts=parts)
 
 
 def _scaled_shape(shape: tuple[int | None, ...], sizes: Sizes) -> tuple[int | None, ...]:
@@ -121,7 +191,7 @@ def _read(path: Path, wanted: str) -> LayerGroups | None:
         return None
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return LayerGroups.from_dict(stored) if stored["key"] == wanted else None
+        return from_dict(stored) if stored["key"] == wanted else None
     except (ValueError, KeyError, TypeError, ModelError):
         return None
 

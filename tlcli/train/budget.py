@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from tlcli.train.policy import Step
 
-# Arithmetic per second that a small CPU reaches on these networks until this machine has been measured.
-DEFAULT_FLOPS_PER_SECOND = 6e10
+# Multiply-adds a second that a small CPU reaches on these networks until this machine has been measured.
+DEFAULT_FLOPS_PER_SECOND = 3e10
 # What building and tracing a step takes until one was seen, seconds.
 DEFAULT_SETUP_S = 4.0
 # What is set aside for scoring and saving: a share of the budget, 0-1, within these bounds in seconds.
@@ -17,7 +17,7 @@ RESERVE, LEAST_RESERVE_S, MOST_RESERVE_S = 0.1, 3.0, 60.0
 
 @dataclass(frozen=True)
 class Work:
-    """Floating point operations of a step: once, before it begins, and in each epoch."""
+    """Multiply-adds of a step: once, before it begins, and in each epoch."""
 
     before: float
     an_epoch: float

@@ -95,7 +95,8 @@ def _operations(session: Session, running: Running) -> float:
         return 0.0
     names, group = session.groups.names, session.stage.footing.group
     above = session.groups.groups[names.index(group.name) + 1 if group else 0 :]
-    return 3.0 * running.step.epochs * len(session.train) * sum(each.flops for each in above)
+    # Two operations a multiply-add.
+    return 6.0 * running.step.epochs * len(session.train) * sum(each.flops for each in above)
 
 
 def _precision(session: Session, running: Running, loss: keras.losses.Loss) -> str:

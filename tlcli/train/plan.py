@@ -11,12 +11,9 @@ from tlcli.model.selection import Selection
 from tlcli.recipe.phase import PhaseSpec
 from tlcli.recipe.schema import HeadSpec, Recipe
 from tlcli.recipe.spec import BatchNormPolicy
-from tlcli.train import footing, policy
+from tlcli.train import cost, footing, policy
 from tlcli.train.budget import DEFAULT_FLOPS_PER_SECOND
 from tlcli.zoo.card import ModelCard
-
-# What Python, Keras and TensorFlow take before the first image, bytes.
-BASE_MEMORY = 700_000_000
 
 
 @dataclass(frozen=True)
@@ -215,11 +212,8 @@ def head_parameters_of(head: HeadSpec, groups: LayerGroups, classes: int) -> int
 
 def trained_parameters(groups: LayerGroups, layers: Set[str], *, batch_norm: BatchNormPolicy) -> int:
     """Parameters of the named backbone layers that a phase trains."""
-    return sum(
-        layer.trainable_parameters
-        for layer in groups.layers
-        if layer.name in layers and (batch_norm != "frozen" or not layer.batch_norms)
-    )
+    has_norms = batch_norm != "frozen"
+    return sum(layer.trained_parameters(norms=has_norms) for layer in groups.layers if layer.name in layers)
 
 
 def totals(splits: Splits) -> dict[str, int]:
@@ -326,18 +320,29 @@ def _estimates(
     seconds = 8.0 + images * sum(group.flops for group in groups.groups) / speed
     for index in range(len(recipe.phases)):
         seconds += _phase_flops(recipe, index, groups, footing.counts_of(splits), total["val"]) / speed
-    activations = recipe.performance.batch_size * 3 * sum(group.activation_bytes for group in groups.groups)
-    memory = BASE_MEMORY + 4 * groups.parameters * 2 + 16 * max(p.trainable_parameters for p in phases) + activations
+    memory = max(_phase_memory(recipe, index, groups) for index in range(len(phases)))
     stored = min(sum(phase.cache_bytes for phase in phases), footing.bytes_of(recipe.performance.cache_budget))
     return Estimates(
-        memory_bytes=int(memory),
+        memory_bytes=memory,
         cache_bytes=images * size[0] * size[1] * 3 + stored,
         seconds=round(seconds, 1),
     )
 
 
+def _phase_memory(recipe: Recipe, index: int, groups: LayerGroups) -> int:
+    """Bytes that a phase takes at its peak; a gradual one when it has thawed all it may."""
+    phase = recipe.phases[index]
+    return cost.memory_bytes(
+        groups,
+        _chosen(phase, index, groups).layers,
+        batch=recipe.performance.batch_size,
+        stored=recipe.performance.cache != "off",
+        batch_norm=phase.batch_norm_policy,
+    )
+
+
 def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: footing.Counts, val: int) -> float:
-    """Operations of a phase. A gradual one rarely thaws everything; half of its steps is the guess."""
+    """Multiply-adds of a phase. A gradual one rarely thaws everything; half of its steps is the guess."""
     phase, total = recipe.phases[index], 0.0
     steps = policy.steps_of(phase, index, groups)
     for step in steps[: max(1, len(steps) // 2)]:
@@ -346,7 +351,7 @@ def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: footin
         frozen, above = (sum(group.flops for group in part) for part in (groups.groups[:below], groups.groups[below:]))
         if place.is_stored:
             total += (place.views - 1) * counts.train * frozen
-        else:
-            total += phase.most_epochs * (counts.train + val) * frozen
-        total += phase.most_epochs * (3 * counts.train + val) * above
+        total += phase.most_epochs * cost.epoch_flops(
+            frozen, above, train=counts.train, val=val, stored=place.is_stored
+        )
     return total

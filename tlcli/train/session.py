@@ -14,7 +14,7 @@ from tlcli.model.classifier import Classifier
 from tlcli.model.groups import LayerGroups
 from tlcli.model.head import POOLED
 from tlcli.recipe.schema import Recipe
-from tlcli.train import checkpoint, events, footing, policy, prefix, temperature
+from tlcli.train import checkpoint, cost, events, footing, policy, prefix, temperature
 from tlcli.train.budget import Budget, Work
 from tlcli.train.checkpoint import Arrays
 from tlcli.train.examples import Examples, Images
@@ -93,19 +93,17 @@ class Session:
             self._stage = begin(self.classifier, place, self._ground(), ahead=ahead, progress=self._progress)
 
     def work(self, step: policy.Step) -> Work:
-        """The operations of a step, if nothing of it is stored yet."""
-        place = self._footing(step)
-        counts, val = self._counts(), len(self.val)
-        frozen, above = self._flops(place)
-        an_epoch = (3.0 * counts.train + val) * above
-        if place.is_stored:
-            return Work((counts.images + (place.views - 1) * counts.train) * frozen, an_epoch)
-        return Work(0.0, an_epoch + (counts.train + val) * frozen)
+        """The multiply-adds of a step, if nothing of it is stored yet."""
+        place, counts = self._footing(step), self._counts()
+        below, above = self._flops(place)
+        an_epoch = cost.epoch_flops(below, above, train=counts.train, val=len(self.val), stored=place.is_stored)
+        passes = counts.images + (place.views - 1) * counts.train if place.is_stored else 0
+        return Work(passes * below, an_epoch)
 
-    def _flops(self, place: footing.Footing) -> tuple[float, float]:
-        """Operations for one image below a frontier and above it."""
+    def _flops(self, place: footing.Footing) -> tuple[int, int]:
+        """Multiply-adds for one image below a frontier and above it."""
         costs, depth = [group.flops for group in self.groups.groups], self._depth(place)
-        return float(sum(costs[:depth])), float(sum(costs[depth:]))
+        return sum(costs[:depth]), sum(costs[depth:])
 
     @contextmanager
     def _passing(self, place: footing.Footing | None) -> Iterator[None]:
@@ -114,7 +112,7 @@ class Session:
         yield
         seconds = time.perf_counter() - began
         self.prefix_s += seconds
-        below = self._flops(place)[0] if place else float(sum(group.flops for group in self.groups.groups))
+        below = self._flops(place)[0] if place else sum(group.flops for group in self.groups.groups)
         self.budget.note_pass(self._passed * below, seconds)
 
     def pooled(self) -> Callable[[Examples], np.ndarray]:

@@ -73,6 +73,17 @@ def is_path(text: str) -> bool:
     return not is_name and (Path(text).expanduser().exists() or _looks_like_path(text))
 
 
+def outputs(file: Path) -> int | None:
+    """How many numbers the network in a model file answers with, where it ends in a dense layer, read without Keras."""
+    found = None
+    for kind, config in _layers(_config(file)):
+        if kind == "Dense":
+            found = config.get("units")
+        elif "Conv" in kind:
+            found = None
+    return found
+
+
 @cache
 def _bundled_cards(folder: Path) -> dict[str, ModelCard]:
     cards = [card_file.read(path) for path in sorted(folder.glob("*.yaml"))]

@@ -1,0 +1,41 @@
+"""What a classifier file says of itself besides its network: class names and how pictures are brought to size."""
+
+import zipfile
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from tlcli.errors import ModelError
+from tlcli.recipe.spec import Resize
+
+# A member of the .keras archive that Keras itself passes over.
+MEMBER = "tlcli.json"
+RESTORE = "Train it again, or restore the file."
+
+
+class Contract(BaseModel):
+    """Classes in the order of the probabilities, input height and width in pixels, and how pictures get there."""
+
+    model_config = ConfigDict(frozen=True)
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    size: tuple[PositiveInt, PositiveInt]
+    resize: Resize
+
+
+def read(path: Path) -> Contract:
+    """The contract in a `.keras` file, read without Keras.
+
+    Raises:
+        ModelError: If the file is damaged or was not written by this program.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return Contract.model_validate_json(archive.read(MEMBER))
+    except KeyError as error:
+        raise ModelError(
+            "holds no class names", where=str(path), hint="Only classifiers written by tlcli say what they predict."
+        ) from error
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"is not a classifier ({type(error).__name__})", where=str(path), hint=RESTORE) from error
