@@ -59,7 +59,7 @@ def test_it_holds_the_program_its_data_and_its_licence(wheel: Path) -> None:
 
 
 def test_it_knows_the_bundled_recipes_and_cards(installed: Callable[..., str]) -> None:
-    assert len(json.loads(installed("recipe", "list", "--json"))) == 6
+    assert len(json.loads(installed("recipe", "list", "--json"))) == 9
     assert len(json.loads(installed("zoo", "list", "--json"))) == 41
     assert len(installed("zoo", "list").splitlines()) == 42
 

@@ -61,7 +61,8 @@ def test_bundled_recipes_are_valid_and_render_to_themselves(name):
 
 
 def test_the_bundled_recipes_are_all_there():
-    assert load.names() == ["demo", "from-scratch", "full", "head-only", "two-phase", "unfreeze-until-plateau"]
+    names = ["demo", "depth-search", "from-scratch", "full", "head-only", "lp-ft", "surgical", "two-phase"]
+    assert load.names() == [*names, "unfreeze-until-plateau"]
 
 
 def test_unknown_keys_are_errors_with_a_suggestion_and_a_place():

@@ -56,6 +56,8 @@ def plan(made: TrainPlan, notices: Sequence[str] = ()) -> None:
         f"about {duration(seconds).replace('.0 s', ' s')} (rough), {estimates.memory_bytes / 1e9:.1f} GB memory,"
         f" {estimates.cache_bytes / 1e6:.0f} MB cache"
     )
+    if budget := made.recipe.performance.budget:
+        say(console, safe(f"budget {budget}: steps that do not fit, by what they cost then, are shortened or left out"))
 
 
 def print_groups(console: Console, groups: LayerGroups, *, trained: frozenset[str] | None = None) -> None:
