@@ -3,10 +3,12 @@
 import atexit
 import gc
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,6 +21,7 @@ from tlcli.cli.options import state
 from tlcli.cli.recipe import recipe
 from tlcli.cli.zoo import zoo
 from tlcli.errors import OutputError, RecipeError, TlcliError, UsageError
+from tlcli.paths import cache_dir
 
 INTERRUPTED = 130
 START = """Transfer learning on image folders.
@@ -82,9 +85,16 @@ def _parts(error: Exception) -> tuple[TlcliError, int]:
         hint = f"Try '{context.command_path} --help'." if context else ""
         return UsageError(error.format_message(), hint=hint), error.exit_code
     if isinstance(error, OSError) and error.filename:
-        return OutputError(error.strerror or str(error), where=str(error.filename)), 1
+        return OutputError(error.strerror or str(error), where=str(error.filename), hint=_remedy(error.filename)), 1
     hint = "This is a fault of tlcli, not yours. Run the command again with --debug for the details to report."
     return Fault(f"{type(error).__name__}: {error}", hint=hint), Fault.exit_code
+
+
+def _remedy(file: str | bytes) -> str:
+    """What helps where a file of the cache is in the way."""
+    if Path(os.fsdecode(file)).absolute().is_relative_to(cache_dir().absolute()):
+        return "It belongs to the cache: set TLCLI_CACHE to a folder that can be written."
+    return ""
 
 
 def _printable(text: str) -> str:

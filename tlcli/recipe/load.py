@@ -28,7 +28,13 @@ class Draft:
     origins: dict[Path_, str] = field(default_factory=dict)
 
     def origin(self, path: Path_) -> str:
-        """The place of a key, or of the nearest key above it that was written down."""
+        """The place of a key, or of the nearest key above it that was written down.
+
+        Of a section, the option by which something in it was set: that is what a rule of the section met first.
+        """
+        below = (origin for key, origin in self.origins.items() if key[: len(path)] == path and len(key) > len(path))
+        if path and (typed := next((origin for origin in below if origin.startswith("--")), None)):
+            return typed
         for length in range(len(path), -1, -1):
             if path[:length] in self.origins:
                 return self.origins[path[:length]]
