@@ -66,6 +66,9 @@ WAYS = {
     "top-30%": _thawed("top:5"),
     "top-100%": _thawed("all"),
     "30% a round, while the loss halves": _automatic("step=30%", "until.go_on=0.5"),
+    "30% a round, while the loss halves, 80% sure, blended": _automatic(
+        "step=30%", "until.go_on=0.5", "until.confidence=0.8", "blend=true"
+    ),
     "30% a round, while it falls by a fifth": _automatic("step=30%", "until.go_on=0.2"),
     "30% a round": _automatic("step=30%", "until.go_on=0"),
     "30% a round, 80% sure": _automatic("step=30%", "until.go_on=0", "until.confidence=0.8"),
