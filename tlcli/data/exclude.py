@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tlcli.errors import DataError
 from tlcli.paths import write_text
+from tlcli.shown import printable
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ def read(file: Path) -> Exclusions:
 def write(file: Path, entries: Iterable[tuple[str, str]], *, remarks: Iterable[str]) -> None:
     """Write a list of paths and reasons, below some remarks."""
     lines = [
-        *(f"# {_plain(remark)}" for remark in remarks),
-        *(f"{_written(path)}\t{_plain(why)}" for path, why in entries),
+        *(f"# {printable(remark)}" for remark in remarks),
+        *(f"{_written(path)}\t{printable(why)}" for path, why in entries),
     ]
     write_text(file, "".join(f"{line}\n" for line in lines))
 
@@ -73,7 +74,3 @@ def _path(line: str, where: str) -> str:
 def _written(path: str) -> str:
     is_plain = path.isprintable() and path == path.strip() and not path.startswith(("#", '"', "./"))
     return path if is_plain else json.dumps(path)
-
-
-def _plain(text: str) -> str:
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -199,8 +199,8 @@ def _surveyed(root: Path, wanted: _Wanted) -> _Survey:
             candidates += [(path, label, place.given) for path in kept]
         if not any(given == place.given for _, _, given in candidates):
             raise DataError("the test folder holds no images", where=str(place.folder), hint="Fill or remove it.")
-    unmatched = () if exclude is None else _unmatched(root, exclude, excluded)
-    return _Survey(root, names, tuple(candidates), tuple(sorted(ignored)), tuple(sorted(excluded)), unmatched)
+    missing = () if exclude is None else unmatched(root, exclude)
+    return _Survey(root, names, tuple(candidates), tuple(sorted(ignored)), tuple(sorted(excluded)), missing)
 
 
 def _sifted(images: Sequence[Path], root: Path, exclude: Exclusions | None) -> tuple[Sequence[Path], list[str]]:
@@ -211,8 +211,12 @@ def _sifted(images: Sequence[Path], root: Path, exclude: Exclusions | None) -> t
     return kept, sorted({relative(path, root) for path in images} - {relative(path, root) for path in kept})
 
 
-def _unmatched(root: Path, exclude: Exclusions, excluded: Collection[str]) -> tuple[tuple[int, str], ...]:
-    """The lines that name no file. A list of which no line does is one of other images."""
+def unmatched(root: Path, exclude: Exclusions) -> tuple[tuple[int, str], ...]:
+    """The lines of a list, number and path, that name no file.
+
+    Raises:
+        DataError: None of them does: it is a list of other images.
+    """
     missing = tuple((number, path) for path, number in exclude.lines.items() if not (root / path).is_file())
     if missing and len(missing) == len(exclude.lines):
         number, path = missing[0]

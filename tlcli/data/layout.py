@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,10 +136,15 @@ def sorted_out(folder: Path, note: Note | None = None) -> tuple[list[Path], list
     Raises:
         OSError: Something cannot be listed or read, and there is no `note` to tell of it.
     """
+    above = frozenset(_identity(parent) for parent in folder.resolve().parents)
+    return told_apart(_walk(folder, above, note), note)
+
+
+def told_apart(paths: Iterable[Path], note: Note | None = None) -> tuple[list[Path], list[Path]]:
+    """Files as images and others. `note` is told of those that cannot be read; without it that raises."""
     images: list[Path] = []
     others: list[Path] = []
-    above = frozenset(_identity(parent) for parent in folder.resolve().parents)
-    for path in _walk(folder, above, note):
+    for path in paths:
         try:
             (images if is_image(path) else others).append(path)
         except OSError as error:
