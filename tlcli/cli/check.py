@@ -112,8 +112,8 @@ def tell(found: "Examination") -> None:
     for finding in found.findings:
         if finding.severity != "info":
             out.print()
-            title = console.safe(f"{_title(finding)} ", STYLES[finding.severity])
-            out.print(title + console.safe(f"{finding.message}. {finding.remedy}"), soft_wrap=False)
+            title = console.safe(f"{_title(finding)}: ", STYLES[finding.severity])
+            console.say(out, title + console.safe(f"{finding.message}. {finding.remedy}"))
 
 
 def _table(findings: "tuple[Finding, ...]") -> "Table":

@@ -103,7 +103,7 @@ def alike_classes(names: Sequence[str]) -> list[Finding]:
     groups = tuple(tuple(f"{name}/" for name in alike) for alike in found.values() if len(alike) > 1)
     if not groups:
         return []
-    listed = "; ".join(" and ".join(repr(name.rstrip("/")) for name in group) for group in groups[:5])
+    listed = "; ".join(" and ".join(f"'{name[:-1]}'" for name in group) for group in groups[:5])
     return [
         Finding(
             "alike_classes",
@@ -154,7 +154,7 @@ def imbalance(index: FolderIndex) -> list[Finding]:
         Finding(
             "imbalance",
             "warning",
-            f"class {most!r} has {filled[most]} images, {least!r} only {filled[least]}; who always says {most!r}"
+            f"class '{most}' has {filled[most]} images, '{least}' only {filled[least]}; who always says '{most}'"
             f" is right in {filled[most] / len(images):.0%}",
             "Look at the scores of each class, and try --set data.class_weights=balanced.",
             (f"{most}/", f"{least}/"),
@@ -182,7 +182,7 @@ def _classes(
     if not labels:
         return []
     names = [index.classes[label] for label in labels]
-    listed = ", ".join(f"{name!r} ({counts[label]})" for name, label in list(zip(names, labels, strict=True))[:5])
+    listed = ", ".join(f"'{name}' ({counts[label]})" for name, label in list(zip(names, labels, strict=True))[:5])
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     plural = "classes" if len(names) > 1 else "a class"
     paths = tuple(f"{name}/" for name in names)

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,7 +116,7 @@ def examine(data: Path, size: tuple[int, int], *, exclude: Path | None = None, p
     seen = _seen(found, size, progress)
     index = index_of(found, seen)
     listed = [*folders.findings(found), *_told_by_images(seen, index, size, progress)]
-    listed += _refusal(data, exclude, index, listed)
+    listed = _joined([*listed, *_refusal(data, exclude, index, listed)])
     listed.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     given = Counter(image.given for image in index.images)
     return Examination(
@@ -152,6 +152,17 @@ def _told_by_images(
     yield from copies.nearly(index, hashes, progress=lambda done, total: progress("comparing", done, total))
     yield from cheap.cheap(index)
     yield from pictures.findings(seen, size)
+
+
+def _joined(found: list[Finding]) -> list[Finding]:
+    """One finding of each kind: folders and images that may not be read come from two places."""
+    by_kind: dict[str, Finding] = {}
+    for finding in found:
+        if before := by_kind.get(finding.kind):
+            notes = {**(before.notes or {}), **(finding.notes or {})}
+            finding = replace(before, paths=(*before.paths, *finding.paths), notes=notes)
+        by_kind[finding.kind] = finding
+    return list(by_kind.values())
 
 
 def _refusal(data: Path, exclude: Path | None, index: FolderIndex, found: list[Finding]) -> Iterator[Finding]:

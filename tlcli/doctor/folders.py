@@ -76,7 +76,8 @@ def _empty_classes(seen: Survey) -> Iterator[Finding]:
         )
         if empty:
             what = "class folders without images" + (", so no test score says anything of them" if is_test else "")
-            yield Finding("empty_class", severity, what, "Fill them or remove them.", empty)
+            kind = "empty_test_class" if is_test else "empty_class"
+            yield Finding(kind, severity, what, "Fill them or remove them.", empty)
 
 
 def _bad_names(seen: Survey) -> Iterator[Finding]:

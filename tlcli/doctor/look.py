@@ -12,8 +12,9 @@ from PIL import Image
 
 from tlcli.data.decoder import DECODER_ERRORS, QUIET, as_rgb, opened, orientation, reason_of
 
-# Side of the gray picture that hashes are taken of, pixels. Taken of the whole image they cost as much as decoding.
-_SMALL = 64
+# Side of the gray picture that both hashes are taken of, pixels: what the first makes of any. Shrinking in two steps,
+# the first by whole numbers, takes a fraction of the time.
+_SMALL, _ON_THE_WAY = 32, 96
 # Deviation of gray levels (0-255) below which a picture has nothing to be recognised by.
 _FLAT = 4.0
 _BOMB = re.compile(r"exceeds limit|Decompressed data too large|more memory than there is")
@@ -139,8 +140,9 @@ def _is_animated(image: Image.Image) -> bool:
 
 def _hashed(rgb: Image.Image) -> tuple[float, Hashes | None]:
     gray = rgb.convert("L")
-    across, down = max(gray.width // _SMALL, 1), max(gray.height // _SMALL, 1)
-    small = gray.reduce((across, down)) if max(across, down) > 1 else gray
+    across, down = max(gray.width // _ON_THE_WAY, 1), max(gray.height // _ON_THE_WAY, 1)
+    reduced = gray.reduce((across, down)) if max(across, down) > 1 else gray
+    small = reduced.resize((_SMALL, _SMALL), Image.Resampling.LANCZOS)
     contrast = float(np.asarray(small).std())
     if contrast < _FLAT:
         return contrast, None

@@ -28,7 +28,12 @@ IN_A_GROUP = 6
 SIDE = 160
 
 # Their paths are shown as text: there is no picture in them, or none that is meant.
-_TEXT = frozenset({"not_an_image", "unread_format", "hidden", "link_loop", "broken_link", "unmatched_exclusion"})
+_TEXT = frozenset(
+    {
+        *("unreadable", "truncated", "empty", "bomb", "no_permission", "bad_file_name", "unmatched_exclusion"),
+        *("not_an_image", "unread_format", "hidden", "link_loop", "broken_link"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def _fields(shown: _Shown, thumbnails: Mapping[str, str]) -> dict[str, Any]:
         "title": finding.kind.replace("_", " "),
         "severity": finding.severity,
         "count": finding.count,
-        "message": printable(finding.message),
+        "message": printable(finding.message[:1].upper() + finding.message[1:]),
         "remedy": printable(finding.remedy),
         "folders": listed(shown.names),
         "groups": [listed(group) for group in shown.groups],

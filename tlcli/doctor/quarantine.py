@@ -1,6 +1,6 @@
 """Which images should better not be trained on, and why, as a list that `finetune --exclude` takes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from tlcli.data import exclude
@@ -13,6 +13,9 @@ _ALONE = {
     "bomb": "takes absurdly much memory",
     "blank": "one colour only",
 }
+_LEAKS = {"leak": "the same as", "near_leak": "nearly the same as"}
+_COPIES = {"duplicate": "a copy of", "near_duplicate": "nearly the same as"}
+_ORDER = (*_ALONE, "label_conflict", *_LEAKS, *_COPIES)
 
 
 def entries(findings: Iterable[Finding]) -> dict[str, str]:
@@ -22,10 +25,12 @@ def entries(findings: Iterable[Finding]) -> dict[str, str]:
     which label is right; of copies in two splits the one in the earlier: train before val before test. Images that
     are nearly the same under different classes stay: they may be right.
     """
+    by_kind = {finding.kind: finding for finding in findings}
     found: dict[str, str] = {}
-    for finding in findings:
-        for path, reason in _of(finding):
-            found.setdefault(path, reason)
+    for kind in _ORDER:
+        if kind in by_kind:
+            for path, reason in _of(by_kind[kind], found):
+                found.setdefault(path, reason)
     return dict(sorted(found.items()))
 
 
@@ -38,22 +43,20 @@ def write(file: Path, found: dict[str, str], *, data: Path) -> None:
     exclude.write(file, found.items(), remarks=remarks)
 
 
-def _of(finding: Finding) -> Iterator[tuple[str, str]]:
+def _of(finding: Finding, gone: Container[str]) -> Iterator[tuple[str, str]]:
+    """Paths and reasons of one finding; `gone` are in the list already, so that none of them is the copy to keep."""
     notes = finding.notes or {}
     if finding.kind in _ALONE:
         for path in finding.paths:
             yield path, f"{_ALONE[finding.kind]}: {notes.get(path, '')}".rstrip(": ")
     for group in finding.groups:
-        first, *rest = group
         if finding.kind == "label_conflict":
             yield from ((path, f"the same as {_another(group, path)}, under another class") for path in group)
-        elif finding.kind in ("leak", "near_leak"):
-            like = "the same as" if finding.kind == "leak" else "nearly the same as"
-            yield first, f"{like} {rest[0]}, in another split"
-        elif finding.kind == "duplicate":
-            yield from ((path, f"a copy of {first}") for path in rest)
-        elif finding.kind == "near_duplicate":
-            yield from ((path, f"nearly the same as {first}") for path in rest)
+        elif finding.kind in _LEAKS:
+            yield group[0], f"{_LEAKS[finding.kind]} {group[1]}, in another split"
+        else:
+            first, *rest = [path for path in group if path not in gone] or group
+            yield from ((path, f"{_COPIES[finding.kind]} {first}") for path in rest)
 
 
 def _another(group: tuple[str, ...], path: str) -> str:
