@@ -33,7 +33,7 @@ def listed(folder: Path, text: str) -> Path:
 
 def test_lines_by_hand(tmp_path: Path) -> None:
     """Remarks, empty lines, reasons, Windows line ends, a mark of byte order, a path twice."""
-    text = "\ufeff# mine\r\n\r\na/1.bmp\treason\r\n./a/2.bmp  \r\n\"a/\\u0033.bmp\"\r\na/1.bmp\r\n"
+    text = '\ufeff# mine\r\n\r\na/1.bmp\treason\r\n./a/2.bmp  \r\n"a/\\u0033.bmp"\r\na/1.bmp\r\n'
     assert exclude.read(listed(tmp_path, text)).lines == {"a/1.bmp": 3, "a/2.bmp": 4, "a/3.bmp": 5}
 
 
@@ -78,7 +78,7 @@ def test_lines_without_a_file_are_told(tmp_path: Path, draw: Draw) -> None:
 
 def test_a_list_of_another_folder_is_an_error(tmp_path: Path, draw: Draw) -> None:
     data = draw(tmp_path / "data", ["a", "b"], count=4)
-    with pytest.raises(DataError, match="there is no image 'train/a/01.bmp'") as error:
+    with pytest.raises(DataError, match=r"there is no image 'train/a/01\.bmp'") as error:
         check(data, exclude=listed(tmp_path, "# list\ntrain/a/01.bmp\n"))
     assert error.value.where.endswith("bad.txt:2")
 

@@ -11,8 +11,8 @@ from tlcli.shown import encodable
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-# A class of fewer different images is small: its scores say little.
-SMALL_CLASS = 20
+# A class of fewer different images is small: on average it has one or two to be validated and tested with.
+SMALL_CLASS = 10
 # So many times the images of the smallest class in the largest one are an imbalance.
 IMBALANCE = 5.0
 LATER = {"train": ("val", "test"), "val": ("test",), "test": ()}
