@@ -142,7 +142,7 @@ def _hashed(rgb: Image.Image) -> tuple[float, Hashes | None]:
     gray = rgb.convert("L")
     across, down = max(gray.width // _ON_THE_WAY, 1), max(gray.height // _ON_THE_WAY, 1)
     reduced = gray.reduce((across, down)) if max(across, down) > 1 else gray
-    small = reduced.resize((_SMALL, _SMALL), Image.Resampling.LANCZOS)
+    small = reduced.resize((_SMALL, _SMALL), Image.Resampling.BILINEAR)
     contrast = float(np.asarray(small).std())
     if contrast < _FLAT:
         return contrast, None
