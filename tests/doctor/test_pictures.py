@@ -148,21 +148,25 @@ def test_no_permission(good: Path, found: Found) -> None:
     assert (finding.severity, finding.paths) == ("error", ("cat/00.png",))
 
 
-def test_a_folder_without_permission(good: Path, found: Found) -> None:
+@pytest.mark.parametrize(("mode", "path"), [(0, "cat/deeper/"), (0o444, "cat/deeper/1.png")])
+def test_a_folder_without_permission(good: Path, found: Found, mode: int, path: str) -> None:
+    """One that may not be listed, and one whose files may not be opened."""
     folder = good / "cat" / "deeper"
-    folder.mkdir(mode=0)
+    folder.mkdir()
+    (folder / "1.png").touch()
+    folder.chmod(mode)
     try:
-        if _opens(folder):
+        if _opens(folder / "1.png"):
             pytest.skip("this user may read everything")
         finding = found(good)["no_permission"]
     finally:
         folder.chmod(0o755)
-    assert finding.paths == ("cat/deeper/",)
+    assert finding.paths == (path,)
 
 
 def _opens(path: Path) -> bool:
     try:
-        list(path.iterdir()) if path.is_dir() else path.read_bytes()
+        path.read_bytes()
     except PermissionError:
         return False
     return True

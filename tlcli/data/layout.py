@@ -196,7 +196,7 @@ def _is_folder(path: Path, note: Note | None) -> bool:
 
 
 def _is_broken_link(path: Path, note: Note) -> bool:
-    if not path.is_symlink():
+    if not os.path.islink(path):
         return False
     try:
         path.stat()
