@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from PIL import Image
 
-from tlcli import report
 from tlcli.data.findings import Finding
 from tlcli.data.pixels import decode
 from tlcli.doctor.examination import Examination
 from tlcli.errors import DataError
 from tlcli.paths import write_text
-from tlcli.shown import printable
+from tlcli.report import template
 
 # Of each finding so many files, or groups and files in one of them, are shown.
 FILES = 24
@@ -52,16 +50,12 @@ def write(found: Examination, file: Path) -> None:
     shown = [_shown(finding) for finding in found.findings]
     wanted = [path for each in shown for path in (*each.files, *(path for group in each.groups for path in group))]
     thumbnails = _thumbnails(found.root, wanted)
-    templates = jinja2.FileSystemLoader(Path(report.__path__[0]) / "templates")
-    environment = jinja2.Environment(
-        loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("check.html").render(
-        data=printable(str(found.data)),
-        summary=found.summary(),
-        findings=[_fields(each, thumbnails) for each in shown],
-    )
-    write_text(file, page)
+    values = {
+        "data": str(found.data),
+        "summary": found.summary(),
+        "findings": [_fields(each, thumbnails) for each in shown],
+    }
+    write_text(file, template.render("check.html", values))
 
 
 def _shown(finding: Finding) -> _Shown:
@@ -80,8 +74,8 @@ def _fields(shown: _Shown, thumbnails: Mapping[str, str]) -> dict[str, Any]:
     def listed(paths: Iterable[str]) -> list[dict[str, str]]:
         return [
             {
-                "path": printable(path),
-                "note": printable(notes.get(path, "")),
+                "path": path,
+                "note": notes.get(path, ""),
                 "thumbnail": thumbnails.get(path, ""),
             }
             for path in paths
@@ -92,8 +86,8 @@ def _fields(shown: _Shown, thumbnails: Mapping[str, str]) -> dict[str, Any]:
         "title": finding.kind.replace("_", " "),
         "severity": finding.severity,
         "count": finding.count,
-        "message": printable(finding.message[:1].upper() + finding.message[1:]),
-        "remedy": printable(finding.remedy),
+        "message": finding.message[:1].upper() + finding.message[1:],
+        "remedy": finding.remedy,
         "folders": listed(shown.names),
         "groups": [listed(group) for group in shown.groups],
         "files": listed(shown.files),
