@@ -1,6 +1,7 @@
 """Everything before Keras wakes up: recipe, card, images and layer groups, checked and put together as a plan."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.data import folder, pixels, split
+from tlcli.data import findings, folder, pixels, split
 from tlcli.data.folder import FolderIndex
 from tlcli.data.pixels import Pixels
 from tlcli.data.reading import Progress, Reading
@@ -99,7 +100,9 @@ def check_images(recipe: Recipe) -> None:
         DataError: If they are not what a recipe needs.
     """
     data = recipe.data
-    folder.check(_root(recipe), classes=data.classes, val=_outside(data.val), test=_outside(data.test))
+    folder.check(
+        _root(recipe), classes=data.classes, val=_outside(data.val), test=_outside(data.test), exclude=data.exclude
+    )
 
 
 def settle(recipe: Recipe, *, needs_weights: bool = True) -> Settled:
@@ -197,7 +200,9 @@ def prepare(
     index, found = reading.result(progress) if reading else _read(recipe, chosen.size, progress)
     _tell_passed_over(index, observe)
     index = _readable(index, found, strict=strict, observe=observe)
+    _tell_excluded(index, recipe, observe)
     splits = split.make(index, val=_share(recipe.data.val), test=_share(recipe.data.test))
+    splits = replace(splits, warnings=(*_checked(index, observe), *splits.warnings))
     for warning in splits.warnings:
         observe(Noticed(warning, is_warning=True))
     made = plan.make(recipe, chosen.card, groups=chosen.groups, splits=splits, classes=index.classes, speed=None)
@@ -210,6 +215,7 @@ def _read(recipe: Recipe, size: tuple[int, int], progress: Progress) -> tuple[Fo
         classes=recipe.data.classes,
         val=_outside(recipe.data.val),
         test=_outside(recipe.data.test),
+        exclude=recipe.data.exclude,
         progress=lambda done, total: progress("reading", done, total),
     )
     found = pixels.open_cache(
@@ -247,7 +253,8 @@ def recipe_of(request: Request) -> Recipe:
 def _absolute(recipe: Recipe) -> Recipe:
     """The recipe with paths that hold from anywhere: it is written down, to be run again and resumed."""
     data, model = recipe.data, recipe.model
-    folders = {key: _path(value) for key in ("path", "val", "test") if isinstance(value := getattr(data, key), Path)}
+    keys = ("path", "val", "test", "exclude")
+    folders = {key: _path(value) for key in keys if isinstance(value := getattr(data, key), Path)}
     files: dict[str, str] = {}
     if model.name != availability.AUTO and catalogue.is_path(model.name):
         files["name"] = str(_path(model.name))
@@ -328,6 +335,25 @@ def _readable(index: FolderIndex, found: Pixels, *, strict: bool, observe: Obser
     for path, reason in bad:
         observe(Noticed(f"left out {index.root / path}: {reason}", is_warning=True))
     return index.without({image.sha256 for image in broken})
+
+
+def _checked(index: FolderIndex, observe: Observer) -> list[str]:
+    """The part of `tlcli check` that costs nothing here; the split itself looks for exact copies."""
+    where = shlex.quote(str(index.root))
+    observe(Noticed(f"checked class names, class sizes and exact copies; the rest by: tlcli check {where}"))
+    return [f"{found.message}. {found.remedy}" for found in findings.cheap(index)]
+
+
+def _tell_excluded(index: FolderIndex, recipe: Recipe, observe: Observer) -> None:
+    """Say how many images a list leaves out, and which of its lines mean nothing."""
+    file = recipe.data.exclude
+    if file is None:
+        return
+    for number, path in index.unmatched[:5]:
+        observe(Noticed(f"{file}:{number}: there is no image '{path}' in {index.root}", is_warning=True))
+    if len(index.unmatched) > 5:
+        observe(Noticed(f"{file}: nor those of {len(index.unmatched) - 5} more lines", is_warning=True))
+    observe(Noticed(f"{len(index.excluded)} images left out by {file}"))
 
 
 def _tell_passed_over(index: FolderIndex, observe: Observer) -> None:

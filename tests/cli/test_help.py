@@ -25,8 +25,8 @@ COMMANDS = list(commands())
 
 
 def test_every_command_was_seen() -> None:
-    assert len(COMMANDS) == 21
-    assert len(set(COMMANDS)) == 21
+    assert len(COMMANDS) == 22
+    assert len(set(COMMANDS)) == 22
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "tlcli")

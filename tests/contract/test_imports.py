@@ -43,7 +43,14 @@ def test_the_command_line_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["finetune", "--help"], ["pretrain", "--help"], ["probe", "--help"], ["recipe", "run", "--help"]],
+    [
+        ["--help"],
+        ["finetune", "--help"],
+        ["pretrain", "--help"],
+        ["probe", "--help"],
+        ["check", "--help"],
+        ["recipe", "run", "--help"],
+    ],
     ids=" ".join,
 )
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
@@ -78,6 +85,7 @@ def test_planning_loads_no_keras(photos: Path) -> None:
     [
         ["finetune", "no"],
         ["probe", "no"],
+        ["check", "no"],
         ["pretrain", "no", "-o", "x"],
         ["evaluate", "no"],
         ["predict", "no", "x.jpg"],
@@ -87,6 +95,12 @@ def test_planning_loads_no_keras(photos: Path) -> None:
 )
 def test_mistakes_are_told_before_keras_is_loaded(words: list[str]) -> None:
     assert set(NETWORKS) & loaded(*words, code=2) == set()
+
+
+def test_checking_loads_no_keras(photos: Path) -> None:
+    found = loaded("check", photos)
+    assert set(NETWORKS) & found == set()
+    assert "imagehash" in found, "the probe sees what is loaded"
 
 
 def test_doctor_loads_keras() -> None:

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tlcli.shown import printable
+
 # Width of tables that no terminal limits.
 PIPE_WIDTH = 120
 
@@ -34,8 +36,7 @@ def print_json(value: Any) -> None:
 
 def safe(text: str, style: str = "") -> Text:
     """Text shown as it is: no markup is read in it, and control characters are shown as escapes."""
-    shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-    return Text(shown, style=style)
+    return Text(printable(text), style=style)
 
 
 def say(console: Console, text: Text | str, style: str = "") -> None:

@@ -82,6 +82,7 @@ def request_from(asked: dict[str, Any]) -> "Request":
     options = {
         "data.path": None if data is None else str(data),
         "model.name": asked["model"],
+        "data.exclude": None if asked["exclude"] is None else str(asked["exclude"]),
         "model.weights": asked["weights"],
         "performance.precision": asked["precision"],
         "performance.budget": asked["budget"],

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from tlcli import __version__
-from tlcli.cli import finetune, look, pretrain, probe, use
+from tlcli.cli import check, finetune, look, pretrain, probe, use
 from tlcli.cli.demo import demo
 from tlcli.cli.group import Group
 from tlcli.cli.options import state
@@ -22,6 +22,7 @@ from tlcli.cli.recipe import recipe
 from tlcli.cli.zoo import zoo
 from tlcli.errors import OutputError, RecipeError, TlcliError, UsageError
 from tlcli.paths import cache_dir
+from tlcli.shown import printable
 
 INTERRUPTED = 130
 START = """Transfer learning on image folders.
@@ -72,7 +73,7 @@ def _tell(error: Exception, *, as_json: bool) -> int:
         document = {"kind": said.kind, "where": said.where, "message": said.message, "hint": said.hint}
         problems = [vars(problem) for problem in error.problems] if isinstance(error, RecipeError) else []
         click.echo(json.dumps({"error": document | ({"problems": problems} if problems else {})}, ensure_ascii=False))
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {_printable(str(said))}", err=True)
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {printable(str(said), keep=chr(10))}", err=True)
     return code
 
 
@@ -97,11 +98,6 @@ def _remedy(file: str | bytes) -> str:
     return ""
 
 
-def _printable(text: str) -> str:
-    """Without control characters, which names of files and classes may hold."""
-    return "".join(char if char == "\n" or char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-
-
 @click.group(
     "tlcli", cls=Root, help=START, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
@@ -113,6 +109,7 @@ def cli() -> None:
 
 for command in (
     *finetune.COMMANDS,
+    *check.COMMANDS,
     *use.COMMANDS,
     *look.COMMANDS,
     *pretrain.COMMANDS,

@@ -38,6 +38,16 @@ def as_json(function: Function) -> Function:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
 
 
+def exclude(function: Function) -> Function:
+    """`--exclude`."""
+    return click.option(
+        "--exclude",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="List of images to leave out, as `tlcli check --quarantine` writes it.",
+    )(function)
+
+
 def training(function: Function) -> Function:
     """What `finetune` and `plan` are given."""
     options = (
@@ -55,6 +65,7 @@ def training(function: Function) -> Function:
         click.option(
             "--out", "-o", type=click.Path(path_type=Path), help="Run folder. [default: runs/<data>-<model>-<n>]"
         ),
+        exclude,
         click.option("--resume", metavar="RUN", type=click.Path(path_type=Path), help="Go on with an unfinished run."),
         click.option("--device", metavar="D", default="auto", help="auto, cpu, gpu, gpu:1, tpu."),
         click.option(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import as_json, examples, is_quiet, state
+from tlcli.cli.options import as_json, examples, exclude, is_quiet, state
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +32,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 )
 @click.option("--weights", metavar="FILE", help="Weights instead of the network's own, or 'random'.")
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Change one value of the recipe; repeatable.")
+@exclude
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
 @click.option("--plot", metavar="FILE.png", type=click.Path(path_type=Path), help="Draw accuracy over depth.")
 @click.option("--device", metavar="D", default="auto", help="auto, cpu, gpu, gpu:1, tpu.")
@@ -42,6 +43,7 @@ def probe(
     models: tuple[str, ...],
     weights: str | None,
     settings: tuple[str, ...],
+    exclude: Path | None,
     size: tuple[int, int] | None,
     plot: Path | None,
     device: str,
@@ -56,7 +58,7 @@ def probe(
     from tlcli.cli.progress import observer
     from tlcli.probing import request, result
 
-    asked = request.Request(data, models, weights, settings, size, plot, device)
+    asked = request.Request(data, models, weights, settings, size, plot, device, exclude)
     settled = request.check(asked)
     if not is_quiet():
         console.err().print("loading Keras …", style="dim")

@@ -108,21 +108,38 @@ def to_rgb(data: bytes, at_least: tuple[int, int] | None) -> Image.Image:
     Raises:
         Exception: One of `DECODER_ERRORS`; `reason_of` puts it into words.
     """
+    with opened(data) as image:
+        return as_rgb(image, at_least)
+
+
+def opened(data: bytes) -> Image.Image:
+    """The image of a file, its pixels not yet read. To be closed.
+
+    Raises:
+        Exception: One of `DECODER_ERRORS`.
+    """
     if not data:
         raise ValueError("the file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(_unread(data)) from None
-    with image:
-        if at_least:
-            # The orientation is not known yet, so both sides must do for the longer one. Only JPEG has a draft.
-            image.draft(None, (max(at_least), max(at_least)))
-        image.load()
-        is_wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
-        rgb = _wide_to_rgb(image) if is_wide else _narrow_to_rgb(image)
-        turn = _TURNS.get(_orientation(image))
-        return rgb if turn is None else rgb.transpose(turn)
+
+
+def as_rgb(image: Image.Image, at_least: tuple[int, int] | None) -> Image.Image:
+    """The second half of `to_rgb`.
+
+    Raises:
+        Exception: One of `DECODER_ERRORS`.
+    """
+    if at_least:
+        # The orientation is not known yet, so both sides must do for the longer one. Only JPEG has a draft.
+        image.draft(None, (max(at_least), max(at_least)))
+    image.load()
+    is_wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    rgb = _wide_to_rgb(image) if is_wide else _narrow_to_rgb(image)
+    turn = _TURNS.get(orientation(image))
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _narrow_to_rgb(image: Image.Image) -> Image.Image:
@@ -157,7 +174,7 @@ def _white(image: Image.Image) -> float:
     return float(2 ** min(bits[0], 16) - 1)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """EXIF or XMP orientation. Damaged metadata says nothing about the pixels, so they count as upright."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))

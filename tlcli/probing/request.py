@@ -26,6 +26,7 @@ class Request:
         size: Input height and width, pixels.
         plot: Picture to draw.
         device: As after `--device` elsewhere.
+        exclude: A list of images to leave out.
     """
 
     data: Path
@@ -35,6 +36,7 @@ class Request:
     size: tuple[int, int] | None = None
     plot: Path | None = None
     device: str = "auto"
+    exclude: Path | None = None
 
 
 def check(request: Request) -> list[Settled]:
@@ -60,6 +62,7 @@ def check(request: Request) -> list[Settled]:
 def _as_finetune(request: Request, model: str | None) -> prepare.Request:
     options: dict[str, Any] = {
         "data.path": str(request.data),
+        "data.exclude": None if request.exclude is None else str(request.exclude),
         "data.size": None if request.size is None else list(request.size),
         "model.name": model,
         "model.weights": request.weights,

@@ -34,6 +34,7 @@ class DataSpec(Spec):
     """Which images, how they are split and sized.
 
     `val` and `test` are shares of the images (0 to below 1; 0 turns the split off) or folders of class folders.
+    `exclude` is a list of images to leave out.
     """
 
     path: Path | None = None
@@ -42,6 +43,7 @@ class DataSpec(Spec):
     size: Annotated[Literal["auto"] | tuple[Pixels, Pixels], BeforeValidator(_pair)] = "auto"
     resize: Resize = "crop"
     classes: Annotated[list[Text], Field(min_length=2)] | None = None
+    exclude: Path | None = None
     class_weights: Literal["none", "balanced"] = "none"
 
     @model_validator(mode="after")

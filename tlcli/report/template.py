@@ -5,6 +5,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from tlcli.shown import printable
+
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
@@ -30,4 +32,4 @@ def _printable(value: Any) -> Any:
     """Without characters that no one sees, or that turn the writing around: names of layers and files may hold them."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in value)
+    return printable(value)

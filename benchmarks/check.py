@@ -1,0 +1,106 @@
+"""How fast `tlcli check` looks at images, beside plain decoding with Pillow in as many processes.
+
+python benchmarks/check.py photos/ [more/ …]           # images a second, best of three
+python benchmarks/check.py --files 100000              # the greatest memory for so many small files
+"""
+
+import argparse
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tlcli.data.layout import sorted_out
+from tlcli.doctor import workers
+from tlcli.doctor.examination import examine
+from tlcli.doctor.look import look_at
+
+SIZE = (224, 224)
+WORKERS = os.cpu_count() or 1
+
+
+def plain(files: list[str]) -> int:
+    for file in files:
+        with Image.open(file) as image:
+            image.convert("RGB")
+    return len(files)
+
+
+def decoded_plainly(files: list[str]) -> None:
+    batches = [files[start : start + 32] for start in range(0, len(files), 32)]
+    with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("forkserver")) as pool:
+        assert sum(pool.map(plain, batches)) == len(files)
+
+
+def looked_at(files: list[str]) -> None:
+    assert sum(1 for _ in workers.look_at_all(files, look_at, at_least=(448, 448))) == len(files)
+
+
+def best(work: Callable[[], object], times: int = 3, clock: Callable[[], float] = time.perf_counter) -> float:
+    seconds = []
+    for _ in range(times):
+        began = clock()
+        work()
+        seconds.append(clock() - began)
+    return min(seconds)
+
+
+def speed(data: Path, copies: int) -> None:
+    """Every file several times, so that starting processes does not count; sides by turns, since machines are noisy."""
+    files = [str(path) for path in sorted_out(data)[0]] * copies
+    looked_at(files)
+    slow = best(lambda: decoded_plainly(files))
+    own = best(lambda: looked_at(files))
+    whole = best(lambda: examine(data, SIZE, progress=lambda *_: None), 1)
+    few = files[:: max(len(files) // 400, 1)]
+    alone = [best(work, 5, time.process_time) for work in (lambda: plain(few), lambda: look_at(few, (448, 448)))]
+    rates = [len(few) / seconds for seconds in alone]
+    print(
+        f"{data.name}: {len(files)} files, {WORKERS} processes: Pillow {len(files) / slow:.0f}/s,"
+        f" check {len(files) / own:.0f}/s, ratio {slow / own:.2f};"
+        f" by seconds of one core: {rates[0]:.0f}/s and {rates[1]:.0f}/s,"
+        f" ratio {rates[1] / rates[0]:.2f}; once, all of it: {whole:.1f} s"
+    )
+
+
+def memory(count: int) -> None:
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as place:
+        for number in range(count):
+            folder = Path(place, f"class{number % 10}")
+            folder.mkdir(exist_ok=True)
+            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).resize((48, 48)).save(folder / f"{number:06}.png", compress_level=1)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began = time.perf_counter()
+        found = examine(Path(place), SIZE, progress=lambda *_: None)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        print(
+            f"{found.images} images in {time.perf_counter() - began:.0f} s; greatest memory {after / 1e3:.0f} MB"
+            f" (before: {before / 1e3:.0f} MB), of a worker {worker / 1e3:.0f} MB;"
+            f" {[(finding.kind, finding.count) for finding in found.findings]}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="*", type=Path)
+    parser.add_argument("--files", type=int, default=0)
+    parser.add_argument("--copies", type=int, default=4)
+    asked = parser.parse_args()
+    for data in asked.data:
+        speed(data, asked.copies)
+    if asked.files:
+        memory(asked.files)
+
+
+if __name__ == "__main__":
+    main()

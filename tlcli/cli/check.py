@@ -1,0 +1,177 @@
+"""`tlcli check`."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tlcli.cli.options import as_json, examples, exclude, is_quiet, state
+from tlcli.errors import ExpectationError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tlcli.data.findings import Finding, Severity
+    from tlcli.doctor.examination import Examination
+    from tlcli.doctor.request import Request
+
+# Examples of a finding in the table.
+SHOWN = 2
+STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
+
+
+@click.command(
+    epilog=examples(
+        "check photos/",
+        "check photos/ --html findings.html --fail-on warning",
+        "check photos/ --quarantine bad.txt",
+        "finetune photos/ --exclude bad.txt",
+    )
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--model", "-m", metavar="M", help="Network whose input size counts. [default: mobilenet_v2]")
+@click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
+@exclude
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with pictures.")
+@click.option(
+    "--quarantine",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write a list of images to leave out, for --exclude.",
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice(["error", "warning", "info", "never"]),
+    default="error",
+    show_default=True,
+    help="Exit code 3 for findings as severe as this.",
+)
+@as_json
+@state
+def check(
+    data: Path,
+    model: str | None,
+    size: tuple[int, int] | None,
+    exclude: Path | None,
+    html: Path | None,
+    quarantine: Path | None,
+    fail_on: "Severity",
+    as_json: bool,
+) -> None:
+    """Look for what spoils training: broken images, copies, leaks.
+
+    Every file of DATA is decoded as for training, and compared with all others. Nothing in DATA is changed.
+    """
+    from tlcli.cli import console
+    from tlcli.cli.progress import observer
+    from tlcli.doctor import examination, request
+    from tlcli.doctor import quarantine as listing
+    from tlcli.train.events import Advanced
+
+    asked = request.Request(data, model, size, exclude, html, quarantine)
+    input_size = request.check(asked)
+    with observer() as observe:
+        found = examination.examine(
+            data,
+            input_size,
+            exclude=exclude,
+            progress=lambda stage, done, total: observe(Advanced(stage, done, total)),
+        )
+    left_out = listing.entries(found.findings)
+    if html is not None:
+        from tlcli.doctor import page
+
+        page.write(found, html)
+    if quarantine is not None:
+        listing.write(quarantine, left_out, data=data)
+    is_failure = found.reaches(fail_on)
+    if as_json:
+        console.print_json(found.to_json() | {"failed": is_failure})
+    else:
+        tell(found)
+        _tell_next(asked, len(left_out), is_failure=is_failure, fail_on=fail_on)
+    if is_failure:
+        raise click.exceptions.Exit(ExpectationError.exit_code)
+
+
+COMMANDS = (check,)
+
+
+def tell(found: "Examination") -> None:
+    """A table of the findings, and what to do about those that matter."""
+    from tlcli.cli import console
+
+    out = console.out()
+    console.say(out, console.safe(f"{found.data}: {found.summary()}", "bold"))
+    out.print()
+    if not found.findings:
+        out.print("nothing was found")
+        return
+    out.print(_table(found.findings))
+    for finding in found.findings:
+        if finding.severity != "info":
+            out.print()
+            title = console.safe(f"{_title(finding)}: ", STYLES[finding.severity])
+            console.say(out, title + console.safe(f"{finding.message}. {finding.remedy}"))
+
+
+def _table(findings: "tuple[Finding, ...]") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    from tlcli.cli import console
+
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    made.add_column("severity", no_wrap=True)
+    made.add_column("finding", no_wrap=True)
+    made.add_column("count", justify="right", no_wrap=True)
+    made.add_column("for example", overflow="fold")
+    for finding in findings:
+        style = STYLES[finding.severity]
+        cases = Text("\n").join(console.safe(line, "dim" if style == "dim" else "") for line in _cases(finding))
+        made.add_row(
+            console.safe(finding.severity, style), console.safe(_title(finding), style), str(finding.count), cases
+        )
+    return made
+
+
+def _cases(finding: "Finding") -> list[str]:
+    """The first examples, a line each."""
+    notes = finding.notes or {}
+    if finding.groups:
+        lines = [" = ".join(group[:3]) + (" = …" if len(group) > 3 else "") for group in finding.groups[:SHOWN]]
+    else:
+        noted = [(path, notes.get(path)) for path in finding.paths[:SHOWN]]
+        lines = [f"{path} ({note})" if note else path for path, note in noted]
+    return [*lines, *(["…"] if len(finding.groups or finding.paths) > SHOWN else [])]
+
+
+def _title(finding: "Finding") -> str:
+    return finding.kind.replace("_", " ")
+
+
+def _tell_next(asked: "Request", left_out: int, *, is_failure: bool, fail_on: str) -> None:
+    """What was written, how it ends, and what to type next."""
+    from tlcli.cli import console
+
+    out = console.out()
+    out.print()
+    quoted = shlex.quote(str(asked.data))
+    if asked.html is not None:
+        console.say(out, console.safe(f"page       {asked.html}"))
+    if asked.quarantine is not None:
+        console.say(out, console.safe(f"list       {asked.quarantine}, {left_out} images"))
+        console.say(
+            out, console.safe(f"use it     tlcli finetune {quoted} --exclude {shlex.quote(str(asked.quarantine))}")
+        )
+    if is_failure:
+        console.say(out, console.safe(f"exit code  3, for findings of severity {fail_on} (--fail-on)"))
+    if is_quiet():
+        return
+    if asked.html is None:
+        console.say(out, console.safe(f"pictures   tlcli check {quoted} --html findings.html"))
+    if asked.quarantine is None and left_out:
+        console.say(
+            out, console.safe(f"list       tlcli check {quoted} --quarantine bad.txt: {left_out} images to leave out")
+        )

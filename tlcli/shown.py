@@ -1,0 +1,15 @@
+"""Text from outside, such as names of files, made fit to be shown or written."""
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""The text with escapes for what a terminal or page would obey instead of showing; `keep` stays as it is.
+
+    >>> printable("a\tb\x1b[31m")
+    'a\\x09b\\x1b[31m'
+    """
+    return "".join(char if char.isprintable() or char in keep else f"\\x{ord(char):02x}" for char in text)
+
+
+def encodable(text: str) -> str:
+    """The text with escapes for bytes of a file name that were no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
