@@ -294,7 +294,7 @@ def test_doctor_tells_versions_devices_and_folders(tlcli: Callable) -> None:
     assert found["versions"]["keras"] == keras.version()
     assert found["devices"]["backend"] == keras.backend.backend()
     assert found["folders"]["cache"].startswith(os.environ["TLCLI_CACHE"])
-    assert found["folders"]["recipes"].endswith("(6)")
+    assert found["folders"]["recipes"].endswith("(9)")
     assert found["folders"]["models"].endswith("(41)")
     said = tlcli("doctor")
     assert (said.code, said.stderr) == (0, "")
