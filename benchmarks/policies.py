@@ -69,6 +69,9 @@ WAYS = {
     "30% a round, while the loss halves, 80% sure, blended": _automatic(
         "step=30%", "until.go_on=0.5", "until.confidence=0.8", "blend=true"
     ),
+    "30% a round, while the loss halves, 80% sure, blended, patient": _automatic(
+        "step=30%", "until.go_on=0.5", "until.confidence=0.8", "blend=true", "until.patience=2"
+    ),
     "30% a round, while it falls by a fifth": _automatic("step=30%", "until.go_on=0.2"),
     "30% a round": _automatic("step=30%", "until.go_on=0"),
     "30% a round, 80% sure": _automatic("step=30%", "until.go_on=0", "until.confidence=0.8"),
