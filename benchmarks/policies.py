@@ -238,20 +238,19 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     fixed = [name for name, way in WAYS.items() if way.is_fixed]
     mean = _means([run for run in runs if run["set"] not in NULLS], "test")
     mean = {cell: found for cell, found in mean.items() if found.keys() >= set(fixed)}
-    spent = _means([run for run in runs if run["set"] not in NULLS], "wall_s")
-    best = {cell: max(fixed, key=lambda way: found.get(way, 0.0)) for cell, found in mean.items()}
+    best = {cell: max(fixed, key=lambda way: mean[cell][way]) for cell in mean}
     ways: dict[str, Any] = {}
     for name in WAYS:
-        regrets = {cell: found[name] - found[best[cell]] for cell, found in mean.items() if name in found}
+        regrets, share, seeds = _regrets(runs, name, best, fixed)
         if not regrets:
             continue
-        others = [sum(spent[cell][way] for way in fixed if way in spent[cell]) for cell in regrets]
         worst = min(regrets, key=lambda cell: regrets[cell])
         ways[name] = {
             "mean_regret": round(100 * statistics.fmean(regrets.values()), 2),
             "worst_regret": round(100 * regrets[worst], 2),
             "worst_at": worst,
-            "share_of_time": round(sum(spent[cell][name] for cell in regrets) / sum(others), 3),
+            "share_of_time": round(share, 3),
+            "runs": seeds,
             **{f"beats_{other}": _beaten(runs, name, other) for other in ("two-phase", "full")},
         }
     nulls = [run for run in runs if run["set"] in NULLS and not WAYS[run["way"]].is_fixed]
@@ -274,6 +273,24 @@ def _means(runs: list[dict[str, Any]], key: str) -> dict[str, dict[str, float]]:
     for run in runs:
         values[f"{run['set']}, {run['labelled'] or 'all'}"][run["way"]].append(float(run[key]))
     return {cell: {way: statistics.fmean(each) for way, each in ways.items()} for cell, ways in values.items()}
+
+
+def _regrets(
+    runs: list[dict[str, Any]], name: str, best: dict[str, str], fixed: list[str]
+) -> tuple[dict[str, float], float, int]:
+    """By cell the mean over the seeds that a way ran with, and its time as a share of that of all fixed ways there."""
+    found = {(f"{run['set']}, {run['labelled'] or 'all'}", run["seed"], run["way"]): run for run in runs}
+    apart: dict[str, list[float]] = defaultdict(list)
+    own_s, fixed_s = 0.0, 0.0
+    for (cell, seed, way), run in found.items():
+        others = [found.get((cell, seed, each)) for each in fixed]
+        if way != name or cell not in best or None in others:
+            continue
+        apart[cell].append(run["test"] - found[cell, seed, best[cell]]["test"])
+        own_s += run["wall_s"]
+        fixed_s += sum(other["wall_s"] for other in others if other)
+    regrets = {cell: statistics.fmean(each) for cell, each in apart.items()}
+    return regrets, own_s / fixed_s if fixed_s else 0.0, sum(len(each) for each in apart.values())
 
 
 def _beaten(runs: list[dict[str, Any]], way: str, other: str) -> str:

@@ -14,8 +14,8 @@ from tlcli.recipe.load import render
 from tlcli.report import compare, record
 from tlcli.report import folder as folder_of_run
 
-# Within the run folder of a comparison: what is compared, and the folder of all its runs.
-LIST, RUNS = "compare.json", "compared"
+# Within the run folder of a comparison: the folder of all its runs, and that of their recipes.
+RUNS, RECIPES = "compared", "recipes"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Candidates:
 
     def recipe(self, name: str) -> str:
         """The file with the recipe of one, as it was settled."""
-        return str(self.out / RUNS / f"{name}.yaml")
+        return str(self.out / RECIPES / f"{name}.yaml")
 
     def request(self, name: str) -> Request:
         """One as it is to be run now: anew, or taken up where it was interrupted.
@@ -57,7 +57,7 @@ class Candidates:
 
 def are_in(folder: Path) -> bool:
     """Whether a folder is that of a comparison which has not ended."""
-    return (folder / LIST).is_file() and not (folder / "run.json").is_file()
+    return (folder / record.COMPARISON).is_file() and not (folder / "run.json").is_file()
 
 
 def find(out: Path) -> Candidates:
@@ -67,10 +67,12 @@ def find(out: Path) -> Candidates:
         RunError: If its list is damaged.
     """
     try:
-        found = json.loads((out / LIST).read_text(encoding="utf-8"))
+        found = json.loads((out / record.COMPARISON).read_text(encoding="utf-8"))
         return Candidates(out, tuple(found["recipes"]), found["strict"], found["device"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"is damaged ({error!r})", where=str(out / LIST), hint="Start the comparison anew.") from error
+        raise RunError(
+            f"is damaged ({error!r})", where=str(out / record.COMPARISON), hint="Start the comparison anew."
+        ) from error
 
 
 def check(request: Request, recipes: Sequence[str]) -> tuple[Candidates, list[Settled]]:
@@ -109,13 +111,14 @@ def written(candidates: Candidates, settled: Sequence[Settled]) -> Iterator[None
     """
     with folder_of_run.owned(candidates.out, resume=False):
         try:
-            (candidates.out / RUNS).mkdir()
+            (candidates.out / RECIPES).mkdir()
             for name, each in zip(candidates.names, settled, strict=True):
                 write_text(Path(candidates.recipe(name)), render(each.recipe))
             listed = {"recipes": candidates.names, "strict": candidates.strict, "device": candidates.device}
-            write_json(candidates.out / LIST, listed)
+            write_json(candidates.out / record.COMPARISON, listed)
             yield
         except TlcliError as error:
             if error.exit_code == folder_of_run.WRONG and not list(candidates.out.glob(f"{RUNS}/*/run.json")):
-                shutil.rmtree(candidates.out / RUNS)
+                shutil.rmtree(candidates.out / RUNS, ignore_errors=True)
+                shutil.rmtree(candidates.out / RECIPES)
             raise

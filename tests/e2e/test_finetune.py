@@ -157,6 +157,20 @@ def test_a_run_is_a_network_to_start_from(
     assert tlcli("evaluate", tmp_path / "next").code == 0
 
 
+def test_a_run_of_a_run_starts_in_a_process_of_its_own(
+    finished: tuple, photos: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """There Keras has named nothing yet, and would give names that stand in the file already."""
+    start = finished[0]
+    for number in range(2):
+        out = tmp_path / str(number)
+        words = ["finetune", photos, "--recipe", tiny, "--set", "model={name: " + str(start) + "}", "--out", out, "-q"]
+        command = [sys.executable, "-m", "tlcli.cli.main", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        start = out
+
+
 @pytest.mark.parametrize("out", ["photos", "photos/runs/first"])
 def test_a_run_folder_among_the_images_is_refused(out: str, draw: Callable, tlcli: Callable, tmp_path: Path) -> None:
     draw(tmp_path / "photos")

@@ -103,7 +103,10 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file():
         ("performance.cache_budget=lots", "pattern"),
         ("performance.batch=0", "greater than or equal to 1"),
         ("phases.0.epochs=many", "input should be a number or 'auto' (got 'many')"),
-        ("phases.0.step=200%", "input should be a number, a share such as 30%, 'all', 'double' or 'auto' (got '200%')"),
+        (
+            "phases.0.step=200%",
+            "a number, a share such as 30% or 30% of parameters, 'all', 'double' or 'auto' (got '200%')",
+        ),
         ("performance.cache=off", None),
         ("performance.cache=on", "'auto' or 'off'"),
         ("augment.views=0", "greater than or equal to 1"),

@@ -63,6 +63,20 @@ def table(
     return made
 
 
+def print_table(
+    console: Console,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    *,
+    left: int = 1,
+    spare: Sequence[str] = (),
+) -> None:
+    """Print a table, and say which columns found no room."""
+    console.print(table(columns, rows, left=left, spare=spare))
+    if missing := [name for name in columns if name not in fitting(columns, rows, spare=spare)]:
+        say(console, f"Left out at {console.width} columns: {', '.join(missing)}.", "dim")
+
+
 def fitting(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, spare: Sequence[str]) -> list[str]:
     """The columns that are left when those in `spare` go, in that order, until the others fit the terminal."""
     kept = list(columns)

@@ -73,7 +73,7 @@ def training(function: Function) -> Function:
             type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
             help="Arithmetic. [default: auto]",
         ),
-        click.option("--budget", metavar="TIME", help="Time the run may take: 90s, 10m, 2h. [default: no limit]"),
+        click.option("--budget", metavar="TIME", help="Time the run, or each of --compare, may take: 90s, 10m, 2h."),
         click.option("--strict", is_flag=True, help="An unreadable image is an error instead of a warning."),
     )
     for option in reversed(options):

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from tlcli.cli.console import count, duration, out, safe, say, table
+from tlcli.cli.console import count, duration, out, print_table, safe, say, table
 from tlcli.cli.options import is_quiet
 from tlcli.model.groups import LayerGroups
 from tlcli.report.record import RunRecord
@@ -45,7 +45,7 @@ def plan(made: TrainPlan, notices: Sequence[str] = ()) -> None:
         for phase in made.phases
     ]
     columns = ["phase", "policy", "trains", "parameters", "epochs", "lr", "BatchNorm", "stored"]
-    console.print(table(columns, rows, left=3, spare=["BatchNorm", "policy", "lr"]))
+    print_table(console, columns, rows, left=3, spare=["BatchNorm", "policy", "lr"])
     for phase in made.phases:
         if phase.why_live:
             say(console, safe(f"{phase.name}: frozen layers are computed anew in every epoch: {phase.why_live}", "dim"))
@@ -135,7 +135,7 @@ def _print_steps(console: Console, phases: Sequence[dict[str, Any]]) -> None:
         for phase in phases
     ]
     columns = ["step", "trained", "parameters", "epochs", "val loss", "val acc", "sure", "time", "decision"]
-    console.print(table(columns, rows, left=2, spare=["parameters", "time", "epochs", "sure", "val acc"]))
+    print_table(console, columns, rows, left=2, spare=["parameters", "time", "epochs", "sure", "val acc"])
     for phase in phases:
         say(console, safe(f"{phase['step']}: {phase['reason']}", "dim"))
 
@@ -199,8 +199,8 @@ def _print_compared(
         )
     columns = ["run" if folders else "compared", "recipe", "model", "trained"]
     columns += ["val loss", "val acc", "test acc", "time", ""]
-    spare = ["model", "trained", "val loss", "recipe"] if folders else ["recipe", "model", "trained", "val loss"]
-    console.print(table(columns, rows, left=4, spare=spare))
+    spare = ["model", "trained", "recipe", "val loss"] if folders else ["recipe", "model", "trained", "val loss"]
+    print_table(console, columns, rows, left=4, spare=spare)
 
 
 def _brief(value: Any) -> str:

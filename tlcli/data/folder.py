@@ -299,7 +299,8 @@ def _no_images(folder: Path, others: Sequence[Path], excluded: int) -> DataError
     return DataError(
         f"class folder '{folder.name}' holds no images ({seen})",
         where=str(folder),
-        hint=f"Remove the folder or put images into it ({known}).",
+        hint=f"Remove the folder, put images into it ({known}), or name the classes to use:"
+        " --set data.classes=[NAME,NAME].",
     )
 
 

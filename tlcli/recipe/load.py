@@ -30,10 +30,10 @@ class Draft:
     def origin(self, path: Path_) -> str:
         """The place of a key, or of the nearest key above it that was written down.
 
-        Of a section, the option by which something in it was set: that is what a rule of the section met first.
+        Of a section, the `--set` by which something in it was set: that is what a rule of the section met first.
         """
         below = (origin for key, origin in self.origins.items() if key[: len(path)] == path and len(key) > len(path))
-        if path and (typed := next((origin for origin in below if origin.startswith("--")), None)):
+        if path and (typed := next((origin for origin in below if origin.startswith("--set")), None)):
             return typed
         for length in range(len(path), -1, -1):
             if path[:length] in self.origins:
@@ -262,7 +262,11 @@ def _alternatives(details: ErrorDetails, found: Sequence[ErrorDetails]) -> str:
     if details["type"] != "literal_error":
         return ""
     kinds = {other["type"] for other in found if other["loc"][:-1] == details["loc"][:-1]}
-    named = {"int_parsing": "a number", "float_parsing": "a number", "string_pattern_mismatch": "a share such as 30%"}
+    named = {
+        "int_parsing": "a number",
+        "float_parsing": "a number",
+        "string_pattern_mismatch": "a share such as 30% or 30% of parameters",
+    }
     return ", ".join(dict.fromkeys(text for kind, text in named.items() if kind in kinds))
 
 

@@ -30,6 +30,11 @@ def _pair(value: Any) -> Any:
     raise ValueError(f"a size is auto or [height, width], for example [224, 224] (got {value})")
 
 
+def _name(value: Any) -> Any:
+    """YAML takes the name of a folder of digits for a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class DataSpec(Spec):
     """Which images, how they are split and sized.
 
@@ -42,7 +47,7 @@ class DataSpec(Spec):
     test: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
     size: Annotated[Literal["auto"] | tuple[Pixels, Pixels], BeforeValidator(_pair)] = "auto"
     resize: Resize = "crop"
-    classes: Annotated[list[Text], Field(min_length=2)] | None = None
+    classes: Annotated[list[Annotated[Text, BeforeValidator(_name)]], Field(min_length=2)] | None = None
     exclude: Path | None = None
     class_weights: Literal["none", "balanced"] = "none"
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tlcli.recipe import load
+from tlcli.report.compare import differences
 from tlcli.report.record import RunRecord
 
 Diagnosis = Literal["bias", "variance", "both", "neither"]
@@ -20,6 +22,8 @@ FEW_IMAGES = 100
 SHOWN = 3
 # A network of more capacity than those one begins with.
 LARGER = "resnet50"
+# Sections of a recipe that are about the images and the network, and hold for other recipes, too.
+CARRIED = ("data", "model", "augment", "seed")
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,12 @@ def advise(note: RunRecord, run: Path) -> Advice | None:
     )
     asked = _Asked(note, run)
     found = [*(_against_bias(asked) if has_bias else ()), *(_against_variance(asked) if has_variance else ())]
-    return Advice(_DIAGNOSES[has_bias, has_variance], because, tuple(found or _when_well(asked, chance)))
+    found = found or _when_well(asked, chance)
+    if asked.is_short_of_time:
+        found.insert(0, Suggestion("give it the time it needs: the budget cut it short", asked.again()))
+    # What helps against both stands once.
+    unique = {suggestion.command or suggestion.what: suggestion for suggestion in reversed(found)}
+    return Advice(_DIAGNOSES[has_bias, has_variance], because, tuple(reversed(unique.values())))
 
 
 _DIAGNOSES: dict[tuple[bool, bool], Diagnosis] = {
@@ -97,24 +106,47 @@ class _Asked:
         kept = [phase for phase in self.note.phases if phase["kept"] and phase["epochs"]]
         return bool(kept) and kept[-1]["best_epoch"] == kept[-1]["epochs"] > 0
 
+    @property
+    def is_short_of_time(self) -> bool:
+        """Whether the time budget cut steps short or left them out."""
+        return any("budget" in phase["reason"] for phase in self.note.phases)
+
+    @property
+    def most_epochs(self) -> int:
+        """How long the last phase may take."""
+        return int(self.note.recipe["phases"][self.last]["epochs"])
+
     def again(self, *settings: str) -> str:
-        """The same recipe with other values."""
-        words = [word for setting in settings for word in ("--set", setting)]
+        """The same recipe with other values, and no limit of time."""
+        free = ["performance.budget=null"] if self.note.recipe["performance"]["budget"] else []
+        words = [word for setting in (*settings, *free) for word in ("--set", setting)]
         return shlex.join(["tlcli", "finetune", "--recipe", str(self.run / "recipe.yaml"), *words])
 
     def otherwise(self, recipe: str) -> str:
-        """Another recipe on the same images and network."""
-        model = self.note.recipe["model"]
-        words = ["tlcli", "finetune", self.data, "--model", model["name"], "--recipe", recipe]
-        words += ["--weights", model["weights"]] if model["weights"] else []
-        for key, value in model["arguments"].items():
-            words += ["--set", f"model.arguments.{key}={json.dumps(value)}"]
+        """Another recipe on the same images and network, with all that was set of them otherwise than usual."""
+        own = self.note.recipe
+        usual = load.load(own["name"] if own["name"] in load.names() else recipe).model_dump(mode="json")
+        words = ["tlcli", "finetune", self.data, "--model", own["model"]["name"], "--recipe", recipe]
+        parts = [{section: each[section] for section in CARRIED} for each in (usual, own)]
+        for key, (_, now) in differences(parts).items():
+            if key not in ("data.path", "model.name", "model.drop_top"):
+                words += ["--set", f"{key}={_as_yaml(now)}"]
         return shlex.join(words)
+
+    def looking(self, command: str, *words: str) -> str:
+        """A command that looks at the same images."""
+        exclude = self.note.recipe["data"]["exclude"]
+        return shlex.join(["tlcli", command, self.data, *words, *(["--exclude", exclude] if exclude else [])])
 
     @property
     def data(self) -> str:
         """Where the images are."""
         return str(self.note.data["path"])
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as `--set` reads it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _against_bias(asked: _Asked) -> list[Suggestion]:
@@ -124,8 +156,7 @@ def _against_bias(asked: _Asked) -> list[Suggestion]:
         recipe = "unfreeze-until-plateau" if is_head and asked.note.recipe["name"] == "head-only" else "full"
         suggestions.append(Suggestion("train more groups", asked.otherwise(recipe)))
     if asked.is_cut_short:
-        longer = 3 * max(phase["epochs"] for phase in asked.note.phases)
-        command = asked.again(f"phases.{asked.last}.epochs={longer}")
+        command = asked.again(f"phases.{asked.last}.epochs={3 * asked.most_epochs}")
         suggestions.append(Suggestion("train longer: the last epoch was the best", command))
     if asked.note.recipe["augment"]["preset"] == "strong":
         suggestions.append(Suggestion("change the images less while training", asked.again("augment.preset=light")))
@@ -150,13 +181,18 @@ def _against_variance(asked: _Asked) -> list[Suggestion]:
         if not any(phase["trained_groups"] for phase in asked.note.phases):
             command = asked.otherwise("unfreeze-until-plateau")
             suggestions.append(Suggestion("let the network learn from the images, too", command))
+        else:
+            command = asked.otherwise("depth-search")
+            suggestions.append(Suggestion("see whether the network does better without its top", command))
         return suggestions
     if asked.note.recipe["augment"]["preset"] in ("none", "light"):
-        epochs = f"phases.{asked.last}.epochs={max(8, *(phase['epochs'] for phase in asked.note.phases))}"
+        epochs = f"phases.{asked.last}.epochs={max(8, asked.most_epochs)}"
         command = asked.again("augment.preset=strong", "augment.views=4", epochs)
         suggestions.append(Suggestion("change the images more while training", command))
-    command = asked.again(f"phases.{asked.last}.l2_sp=0.01")
-    return [*suggestions, Suggestion("hold the weights near the pretrained ones", command)]
+    if not asked.note.recipe["phases"][asked.last]["l2_sp"]:
+        command = asked.again(f"phases.{asked.last}.l2_sp=0.01")
+        suggestions.append(Suggestion("hold the weights near the pretrained ones", command))
+    return suggestions
 
 
 def _when_well(asked: _Asked, chance: float) -> list[Suggestion]:

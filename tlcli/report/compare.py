@@ -15,6 +15,8 @@ NAMES = ("name", "description")
 def side_by_side(runs: Sequence[Path]) -> dict[str, Any]:
     """The JSON shape of `tlcli compare --json`: a row for each run in the order given, and what they have in common.
 
+    One run alone that came out of a comparison stands for all that were compared.
+
     The best is the one of the highest validation accuracy, of several the one of the lowest validation loss; the test
     images have no say. Runs of different splits are not ranked.
 
@@ -23,6 +25,9 @@ def side_by_side(runs: Sequence[Path]) -> dict[str, Any]:
     """
     for run in runs:
         record.require_complete(run)
+    if len(runs) == 1 and (compared := record.read(runs[0]).compared):
+        inside = runs[0] / Path(compared[0]["run"]).parent.name
+        return side_by_side([inside / Path(row["run"]).name for row in compared])
     notes = [record.read(run) for run in runs]
     splits = {_split_of(run) for run in runs}
     rows = [row(note, run) for note, run in zip(notes, runs, strict=True)]

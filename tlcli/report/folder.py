@@ -21,7 +21,7 @@ from tlcli.data.split import Splits
 from tlcli.errors import DataError, OutputError, TlcliError, UsageError
 from tlcli.paths import write_json, write_text
 from tlcli.recipe import expect
-from tlcli.report.record import RunRecord, read
+from tlcli.report.record import COMPARISON, RunRecord, read
 from tlcli.train import policy
 
 RUNS = Path("runs")
@@ -162,7 +162,8 @@ def require_new(path: Path) -> None:
         OutputError: If there is a file, or a folder that is not empty.
     """
     if path.is_dir() and any(path.iterdir()):
-        unfinished = (path / "run.json").is_file() and read(path).status == "interrupted"
+        has_record = (path / "run.json").is_file()
+        unfinished = read(path).status == "interrupted" if has_record else (path / COMPARISON).is_file()
         hint = (
             f"Continue it with --resume {shlex.quote(str(path))}, or choose another --out."
             if unfinished

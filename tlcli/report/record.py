@@ -16,6 +16,9 @@ from tlcli.errors import RunError, UsageError
 from tlcli.train import plan, policy
 
 Status = Literal["complete", "interrupted", "failed"]
+# The list of recipes in the folder of a comparison.
+COMPARISON = "compare.json"
+_GIVE = "Give the run folder that `tlcli finetune` printed."
 LIBRARIES = ("keras", "tensorflow", "jax", "numpy", "pillow", "scikit-learn", "h5py")
 
 
@@ -54,6 +57,11 @@ def read(run: Path) -> RunRecord:
     """
     path = run / "run.json"
     if not path.is_file():
+        if (run / COMPARISON).is_file():
+            hint = f"Finish it with: tlcli finetune --resume {shlex.quote(str(run))}"
+            raise UsageError("the comparison in this folder has not ended", where=str(run), hint=hint)
+        if not run.exists():
+            raise UsageError("there is no such run", where=str(run), hint=_GIVE)
         raise UsageError(
             "is not a run folder: it has no run.json", where=str(run), hint="Give the folder that --out named."
         )
@@ -69,10 +77,6 @@ def require_complete(run: Path) -> None:
     Raises:
         UsageError: If there is no such folder, it is no run, or the run is not complete.
     """
-    if not run.exists():
-        raise UsageError(
-            "there is no such run", where=str(run), hint="Give the run folder that `tlcli finetune` printed."
-        )
     status = read(run).status
     if status != "complete":
         resume = f"tlcli finetune --resume {shlex.quote(str(run))}"

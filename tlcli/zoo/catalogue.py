@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from functools import cache
@@ -220,6 +221,6 @@ def _own_preprocessing(layers: list[tuple[str, dict[str, Any]]]) -> Preprocessin
     for kind, _ in layers:
         if kind in ("Rescaling", "Normalization"):
             return "none"
-        if "Conv" in kind or "Dense" in kind:
+        if re.search(r"Conv\d|Dense", kind):
             return None
     return None

@@ -94,10 +94,25 @@ def resized(network: keras.Model, size: tuple[int, int] | None, *, copy_weights:
 _DAMAGED = "The file may be damaged or only partly copied; fetch it again."
 
 
+def _with_names_of_its_own(model: Any) -> Any:
+    """Rename operations that Keras named by itself where models were joined.
+
+    A process that has not joined any yet would name the next one alike, and a model bears each name once.
+    """
+    operations = list(getattr(model, "operations", ()))
+    taken = {operation.name for operation in operations}
+    for operation in operations:
+        if type(operation).__name__ == "ConvertToTensor":
+            while operation.name in taken:
+                operation.name += "_inner"
+            taken.add(operation.name)
+    return model
+
+
 def _loaded(path: Path, named: Path) -> keras.Model:
     """Keras's own loader, with its many kinds of failure told as one; `named` is the file the user knows."""
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return _with_names_of_its_own(keras.saving.load_model(path, compile=False, safe_mode=True))
     except (
         ValueError,
         TypeError,
