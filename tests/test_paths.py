@@ -13,7 +13,7 @@ from tlcli import paths
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize(("kind", "count"), [("recipes", 6), ("models", 41)])
+@pytest.mark.parametrize(("kind", "count"), [("recipes", 9), ("models", 41)])
 def test_in_a_checkout_bundled_files_lie_beside_the_package(kind: str, count: int) -> None:
     assert paths.bundled(kind) == CHECKOUT / kind
     assert len(list(paths.bundled(kind).glob("*.yaml"))) == count

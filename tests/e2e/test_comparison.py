@@ -125,6 +125,7 @@ def test_an_interrupted_comparison_goes_on(recipes: Callable, photos: Path, tlcl
     assert "the run is complete" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_comparison_whose_end_was_missing_is_ended(
     recipes: Callable, photos: Path, tlcli: Callable, tmp_path: Path
 ) -> None:

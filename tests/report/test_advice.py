@@ -52,8 +52,10 @@ def test_without_validation_images_there_is_no_advice(note: Callable) -> None:
     assert advice.advise(found, Path("run")) is None
 
 
-@pytest.mark.parametrize("errors", [(0.3, 0.3), (0.0, 0.3), (0.3, 0.6), (0.0, 0.0)])
-@pytest.mark.parametrize("preset", ["none", "light", "strong"])
+@pytest.mark.parametrize(
+    ("errors", "preset"),
+    [((0.3, 0.3), "strong"), ((0.0, 0.3), "light"), ((0.3, 0.6), "none"), ((0.0, 0.0), "light")],
+)
 def test_every_command_can_be_typed(
     errors: tuple[float, float], preset: str, note: Callable, finished: tuple, tlcli: Callable, tmp_path: Path
 ) -> None:
