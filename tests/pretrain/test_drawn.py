@@ -49,6 +49,7 @@ def test_it_learns_and_says_how_it_goes() -> None:
     assert np.abs(np.asarray(network.get_layer("norm2").moving_mean)).max() > 0.05
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_course() -> None:
     short = Course(classes=6, images=128, batch=64, points=1, held_back=36, lr=1e-2)
     (one, first), (other, second) = _trained(short), _trained(short)

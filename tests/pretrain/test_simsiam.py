@@ -90,6 +90,7 @@ def test_interrupted_it_goes_on_to_the_same_end(tiny_backbone: Callable, stripes
     assert weights_sha256(again.network) == weights_sha256(whole.network)
 
 
+@pytest.mark.slow
 def test_a_state_of_something_else_is_refused_or_dropped(
     tiny_backbone: Callable, stripes: Pictures, tmp_path: Path
 ) -> None:

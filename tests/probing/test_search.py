@@ -47,6 +47,7 @@ def test_a_random_network_is_better_without_its_top(run: Callable, tlcli: Callab
     assert again.document["scores"]["val"]["loss"] == pytest.approx(note["scores"]["val"]["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_not_sure_enough_drops_nothing(run: Callable) -> None:
     said = run("kept", "--set", "phases.1.until.min_delta=100")
     note = said.document

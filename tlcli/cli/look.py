@@ -7,6 +7,7 @@ import click
 
 from tlcli.cli.options import as_json, examples, state
 from tlcli.errors import UsageError
+from tlcli.output import require_new_file
 
 
 @click.command(
@@ -58,6 +59,8 @@ def inspect(
         raise UsageError("one network is looked at, or two are compared", hint="tlcli inspect MODEL, or --diff A B")
     if out is not None and form == "table":
         raise UsageError("a table is for the terminal", where="--out", hint="Add --format html, csv or json.")
+    if out is not None:
+        require_new_file(out, "--out")
     if diff is not None:
         if form == "html" or selection is not None:
             raise UsageError("a comparison is a table, json or csv of all groups", where="--diff")

@@ -1,13 +1,13 @@
 """What `tlcli check` is asked for, and what can be told of it before any image is opened."""
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from tlcli.data import exclude as exclusions
 from tlcli.data import layout
-from tlcli.errors import OutputError, UsageError
+from tlcli.errors import UsageError
+from tlcli.output import require_new_file
 from tlcli.train import plan
 from tlcli.zoo import catalogue
 
@@ -48,7 +48,7 @@ def check(request: Request) -> tuple[int, int]:
         exclusions.read(request.exclude)
     for option, path in (("--html", request.html), ("--quarantine", request.quarantine)):
         if path is not None:
-            _require_writable(path, option, request.data)
+            require_new_file(path, option, outside=request.data)
     if request.html is not None and request.quarantine is not None and _same(request.html, request.quarantine):
         raise UsageError("the page and the list are the same file", where="--html, --quarantine", hint="Name two.")
     return _size(request)
@@ -62,26 +62,6 @@ def _size(request: Request) -> tuple[int, int]:
     if request.model is not None:
         plan.check_size(card, size, where="--size")
     return size
-
-
-def _require_writable(path: Path, option: str, data: Path) -> None:
-    """Find out now what would otherwise be told after a long look at everything."""
-    if path.resolve().is_relative_to(data.resolve()):
-        raise OutputError("would lie among the images", where=str(path), hint=f"Choose a {option} outside {data}.")
-    if path.is_dir():
-        raise OutputError("is a folder, a file is expected", where=str(path), hint=f"Name a file for {option}.")
-    if path.exists():
-        raise OutputError("the file already exists", where=str(path), hint="Name another file, or remove this one.")
-    parent = path.resolve().parent
-    if not parent.is_dir():
-        raise OutputError(
-            "there is no such folder", where=str(path.parent), hint=f"Make it, or choose another {option}."
-        )
-    try:
-        tempfile.TemporaryFile(dir=parent).close()
-    except OSError as error:
-        message = f"nothing can be written there ({error.strerror})"
-        raise OutputError(message, where=str(path.parent), hint=f"Choose another {option}.") from error
 
 
 def _same(one: Path, other: Path) -> bool:

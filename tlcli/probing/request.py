@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tlcli import prepare
-from tlcli.errors import OutputError, UsageError
+from tlcli.errors import UsageError
+from tlcli.output import require_new_file
 from tlcli.prepare import RANDOM, Settled
 
 # Its one phase is a linear probe, so that what is set here means what it means to `finetune`.
@@ -74,9 +75,4 @@ def _as_finetune(request: Request, model: str | None) -> prepare.Request:
 def _require_drawable(path: Path, data: Path) -> None:
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"the plot is one of {', '.join(FORMATS)} (got '{path.name}')", where="--plot")
-    if path.exists():
-        raise OutputError("the file already exists", where=str(path), hint="Name another file, or remove this one.")
-    if path.resolve().is_relative_to(data.resolve()):
-        raise OutputError("would lie among the images", where=str(path), hint=f"Choose a --plot outside {data}.")
-    if not path.resolve().parent.is_dir():
-        raise OutputError("there is no such folder", where=str(path.parent), hint="Make it, or choose another --plot.")
+    require_new_file(path, "--plot", outside=data)
