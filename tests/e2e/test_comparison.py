@@ -62,6 +62,7 @@ def rows_of(rows: dict[str, Any]) -> list[str]:
     return [row["run"] for row in rows.values()]
 
 
+@pytest.mark.slow
 def test_a_recipe_that_fails_is_told_and_the_others_go_on(
     recipes: Callable, photos: Path, tlcli: Callable, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_seed_repeats_and_another_does_not(tiny_backbone: Callable, stripes: P
     assert found[0][1] != found[2][1]
 
 
+@pytest.mark.slow
 def test_interrupted_it_goes_on_to_the_same_end(tiny_backbone: Callable, stripes: Pictures, tmp_path: Path) -> None:
     course = replace(COURSE, epochs=3)
     whole = tiny_backbone()
