@@ -95,3 +95,13 @@ def test_the_largest_classes_do_not_count_as_few(note: Callable) -> None:
     suggested = advice.advise(found, Path("run"))
     assert suggested is not None
     assert "found least" in suggested.suggestions[0].what
+
+
+def test_what_lacked_time_is_told_first_and_given_it(note: Callable) -> None:
+    found = note(0.0, 0.3)
+    assert "budget" not in str(advice.advise(found, Path("run")))
+    found.phases[-1]["lacked_time"] = True
+    found.recipe["performance"]["budget"] = "20s"
+    suggested = advice.advise(found, Path("run"))
+    assert suggested is not None
+    assert suggested.suggestions[0].command == ("tlcli finetune --recipe run/recipe.yaml --set performance.budget=null")

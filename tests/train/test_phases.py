@@ -330,6 +330,7 @@ def test_a_blend_lies_between_the_weights_before_and_after(lab, tmp_path):
     assert other.val_loss < (one.val_loss if one.kept else other.loss_before)
     assert other.kept
     assert f"{other.blend:.0%} of the way" in other.reason
+    assert other.best_epoch == 1
     assert score(blended, blended.val).losses.mean() == pytest.approx(other.val_loss, rel=1e-5)
 
 
@@ -343,9 +344,11 @@ def test_what_does_not_fit_the_budget_is_left_out_and_told(lab, tmp_path, record
     head, everything, top = session.outcomes
     assert head.epochs == 1
     assert head.reason.endswith("ended early, as the time budget is spent")
+    assert head.lacked_time
     for outcome in (everything, top):
         assert (outcome.kept, outcome.epochs) == (False, 0)
         assert outcome.reason.startswith("not tried: one epoch of it takes about")
+        assert outcome.lacked_time
     assert [event.outcome for event in record.of(StepDone)] == session.outcomes
     # What was tried is what there is to score with.
     assert np.isfinite(score(session, session.val).losses).all()

@@ -53,10 +53,19 @@ def test_a_missing_file_says_what_to_do(card: ModelCard) -> None:
         own_weights.verified(card)
 
 
+def takes(card: ModelCard, arguments: dict, **defaults: float) -> bool:
+    try:
+        own_weights.require_arguments(card, arguments, **({"defaults": defaults} if defaults else {}))
+    except WeightsError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("arguments", [{}, {"alpha": 0.25}, {"depth_multiplier": 1}])
 def test_arguments_that_change_nothing_are_taken(card: ModelCard, arguments: dict) -> None:
-    own_weights.require_arguments(card, arguments)
-    own_weights.require_arguments(card, arguments, defaults={"alpha": 1.0, "depth_multiplier": 1})
+    assert takes(card, arguments)
+    assert takes(card, arguments, alpha=1.0, depth_multiplier=1)
+    assert not takes(card, arguments | {"alpha": 0.5})
 
 
 def test_arguments_that_contradict_the_card_say_what_fits(card: ModelCard) -> None:

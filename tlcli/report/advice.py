@@ -109,7 +109,7 @@ class _Asked:
     @property
     def is_short_of_time(self) -> bool:
         """Whether the time budget cut steps short or left them out."""
-        return any("budget" in phase["reason"] for phase in self.note.phases)
+        return any(phase["lacked_time"] for phase in self.note.phases)
 
     @property
     def most_epochs(self) -> int:

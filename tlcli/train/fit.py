@@ -270,6 +270,7 @@ def _blended(session: Session, running: Running) -> float:
             progress.best_loss, progress.best_accuracy = loss, accuracy
             progress.best_scores = scored.judged(running.phase.until.metric)
             running.best, chosen = between, share
+            progress.best_epoch = progress.best_epoch or progress.epoch
     return chosen
 
 
@@ -302,7 +303,8 @@ def _concluded(session: Session, running: Running, parameters: int) -> policy.Ou
     if verdict.kept and blend < 1:
         outcome = replace(outcome, reason=f"{outcome.reason}, {blend:.0%} of the way from the weights before it")
     if running.is_out_of_time and progress.epoch < running.step.epochs:
-        outcome = replace(outcome, reason=f"{outcome.reason}; ended early, as the time budget is spent")
+        reason = f"{outcome.reason}; ended early, as the time budget is spent"
+        outcome = replace(outcome, reason=reason, lacked_time=True)
     return policy.explained(outcome, phase)
 
 

@@ -66,6 +66,7 @@ def leave_out(session: Session, step: policy.Step, why: str) -> None:
         kept=False,
         reason=why,
         seconds=0.0,
+        lacked_time=True,
     )
     session.outcomes.append(outcome)
     session.observe(events.StepDone(outcome))

@@ -47,7 +47,8 @@ class Survey:
 class Outcome:
     """What a step brought. Losses are cross-entropies, accuracies 0-1; None where nothing was measured.
 
-    `blend` is how far the weights went from those before the step, 0, to those of its best epoch, 1.
+    `blend` is how far the weights went from those before the step, 0, to those of its best epoch, 1; `lacked_time`
+    whether the time budget ended the step early or left it out.
     """
 
     step: Step
@@ -63,6 +64,7 @@ class Outcome:
     reason: str
     seconds: float
     blend: float = 1.0
+    lacked_time: bool = False
 
 
 def record(outcome: Outcome) -> dict[str, Any]:
