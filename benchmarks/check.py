@@ -84,7 +84,7 @@ def memory(count: int) -> None:
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         print(
-            f"{found.images} images in {time.perf_counter() - began:.0f} s; greatest memory {after / 1e3:.0f} MB"
+            f"{len(found.index.images)} images in {time.perf_counter() - began:.0f} s; greatest memory {after / 1e3:.0f} MB"
             f" (before: {before / 1e3:.0f} MB), of a worker {worker / 1e3:.0f} MB;"
             f" {[(finding.kind, finding.count) for finding in found.findings]}"
         )

@@ -1,6 +1,7 @@
 """`tlcli check` as it is typed: what it says, writes and refuses, and what `finetune` does with its list."""
 
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 KEYS = {"kind", "severity", "count", "paths", "message", "remedy", "groups", "notes"}
 SIZE = ("--size", "32", "32")
+RANDOM = ("-m", "mobilenet", "--weights", "random", "--set", "data.size=[32,32]")
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_plan_leaves_out_what_is_listed(tlcli: Callable, data: Path, tmp_path: P
     list_ = tmp_path / "bad.txt"
     list_.write_text("# mine\ncat/00.png\ncat/99.png\n")
     given = ["--exclude", list_] if how == "option" else ["--set", f"data.exclude={list_}"]
-    said = tlcli("plan", data, "-m", "mobilenet", "--weights", "random", "--set", "data.size=[32,32]", "--json", *given)
+    said = tlcli("plan", data, *RANDOM, "--json", *given)
     assert said.code == 0, said.stderr
     assert sum(said.document["data"]["counts"].values()) == 23
     assert f"warning: {list_}:3: there is no image 'cat/99.png' in {data}" in said.stderr
@@ -153,7 +155,7 @@ def test_finetune_warns_of_what_costs_nothing_to_find(tlcli: Callable, data: Pat
         path.write_bytes(path.read_bytes() + b"\0")
     for path in sorted((data / "dog").iterdir())[2:]:
         path.unlink()
-    words = ("plan", data, "-m", "mobilenet", "--weights", "random", "--set", "data.size=[32,32]", "--json")
+    words = ("plan", data, *RANDOM, "--json")
     warnings = " ".join(tlcli(*words).document["data"]["warnings"])
     assert "differ only by case, white space or Unicode form: 'Cat' and 'cat'. Join" in warnings
     assert "fewer than 10 different images: 'dog' (2)" in warnings
@@ -263,3 +265,44 @@ def test_quiet_says_what_was_found_and_no_more(tlcli: Callable, data: Path) -> N
     assert said.stderr == ""
     assert "label conflict" in said.stdout
     assert "pictures " not in said.stdout
+
+
+def test_a_list_that_takes_all_of_a_class(
+    tlcli: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(data / "dog", data / "ant's, [1]")
+    (data / "cow").mkdir()
+    for number in range(3):
+        (data / "cow" / f"{number}.jpg").write_text("no picture")
+    for path in (data / "dog").iterdir():
+        shutil.copy(path, data / "cat" / f"dog-{path.name}")
+    for number in range(2, 5):
+        shutil.copy(data / "cat" / "02.png", data / "cow" / f"{number}.png")
+    shutil.copy(data / "cat" / "03.png", data / "cow" / "5.png")
+    Image.new("RGB", (60, 60), "red").save(data / "cow" / "6.png")
+    said = tlcli("check", data, *SIZE, "--quarantine", "bad.txt")
+    use = next(line for line in said.stdout.splitlines() if line.startswith("use it"))
+    assert use.endswith("take lines out, or add images: fewer than two classes are left")
+    assert "Use:" not in Path("bad.txt").read_text(encoding="utf-8")
+    # The picture of one class comes back, and that of another: the command that is printed has to do.
+    shutil.rmtree(data / "dog")
+    for path in data.glob("cat/dog-*"):
+        path.unlink()
+    said = tlcli("check", data, *SIZE, "--quarantine", "better.txt")
+    command = next(line for line in said.stdout.splitlines() if line.startswith("use it")).partition("tlcli ")[2]
+    words = shlex.split(command)
+    assert words[-2:] == ["--set", 'data.classes=["ant\'s, [1]", "cat"]']
+    planned = tlcli("plan", *words[1:], *RANDOM, "--json")
+    assert planned.code == 0, planned.stderr
+
+
+def test_a_list_upon_a_list(tlcli: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(data / "cat" / "01.png", data / "cat" / "copy.png")
+    Path("mine.txt").write_text("dog/00.png\tblurred\n")
+    said = tlcli("check", data, *SIZE, "--exclude", "mine.txt")
+    assert f"list       tlcli check {data} --exclude mine.txt --quarantine bad.txt: 2 images" in said.stdout
+    tlcli("check", data, *SIZE, "--exclude", "mine.txt", "--quarantine", "bad.txt")
+    lines = Path("bad.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[2:] == ["cat/copy.png\ta copy of cat/01.png", "dog/00.png\twas listed in mine.txt"]

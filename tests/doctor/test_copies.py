@@ -120,7 +120,7 @@ def test_after_quarantine_nothing_of_it_is_left(given: Path, looked: Looked, tmp
     found = looked(given)
     assert {each.kind for each in found.findings} == {"label_conflict", "duplicate", "leak", "near_leak", "unreadable"}
     listed = quarantine.entries(found.findings)
-    quarantine.write(tmp_path / "bad.txt", listed, data=given)
+    quarantine.write(tmp_path / "bad.txt", listed, data=given, use=None)
     again_found = looked(given, exclude=tmp_path / "bad.txt")
     assert again_found.findings == ()
     assert again_found.excluded == len(listed) == 6

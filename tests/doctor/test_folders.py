@@ -25,7 +25,7 @@ def test_links_in_a_circle(good: Path, found: Found, looked: Looked) -> None:
     finding = found(good)["link_loop"]
     assert set(finding.paths) == {"cat/up", "cat/self"}
     assert finding.severity == "warning"
-    assert looked(good).images == 40, "nothing is counted twice"
+    assert len(looked(good).index.images) == 40, "nothing is counted twice"
 
 
 def test_links_to_nowhere(good: Path, found: Found) -> None:
@@ -89,7 +89,7 @@ def test_class_names_of_two_unicode_forms(good: Path, found: Found, picture: Pic
     for number in range(20):
         picture(500 + number).save(good / "other" / f"{number}.png")
     assert found(good)["same_class_name"].count == 2
-    assert len(looked(good).classes) == 2
+    assert len(looked(good).index.classes) == 2
 
 
 def test_compatibility_forms_are_alike(good: Path, found: Found) -> None:

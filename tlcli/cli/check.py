@@ -78,19 +78,20 @@ def check(
             exclude=exclude,
             progress=lambda stage, done, total: observe(Advanced(stage, done, total)),
         )
-    left_out = listing.entries(found.findings)
+    left_out = listing.entries(found.findings, also=exclude)
+    use = listing.command(asked, index=found.index, gone=left_out)
     if html is not None:
         from tlcli.doctor import page
 
         page.write(found, html)
     if quarantine is not None:
-        listing.write(quarantine, left_out, data=data)
+        listing.write(quarantine, left_out, data=data, use=use)
     is_failure = found.reaches(fail_on)
     if as_json:
         console.print_json(found.to_json() | {"failed": is_failure})
     else:
         tell(found)
-        _tell_next(asked, len(left_out), is_failure=is_failure, fail_on=fail_on)
+        _tell_next(asked, len(left_out), use=use, is_failure=is_failure, fail_on=fail_on)
     if is_failure:
         raise click.exceptions.Exit(ExpectationError.exit_code)
 
@@ -151,27 +152,24 @@ def _title(finding: "Finding") -> str:
     return finding.kind.replace("_", " ")
 
 
-def _tell_next(asked: "Request", left_out: int, *, is_failure: bool, fail_on: str) -> None:
+def _tell_next(asked: "Request", left_out: int, *, use: str | None, is_failure: bool, fail_on: str) -> None:
     """What was written, how it ends, and what to type next."""
+    lines = []
+    if asked.html is not None:
+        lines.append(("page", str(asked.html)))
+    if asked.quarantine is not None:
+        lines.append(("list", f"{asked.quarantine}, {left_out} images"))
+        lines.append(("use it", use or "take lines out, or add images: fewer than two classes are left"))
+    if is_failure:
+        lines.append(("exit code", f"3, for findings of severity {fail_on} (--fail-on)"))
+    again = ["tlcli", "check", str(asked.data), *(["--exclude", str(asked.exclude)] if asked.exclude else [])]
+    if asked.html is None and not is_quiet():
+        lines.append(("pictures", shlex.join([*again, "--html", "findings.html"])))
+    if asked.quarantine is None and left_out and not is_quiet():
+        lines.append(("list", f"{shlex.join([*again, '--quarantine', 'bad.txt'])}: {left_out} images to leave out"))
     from tlcli.cli import console
 
     out = console.out()
     out.print()
-    quoted = shlex.quote(str(asked.data))
-    if asked.html is not None:
-        console.say(out, console.safe(f"page       {asked.html}"))
-    if asked.quarantine is not None:
-        console.say(out, console.safe(f"list       {asked.quarantine}, {left_out} images"))
-        console.say(
-            out, console.safe(f"use it     tlcli finetune {quoted} --exclude {shlex.quote(str(asked.quarantine))}")
-        )
-    if is_failure:
-        console.say(out, console.safe(f"exit code  3, for findings of severity {fail_on} (--fail-on)"))
-    if is_quiet():
-        return
-    if asked.html is None:
-        console.say(out, console.safe(f"pictures   tlcli check {quoted} --html findings.html"))
-    if asked.quarantine is None and left_out:
-        console.say(
-            out, console.safe(f"list       tlcli check {quoted} --quarantine bad.txt: {left_out} images to leave out")
-        )
+    for name, text in lines:
+        console.say(out, console.safe(f"{name:<11}{text}"))

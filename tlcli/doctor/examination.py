@@ -43,11 +43,8 @@ class Examination:
 
     Attributes:
         data: DATA, as it was given.
-        root: The same, absolute.
-        classes: Class names with the number of images that can be read.
-        splits: Given splits with theirs; empty where DATA has none.
-        files: All files that were seen, images or not.
-        images: Those that could be decoded.
+        index: The images that could be decoded.
+        files: How many files were seen, images or not.
         excluded: Images passed over because a list says so.
         size: `(height, width)` of the network's input, pixels.
         seconds: It took.
@@ -55,15 +52,18 @@ class Examination:
     """
 
     data: Path
-    root: Path
-    classes: dict[str, int]
-    splits: dict[str, int]
+    index: FolderIndex
     files: int
-    images: int
     excluded: int
     size: tuple[int, int]
     seconds: float
     findings: tuple[Finding, ...]
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Given splits with their numbers of images; empty where DATA has none."""
+        given = Counter(image.given for image in self.index.images)
+        return {name: given[name] for name in self.index.given_splits}
 
     def reaches(self, severity: Severity | Literal["never"]) -> bool:
         """Whether something was found that is as severe; `never` is beyond all."""
@@ -79,18 +79,18 @@ class Examination:
         counts = [(each, sum(found.severity == each for found in self.findings)) for each in ("error", "warning")]
         told = " and ".join(f"{count} {each}{'s' * (count != 1)}" for each, count in counts)
         return (
-            f"{self.images} images that can be read in {len(self.classes)} classes"
+            f"{len(self.index.images)} images that can be read in {len(self.index.classes)} classes"
             f"{f' ({splits})' if splits else ''}, {self.files} files{excluded}: {told}"
         )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON shape of `tlcli check --json`."""
         return {
-            "data": encodable(str(self.root)),
+            "data": encodable(str(self.index.root)),
             "files": self.files,
-            "images": self.images,
+            "images": len(self.index.images),
             "excluded": self.excluded,
-            "classes": {encodable(name): count for name, count in self.classes.items()},
+            "classes": {encodable(name): count for name, count in self.index.counts().items()},
             "splits": self.splits,
             "size": list(self.size),
             "seconds": round(self.seconds, 3),
@@ -118,14 +118,10 @@ def examine(data: Path, size: tuple[int, int], *, exclude: Path | None = None, p
     listed = [*folders.findings(found), *_told_by_images(seen, index, size, progress)]
     listed = _joined([*listed, *_refusal(data, exclude, index, listed)])
     listed.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    given = Counter(image.given for image in index.images)
     return Examination(
         data=data,
-        root=found.root,
-        classes=index.counts(),
-        splits={name: given[name] for name in index.given_splits},
+        index=index,
         files=len(found.files) + len(found.others) + len(found.stray),
-        images=len(index.images),
         excluded=found.excluded,
         size=size,
         seconds=time.perf_counter() - began,

@@ -49,7 +49,7 @@ def write(found: Examination, file: Path) -> None:
     """Write the page."""
     shown = [_shown(finding) for finding in found.findings]
     wanted = [path for each in shown for path in (*each.files, *(path for group in each.groups for path in group))]
-    thumbnails = _thumbnails(found.root, wanted)
+    thumbnails = _thumbnails(found.index.root, wanted)
     values = {
         "data": str(found.data),
         "summary": found.summary(),

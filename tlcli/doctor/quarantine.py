@@ -1,10 +1,14 @@
 """Which images should better not be trained on, and why, as a list that `finetune --exclude` takes."""
 
-from collections.abc import Container, Iterable, Iterator
+import json
+import shlex
+from collections.abc import Collection, Container, Iterable, Iterator
 from pathlib import Path
 
 from tlcli.data import exclude
 from tlcli.data.findings import Finding
+from tlcli.data.folder import FolderIndex
+from tlcli.doctor.request import Request
 
 _ALONE = {
     "unreadable": "cannot be read",
@@ -18,15 +22,15 @@ _COPIES = {"duplicate": "a copy of", "near_duplicate": "nearly the same as"}
 _ORDER = (*_ALONE, "label_conflict", *_LEAKS, *_COPIES)
 
 
-def entries(findings: Iterable[Finding]) -> dict[str, str]:
-    """Paths, sorted, each with the first reason that was found.
+def entries(findings: Iterable[Finding], *, also: Path | None = None) -> dict[str, str]:
+    """Paths, sorted, each with the first reason that was found; and those of a list that was there before.
 
     Of copies, exact ones and near ones, all but one go; of copies under different classes all, since nobody knows
     which label is right; of copies in two splits the one in the earlier: train before val before test. Images that
     are nearly the same under different classes stay: they may be right.
     """
     by_kind = {finding.kind: finding for finding in findings}
-    found: dict[str, str] = {}
+    found = {} if also is None else dict.fromkeys(exclude.read(also).lines, f"was listed in {also}")
     for kind in _ORDER:
         if kind in by_kind:
             for path, reason in _of(by_kind[kind], found):
@@ -34,10 +38,39 @@ def entries(findings: Iterable[Finding]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def write(file: Path, found: dict[str, str], *, data: Path) -> None:
-    """Write the list; it may be empty."""
+def classes_left(index: FolderIndex, gone: Collection[str]) -> tuple[str, ...]:
+    """The classes that `finetune` takes without these images: two different ones in all, one in each given split."""
+    given: set[str | None] = {image.given for image in index.images}
+    needed = given - {"test"}
+    contents: dict[int, set[str]] = {label: set() for label in range(len(index.classes))}
+    splits: dict[int, set[str | None]] = {label: set() for label in range(len(index.classes))}
+    for image in index.images:
+        if image.path not in gone:
+            contents[image.label].add(image.sha256)
+            splits[image.label].add(image.given)
+    return tuple(
+        name for label, name in enumerate(index.classes) if len(contents[label]) > 1 and needed <= splits[label]
+    )
+
+
+def command(asked: Request, *, index: FolderIndex, gone: Collection[str]) -> str | None:
+    """How to train without the images of the list; names the classes where some have too few left.
+
+    None where there is nothing left to train with, or no list was asked for.
+    """
+    left = classes_left(index, gone)
+    if asked.quarantine is None or len(left) < 2:
+        return None
+    words = ["tlcli", "finetune", str(asked.data), "--exclude", str(asked.quarantine)]
+    if len(left) < len(index.classes):
+        words += ["--set", f"data.classes={json.dumps(left, ensure_ascii=False)}"]
+    return shlex.join(words)
+
+
+def write(file: Path, found: dict[str, str], *, data: Path, use: str | None) -> None:
+    """Write the list; it may be empty. `use` is the command that takes it."""
     remarks = (
-        f"tlcli check {data}: {len(found)} images. Use: tlcli finetune {data} --exclude {file}",
+        f"tlcli check {data}: {len(found)} images.{f' Use: {use}' if use else ''}",
         "A path relative to DATA, a tab, the reason. Take out a line to keep its image.",
     )
     exclude.write(file, found.items(), remarks=remarks)
