@@ -11,6 +11,7 @@ from tlcli.data import findings as cheap
 from tlcli.data import folder, split
 from tlcli.data.findings import SEVERITIES, Finding, Severity
 from tlcli.data.folder import FolderIndex
+from tlcli.data.pixels import enough
 from tlcli.doctor import copies, folders, pictures, workers
 from tlcli.doctor.look import look_at
 from tlcli.doctor.seen import Seen, index_of
@@ -132,7 +133,7 @@ def examine(data: Path, size: tuple[int, int], *, exclude: Path | None = None, p
 def _seen(found: Survey, size: tuple[int, int], progress: Progress) -> list[Seen]:
     """Look at every image; decoded as for training, where JPEG files come at a fraction of a great size."""
     paths = [str(found.root / file.path) for file in found.files]
-    looks = workers.look_at_all(paths, look_at, at_least=(2 * size[0], 2 * size[1]))
+    looks = workers.look_at_all(paths, look_at, at_least=enough(size))
     seen = []
     for place, look in zip(found.files, looks, strict=True):
         seen.append(Seen(place, look))
