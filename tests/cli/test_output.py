@@ -146,9 +146,9 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_a_failing_import_shows_what_the_libraries_said(capfd: pytest.CaptureFixture) -> None:
-    with console.quiet_import():
+    with console.loading_keras():
         os.write(2, b"start-up line\n")
     assert capfd.readouterr().err == ""
-    with pytest.raises(ZeroDivisionError), console.quiet_import():
+    with pytest.raises(ZeroDivisionError), console.loading_keras():
         os.write(2, b"why it failed\n") / 0
     assert capfd.readouterr().err == "why it failed\n"

@@ -118,3 +118,18 @@ def test_help_and_version_come_at_once(word: str) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < BUDGET_S
+
+
+def test_keras_is_loaded_without_what_takes_long_and_is_not_used() -> None:
+    code = """
+import sys
+from tlcli.cli import console
+with console.loading_keras():
+    import tlcli.run
+print(*sys.modules)
+import matplotlib, sklearn.metrics
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+    assert {"tlcli.run", "keras", "tensorflow"} <= modules
+    assert {"sklearn", "scipy.stats", "matplotlib", "pandas"} & modules == set()

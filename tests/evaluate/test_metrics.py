@@ -37,8 +37,11 @@ def test_scores_are_those_of_scikit_learn(count, classes, seed):
     exact /= exact.sum(axis=1, keepdims=True)
     assert found.loss == pytest.approx(reference.log_loss(labels, exact, labels=numbers), rel=1e-4)
     assert np.array_equal(found.confusion, reference.confusion_matrix(labels, guesses, labels=numbers))
-    f1 = reference.f1_score(labels, guesses, labels=numbers, average=None, zero_division=0)
-    assert [each.f1 for each in found.per_class] == pytest.approx(f1)
+    expected = reference.precision_recall_fscore_support(
+        labels, guesses, labels=numbers, average=None, zero_division=0.0
+    )
+    for value, name in zip(expected, ("precision", "recall", "f1", "support"), strict=True):
+        assert [getattr(each, name) for each in found.per_class] == pytest.approx(value), name
     for k in (3, 5):
         if k < classes:
             top = reference.top_k_accuracy_score(labels, exact, k=k, labels=numbers)

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from tlcli.shown import printable
 
+# Keras imports these where they are installed, which takes a second, for its own plots and wrappers.
+NOT_FOR_KERAS = ("matplotlib", "pandas", "sklearn")
 # Width of tables that no terminal limits.
 PIPE_WIDTH = 120
 
@@ -123,7 +125,20 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def quiet_import() -> Iterator[None]:
+def loading_keras() -> Iterator[None]:
+    """Around the import of Keras: quiet, and without what Keras would load for functions that are not used here."""
+    hidden = dict.fromkeys(set(NOT_FOR_KERAS) - set(sys.modules))
+    sys.modules.update(hidden)  # type: ignore[arg-type]  # None makes an import fail as if nothing were installed
+    try:
+        with _quiet():
+            yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Keep the native libraries' start-up lines off stderr while heavy modules load; shown if loading fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()

@@ -162,7 +162,7 @@ def _work_and_tell(work: "Work", settled: "Settled", *, as_json: bool) -> Path:
     made: list[str] = []
     try:
         with prepare.reading_ahead(settled) as settled:
-            with console.quiet_import():
+            with console.loading_keras():
                 import tlcli.run  # noqa: F401
             with observer() as observe:
 

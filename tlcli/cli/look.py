@@ -116,12 +116,12 @@ def _diff(
 
         if (known := structure.find(card, dict(arguments), size, cache=cache_dir())) is not None:
             return known
-        with console.quiet_import():
+        with console.loading_keras():
             from tlcli.model import measure
         return measure.layer_groups(card, arguments, size)
 
     sides = target.pair(named, target.Wish(size, settings, measured))
-    with console.quiet_import():
+    with console.loading_keras():
         from tlcli.inspecting import difference
     return difference.between(*sides, by_layer=by_layer)
 
@@ -147,7 +147,7 @@ def doctor(as_json: bool) -> None:
     """
     from tlcli.cli import console
 
-    with console.quiet_import():
+    with console.loading_keras():
         from tlcli import checkup
 
         found = checkup.examine()

@@ -56,7 +56,7 @@ def pretrain(as_json: bool, **asked: Any) -> None:
     task = request.check(request.Request(**asked))
     if not is_quiet():
         console.err().print("loading Keras …", style="dim")
-    with console.quiet_import():
+    with console.loading_keras():
         from tlcli.pretrain import job
     try:
         with _observer() as observe:

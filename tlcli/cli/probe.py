@@ -62,7 +62,7 @@ def probe(
     settled = request.check(asked)
     if not is_quiet():
         console.err().print("loading Keras …", style="dim")
-    with console.quiet_import():
+    with console.loading_keras():
         from tlcli.probing import job
     with observer() as observe:
         done = job.run(asked, settled, observe)

@@ -22,7 +22,7 @@ def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
     from tlcli.cli import console, progress, show
 
     _check_first(run)
-    with console.quiet_import():
+    with console.loading_keras():
         from tlcli import use
     with progress.bar("scoring") as advance:
         scores, what = use.evaluate(run, data, progress=advance)
@@ -49,7 +49,7 @@ def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json:
     from tlcli.cli import console, progress
 
     _check_first(run)
-    with console.quiet_import():
+    with console.loading_keras():
         from tlcli import use
     with progress.bar("predicting") as advance:
         rows = use.as_rows(list(use.predict_all(run, images, top=top, progress=advance)))

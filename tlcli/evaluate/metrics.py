@@ -1,9 +1,11 @@
-"""Labels and probabilities to Scores."""
+"""Labels and probabilities to Scores, as scikit-learn defines them; a test compares.
+
+Computed here, since to import `sklearn.metrics` took 0.6 s, a tenth of a quick run.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from tlcli.evaluate.scores import ClassScores, Scores
 
@@ -16,17 +18,16 @@ def score(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str])
     Loss is the mean negative logarithm of the right class's probability, which is taken as at least 1e-7.
     """
     guesses = probabilities.argmax(axis=1)
-    numbers = np.arange(len(classes))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, guesses, labels=numbers, average=None, zero_division=0.0
-    )
+    matrix = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(matrix, (labels, guesses), 1)
+    hits, support, guessed = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    precision, recall, f1 = _share(hits, guessed), _share(hits, support), _share(2 * hits, support + guessed)
     per_class = tuple(
         ClassScores(name, int(n), float(p), float(r), float(f))
         for name, n, p, r, f in zip(classes, support, precision, recall, f1, strict=True)
     )
     right = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     rank = (probabilities > right[:, None]).sum(axis=1)
-    matrix = confusion_matrix(labels, guesses, labels=numbers)
     return Scores(
         count=len(labels),
         accuracy=float((guesses == labels).mean()),
@@ -37,3 +38,10 @@ def score(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str])
         confusion=tuple(tuple(int(value) for value in row) for row in matrix),
         classes=tuple(classes),
     )
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """One by the other; 0 where there is nothing."""
+    shares = np.zeros(len(whole))
+    np.divide(part, whole, out=shares, where=whole > 0)
+    return shares
