@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ from tlcli.model.cut import below
 from tlcli.train.examples import Images
 
 # Part of the key of every stored activation: raise it when the same images and weights would give others.
-FORMAT_VERSION = 2
-# Images a step of the pass. Random views are drawn for so many at a time, so this is part of the key, too.
+FORMAT_VERSION = 3
+# Images a step of the pass, at most. Random views are drawn for a step at a time, so this is part of the key, too.
 GRAIN = 64
 # Weights up to so many bytes become constants of the pass.
 CONSTANT_BYTES = 400_000_000
@@ -111,8 +112,8 @@ def _unkept(
         with tempfile.TemporaryFile() as file:
             found.append(np.memmap(file, np.float32, "w+", shape=shape))
     rows = shapes[0][0]
-    for start in range(0, rows, GRAIN):
-        stop = min(start + GRAIN, rows)
+    for start in range(0, rows, run.grain):
+        stop = min(start + run.grain, rows)
         for array, block in zip(found, run(start, stop, range(len(shapes))), strict=True):
             array[start:stop] = block
         if progress:
@@ -193,27 +194,30 @@ class _Pass:
     def __init__(self, classifier: Classifier, images: Images, names: list[str], view: View) -> None:
         self.classifier, self.images, self.names, self.view = classifier, images, names, view
         self.augment = None if view.is_plain else Augment(view.bounds)
+        # Steps of one length: another would be traced, or compiled, on its own.
+        self.grain = math.ceil(len(images) / math.ceil(len(images) / GRAIN))
         self.models: dict[tuple[int, ...], keras.Model] = {}
         # Blocks end anywhere, so the grain that one ends in begins the next.
         self.last: tuple[int, tuple[int, ...], list[np.ndarray]] = (-1, (), [])
 
     def __call__(self, start: int, stop: int, which: Sequence[int]) -> list[np.ndarray]:
         """Outputs of rows `start` to `stop` for the frontiers of these indices."""
-        begin = start - start % GRAIN
-        parts = [self._grain(at, tuple(which)) for at in range(begin, stop, GRAIN)]
+        begin = start - start % self.grain
+        parts = [self._grain(at, tuple(which)) for at in range(begin, stop, self.grain)]
         return [np.concatenate(outputs)[start - begin : stop - begin] for outputs in zip(*parts, strict=True)]
 
     def _grain(self, at: int, which: tuple[int, ...]) -> list[np.ndarray]:
         if self.last[:2] == (at, which):
             return self.last[2]
-        pixels = self.images.pixels[self.images.rows[at : at + GRAIN]]
-        model = self._model(which)
+        wanted = np.arange(at, at + self.grain)
+        pixels = self.images.pixels[self.images.rows[wanted.clip(max=len(self.images) - 1)]]
+        count, model = int((wanted < len(self.images)).sum()), self._model(which)
         if self.augment is not None:
             # What is drawn follows from the place alone, so that any block can be computed again.
             order = np.random.default_rng([self.view.seed, self.view.number, at])
             self.augment.seed_generator.state.assign(order.integers(0, 2**31 - 1, size=2, dtype=np.int64))
         found = model.predict_on_batch(pixels)
-        outputs = [np.asarray(output, dtype=np.float32) for output in (found if len(which) > 1 else [found])]
+        outputs = [np.asarray(output[:count], dtype=np.float32) for output in (found if len(which) > 1 else [found])]
         self.last = (at, which, outputs)
         return outputs
 
