@@ -84,8 +84,8 @@ def memory(count: int) -> None:
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         print(
-            f"{len(found.index.images)} images in {time.perf_counter() - began:.0f} s; greatest memory {after / 1e3:.0f} MB"
-            f" (before: {before / 1e3:.0f} MB), of a worker {worker / 1e3:.0f} MB;"
+            f"{len(found.index.images)} images in {time.perf_counter() - began:.0f} s; greatest memory"
+            f" {after / 1e3:.0f} MB (before: {before / 1e3:.0f} MB), of a worker {worker / 1e3:.0f} MB;"
             f" {[(finding.kind, finding.count) for finding in found.findings]}"
         )
 

@@ -26,6 +26,7 @@ from tlcli.train.budget import Budget, seconds_of
 from tlcli.train.events import EpochDone, Event, FolderMade, Noticed, Observer, StepDone
 from tlcli.train.examples import Examples
 from tlcli.train.footing import bytes_of
+from tlcli.train.memory import Memory
 from tlcli.train.plan import TrainPlan, make
 from tlcli.train.temperature import EPSILON
 
@@ -107,7 +108,7 @@ def _train(
         plan.recipe, made, plan.groups, train, val, test, shelf, checkpoint.Checkpoint(run.path), observe
     )
     work.device, work.budget = note.hardware["device"], budget
-    work.observe = _Writer(work, run, observe)
+    work.observe, work.memory = _Writer(work, run, observe), _memory(plan.recipe)
     run.write_history(work.history)
     run.write_decisions(work.outcomes)
     phases.run(work, saved=saved)
@@ -126,6 +127,14 @@ def _train(
     found = advice.advise(note, run.path)
     note.advice = None if found is None else found.to_json()
     work.checkpoint.remove()
+
+
+def _memory(recipe: Recipe) -> Memory | None:
+    """Where results are found again: beside the activations, an eighth of what those may take."""
+    spec = recipe.performance
+    if spec.cache == "off" or not spec.recall:
+        return None
+    return Memory(cache_dir() / "results", bytes_of(spec.cache_budget) // 8)
 
 
 def _train_score(work: session.Session) -> dict[str, Any]:
@@ -150,7 +159,8 @@ class _Writer:
     pass_on: Observer
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, EpochDone):
+        # A step that was found again brings its epochs along.
+        if isinstance(event, (EpochDone, StepDone)):
             self.run.write_history(self.work.history)
         if isinstance(event, StepDone):
             self.run.write_decisions(self.work.outcomes)

@@ -184,7 +184,7 @@ def test_the_head_starts_from_the_optimum(lab, tmp_path, recorder):
     assert [event.done for event in session.observe.of(Advanced)] == [74], "one pass for the step and the probe"
 
 
-@pytest.mark.parametrize(("cache", "told"), [("auto", [[74], []]), ("off", [[64, 74], [64, 74]])])
+@pytest.mark.parametrize(("cache", "told"), [("auto", [[74], []]), ("off", [[37, 74], [37, 74]])])
 def test_the_probe_reads_pooled_features_that_are_stored(lab, tmp_path, recorder, cache, told):
     """The step after it trains on the same ones, and a second run finds them; unless nothing shall be stored."""
     recipe = lab.recipe({"train": "head", "init": "probe"}, performance={"batch": 16, "cache": cache})

@@ -156,6 +156,7 @@ class PerformanceSpec(Spec):
     Attributes:
         budget: Seconds, minutes or hours that a run may take, such as `10m`: steps that do not fit are shortened or
             left out, by costs measured meanwhile.
+        recall: Whether what was trained before, exactly so, is taken from the cache; not where `cache` is off.
         batch: Images per step. `auto`: 32, or half of that with few images, which need more steps than they give.
     """
 
@@ -164,6 +165,7 @@ class PerformanceSpec(Spec):
     cache_budget: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?\s*(B|kB|KB|MB|GB|TB)$")] = "8GB"
     batch: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = 32
     budget: Duration | None = None
+    recall: bool = True
 
     @property
     def batch_size(self) -> int:

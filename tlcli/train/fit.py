@@ -56,21 +56,27 @@ def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved |
         _save(session, running)
         if running.is_out_of_time:
             break
-    outcome = _concluded(session, running, parameters)
-    session.outcomes.append(outcome)
-    session.observe(events.StepDone(outcome))
-    return outcome
+    return _concluded(session, running, parameters)
+
+
+def thawed(session: Session, step: policy.Step) -> tuple[list[Any], list[Any]]:
+    """Let learn what a step trains, and nothing else.
+
+    Returns:
+        The variables that learn, and all that may change: these and BatchNorm statistics.
+    """
+    norms = session.recipe.phases[step.phase].batch_norm_policy
+    trainable = freeze.apply(session.classifier, step.layers, batch_norm=norms)
+    return trainable, freeze.moving_variables(session.classifier, trainable, statistics=norms == "train")
 
 
 def _prepared(session: Session, step: policy.Step) -> Running:
     phase = session.recipe.phases[step.phase]
     session.enter(step)
+    trainable, moving = thawed(session, step)
     trainee = session.stage.trainee
-    uses_statistics = phase.batch_norm_policy == "train"
-    trainable = freeze.apply(session.classifier, step.layers, batch_norm=phase.batch_norm_policy)
-    moving = freeze.moving_variables(session.classifier, trainable, statistics=uses_statistics)
     frozen = freeze.frozen_variables(session.classifier, moving)
-    trainee.uses_batch_statistics = uses_statistics
+    trainee.uses_batch_statistics = phase.batch_norm_policy == "train"
     running = Running(step, phase, trainable, moving, frozen, freeze.fingerprint(frozen))
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=session.recipe.augment.label_smoothing)
     trainee.precision = _precision(session, running, loss)

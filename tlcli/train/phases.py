@@ -1,12 +1,13 @@
 """All phases of a run, in order: the probe where asked, then step after step until the policies are through."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
 
 from tlcli.model.head import OUTPUT
-from tlcli.train import checkpoint, events, policy, probe, temperature
-from tlcli.train.fit import run_step
+from tlcli.train import checkpoint, events, memory, policy, probe, temperature
+from tlcli.train.fit import run_step, thawed
 from tlcli.train.gradients import survey
 from tlcli.train.plan import trained_parameters
 from tlcli.train.session import Session, predict
@@ -44,8 +45,57 @@ def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
         else:
             # The budget may have shortened it.
             found = replace(found, epochs=resumed.state["epochs"])
-        run_step(session, found, resumed=resumed)
+        if resumed is None:
+            done = recalled(session, found) or remembered(session, found)
+        else:
+            done = run_step(session, found, resumed=resumed)
+        session.outcomes.append(done)
+        session.observe(events.StepDone(done))
         resumed = None
+
+
+def recalled(session: Session, step: policy.Step) -> policy.Outcome | None:
+    """Put the result of a step in place that was trained before, exactly so. None where there is none."""
+    began = time.perf_counter()
+    key = _key(session, step)
+    found = session.memory.find(key) if session.memory and key else None
+    if found is None:
+        return None
+    session.enter(step)
+    _, moving = thawed(session, step)
+    checkpoint.restore(moving, found.arrays)
+    session.history += found.state["history"]
+    session.precisions |= found.state["precisions"]
+    outcome = policy.outcome_from(step, found.state["outcome"])
+    seconds = round(time.perf_counter() - began, 3)
+    return replace(outcome, seconds=seconds, recalled=True, reason=f"{outcome.reason}; as trained before")
+
+
+def remembered(session: Session, step: policy.Step) -> policy.Outcome:
+    """Train a step, and keep its result for the next who asks for the same."""
+    key = _key(session, step)
+    rows = len(session.history)
+    outcome = run_step(session, step)
+    if key and not outcome.lacked_time:
+        precisions = {name: value for name, value in session.precisions.items() if name == step.name}
+        state = {"outcome": policy.record(outcome), "history": session.history[rows:], "precisions": precisions}
+        _, moving = thawed(session, step)
+        _keep(session, key, memory.Result(state, checkpoint.values(moving)))
+    return outcome
+
+
+def _key(session: Session, step: policy.Step) -> str | None:
+    """What the result of a step is kept by; None where nothing is trained, or nothing kept."""
+    return memory.key_of_step(session, step) if session.memory and step.epochs else None
+
+
+def _keep(session: Session, key: str, result: memory.Result) -> None:
+    if session.memory:
+        try:
+            session.memory.keep(key, result)
+        except OSError as error:
+            said = f"{session.memory.folder}: what was trained cannot be kept for another run ({error.strerror})"
+            session.observe(events.Noticed(said, is_warning=True))
 
 
 def leave_out(session: Session, step: policy.Step, why: str) -> None:
@@ -91,5 +141,11 @@ def start_from_probe(session: Session) -> None:
     session.observe(events.Noticed("linear probe: solving the head on the frozen network"))
     pooled = session.pooled()
     train, val = (probe.Features(pooled(examples), examples.labels) for examples in (session.train, session.val))
-    solution = probe.solve(train, val, classes=classes, balanced=balanced)
-    head.set_weights([solution.kernel, solution.bias])
+    key = memory.key_of_probe(train, val, classes=classes, balanced=balanced) if session.memory else None
+    found = session.memory.find(key) if session.memory and key else None
+    if found is None:
+        solution = probe.solve(train, val, classes=classes, balanced=balanced)
+        found = memory.Result({"inverse_l2": solution.inverse_l2}, [solution.kernel, solution.bias])
+        if key:
+            _keep(session, key, found)
+    head.set_weights(found.arrays)

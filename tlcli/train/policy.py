@@ -48,7 +48,7 @@ class Outcome:
     """What a step brought. Losses are cross-entropies, accuracies 0-1; None where nothing was measured.
 
     `blend` is how far the weights went from those before the step, 0, to those of its best epoch, 1; `lacked_time`
-    whether the time budget ended the step early or left it out.
+    whether the time budget ended the step early or left it out; `recalled` whether its result was found again.
     """
 
     step: Step
@@ -65,6 +65,7 @@ class Outcome:
     seconds: float
     blend: float = 1.0
     lacked_time: bool = False
+    recalled: bool = False
 
 
 def record(outcome: Outcome) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def outputs(
 
 
 def _entry(pictures: str, part: keras.Model, rows: int) -> store.Entry:
-    key = hashlib.sha256(f"{pictures}:{_weights_key(part)}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{pictures}:{weights_key(part)}".encode()).hexdigest()[:32]
     return store.Entry(key, (rows, *part.output_shape[1:]), "float32")
 
 
@@ -129,9 +129,12 @@ def _pictures_key(classifier: Classifier, images: Images, shelf: Shelf, view: Vi
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _weights_key(part: keras.Model) -> str:
-    """What decides the outputs for given pixels: the layers, their weights, and what computes them."""
-    config = json.dumps(_settled(part.get_config(), {}), sort_keys=True, default=repr)
+def weights_key(part: keras.Model, *, without: Collection[str] = TRAINING_ONLY) -> str:
+    """A hash of what decides the outputs for given pixels: the layers, their weights, and what computes them.
+
+    `without` are parts of the layers' configs that do not count.
+    """
+    config = json.dumps(_settled(part.get_config(), {}, without), sort_keys=True, default=repr)
     facts = [keras.__version__, keras.backend.backend(), keras.config.dtype_policy().name, config]
     digest = hashlib.sha256(json.dumps(facts).encode())
     for weight in part.weights:
@@ -139,18 +142,18 @@ def _weights_key(part: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _settled(config: Any, numbers: dict[str, int]) -> Any:
+def _settled(config: Any, numbers: dict[str, int], without: Collection[str]) -> Any:
     """A config less what changes while the outputs stay: flags of training, and names, which become numbers.
 
     Keras counts through the whole process to name what has no name, the input of the part before all.
     """
     if isinstance(config, dict):
-        kept = {key: value for key, value in config.items() if key not in TRAINING_ONLY}
-        return {key: _settled_item(key, value, numbers) for key, value in kept.items()}
-    return [_settled(item, numbers) for item in config] if isinstance(config, (list, tuple)) else config
+        kept = {key: value for key, value in config.items() if key not in without}
+        return {key: _settled_item(key, value, numbers, without) for key, value in kept.items()}
+    return [_settled(item, numbers, without) for item in config] if isinstance(config, (list, tuple)) else config
 
 
-def _settled_item(key: str, value: Any, numbers: dict[str, int]) -> Any:
+def _settled_item(key: str, value: Any, numbers: dict[str, int], without: Collection[str]) -> Any:
     # What is called a name in a dtype policy is no name of a layer.
     if key == "dtype":
         return value
@@ -160,8 +163,8 @@ def _settled_item(key: str, value: Any, numbers: dict[str, int]) -> Any:
     if key in ("keras_history", "input_layers", "output_layers") and value and isinstance(value[0], str):
         return [numbers.setdefault(value[0], len(numbers)), *value[1:]]
     if key in ("input_layers", "output_layers") and isinstance(value, (list, tuple)):
-        return [_settled_item(key, item, numbers) for item in value]
-    return _settled(value, numbers)
+        return [_settled_item(key, item, numbers, without) for item in value]
+    return _settled(value, numbers, without)
 
 
 class _Rendering(keras.Model):

@@ -18,6 +18,7 @@ from tlcli.train import checkpoint, cost, events, footing, policy, prefix, tempe
 from tlcli.train.budget import Budget, Work
 from tlcli.train.checkpoint import Arrays
 from tlcli.train.examples import Examples, Images
+from tlcli.train.memory import Memory
 from tlcli.train.stage import Ground, Stage, begin, frontier
 
 
@@ -40,7 +41,7 @@ class Session:
     `history` collects one row an epoch; `prefix_s` is the time spent on outputs of frozen layers, seconds; `precisions`
     says of the steps where it was measured what they compute in; `norms` holds by phase the relative gradient norm of
     each layer group, where a policy asked for it; `pretrained` the backbone's weights before the first step, in the
-    order of the model, where a phase pulls towards them.
+    order of the model, where a phase pulls towards them; `memory` is where results are found again.
     """
 
     recipe: Recipe
@@ -60,6 +61,7 @@ class Session:
     precisions: dict[str, Any] = field(default_factory=dict)
     norms: dict[int, dict[str, float]] = field(default_factory=dict)
     pretrained: Arrays = field(default_factory=list)
+    memory: Memory | None = None
     _stage: Stage | None = field(default=None, init=False, repr=False)
     _passed: int = field(default=0, init=False, repr=False)
 
@@ -87,14 +89,14 @@ class Session:
 
     def enter(self, step: policy.Step) -> None:
         """Have what the step is fed computed, or found, and the network above it built."""
-        place = self._footing(step)
+        place = self.place_of(step)
         with self._passing(place):
             ahead = self._ahead(step, place) if place.is_stored else []
             self._stage = begin(self.classifier, place, self._ground(), ahead=ahead, progress=self._progress)
 
     def work(self, step: policy.Step) -> Work:
         """The multiply-adds of a step, if nothing of it is stored yet."""
-        place, counts = self._footing(step), self._counts()
+        place, counts = self.place_of(step), self._counts()
         below, above = self._flops(place)
         an_epoch = cost.epoch_flops(below, above, train=counts.train, val=len(self.val), stored=place.is_stored)
         passes = counts.images + (place.views - 1) * counts.train if place.is_stored else 0
@@ -140,7 +142,7 @@ class Session:
         names: dict[str, None] = {}
         lowest, room = self._depth(place), self.shelf.budget - (place.bytes if place else 0)
         for later in policy.ahead(self.recipe.phases, self.groups, step):
-            that = self._footing(later)
+            that = self.place_of(later)
             name = frontier(that)
             is_new = name not in (None, POOLED, frontier(place) if place else None, *names)
             if that.is_stored and is_new and self._depth(that) <= lowest:
@@ -161,7 +163,8 @@ class Session:
         self._passed = done
         self.observe(events.Advanced("frozen layers", done, total))
 
-    def _footing(self, step: policy.Step) -> footing.Footing:
+    def place_of(self, step: policy.Step) -> footing.Footing:
+        """Where a step begins."""
         phase = self.recipe.phases[step.phase]
         return footing.of_step(self.recipe, phase, step.layers, self.groups, self._counts())
 
