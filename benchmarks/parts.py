@@ -122,7 +122,7 @@ def _finetuned(args: argparse.Namespace, home: Path, cache: str, recipe: str, *s
     command = [sys.executable, "-m", "tlcli.cli.main", "finetune", str(args.data), "--model", "mobilenet_v2"]
     command += ["--weights", str(args.weights), "--out", str(out), "--recipe", recipe, "--quiet", "--json"]
     command += [f"--set={each}" for each in (f"model.arguments.alpha={args.alpha}", *settings)]
-    command += ["--set", f"data.size=[{args.size},{args.size}]"]
+    command += ["--set", f"data.size=[{args.size},{args.size}]", "--set", "performance.recall=false"]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"TLCLI_CACHE": str(home / cache)})
     return out
 

@@ -50,6 +50,7 @@ def _scored(data: Path, seed: int, weights: str, home: Path) -> dict[str, Any]:
     from tlcli.train import events
 
     settings = ("model.name=mobilenet_v2", "model.arguments.alpha=0.35", f"data.size=[{SIZE},{SIZE}]", f"seed={seed}")
+    settings += ("performance.recall=false",)
     options = {"data.path": str(data), "model.weights": weights}
     out = home / f"{data.name}-{seed}"
     request = prepare.Request(recipe=str(home / "recipe.yaml"), settings=settings, options=options, out=out)

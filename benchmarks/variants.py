@@ -47,7 +47,9 @@ def _run(args: argparse.Namespace, data: Path, home: Path, settings: list[str]) 
     with tempfile.TemporaryDirectory(dir=home) as out:
         command = [sys.executable, "-m", "tlcli.cli.main", "finetune", str(data), "--model", args.model, "--quiet"]
         command += ["--weights", args.weights, "--json", "--out", str(Path(out) / "run")]
-        command += [f"--set={each}" for each in (f"model.arguments.alpha={args.alpha}", *settings)]
+        command += [
+            f"--set={each}" for each in (f"model.arguments.alpha={args.alpha}", "performance.recall=false", *settings)
+        ]
         environment = os.environ | {"TLCLI_CACHE": str(home / "cache")}
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     note = json.loads(done.stdout)
