@@ -2,7 +2,8 @@
 
 For every set of images: builds the split as `train/ val/ test/` folders of links, then runs both as programs of their
 own, one after the other, `--rounds` times, each tlcli run with empty caches and, the first time, twice more with full
-ones: as it is, and with everything trained anew. Prints one table a set and writes JSON, where the same command goes on when it was stopped.
+ones: as it is, and with everything trained anew. Prints one table a set and writes JSON, where the same command goes
+on when it was stopped.
 
     python benchmarks/against_keras.py FLOWERS TRASH --alpha 0.35 --weights FILE.weights.h5 --json results.json
 
