@@ -23,6 +23,7 @@ from tlcli.recipe import load
 from tlcli.recipe.schema import Recipe
 from tlcli.report import folder as folder_of_run
 from tlcli.report import record
+from tlcli.shown import counted
 from tlcli.train import plan
 from tlcli.train.events import Advanced, Noticed, Observer
 from tlcli.zoo import availability, catalogue, own_weights
@@ -353,7 +354,7 @@ def _tell_excluded(index: FolderIndex, recipe: Recipe, observe: Observer) -> Non
         observe(Noticed(f"{file}:{number}: there is no image '{path}' in {index.root}", is_warning=True))
     if len(index.unmatched) > 5:
         observe(Noticed(f"{file}: nor those of {len(index.unmatched) - 5} more lines", is_warning=True))
-    observe(Noticed(f"{len(index.excluded)} images left out by {file}"))
+    observe(Noticed(f"{counted(len(index.excluded), 'image')} left out by {file}"))
 
 
 def _tell_passed_over(index: FolderIndex, observe: Observer) -> None:

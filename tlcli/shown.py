@@ -10,6 +10,15 @@ def printable(text: str, *, keep: str = "") -> str:
     return "".join(char if char.isprintable() or char in keep else f"\\x{ord(char):02x}" for char in text)
 
 
+def counted(count: int, one: str) -> str:
+    """A number of things, in the plural where it is not one.
+
+    >>> counted(1, "image"), counted(0, "image"), counted(1200, "image")
+    ('1 image', '0 images', '1200 images')
+    """
+    return f"{count} {one}{'s' * (count != 1)}"
+
+
 def encodable(text: str) -> str:
     """The text with escapes for bytes of a file name that were no UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

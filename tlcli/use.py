@@ -16,6 +16,7 @@ from tlcli.evaluate.scores import Scores
 from tlcli.model import classifier
 from tlcli.model.classifier import Classifier
 from tlcli.report import record
+from tlcli.shown import counted
 
 Progress = Callable[[int, int], None]
 
@@ -125,7 +126,7 @@ def _images_of(data: Path, made: Classifier) -> tuple[list[Path], list[int], str
     return (
         [index.file(image) for image in images],
         labels,
-        f"{len(images)} images of {data}" + (f"/{held_out}" if held_out else ""),
+        f"{counted(len(images), 'image')} of {data}" + (f"/{held_out}" if held_out else ""),
     )
 
 

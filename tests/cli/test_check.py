@@ -126,7 +126,7 @@ def test_plan_leaves_out_what_is_listed(tlcli: Callable, data: Path, tmp_path: P
     assert said.code == 0, said.stderr
     assert sum(said.document["data"]["counts"].values()) == 23
     assert f"warning: {list_}:3: there is no image 'cat/99.png' in {data}" in said.stderr
-    assert f"1 images left out by {list_}" in said.stderr
+    assert f"1 image left out by {list_}" in said.stderr
 
 
 def test_a_run_remembers_its_list(

@@ -98,6 +98,8 @@ DATA_CASES = {
     "no class folders": (lambda p: ["plan", no_class_folders(p)], ["1 images but no class folders"]),
     "one class": (lambda p: ["plan", p.draw(p.path / "x", ["cat"])], ["only one class", "'cat'"]),
     "a class with one image": (lambda p: ["plan", a_class_with_one_image(p)], ["'red'", "got 1, at least 2"]),
+    "a run for images": (lambda p: ["plan", p.finished], ["the folder of a run, not of images", "tlcli evaluate"]),
+    "check a run": (lambda p: ["check", p.finished], ["the folder of a run, not of images"]),
     "a file for a folder": (lambda p: ["plan", p.file("photo.jpg")], ["is a file, a folder is expected"]),
     "no folder named": (lambda _: ["plan"], ["no images were named"]),
     "val with other classes": (lambda p: ["plan", val_with_other_classes(p)], ["lacks dog", "also has dgo"]),
@@ -149,6 +151,14 @@ RECIPE_CASES = {
     "gradual without validation": (
         lambda p: ["plan", p.photos, *SMALL, "--set", "data.val=0"],
         ["phases[1].policy", "validation images"],
+    ),
+    "said twice": (
+        lambda p: ["plan", p.photos, "--budget", "10m", "--set", "performance.budget=5m"],
+        ["--set performance.budget=5m", "is said by --budget, too"],
+    ),
+    "two models": (
+        lambda p: ["plan", p.photos, *SMALL, "--set", "model.name=resnet50"],
+        ["is said by --model, too"],
     ),
     "bad expectation": (lambda p: ["plan", p.photos, "--set", "expect=[good]"], ["expect", "'good'"]),
 }

@@ -262,6 +262,8 @@ def test_a_model_file_is_inspected_too(tlcli: Callable, finished: tuple) -> None
         (("drawn", "--diff", "drawn", "drawn"), "one network is looked at, or two are compared"),
         (("drawn", "--out", "x"), "--out: a table is for the terminal"),
         (("--diff", "drawn", "drawn", "--train", "head"), "--diff: a comparison is a table, json or csv"),
+        (("drawn", "--batch-norm", "train"), "--batch-norm: goes with --train"),
+        (("--diff", "drawn", "drawn", "--batch-norm", "train"), "--batch-norm: goes with --train"),
         (("drawn", "--train", "blok3"), "--train: no layer group 'blok3' in drawn"),
         (("{run}/run.json",), "is the record of a run. Name its folder"),
         (("{run}/history.csv",), "is no network. Name a card"),
@@ -275,6 +277,12 @@ def test_mistakes_are_told(words: tuple[str, ...], sentence: str, tlcli: Callabl
     said = tlcli("inspect", *(word.replace("{run}", str(finished[0])) for word in words))
     assert (said.code, said.stdout) == (2, "")
     assert sentence in said.stderr
+
+
+def test_two_forms_are_one_too_many(tlcli: Callable) -> None:
+    said = tlcli("inspect", "drawn", "--json", "--format", "csv")
+    assert (said.code, said.document["error"]["where"]) == (2, "--json")
+    assert tlcli("inspect", "drawn", "--json", "--format", "json").code == 0
 
 
 def test_what_is_written_to_a_file_is_what_would_be_printed(tlcli: Callable, tmp_path: Path) -> None:

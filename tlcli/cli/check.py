@@ -8,6 +8,7 @@ import click
 
 from tlcli.cli.options import as_json, examples, exclude, is_quiet, state
 from tlcli.errors import ExpectationError
+from tlcli.shown import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -158,7 +159,7 @@ def _tell_next(asked: "Request", left_out: int, *, use: str | None, is_failure: 
     if asked.html is not None:
         lines.append(("page", str(asked.html)))
     if asked.quarantine is not None:
-        lines.append(("list", f"{asked.quarantine}, {left_out} images"))
+        lines.append(("list", f"{asked.quarantine}, {counted(left_out, 'image')}"))
         lines.append(("use it", use or "take lines out, or add images: fewer than two classes are left"))
     if is_failure:
         lines.append(("exit code", f"3, for findings of severity {fail_on} (--fail-on)"))
@@ -166,7 +167,8 @@ def _tell_next(asked: "Request", left_out: int, *, use: str | None, is_failure: 
     if asked.html is None and not is_quiet():
         lines.append(("pictures", shlex.join([*again, "--html", "findings.html"])))
     if asked.quarantine is None and left_out and not is_quiet():
-        lines.append(("list", f"{shlex.join([*again, '--quarantine', 'bad.txt'])}: {left_out} images to leave out"))
+        command = shlex.join([*again, "--quarantine", "bad.txt"])
+        lines.append(("list", f"{command}: {counted(left_out, 'image')} to leave out"))
     from tlcli.cli import console
 
     out = console.out()

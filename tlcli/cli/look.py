@@ -54,7 +54,11 @@ def inspect(
     What decides on what to freeze: outputs, receptive fields, parameters, arithmetic; with --train, what each further
     group would cost. FLOPs are multiply-adds.
     """
+    if as_json and form not in ("table", "json"):
+        raise UsageError(f"--json and --format {form} are two forms", where="--json", hint="Give one of them.")
     form = "json" if as_json else form
+    if batch_norm is not None and selection is None:
+        raise UsageError("goes with --train: it is about what is trained", where="--batch-norm", hint="--train top:3")
     if (model is None) == (diff is None):
         raise UsageError("one network is looked at, or two are compared", hint="tlcli inspect MODEL, or --diff A B")
     if out is not None and form == "table":

@@ -12,6 +12,7 @@ from tlcli.cli.console import count, duration, out, print_table, safe, say, tabl
 from tlcli.cli.options import is_quiet
 from tlcli.model.groups import LayerGroups
 from tlcli.report.record import RunRecord
+from tlcli.shown import counted
 from tlcli.train.plan import PhasePlan, TrainPlan
 
 # Confusion matrices wider than this are told as the most frequent confusions instead.
@@ -97,9 +98,8 @@ def result(folder: Path, record: RunRecord) -> None:
     console.print()
     for name in ("val", "test"):
         if scores := record.scores.get(name):
-            text = (
-                f"{name:<4}  accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  ({scores['count']} images)"
-            )
+            accuracy, loss = scores["accuracy"], scores["loss"]
+            text = f"{name:<4}  accuracy {accuracy:.4f}  loss {loss:.4f}  ({counted(scores['count'], 'image')})"
             console.print(safe(text, "bold" if name == "test" else ""))
     console.print(f"time  {duration(record.seconds['total'])}")
     for verdict in record.expectations:
@@ -213,7 +213,7 @@ def scores(found: dict[str, Any], title: str) -> None:
     console = out()
     console.print(safe(title, "bold"))
     tops = "".join(f"  top-{k} {share:.4f}" for k, share in found["top_k"].items())
-    console.print(f"{found['count']} images  accuracy {found['accuracy']:.4f}{tops}  loss {found['loss']:.4f}")
+    console.print(f"accuracy {found['accuracy']:.4f}{tops}  loss {found['loss']:.4f}")
     console.print()
     rows = [
         [each["name"], str(each["support"]), f"{each['precision']:.3f}", f"{each['recall']:.3f}", f"{each['f1']:.3f}"]

@@ -95,6 +95,9 @@ def require_folder(path: Path, what: str) -> None:
     Raises:
         DataError: If it is not there, or a file.
     """
+    if (path / "run.json").is_file():
+        hint = f"Its network and scores: tlcli inspect {path}, tlcli evaluate {path}"
+        raise DataError(f"{what} is the folder of a run, not of images", where=str(path), hint=hint)
     if path.is_dir():
         return
     if path.exists():

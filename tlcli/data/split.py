@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from tlcli.data import findings
 from tlcli.data.folder import FolderIndex, ImageFile
 from tlcli.errors import DataError
+from tlcli.shown import counted
 
 _NAMES = ("train", "val", "test")
 _SHOWN = 5
@@ -112,7 +113,7 @@ def _without_leaks(
     kept = [image for image in index.images if image.path not in twins and image.given in ("val", "test")]
     leaks = {split: [pair for pair in twins.values() if (pair[0].given or "train") == split] for split in _NAMES}
     warnings = [
-        f"{len(pairs)} {split} images left out, as the given val or test folder holds the same content: "
+        f"{counted(len(pairs), f'{split} image')} left out, as the given val or test folder holds the same content: "
         + _listed(sorted(f"{image.path} (= {twin.path})" for image, twin in pairs))
         for split, pairs in leaks.items()
         if pairs
@@ -126,7 +127,10 @@ def _contradictions(images: Iterable[ImageFile]) -> list[str]:
     if not twice:
         return []
     listed = sorted(" = ".join(image.path for image in same) for same in twice)
-    return [f"{len(twice)} images are filed under more than one class: {_listed(listed)}"]
+    return [
+        f"{counted(len(twice), 'image')} filed under more than one class: {_listed(listed)};"
+        " leave them out by a list: tlcli check DATA --quarantine FILE, then --exclude FILE"
+    ]
 
 
 def _require_enough(index: FolderIndex, images: Sequence[ImageFile]) -> None:

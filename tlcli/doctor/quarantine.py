@@ -9,6 +9,7 @@ from tlcli.data import exclude
 from tlcli.data.findings import Finding
 from tlcli.data.folder import FolderIndex
 from tlcli.doctor.request import Request
+from tlcli.shown import counted
 
 _ALONE = {
     "unreadable": "cannot be read",
@@ -70,7 +71,7 @@ def command(asked: Request, *, index: FolderIndex, gone: Collection[str]) -> str
 def write(file: Path, found: dict[str, str], *, data: Path, use: str | None) -> None:
     """Write the list; it may be empty. `use` is the command that takes it."""
     remarks = (
-        f"tlcli check {data}: {len(found)} images.{f' Use: {use}' if use else ''}",
+        f"tlcli check {data}: {counted(len(found), 'image')}.{f' Use: {use}' if use else ''}",
         "A path relative to DATA, a tab, the reason. Take out a line to keep its image.",
     )
     exclude.write(file, found.items(), remarks=remarks)

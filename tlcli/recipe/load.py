@@ -17,6 +17,8 @@ from tlcli.recipe.schema import Recipe
 
 Path_ = tuple[str | int, ...]
 DEFAULT = "unfreeze-until-plateau"
+# Command-line names of keys that are not called so.
+OPTIONS = {"data.path": "DATA", "model.name": "--model"}
 MAX_BYTES = 1_000_000
 
 
@@ -73,9 +75,10 @@ def load(recipe: str, *, settings: Sequence[str] = (), options: Mapping[str, Any
         RecipeError: With every problem found.
     """
     found = draft(locate(recipe))
+    given = {_path(key): OPTIONS.get(key, "--" + key.rpartition(".")[2]) for key in options or {}}
     for key, value in (options or {}).items():
-        _put(found, _path(key), value, origin="--" + key.rpartition(".")[2])
-    return check(found, settings=settings)
+        _put(found, _path(key), value, origin=given[_path(key)])
+    return check(found, settings=settings, given=given)
 
 
 def parse(text: str, *, origin: str = "recipe", settings: Sequence[str] = ()) -> Recipe:
@@ -94,13 +97,13 @@ def draft(path: Path) -> Draft:
     return _extended(_read(text, str(path)), path.parent)
 
 
-def check(recipe: Draft, *, settings: Sequence[str] = ()) -> Recipe:
-    """Apply settings and validate.
+def check(recipe: Draft, *, settings: Sequence[str] = (), given: Mapping[Path_, str] | None = None) -> Recipe:
+    """Apply settings and validate. `given`: what other options have set already, and their names.
 
     Raises:
         RecipeError: With every problem found, settings and schema together.
     """
-    problems = [problem for text in settings for problem in _set(recipe, text)]
+    problems = [problem for text in settings for problem in _set(recipe, text, given or {})]
     try:
         checked = Recipe.model_validate(recipe.tree)
     except ValidationError as error:
@@ -177,13 +180,15 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _set(recipe: Draft, text: str) -> list[Problem]:
+def _set(recipe: Draft, text: str, given: Mapping[Path_, str]) -> list[Problem]:
     """Apply one `a.b=c` or `phases.1.epochs=3` to the tree; problems instead of exceptions, to be shown together."""
     key, equals, written = text.partition("=")
     where = f"--set {text}"
     if not equals or not key.strip():
         return [Problem(where, "must read key=value", "For example --set phases.1.epochs=3.")]
     path = _path(key.strip())
+    if path in given:
+        return [Problem(where, f"is said by {given[path]}, too", "Say it once.")]
     try:
         value = yaml.safe_load(written)
     except yaml.YAMLError:
@@ -247,7 +252,8 @@ def _problem(details: ErrorDetails, recipe: Draft, alternatives: str) -> Problem
         return Problem(where, "unknown key", hint)
     if details["type"] == "missing":
         return Problem(where, "is missing")
-    message = details["msg"].removeprefix("Value error, ")
+    is_truth = details["type"] in ("bool_parsing", "bool_type")
+    message = "should be true or false" if is_truth else details["msg"].removeprefix("Value error, ")
     got = details["input"]
     shown = "" if "(got" in message or isinstance(got, dict | list | BaseModel) else f" (got {_brief(got)})"
     if alternatives:
