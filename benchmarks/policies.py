@@ -84,6 +84,15 @@ WAYS = {
     "60% a round, 80% sure, blended": _automatic(
         "step=60%", "until.go_on=0", "until.confidence=0.8", "blend=true", "until.patience=1"
     ),
+    "60% a round, while the loss halves, 80% sure, blended": _automatic(
+        "step=60%", "until.go_on=0.5", "until.confidence=0.8", "blend=true", "until.patience=1"
+    ),
+    "60% a round, while the loss halves, 65% sure, blended": _automatic(
+        "step=60%", "until.go_on=0.5", "until.confidence=0.65", "blend=true", "until.patience=1"
+    ),
+    "all at once, 65% sure, blended": _automatic(
+        "step=all", "until.go_on=0", "until.confidence=0.65", "blend=true", "until.patience=1"
+    ),
     "doubling, 80% sure": _automatic("step=double", "until.go_on=0", "until.confidence=0.8"),
     "group by group, 95% sure": _automatic("step=1", "until.go_on=0", "until.confidence=0.95"),
 }
