@@ -118,7 +118,7 @@ def _script(args: argparse.Namespace, folders: dict[str, Path]) -> dict[str, obj
     ]
     command += ["--arch", args.arch, "--weights", str(args.weights), "--size", str(args.size)]
     command += ["--alpha", str(args.alpha)] if args.alpha else []
-    wall, output, memory = _timed(command)
+    wall, output, memory, _ = _timed(command)
     found = json.loads(output.strip().splitlines()[-1])
     return {
         "program": SCRIPT_NAME,
@@ -135,16 +135,19 @@ def _tlcli(args: argparse.Namespace, job: str, folders: dict[str, Path], home: P
     if not job.endswith((WARM, ANEW)):
         shutil.rmtree(cache, ignore_errors=True)
     command = [sys.executable, "-m", "tlcli.cli.main", "finetune", str(folders["train"].parent), "--model", args.model]
-    command += ["--weights", str(args.weights), "--recipe", recipe, "--json", "--quiet"]
+    command += ["--weights", str(args.weights), "--recipe", recipe, "--json"]
     command += ["--set", f"data.size=[{args.size},{args.size}]", *(f"--set={value}" for value in args.set)]
     command += ["--set", f"model.arguments.alpha={args.alpha}"] if args.alpha else []
     command += ["--set", "performance.recall=false"] if job.endswith(ANEW) else []
     with tempfile.TemporaryDirectory(dir=home) as out:
-        wall, output, memory = _timed([*command, "--out", str(Path(out) / "run")], TLCLI_CACHE=str(cache))
+        command += ["--out", str(Path(out) / "run")]
+        # The first line about the head says that the linear probe is solved.
+        wall, output, memory, probe = _timed(command, until="head: ", TLCLI_CACHE=str(cache))
     found = json.loads(output)
     return {
         "program": f"tlcli {job}",
         "wall_s": wall,
+        "probe_s": probe,
         "prefix_s": found["seconds"]["prefix"],
         "phase_s": found["seconds"]["phases"],
         "val_accuracy": found["scores"]["val"]["accuracy"],
@@ -154,18 +157,24 @@ def _tlcli(args: argparse.Namespace, job: str, folders: dict[str, Path], home: P
     }
 
 
-def _timed(command: list[str], **environment: str) -> tuple[float, str, int]:
-    """Wall seconds of the whole process, its stdout, and its peak memory in megabytes."""
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+def _timed(command: list[str], until: str | None = None, **environment: str) -> tuple[float, str, int, float | None]:
+    """Of a process: wall seconds, stdout, peak memory in megabytes, and seconds until a line of stderr begins so."""
+    with tempfile.TemporaryFile("w+") as output:
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=errors, env={**os.environ, **environment})
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
+        said, reached = [], None
+        for line in process.stderr or ():
+            said.append(line)
+            if until and reached is None and line.startswith(until):
+                reached = round(time.perf_counter() - began, 1)
         _, status, usage = os.wait4(process.pid, 0)
         wall = round(time.perf_counter() - began, 1)
         output.seek(0)
-        errors.seek(0)
         if status:
-            raise SystemExit(f"{' '.join(command)}\n{errors.read()}")
-        return wall, output.read(), usage.ru_maxrss // 1024
+            raise SystemExit(f"{' '.join(command)}\n{''.join(said)}")
+        return wall, output.read(), usage.ru_maxrss // 1024, reached
 
 
 def _line(run: dict[str, object]) -> str:
@@ -181,13 +190,16 @@ def _summary(runs: list[dict[str, object]]) -> dict[str, dict[str, float]]:
     summary = {
         program: {
             key: round(statistics.median(float(str(run[key])) for run in runs if run["program"] == program), 4)
-            for key in ("wall_s", "val_accuracy", "test_accuracy", "peak_memory_mb")
+            for key in ("wall_s", "probe_s", "val_accuracy", "test_accuracy", "peak_memory_mb")
+            if all(run.get(key) is not None for run in runs if run["program"] == program)
         }
         for program in programs
     }
     if SCRIPT_NAME in summary:
         for values in summary.values():
             values["times_faster"] = round(summary[SCRIPT_NAME]["wall_s"] / values["wall_s"], 2)
+            if "probe_s" in values:
+                values["probe_times_faster"] = round(summary[SCRIPT_NAME]["wall_s"] / values["probe_s"], 2)
     return summary
 
 
