@@ -12,15 +12,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from tlcli.data import workers
 from tlcli.data.layout import sorted_out
-from tlcli.doctor import workers
 from tlcli.doctor.examination import examine
-from tlcli.doctor.look import look_at
+from tlcli.doctor.look import KILLED, look_at
 
 SIZE = (224, 224)
 WORKERS = os.cpu_count() or 1
@@ -40,7 +41,7 @@ def decoded_plainly(files: list[str]) -> None:
 
 
 def looked_at(files: list[str]) -> None:
-    assert sum(1 for _ in workers.look_at_all(files, look_at, at_least=(448, 448))) == len(files)
+    assert sum(1 for _ in workers.run(workers.Job(partial(look_at, at_least=(448, 448)), KILLED), files)) == len(files)
 
 
 def best(work: Callable[[], object], times: int = 3, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -74,7 +74,7 @@ def _decoding(data: Path, size: int, home: Path) -> dict[str, float]:
 
     def ours() -> None:
         shutil.rmtree(cache, ignore_errors=True)
-        pixels.open_cache(index, size=(size, size), mode="crop", folder=cache, threads=2)
+        pixels.open_cache(index, size=(size, size), mode="crop", folder=cache, at_once=2)
 
     def theirs() -> None:
         options = tf.data.Options()

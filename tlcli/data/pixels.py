@@ -11,8 +11,8 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from filelock import FileLock
 from PIL import Image
 
+from tlcli.data import workers
 from tlcli.data.decoder import DECODER_ERRORS, QUIET, reason_of, to_rgb
 from tlcli.data.folder import FolderIndex, ImageFile
 from tlcli.errors import DataError
@@ -36,8 +37,8 @@ FORMAT_VERSION = 2
 _PIXELS, _ROWS = "pixels.npy", "rows.json"
 # Times the wanted size.
 ENOUGH = 1.6
-# Images decoded ahead of what is written; bounds what waits in memory.
-_BATCH = 128
+# Decoded pixels that are handed over together; a few of these wait in memory.
+_BATCH_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def open_cache(
     size: tuple[int, int],
     mode: Mode,
     folder: Path,
-    threads: int | None = None,
+    at_once: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pixels:
     """The pixels of every content of `index`, from the cache or decoded into it.
@@ -139,7 +140,7 @@ def open_cache(
         size: `(height, width)` in pixels.
         mode: `crop`, `pad` or `stretch`, see `fit`.
         folder: Where caches lie; made if missing.
-        threads: Decoders at work; the number of cores when None.
+        at_once: Decoders at work; as many as there are cores when None.
         progress: Called with (images decoded, images); not called when the cache was there.
 
     Raises:
@@ -151,7 +152,7 @@ def open_cache(
     cache = _Cache(folder / key, order, size)
     if pixels := cache.opened():
         return pixels
-    work = _Work(size, mode, threads or os.cpu_count() or 1, progress)
+    work = _Work(size, mode, at_once, progress)
     room = Room("pixel cache", folder, cache.bytes)
     with room.claimed():
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +173,7 @@ def open_cache(
 class _Work:
     size: tuple[int, int]
     mode: Mode
-    threads: int
+    at_once: int | None
     progress: Callable[[int, int], None] | None
 
 
@@ -216,6 +217,9 @@ class _Failure:
     is_lasting: bool
 
 
+_KILLED = _Failure("the process that decoded it was killed; it may need too much memory", is_lasting=False)
+
+
 def _build(cache: _Cache, files: Mapping[str, Path], work: _Work) -> None:
     """Decode into a temporary folder that takes its name when it is complete."""
     unfinished = cache.place.with_name(f".{cache.place.name}-{os.getpid()}")
@@ -247,18 +251,24 @@ def _decoded_all(
     files: Mapping[str, Path],
     work: _Work,
 ) -> Iterator[tuple[str, Array | _Failure]]:
-    with ThreadPoolExecutor(work.threads) as pool, QUIET:
-        for start in range(0, len(order), _BATCH):
-            batch = order[start : start + _BATCH]
-            yield from zip(batch, pool.map(lambda sha: _outcome(sha, files[sha], work), batch), strict=True)
+    decoding = partial(_outcomes, size=work.size, mode=work.mode)
+    batch = max(1, min(workers.BATCH, _BATCH_BYTES // (3 * math.prod(work.size))))
+    job: workers.Job[tuple[str, Path], Array | _Failure] = workers.Job(decoding, _KILLED, batch)
+    tasks = [(sha, files[sha]) for sha in order]
+    return zip(order, workers.run(job, tasks, workers=work.at_once), strict=True)
 
 
-def _outcome(sha: str, path: Path, work: _Work) -> Array | _Failure:
+def _outcomes(tasks: Sequence[tuple[str, Path]], size: tuple[int, int], mode: Mode) -> list[Array | _Failure]:
+    with QUIET:
+        return [_outcome(sha, path, size, mode) for sha, path in tasks]
+
+
+def _outcome(sha: str, path: Path, size: tuple[int, int], mode: Mode) -> Array | _Failure:
     try:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != sha:
             return _Failure("the file changed after the folder was scanned", is_lasting=False)
-        return np.ascontiguousarray(fit(to_rgb(data, enough(work.size)), work.size, work.mode))
+        return np.ascontiguousarray(fit(to_rgb(data, enough(size)), size, mode))
     except DECODER_ERRORS as error:
         is_machine = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
         return _Failure(reason_of(error), is_lasting=not is_machine)

@@ -4,16 +4,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from tlcli.data import findings as cheap
-from tlcli.data import folder, split
+from tlcli.data import folder, split, workers
 from tlcli.data.findings import SEVERITIES, Finding, Severity
 from tlcli.data.folder import FolderIndex
 from tlcli.data.pixels import enough
-from tlcli.doctor import copies, folders, pictures, workers
-from tlcli.doctor.look import look_at
+from tlcli.doctor import copies, folders, pictures
+from tlcli.doctor.look import KILLED, look_at
 from tlcli.doctor.seen import Seen, index_of
 from tlcli.doctor.survey import Survey, survey
 from tlcli.errors import DataError
@@ -133,7 +134,7 @@ def examine(data: Path, size: tuple[int, int], *, exclude: Path | None = None, p
 def _seen(found: Survey, size: tuple[int, int], progress: Progress) -> list[Seen]:
     """Look at every image; decoded as for training, where JPEG files come at a fraction of a great size."""
     paths = [str(found.root / file.path) for file in found.files]
-    looks = workers.look_at_all(paths, look_at, at_least=enough(size))
+    looks = workers.run(workers.Job(partial(look_at, at_least=enough(size)), KILLED), paths)
     seen = []
     for place, look in zip(found.files, looks, strict=True):
         seen.append(Seen(place, look))

@@ -73,6 +73,9 @@ class Look:
     found: Picture | Failure
 
 
+KILLED = Look("", 0, Failure("unreadable", "the process that decoded it was killed; it may need too much memory"))
+
+
 def look_at(files: Sequence[str], at_least: tuple[int, int]) -> list[Look]:
     """Look at some files. `at_least` is `(height, width)` that JPEG files may be scaled down to, as in training."""
     with QUIET:
