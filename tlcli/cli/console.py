@@ -149,7 +149,7 @@ def _quiet() -> Iterator[None]:
             yield
             # Its warnings are about how a program calls it, such as many small networks in one process.
             logging.getLogger("tensorflow").setLevel(logging.ERROR)
-        except BaseException:
+        except Exception:
             held.seek(0)
             os.write(saved, held.read())
             raise
