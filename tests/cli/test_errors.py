@@ -217,7 +217,7 @@ TEXT_ONLY = {"inspect a typo", "inspect too small", "inspect a selection without
 
 
 def test_no_case_shadows_another() -> None:
-    assert len(CASES) == sum(map(len, (DATA_CASES, MODEL_CASES, RECIPE_CASES, RUN_CASES, COMMAND_CASES))) == 58
+    assert len(CASES) == sum(map(len, (DATA_CASES, MODEL_CASES, RECIPE_CASES, RUN_CASES, COMMAND_CASES))) == 62
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -66,7 +66,8 @@ def test_one_picture_under_two_labels_is_told(sample: Callable[[str], Path], tlc
     said = tlcli("plan", tmp_path / "trash", "--json", "--set", "data.size=[32,32]")
     assert said.code == 0
     (warning,) = [text for text in said.document["data"]["warnings"] if "more than one class" in text]
-    assert warning.startswith("3 images are filed under")
+    assert warning.startswith("3 images filed under more than one class: ")
+    assert warning.endswith("--quarantine FILE, then --exclude FILE")
     for one, other in pairs:
         assert f"{one} = {other}" in warning
     assert f"warning: {warning}" in said.stderr.splitlines()
