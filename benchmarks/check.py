@@ -22,6 +22,7 @@ from tlcli.data import workers
 from tlcli.data.layout import sorted_out
 from tlcli.doctor.examination import examine
 from tlcli.doctor.look import KILLED, look_at
+from tlcli.program import Program
 
 SIZE = (224, 224)
 WORKERS = os.cpu_count() or 1
@@ -104,4 +105,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    Program.is_own = True
     main()

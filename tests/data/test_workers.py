@@ -1,12 +1,16 @@
 """Many files at once, in processes: in order, and in spite of files that kill who decodes them."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from tlcli.data import workers
+from tlcli.program import Program
 
 DEADLY = "deadly"
 
@@ -21,6 +25,11 @@ def told(items: Sequence[str]) -> list[tuple[str, int]]:
 JOB = workers.Job(told, ("killed", 0))
 
 
+@pytest.fixture(autouse=True)
+def _as_in_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Program, "is_own", True)
+
+
 @pytest.mark.parametrize("count", [0, 1, 33, 500])
 def test_everything_is_done_in_order(count: int) -> None:
     items = [str(number) for number in range(count)]
@@ -30,6 +39,15 @@ def test_everything_is_done_in_order(count: int) -> None:
 def test_many_items_go_to_processes_and_few_do_not() -> None:
     assert {process for _, process in workers.run(JOB, ["a"] * 10)} == {os.getpid()}
     assert os.getpid() not in {process for _, process in workers.run(JOB, ["a"] * workers.FEW)}
+
+
+def test_a_script_that_is_not_guarded_runs_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from tlcli.data import workers\nprint(sum(workers.run(workers.Job(list, 0), [1] * workers.FEW)))\n"
+    )
+    said = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout.split() == [str(workers.FEW)]
 
 
 def test_what_kills_its_process_is_found_and_the_rest_is_done() -> None:

@@ -22,6 +22,7 @@ from tlcli.cli.recipe import recipe
 from tlcli.cli.zoo import zoo
 from tlcli.errors import OutputError, RecipeError, TlcliError, UsageError
 from tlcli.paths import cache_dir
+from tlcli.program import Program
 from tlcli.shown import printable
 
 INTERRUPTED = 130
@@ -127,6 +128,7 @@ def main() -> None:
     # 0.8 seconds of every command that needs it, and at exit another second.
     gc.set_threshold(50_000, 20, 100)
     atexit.register(gc.freeze)
+    Program.is_own = True
     cli.main()
 
 

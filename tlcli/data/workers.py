@@ -13,6 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from tlcli.program import Program
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -64,7 +66,7 @@ def run(job: Job[Item, Result], items: Sequence[Item], *, workers: int | None = 
 
 
 def _pool(count: int, items: int) -> Executor:
-    if items < FEW:
+    if items < FEW or not Program.is_own:
         return ThreadPoolExecutor(count)
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
