@@ -40,6 +40,11 @@ class Job(Generic[Item, Result]):
     killed: Result
     batch: int = BATCH
 
+    @property
+    def module(self) -> str:
+        """Where the work is defined."""
+        return str(getattr(self.work, "func", self.work).__module__)
+
 
 def run(job: Job[Item, Result], items: Sequence[Item], *, workers: int | None = None) -> Iterator[Result]:
     """The results, in the order of the items.
@@ -54,7 +59,7 @@ def run(job: Job[Item, Result], items: Sequence[Item], *, workers: int | None = 
     while batches:
         done = 0
         try:
-            with _pool(count, len(items)) as pool:
+            with _pool(count, len(items), job.module) as pool:
                 for results in _in_order(pool, batches, job, ahead=_AHEAD * count):
                     done += 1
                     yield from results
@@ -65,11 +70,14 @@ def run(job: Job[Item, Result], items: Sequence[Item], *, workers: int | None = 
         batches = batches[done:]
 
 
-def _pool(count: int, items: int) -> Executor:
+def _pool(count: int, items: int, module: str) -> Executor:
+    """What does the work of a module on so many items."""
     if items < FEW or not Program.is_own:
         return ThreadPoolExecutor(count)
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    # Loaded once, before the others are forked from it.
+    context.set_forkserver_preload(["__main__", module])
     try:
         return ProcessPoolExecutor(count, context, initializer=_leave_interrupts_to_the_parent)
     except (OSError, ImportError):
@@ -103,7 +111,7 @@ def _one_by_one(items: Sequence[Item], job: Job[Item, Result]) -> Iterator[Resul
     """Do items in one process, and in a new one after each that kills it."""
     left = list(items)
     while left:
-        with _pool(1, FEW) as pool:
+        with _pool(1, FEW, job.module) as pool:
             try:
                 while left:
                     yield pool.submit(job.work, left[:1]).result()[0]
