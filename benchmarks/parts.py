@@ -26,7 +26,6 @@ from PIL import Image
 
 from tlcli.data import folder, pixels
 from tlcli.data.augment import PRESETS, Augment, Bounds
-from tlcli.program import Program
 from tlcli.recipe import load
 
 ROUNDS = 5
@@ -196,5 +195,4 @@ def _stock_epochs(args: argparse.Namespace, split: Path) -> list[float]:
 
 
 if __name__ == "__main__":
-    Program.is_own = True
     main()
