@@ -13,7 +13,7 @@ from tlcli.candidates import Candidates
 from tlcli.errors import RunError
 from tlcli.paths import replacing, write_json
 from tlcli.prepare import Settled, check_first, input_size
-from tlcli.report import compare, record
+from tlcli.report import advice, compare, record
 from tlcli.report.record import RunRecord
 from tlcli.train.events import Event, FolderMade, Noticed, Observer
 
@@ -64,6 +64,7 @@ def _kept(out: Path, runs: Sequence[Path]) -> RunRecord:
                 _same_file(path, temporary)
     note = record.read(chosen)
     note.compared = table["runs"]
+    note.advice = advice.less(note.advice, [row["recipe"] for row in table["runs"]])
     write_json(out / "run.json", asdict(note))
     return note
 

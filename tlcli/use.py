@@ -33,8 +33,8 @@ def load(run: Path) -> Classifier:
     return classifier.load(run / "model.keras")
 
 
-def evaluate(run: Path, data: Path | None, *, progress: Progress) -> tuple[Scores, str]:
-    """Scores of a run on its own test split, or on `data`; and in words, on what.
+def evaluate(run: Path, data: Path | None, *, progress: Progress) -> tuple[Scores, str, str]:
+    """Scores of a run on its own test split, or on `data`; in words, on what; and what to be warned of, or nothing.
 
     Raises:
         UsageError: If the run has no test split of its own.
@@ -45,8 +45,19 @@ def evaluate(run: Path, data: Path | None, *, progress: Progress) -> tuple[Score
         paths, labels, what = _images_of(data, made)
     else:
         paths, labels, what = _own_test(run, made)
+    seen = _trained_on(run, paths) if data is not None else 0
+    warning = f"the run was trained on {seen} of these {len(paths)} images: its scores on them are too good"
     found = probabilities_of(made, paths, progress=progress)
-    return metrics.score(np.array(labels), found, made.classes), what
+    return metrics.score(np.array(labels), found, made.classes), what, warning if seen else ""
+
+
+def _trained_on(run: Path, paths: Sequence[Path]) -> int:
+    """How many of these pictures a run has learnt from; a model file alone does not know."""
+    if run.is_file():
+        return 0
+    with (run / "splits.csv").open(encoding="utf-8", newline="") as stream:
+        learnt = {row["sha256"] for row in csv.DictReader(stream) if row["split"] == "train"}
+    return sum(folder.content_hash(path) in learnt for path in paths)
 
 
 def predict_all(run: Path, patterns: Sequence[str], *, top: int, progress: Progress) -> Iterator[Prediction]:

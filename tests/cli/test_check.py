@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tlcli.doctor import examination
+
 KEYS = {"kind", "severity", "count", "paths", "message", "remedy", "groups", "notes"}
 SIZE = ("--size", "32", "32")
 RANDOM = ("-m", "mobilenet", "--weights", "random", "--set", "data.size=[32,32]")
@@ -110,7 +112,7 @@ def test_quarantine_and_exclude(tlcli: Callable, data: Path, tmp_path: Path, mon
         "dog/copy.png\tthe same as cat/00.png, under another class",
     ]
     command = next(line for line in said.stdout.splitlines() if line.startswith("use it"))
-    assert command.endswith(f"tlcli finetune {data} --exclude bad.txt")
+    assert command.endswith(f"tlcli finetune {data} --exclude bad.txt --set 'data.size=[32,32]'")
     again = tlcli("check", data, *SIZE, "--exclude", "bad.txt", "--json")
     assert again.code == 0
     assert [finding["kind"] for finding in again.document["findings"]] == ["not_an_image"]
@@ -297,12 +299,41 @@ def test_a_list_that_takes_all_of_a_class(
     assert planned.code == 0, planned.stderr
 
 
+def test_what_was_asked_for_is_in_the_commands(
+    tlcli: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(data / "cat" / "01.png", data / "cat" / "copy.png")
+    words = ("check", data, "--model", "mobilenet", *SIZE)
+    again = f"tlcli check {data} --model mobilenet --size 32 32"
+    said = tlcli(*words).stdout
+    assert f"{again} --html findings.html" in said
+    assert f"{again} --quarantine bad.txt" in said
+    use = f"tlcli finetune {data} --exclude bad.txt --model mobilenet --set 'data.size=[32,32]'"
+    assert use in tlcli(*words, "--quarantine", "bad.txt").stdout
+    (data / "cat" / "copy.png").unlink()
+    said = tlcli(*words, "--quarantine", "none.txt").stdout
+    assert "list       none.txt, 0 images" in said
+    assert "use it" not in said
+
+
+def test_an_interrupt_is_told_once(tlcli: Callable, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(examination, "examine", interrupted)
+    said = tlcli("check", data, "--json")
+    assert (said.code, said.stdout) == (130, "")
+    assert said.stderr.split() == ["Interrupted."]
+
+
 def test_a_list_upon_a_list(tlcli: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(data / "cat" / "01.png", data / "cat" / "copy.png")
     Path("mine.txt").write_text("dog/00.png\tblurred\n")
     said = tlcli("check", data, *SIZE, "--exclude", "mine.txt")
-    assert f"list       tlcli check {data} --exclude mine.txt --quarantine bad.txt: 2 images" in said.stdout
+    again = f"tlcli check {data} --exclude mine.txt --size 32 32"
+    assert f"list       {again} --quarantine bad.txt: 2 images" in said.stdout
     tlcli("check", data, *SIZE, "--exclude", "mine.txt", "--quarantine", "bad.txt")
     lines = Path("bad.txt").read_text(encoding="utf-8").splitlines()
     assert lines[2:] == ["cat/copy.png\ta copy of cat/01.png", "dog/00.png\twas listed in mine.txt"]

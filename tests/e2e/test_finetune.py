@@ -354,6 +354,15 @@ def test_scores_on_a_folder_agree_with_single_predictions(finished: tuple, photo
     assert f"accuracy {found['accuracy']:.4f}" in text
 
 
+def test_images_that_were_trained_on_are_told(finished: tuple, photos: Path, tlcli: Callable) -> None:
+    with (finished[0] / "splits.csv").open(encoding="utf-8", newline="") as stream:
+        count = sum(row["split"] == "train" for row in csv.DictReader(stream))
+    said = tlcli("evaluate", finished[0], photos, "--json")
+    assert f"warning: the run was trained on {count} of these 30 images" in said.stderr
+    assert said.document["count"] == 30
+    assert "warning" not in tlcli("evaluate", finished[0]).stderr
+
+
 def test_given_test_folders_are_preferred(finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path) -> None:
     for split, count in (("train", 10), ("test", 4)):
         for name in CLASSES:

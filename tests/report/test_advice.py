@@ -105,3 +105,13 @@ def test_what_lacked_time_is_told_first_and_given_it(note: Callable) -> None:
     suggested = advice.advise(found, Path("run"))
     assert suggested is not None
     assert suggested.suggestions[0].command == ("tlcli finetune --recipe run/recipe.yaml --set performance.budget=null")
+
+
+def test_recipes_that_were_compared_are_not_advised() -> None:
+    commands = ["tlcli finetune x --recipe unfreeze-until-plateau --model drawn", "tlcli probe x", ""]
+    found = {"diagnosis": "bias", "because": "", "suggestions": [{"what": "", "command": each} for each in commands]}
+    left = advice.less(found, ["head-only", "unfreeze-until-plateau"])
+    assert left is not None
+    assert [each["command"] for each in left["suggestions"]] == commands[1:]
+    assert advice.less(found, ["full"]) == found
+    assert advice.less(None, ["full"]) is None

@@ -160,10 +160,13 @@ def _tell_next(asked: "Request", left_out: int, *, use: str | None, is_failure: 
         lines.append(("page", str(asked.html)))
     if asked.quarantine is not None:
         lines.append(("list", f"{asked.quarantine}, {counted(left_out, 'image')}"))
-        lines.append(("use it", use or "take lines out, or add images: fewer than two classes are left"))
+        if left_out:
+            lines.append(("use it", use or "take lines out, or add images: fewer than two classes are left"))
     if is_failure:
         lines.append(("exit code", f"3, for findings of severity {fail_on} (--fail-on)"))
     again = ["tlcli", "check", str(asked.data), *(["--exclude", str(asked.exclude)] if asked.exclude else [])]
+    again += ["--model", asked.model] if asked.model else []
+    again += ["--size", *map(str, asked.size)] if asked.size else []
     if asked.html is None and not is_quiet():
         lines.append(("pictures", shlex.join([*again, "--html", "findings.html"])))
     if asked.quarantine is None and left_out and not is_quiet():

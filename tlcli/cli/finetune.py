@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tlcli.cli.group import Interrupted
 from tlcli.cli.options import as_json, examples, is_quiet, state, training
 from tlcli.errors import ExpectationError, UsageError
 
@@ -175,7 +176,7 @@ def _work_and_tell(work: "Work", settled: "Settled", *, as_json: bool) -> Path:
     except KeyboardInterrupt:
         then = f" Go on with: tlcli finetune --resume {shlex.quote(made[0])}" if made else ""
         console.err().print(console.safe(f"Interrupted.{then}"))
-        raise
+        raise Interrupted from None
     if as_json:
         console.print_json({"run": str(folder), **vars(record)})
     else:

@@ -5,6 +5,10 @@ import click
 from tlcli.errors import did_you_mean
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, of which the user has been told."""
+
+
 class Group(click.Group):
     """A group of commands that says what it has."""
 

@@ -16,7 +16,7 @@ import click
 from tlcli import __version__
 from tlcli.cli import check, finetune, look, pretrain, probe, use
 from tlcli.cli.demo import demo
-from tlcli.cli.group import Group
+from tlcli.cli.group import Group, Interrupted
 from tlcli.cli.options import state
 from tlcli.cli.recipe import recipe
 from tlcli.cli.zoo import zoo
@@ -54,7 +54,10 @@ class Root(Group):
         try:
             # Outside its standalone mode, Click hands the code of an Exit back instead of raising it.
             code = super().main(words, prog_name or "tlcli", standalone_mode=False, **extra)
-        except (click.Abort, KeyboardInterrupt):
+        except (click.Abort, KeyboardInterrupt) as stop:
+            # Click makes an Abort of every interrupt.
+            if not isinstance(stop.__cause__ or stop, Interrupted):
+                click.echo("Interrupted.", err=True)
             sys.exit(INTERRUPTED)
         except Exception as error:
             if "--debug" in words:

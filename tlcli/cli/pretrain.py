@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tlcli.cli.group import Interrupted
 from tlcli.cli.options import as_json, examples, is_quiet, state
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def pretrain(as_json: bool, **asked: Any) -> None:
     except KeyboardInterrupt:
         then = "" if task.request.drawn else " The same command goes on after the last complete epoch."
         console.err().print(console.safe(f"Interrupted.{then}"))
-        raise
+        raise Interrupted from None
     if as_json:
         console.print_json(done.to_json())
     else:

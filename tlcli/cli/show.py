@@ -15,6 +15,7 @@ from tlcli.report.record import RunRecord
 from tlcli.shown import counted
 from tlcli.train.plan import PhasePlan, TrainPlan
 
+BEST = "best: the highest validation accuracy, then the lowest validation loss."
 # Confusion matrices wider than this are told as the most frequent confusions instead.
 MATRIX_CLASSES = 12
 
@@ -93,6 +94,7 @@ def result(folder: Path, record: RunRecord) -> None:
     console.print()
     if record.compared:
         _print_compared(console, record.compared, chosen=record.recipe["name"])
+        say(console, BEST, "dim")
         console.print()
     _print_steps(console, record.phases)
     console.print()
@@ -167,6 +169,8 @@ def comparison(found: dict[str, Any]) -> None:
     console = out()
     best = next((row["recipe"] for row in found["runs"] if row["run"] == found["best"]), None)
     _print_compared(console, found["runs"], chosen=best, folders=True, best=found["best"])
+    if best is not None:
+        say(console, BEST, "dim")
     if not found["same_split"]:
         console.print()
         say(console, safe("The runs did not see the same split: their numbers do not compare.", "yellow"))

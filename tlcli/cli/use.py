@@ -25,7 +25,9 @@ def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
     with console.loading_keras():
         from tlcli import use
     with progress.bar("scoring") as advance:
-        scores, what = use.evaluate(run, data, progress=advance)
+        scores, what, warning = use.evaluate(run, data, progress=advance)
+    if warning:
+        console.say(console.err(), console.safe(f"warning: {warning}", "yellow"))
     if as_json:
         console.print_json(scores.to_json())
     else:

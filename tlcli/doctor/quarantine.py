@@ -57,12 +57,14 @@ def classes_left(index: FolderIndex, gone: Collection[str]) -> tuple[str, ...]:
 def command(asked: Request, *, index: FolderIndex, gone: Collection[str]) -> str | None:
     """How to train without the images of the list; names the classes where some have too few left.
 
-    None where there is nothing left to train with, or no list was asked for.
+    None where there is nothing left to train with, the list is empty, or none was asked for.
     """
     left = classes_left(index, gone)
-    if asked.quarantine is None or len(left) < 2:
+    if asked.quarantine is None or len(left) < 2 or not gone:
         return None
     words = ["tlcli", "finetune", str(asked.data), "--exclude", str(asked.quarantine)]
+    words += ["--model", asked.model] if asked.model else []
+    words += ["--set", f"data.size=[{asked.size[0]},{asked.size[1]}]"] if asked.size else []
     if len(left) < len(index.classes):
         words += ["--set", f"data.classes={json.dumps(left, ensure_ascii=False)}"]
     return shlex.join(words)

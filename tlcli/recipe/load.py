@@ -245,7 +245,9 @@ def _dotted(path: Path_) -> str:
 
 def _problem(details: ErrorDetails, recipe: Draft, alternatives: str) -> Problem:
     path = _written(details["loc"], recipe.tree)
-    where = f"{recipe.origin(path)} {_dotted(path)}".strip()
+    origin = recipe.origin(path)
+    # An option of its own says what it is about; a place in a file, and --set, do not.
+    where = origin if origin.startswith("--") and origin != "--set" else f"{origin} {_dotted(path)}".strip()
     if details["type"] == "extra_forbidden":
         siblings = _fields_at(path[:-1])
         hint = did_you_mean(str(path[-1]), siblings) or f"Known keys: {', '.join(siblings)}."

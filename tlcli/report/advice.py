@@ -3,7 +3,9 @@
 import json
 import math
 import shlex
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +47,18 @@ class Advice:
     def to_json(self) -> dict[str, Any]:
         """What run.json holds of it."""
         return asdict(self)
+
+
+def less(found: dict[str, Any] | None, recipes: Collection[str]) -> dict[str, Any] | None:
+    """The JSON shape of some advice without what comes to one of these recipes, as it is."""
+    if found is None:
+        return None
+
+    def is_new(suggestion: dict[str, Any]) -> bool:
+        words = shlex.split(suggestion["command"])
+        return not any(one == "--recipe" and other in recipes for one, other in pairwise(words))
+
+    return found | {"suggestions": [each for each in found["suggestions"] if is_new(each)]}
 
 
 def advise(note: RunRecord, run: Path) -> Advice | None:
