@@ -12,6 +12,7 @@ import numpy as np
 from tlcli.data.pixels import Pixels
 from tlcli.evaluate import metrics
 from tlcli.model import backbone, classifier, measure
+from tlcli.model.contract import Origin
 from tlcli.paths import cache_dir, write_text
 from tlcli.prepare import Chosen, Prepared, Request, Settled, choose, output_bytes, output_folder, prepare
 from tlcli.probing import search
@@ -119,7 +120,7 @@ def _train(
         if len(examples):
             note.scores[name] = metrics.score(examples.labels, session.predict(work, examples), plan.classes).to_json()
     note.scores["train"] = _train_score(work)
-    classifier.save(made, run.path / "model.keras")
+    classifier.save(made, run.path / "model.keras", origin=_origin(plan))
     write_text(run.path / "labels.txt", "".join(f"{name}\n" for name in plan.classes))
     note.model["sha256"] = hashlib.sha256((run.path / "model.keras").read_bytes()).hexdigest()
     note.hardware["precision"] = {"asked": plan.recipe.performance.precision, "measured": work.precisions}
@@ -127,6 +128,15 @@ def _train(
     found = advice.advise(note, run.path)
     note.advice = None if found is None else found.to_json()
     work.checkpoint.remove()
+
+
+def _origin(plan: TrainPlan) -> Origin | None:
+    """What the classifier's file tells of its network. A file elsewhere is not told: it may be gone."""
+    if not plan.card.source.startswith("keras:"):
+        return None
+    # The weights are in the file; whose they were is not for the file to say.
+    card = plan.card.model_copy(update={"weights": None, "sha256": None})
+    return Origin(card=card, arguments=plan.recipe.model.arguments, drop_top=plan.recipe.model.drop_top)
 
 
 def _memory(recipe: Recipe) -> Memory | None:

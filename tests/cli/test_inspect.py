@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -243,15 +244,20 @@ def test_a_run_shows_the_network_it_trained(tlcli: Callable, finished: tuple) ->
     assert about["imagenet_top1"] is None, "its width was another, and its weights were random"
 
 
-def test_a_model_file_is_inspected_too(tlcli: Callable, finished: tuple) -> None:
-    said = tlcli("inspect", finished[0] / "model.keras", "--format", "json")
+def test_a_classifier_taken_elsewhere_shows_what_its_run_shows(
+    tlcli: Callable, finished: tuple, tmp_path: Path
+) -> None:
+    shutil.copy(finished[0] / "model.keras", tmp_path / "elsewhere.keras")
+    said = tlcli("inspect", tmp_path / "elsewhere.keras", "--format", "json")
     assert said.code == 0, said.stderr
-    found = said.document
-    assert found["parameters"] == pytest.approx(218_544, rel=0.02)
+    found, run = said.document, tlcli("inspect", finished[0], "--format", "json").document
+    assert found["groups"] == run["groups"]
+    for name in ("preprocessing", "expects", "licence", "arguments", "sha256", "classes"):
+        assert found["about"][name] == run["about"][name], name
     assert (found["about"]["kind"], found["about"]["classes"]) == ("file", ["blue", "green", "red"])
     assert (found["input_size"], found["about"]["own_size"]) == ([32, 32], [32, 32])
     assert found["about"]["sha256"] == hashlib.sha256((finished[0] / "model.keras").read_bytes()).hexdigest()
-    other = tlcli("inspect", finished[0] / "model.keras", "--size", 64, 64)
+    other = tlcli("inspect", tmp_path / "elsewhere.keras", "--size", 64, 64)
     assert (other.code, "brings pictures to 32 × 32 itself" in other.stderr) == (2, True)
 
 

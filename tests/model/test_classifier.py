@@ -137,7 +137,7 @@ def test_saving_replaces_the_old_file_or_leaves_it(tmp_path):
     target = tmp_path / "model.keras"
     target.write_bytes(b"the old one")
     broken = classifier.Classifier(made().model, (object(),), SIZE, "crop")
-    with pytest.raises(TypeError, match="JSON"):
+    with pytest.raises(ValueError, match="classes"):
         classifier.save(broken, target)
     assert target.read_bytes() == b"the old one"
     classifier.save(made(), target)

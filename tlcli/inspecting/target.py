@@ -76,6 +76,8 @@ def find(text: str, wish: Wish) -> Target:
     if said is not None and wish.size is not None:
         hint = "Leave it out, or name the network that it was made from."
         raise ModelError(f"the file brings pictures to {_by(said.size)} itself", where="--size", hint=hint)
+    if said is not None and said.origin is not None:
+        return _bundle(text, wish, recipe, said, said.origin)
     chosen = wish.size or (card.size, card.size)
     plan.check_size(card, chosen, where="--size")
     groups = wish.measure(card, recipe.model.arguments, chosen)
@@ -83,6 +85,14 @@ def find(text: str, wish: Wish) -> Target:
         # Whatever it is given, this is what its layers see.
         chosen, groups = said.size, replace(groups, input_size=said.size)
     return Target(text, card, recipe.model.arguments, chosen, groups, recipe, file=file)
+
+
+def _bundle(text: str, wish: Wish, recipe: Recipe, said: contract.Contract, origin: contract.Origin) -> Target:
+    """A classifier's file that tells which network is in it: the same layer groups as its run has."""
+    model = recipe.model.model_copy(update={"drop_top": origin.drop_top})
+    recipe = recipe.model_copy(update={"model": model})
+    groups = plan.dropped_top(recipe, wish.measure(origin.card, origin.arguments, said.size))
+    return Target(text, origin.card, origin.arguments, said.size, groups, recipe, file=Path(text))
 
 
 def said_in(file: Path) -> contract.Contract | None:

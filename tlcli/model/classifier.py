@@ -1,6 +1,5 @@
 """The classifier: raw pictures in, probabilities out; what is trained, saved and handed over."""
 
-import json
 import zipfile
 from collections.abc import Set
 from dataclasses import dataclass, field
@@ -64,13 +63,15 @@ def assemble(backbone: Backbone, head: HeadSpec, *, classes: tuple[str, ...], re
     )
 
 
-def save(classifier: Classifier, path: Path) -> None:
-    """Write one `.keras` file with labels, size and resize inside, atomically."""
-    said = {"classes": classifier.classes, "size": classifier.size, "resize": classifier.resize}
+def save(classifier: Classifier, path: Path, *, origin: contract.Origin | None = None) -> None:
+    """Write one `.keras` file with labels, size, resize and what is known of its origin inside, atomically."""
     with replacing(path) as temporary:
         classifier.model.save(temporary)
+        said = contract.Contract(
+            classes=classifier.classes, size=classifier.size, resize=classifier.resize, origin=origin
+        )
         with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(contract.MEMBER, json.dumps(said, ensure_ascii=False))
+            archive.writestr(contract.MEMBER, said.written())
 
 
 def load(path: Path) -> Classifier:

@@ -2,26 +2,45 @@
 
 import zipfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from tlcli.errors import ModelError
 from tlcli.recipe.spec import Resize
+from tlcli.zoo.card import ModelCard
 
 # A member of the .keras archive that Keras itself passes over.
 MEMBER = "tlcli.json"
 RESTORE = "Train it again, or restore the file."
 
 
+class Origin(BaseModel):
+    """The network that a classifier was made from: its card, what was asked of it, and groups left out at the top."""
+
+    model_config = ConfigDict(frozen=True)
+
+    card: ModelCard
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    drop_top: int = 0
+
+
 class Contract(BaseModel):
-    """Classes in the order of the probabilities, input height and width in pixels, and how pictures get there."""
+    """Classes in the order of the probabilities, input height and width in pixels, and how pictures get there.
+
+    `origin` is known of networks that a card stands for, and of none that came as a file.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     size: tuple[PositiveInt, PositiveInt]
     resize: Resize
+    origin: Origin | None = None
+
+    def written(self) -> str:
+        """As JSON; without an origin where none is known."""
+        return self.model_dump_json(exclude={"origin"} if self.origin is None else None)
 
 
 def read(path: Path) -> Contract:
