@@ -41,6 +41,17 @@ def test_many_items_go_to_processes_and_few_do_not() -> None:
     assert os.getpid() not in {process for _, process in workers.run(JOB, ["a"] * workers.FEW)}
 
 
+def test_few_items_are_spread_over_all_workers() -> None:
+    sizes: list[int] = []
+
+    def noting(items: Sequence[str]) -> list[str]:
+        sizes.append(len(items))
+        return list(items)
+
+    assert len(list(workers.run(workers.Job(noting, ""), ["a"] * 24, workers=2))) == 24
+    assert max(sizes) == 3
+
+
 def test_a_script_that_is_not_guarded_runs_once(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

@@ -55,7 +55,9 @@ def run(job: Job[Item, Result], items: Sequence[Item], *, workers: int | None = 
         workers: How many at once; the number of cores when None.
     """
     count = workers or os.cpu_count() or 1
-    batches = [items[start : start + job.batch] for start in range(0, len(items), job.batch)]
+    # Few items are handed over in small parts, so that every worker has some.
+    size = min(job.batch, max(1, len(items) // (4 * count)))
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
     while batches:
         done = 0
         try:
