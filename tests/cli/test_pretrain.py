@@ -134,6 +134,7 @@ def job(heap: Path, out: Path, *, stop_at: str | None = None, **asked: Any) -> t
     return job.pretrain(task, observe), told
 
 
+@pytest.mark.slow
 def test_interrupted_the_same_command_ends_the_same(made: Made, heap: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     with pytest.raises(KeyboardInterrupt):
@@ -147,6 +148,7 @@ def test_interrupted_the_same_command_ends_the_same(made: Made, heap: Path, tmp_
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in made.card.parent.iterdir()}
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_card_replaces_it_and_says_so(
     made: Made, heap: Path, tmp_path: Path, tlcli: Callable
 ) -> None:

@@ -97,6 +97,7 @@ def test_what_cannot_be_compared_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on(recipes: Callable, photos: Path, tlcli: Callable, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["finetune", photos, "--compare", recipes(one=1e-5, two=1e-4), "--out", run]

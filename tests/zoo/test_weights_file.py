@@ -108,6 +108,7 @@ def test_a_network_with_layers_in_layers(tmp_path, legacy):
     assert same(network, source)
 
 
+@pytest.mark.slow
 def test_a_network_with_many_branches_computes_the_same(tmp_path):
     build = builder("NASNetMobile")
     source = build(include_top=True, classes=3, seed=1)
