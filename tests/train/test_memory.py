@@ -130,13 +130,16 @@ def test_images_labels_and_weights_decide_and_places_do_not(lab, tmp_path):
 def test_a_damaged_result_is_trained_anew_and_replaced(lab, run, tmp_path):
     first = run(lab.recipe(THAW))
     (path,) = (tmp_path / "results").glob("*.npz")
-    sound = path.read_bytes()
+    sound, told = path.read_bytes(), weights_of(Memory(path.parent, 10**7).find(path.stem))
+    believed = 0
     for at in range(100, len(sound), len(sound) // 7):
         path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
         found = Memory(path.parent, 10**7).find(path.stem)
         if found is not None:
             # Some bytes of an archive, such as the times in it, mean nothing.
-            assert weights_of(found) == weights_of(Memory(path.parent, 10**7).find(path.stem))
+            assert weights_of(found) == told
+            believed += 1
+    assert believed < 4
     path.write_bytes(sound[: len(sound) // 2])
     again = run(lab.recipe(THAW))
     assert epochs(again) == [1, 2]

@@ -155,6 +155,8 @@ def _title(finding: "Finding") -> str:
 
 def _tell_next(asked: "Request", left_out: int, *, use: str | None, is_failure: bool, fail_on: str) -> None:
     """What was written, how it ends, and what to type next."""
+    from tlcli.cli import console
+
     lines = []
     if asked.html is not None:
         lines.append(("page", str(asked.html)))
@@ -172,8 +174,6 @@ def _tell_next(asked: "Request", left_out: int, *, use: str | None, is_failure: 
     if asked.quarantine is None and left_out and not is_quiet():
         command = shlex.join([*again, "--quarantine", "bad.txt"])
         lines.append(("list", f"{command}: {counted(left_out, 'image')} to leave out"))
-    from tlcli.cli import console
-
     out = console.out()
     out.print()
     for name, text in lines:
