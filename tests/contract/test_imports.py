@@ -100,7 +100,7 @@ def test_mistakes_are_told_before_keras_is_loaded(words: list[str]) -> None:
 def test_checking_loads_no_keras(photos: Path) -> None:
     found = loaded("check", photos)
     assert set(NETWORKS) & found == set()
-    assert "imagehash" in found, "the probe sees what is loaded"
+    assert "tlcli" in found, "the probe sees what is loaded"
 
 
 def test_doctor_loads_keras() -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tlcli.doctor import near
-from tlcli.doctor.look import Hashes, look_at
+from tlcli.doctor.hashing import Hashes
+from tlcli.doctor.look import look_at
 
 WORD = st.integers(0, 2**64 - 1)
 

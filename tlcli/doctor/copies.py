@@ -13,7 +13,7 @@ from tlcli.data import findings as cheap
 from tlcli.data.findings import Finding
 from tlcli.data.folder import FolderIndex, ImageFile
 from tlcli.doctor import near
-from tlcli.doctor.look import Hashes
+from tlcli.doctor.hashing import Hashes
 
 # Edges of near pairs kept before they are boiled down to who hangs together with whom.
 _EDGES = 2_000_000

@@ -3,30 +3,16 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import imagehash
-import numpy as np
 from PIL import Image
 
 from tlcli.data.decoder import DECODER_ERRORS, QUIET, as_rgb, opened, orientation, reason_of
+from tlcli.doctor.hashing import Hashes, hashed, shrunk
 
-# Side of the gray picture that both hashes are taken of, pixels: what the first makes of any. Shrinking in two steps,
-# the first by whole numbers, takes a fraction of the time.
-_SMALL, _ON_THE_WAY = 32, 96
-# Deviation of gray levels (0-255) below which a picture has nothing to be recognised by.
-_FLAT = 4.0
 _BOMB = re.compile(r"exceeds limit|Decompressed data too large|more memory than there is")
 _TRUNCATED = re.compile(r"truncat", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Hashes:
-    """Two perceptual hashes of 64 bits: by low frequencies, and by differences between neighbours."""
-
-    frequencies: int
-    differences: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +38,8 @@ class Picture:
     is_transparent: bool
     is_turned: bool
     is_animated: bool
-    contrast: float
-    hashes: Hashes | None
+    contrast: float = 0.0
+    hashes: Hashes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +65,31 @@ KILLED = Look("", 0, Failure("unreadable", "the process that decoded it was kill
 def look_at(files: Sequence[str], at_least: tuple[int, int]) -> list[Look]:
     """Look at some files. `at_least` is `(height, width)` that JPEG files may be scaled down to, as in training."""
     with QUIET:
-        return [_look(Path(file), at_least) for file in files]
+        seen = [_look(Path(file), at_least) for file in files]
+    known = iter(hashed([small for _, small in seen if small is not None]))
+    return [look if small is None else _recognised(look, *next(known)) for look, small in seen]
 
 
-def _look(path: Path, at_least: tuple[int, int]) -> Look:
+def _look(path: Path, at_least: tuple[int, int]) -> tuple[Look, Image.Image | None]:
+    """What a file is, and the small copy that it will be recognised by."""
     try:
         data = path.read_bytes()
     except OSError as error:
         kind = "no_permission" if isinstance(error, PermissionError) else "unreadable"
-        return Look("", 0, Failure(kind, reason_of(error)))
+        return Look("", 0, Failure(kind, reason_of(error))), None
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        return Look(sha256, len(data), _picture(data, at_least))
+        picture, small = _picture(data, at_least)
+        return Look(sha256, len(data), picture), small
     except DECODER_ERRORS as error:
         reason = reason_of(error)
-        return Look(sha256, len(data), Failure(_kind(reason, is_empty=not data), reason))
+        return Look(sha256, len(data), Failure(_kind(reason, is_empty=not data), reason)), None
+
+
+def _recognised(look: Look, contrast: float, hashes: Hashes | None) -> Look:
+    if isinstance(look.found, Failure):
+        raise TypeError("a file without a picture has nothing to be recognised by")
+    return replace(look, found=replace(look.found, contrast=contrast, hashes=hashes))
 
 
 def _kind(reason: str, *, is_empty: bool) -> str:
@@ -104,14 +100,13 @@ def _kind(reason: str, *, is_empty: bool) -> str:
     return "truncated" if _TRUNCATED.search(reason) else "unreadable"
 
 
-def _picture(data: bytes, at_least: tuple[int, int]) -> Picture:
+def _picture(data: bytes, at_least: tuple[int, int]) -> tuple[Picture, Image.Image]:
     with opened(data) as image:
         width, height = image.size
         mode, is_deep = image.mode, _is_deep(image)
         rgb = as_rgb(image, at_least)
         turn = orientation(image)
-        contrast, hashes = _hashed(rgb)
-        return Picture(
+        picture = Picture(
             format=str(image.format),
             mode=mode,
             size=(width, height) if turn in (5, 6, 7, 8) else (height, width),
@@ -119,9 +114,8 @@ def _picture(data: bytes, at_least: tuple[int, int]) -> Picture:
             is_transparent=image.has_transparency_data,
             is_turned=turn in range(2, 9),
             is_animated=_is_animated(image),
-            contrast=contrast,
-            hashes=hashes,
         )
+        return picture, shrunk(rgb)
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -139,18 +133,3 @@ def _is_animated(image: Image.Image) -> bool:
         return image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except DECODER_ERRORS:
         return False
-
-
-def _hashed(rgb: Image.Image) -> tuple[float, Hashes | None]:
-    gray = rgb.convert("L")
-    across, down = max(gray.width // _ON_THE_WAY, 1), max(gray.height // _ON_THE_WAY, 1)
-    reduced = gray.reduce((across, down)) if max(across, down) > 1 else gray
-    small = reduced.resize((_SMALL, _SMALL), Image.Resampling.BILINEAR)
-    contrast = float(np.asarray(small).std())
-    if contrast < _FLAT:
-        return contrast, None
-    return contrast, Hashes(_bits(imagehash.phash(small)), _bits(imagehash.dhash(small)))
-
-
-def _bits(found: imagehash.ImageHash) -> int:
-    return int.from_bytes(np.packbits(found.hash).tobytes(), "big")

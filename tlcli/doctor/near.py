@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from tlcli.doctor.look import Hashes
+from tlcli.doctor.hashing import Hashes
 
 # Chosen by looking at pairs of photographs; docs/adr/011 has the figures.
 BITS = 4

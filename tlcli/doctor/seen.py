@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from tlcli.data.folder import FolderIndex, ImageFile
-from tlcli.doctor.look import Failure, Hashes, Look, Picture
+from tlcli.doctor.hashing import Hashes
+from tlcli.doctor.look import Failure, Look, Picture
 from tlcli.doctor.survey import Candidate, Survey
 
 
