@@ -1,4 +1,4 @@
-"""Half precision where it was measured to be faster: only steps of training, and nothing of it stays."""
+"""Half precision where it was measured to be faster: only for what is trained on, and nothing of it stays."""
 
 import json
 
@@ -6,10 +6,16 @@ import keras
 import numpy as np
 import pytest
 
+from tlcli.model.backbone import preprocess
+from tlcli.model.cut import below
+from tlcli.model.head import POOLED
 from tlcli.train import checkpoint, phases, precision
 from tlcli.train.events import EpochDone, Noticed
 from tlcli.train.fit import _prepared
-from tlcli.train.policy import next_step
+from tlcli.train.memory import key_of_step
+from tlcli.train.policy import Step, next_step
+from tlcli.train.session import Session
+from tlcli.train.stage import frontier
 
 THAW = {"train": "top:2", "epochs": 2, "lr": 0.05}
 BATCH = (np.ones((4, 6, 6, 6), np.float32), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]], np.ones(4, np.float32))
@@ -20,6 +26,13 @@ SLOWER, FASTER = {"float32": 1.0, "bfloat16": 2.0}, {"float32": 2.0, "bfloat16":
 def always(monkeypatch) -> None:
     """Every step is long enough."""
     monkeypatch.setattr(precision, "WORTH_ON_CPU", 1.0)
+
+
+def first(session: Session) -> Step:
+    """Its first step."""
+    found = next_step(session.recipe.phases, session.groups, [])
+    assert isinstance(found, Step)
+    return found
 
 
 def test_only_long_trainings_are_worth_a_measurement():
@@ -46,15 +59,24 @@ def test_it_computes_in_half_precision_inside_and_nowhere_else():
     assert keras.backend.standardize_dtype(inner(pixels).dtype) == "float32"
 
 
-def test_measuring_changes_no_weight(lab, tmp_path):
+def test_preprocessing_stays_in_full_precision():
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, keras.layers.Dense(2)(preprocess(inputs, "torch")))
+    with precision.computing(model, precision.HALF):
+        found = {layer.name: layer.compute_dtype for layer in model.layers if layer.name.startswith("preprocess")}
+        assert found == {"preprocess_scale": "float32", "preprocess_normalize": "float32"}
+        assert model.layers[-1].compute_dtype == "bfloat16"
+
+
+def test_measuring_changes_no_weight(lab, tmp_path, always):
     session = lab.entered(lab.session(lab.recipe({**THAW, "batch_norm": "train"}), tmp_path))
-    running = _prepared(session, next_step(session.recipe.phases, session.groups, []))
     everything = session.classifier.model.weights
     before = checkpoint.values(everything)
-    batch = (session.stage.fed(session.train, slice(0, 16)), np.eye(3)[session.train.labels[:16]], np.ones(16))
-    found = precision.measured(session.stage.trainee, batch, loss="categorical_crossentropy", moving=running.moving)
-    assert set(found) == {"float32", "bfloat16"}
-    assert min(found.values()) > 0
+    _prepared(session, first(session))
+    assert session.precisions.keys() == {"phase0", "frozen layers"}
+    for found in session.precisions.values():
+        assert found["seconds_a_step"].keys() == {"float32", "bfloat16"}
+        assert min(found["seconds_a_step"].values()) > 0
     assert all(np.array_equal(*pair) for pair in zip(before, checkpoint.values(everything), strict=True))
 
 
@@ -70,7 +92,8 @@ def test_a_step_computes_in_what_was_measured_to_be_faster(lab, tmp_path, always
 
     again = lab.session(lab.recipe(THAW), tmp_path / "measured")
     phases.run(again)
-    assert again.precisions == {"phase0": {"chosen": chosen, "seconds_a_step": seconds}}
+    decided = {"chosen": chosen, "seconds_a_step": seconds}
+    assert again.precisions == {"phase0": decided, "frozen layers": decided}
     losses = [row["loss"] for row in again.history], [row["loss"] for row in usual.history]
     assert (losses[0] == losses[1]) == (chosen == "float32")
     np.testing.assert_allclose(*losses, rtol=0.02)
@@ -83,6 +106,44 @@ def test_scores_are_in_full_precision(lab, tmp_path, always):
     stage.trainee.precision = precision.HALF
     assert np.array_equal(before, stage.trainee(fed, training=False))
     assert not np.array_equal(before, stage.trainee(fed, training=True))
+
+
+@pytest.fixture
+def halved(lab, tmp_path, always) -> Session:
+    """A session in which half precision was measured to be faster."""
+    measured = lab.entered(lab.session(lab.recipe(THAW), tmp_path))
+    _prepared(measured, first(measured))
+    notes = json.loads(measured.measurements.read_text())
+    measured.measurements.write_text(json.dumps(dict.fromkeys(notes, FASTER)))
+    return lab.entered(lab.session(lab.recipe(THAW), tmp_path))
+
+
+def test_frozen_layers_are_in_half_precision_for_training_images_alone(halved):
+    lower = below(halved.classifier, [frontier(halved.stage.footing)])
+    for part, is_exact in ((halved.val, True), (halved.train, False)):
+        whole = keras.ops.convert_to_numpy(lower(part.pixels[part.rows].astype(np.float32), training=False))
+        error = np.abs(halved.stage.fed(part) - whole).max() / np.abs(whole).max()
+        assert (error < 1e-5) == is_exact
+        assert error < 0.05
+
+
+def test_the_probe_is_solved_in_half_precision_and_scored_in_full(halved):
+    pooled = halved.pooled()
+    lower = below(halved.classifier, [POOLED])
+    for part, is_exact in ((halved.val, True), (halved.train, False)):
+        whole = keras.ops.convert_to_numpy(lower(part.pixels[part.rows].astype(np.float32), training=False))
+        error = np.abs(pooled(part) - whole).max() / np.abs(whole).max()
+        assert (error < 1e-5) == is_exact
+        assert error < 0.05
+
+
+def test_what_was_stored_in_one_precision_is_not_taken_for_the_other(halved, lab, tmp_path):
+    usual = lab.recipe(THAW, performance={"batch": 16, "precision": "float32"})
+    session = lab.entered(lab.session(usual, tmp_path))
+    assert session.shelf.folder == halved.shelf.folder
+    assert session.frozen_precision != halved.frozen_precision
+    assert not np.array_equal(session.stage.fed(session.train), halved.stage.fed(halved.train))
+    assert key_of_step(session, first(session)) != key_of_step(halved, first(halved))
 
 
 def test_what_was_asked_for_is_not_measured(lab, tmp_path, always, recorder):

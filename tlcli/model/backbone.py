@@ -16,6 +16,8 @@ from tlcli.zoo.card import ModelCard, Preprocessing
 from tlcli.zoo.sources import applications, keras_file, weights_file
 
 RANDOM = "random"
+# How the names of layers begin that prepare pixels for a network.
+PREPROCESS = "preprocess_"
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ def preprocess(tensor: Any, mode: Preprocessing) -> Any:
         float32 tensor of the same shape.
     """
     if mode == "tf":
-        return keras.layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="preprocess_scale")(tensor)
+        return keras.layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name=f"{PREPROCESS}scale")(tensor)
     if mode == "torch":
-        unit = keras.layers.Rescaling(1 / 255, dtype="float32", name="preprocess_scale")(tensor)
+        unit = keras.layers.Rescaling(1 / 255, dtype="float32", name=f"{PREPROCESS}scale")(tensor)
         return _normalization((0.485, 0.456, 0.406), (0.229**2, 0.224**2, 0.225**2))(unit)
     if mode == "caffe":
         return _normalization((103.939, 116.779, 123.68), (1.0, 1.0, 1.0))(keras.ops.flip(tensor, axis=-1))
@@ -159,6 +161,6 @@ def _weights_path(text: str) -> Path:
 
 def _normalization(mean: tuple[float, ...], variance: tuple[float, ...]) -> Callable[[Any], Any]:
     layer: Callable[[Any], Any] = keras.layers.Normalization(
-        mean=list(mean), variance=list(variance), dtype="float32", name="preprocess_normalize"
+        mean=list(mean), variance=list(variance), dtype="float32", name=f"{PREPROCESS}normalize"
     )
     return layer

@@ -1,6 +1,7 @@
 """Run one step of a phase: freeze, compile, train, keep the best epoch, tell what happens."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -114,13 +115,26 @@ def _precision(session: Session, running: Running, loss: keras.losses.Loss) -> s
         batch = next(batches_of(session, running.step, 0, np.random.default_rng(0)))
         an_image = operations / (running.step.epochs * len(session.train))
         key = precision.key(session.groups.name, an_image, batch[0].shape, session.device)
-        seconds = precision.known(session.measurements, key)
-        if seconds is None:
-            session.observe(events.Noticed(f"{name}: measuring whether bfloat16 is faster"))
-            seconds = precision.measured(session.stage.trainee, batch, loss=loss, moving=running.moving)
-            precision.remember(session.measurements, key, seconds)
-        session.precisions[name] = {"chosen": precision.better(seconds), "seconds_a_step": seconds}
+        session.precisions[name] = precision.decided(
+            session.measurements, key, lambda: _measured(session, running, batch, loss)
+        )
     return str(session.precisions[name]["chosen"])
+
+
+def _measured(session: Session, running: Running, batch: tuple[Any, ...], loss: keras.losses.Loss) -> dict[str, float]:
+    """Seconds that a step of training takes in each precision. The trainee is to be compiled afterwards."""
+    session.observe(events.Noticed(f"{running.step.name}: measuring whether bfloat16 is faster"))
+    trainee, before = session.stage.trainee, checkpoint.values(running.moving)
+
+    def step_in(dtype: str) -> Callable[[], object]:
+        trainee.precision = dtype
+        trainee.compile(keras.optimizers.SGD(0.0), loss=loss, jit_compile=trainee.jit)
+        return lambda: trainee.train_on_batch(*batch)
+
+    seconds = precision.measured(step_in)
+    # A step moves statistics even where the rate is nought.
+    checkpoint.restore(running.moving, before)
+    return seconds
 
 
 def _scales(session: Session, step: policy.Step, trainable: list[Any]) -> list[float]:

@@ -1,25 +1,27 @@
-"""Whether layers that learn compute in float32 or bfloat16: measured, where the training is long enough to pay for it.
+"""Whether layers compute in float32 or bfloat16: measured, where the computing is long enough to pay for it.
 
-Only steps of training are ever in half precision. Frozen layers and scores stay in float32, so that what is reported is
-what the saved classifier gives. Weights are float32 in any case (mixed precision: Micikevicius et al. 2018, arXiv
-1710.03740).
+Only what is trained on is ever in half precision: steps of training, and frozen layers for the training images. Scores
+of other images are in float32 from the first layer on, so that what is reported is what the saved classifier gives.
+Weights are float32 in any case (mixed precision: Micikevicius et al. 2018, arXiv 1710.03740).
 """
 
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from tlcli.model.backbone import PREPROCESS
 from tlcli.paths import write_json
-from tlcli.train import checkpoint
 
 FULL, HALF = "float32", "bfloat16"
-# Operations that training must take to be worth a measurement: minutes. On a processor, and on what is made for it.
+# Under this name the precision of frozen layers is noted, others under the names of steps.
+FROZEN = "frozen layers"
+# Operations that computing must take to be worth a measurement: minutes. On a processor, and on what is made for it.
 WORTH_ON_CPU, WORTH_ELSEWHERE = 1e13, 1e15
 # Half precision must be so many times faster to be taken.
 FASTER = 1.15
@@ -44,9 +46,14 @@ def better(seconds: Mapping[str, float]) -> str:
 def computing(model: keras.Model, precision: str) -> Iterator[None]:
     """Inside, layers that compute in float32 do so in `precision`, float32 or bfloat16, when they are called.
 
-    Nothing stays of it: neither in the network nor in a file it is saved to.
+    But for preprocessing, which is exact in any case. Nothing stays of it: neither in the network nor in a file it is
+    saved to.
     """
-    layers = [layer for layer in model._flatten_layers() if layer.dtype_policy.name == FULL]
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if layer.dtype_policy.name == FULL and not layer.name.startswith(PREPROCESS)
+    ]
     wanted = keras.DTypePolicy(FULL if precision == FULL else f"mixed_{precision}")
     for layer in layers:
         layer.dtype_policy = wanted
@@ -57,29 +64,32 @@ def computing(model: keras.Model, precision: str) -> Iterator[None]:
             layer.dtype_policy = keras.DTypePolicy(FULL)
 
 
-def measured(trainee: Any, batch: tuple[Any, ...], *, loss: Any, moving: list[Any]) -> dict[str, float]:
-    """Seconds that a step of training takes in each precision: the shortest of a few, after the network was traced.
+def measured(step_in: Callable[[str], Callable[[], object]]) -> dict[str, float]:
+    """Seconds that a step takes in each precision: the shortest of a few, after the network was traced.
 
-    Args:
-        trainee: Has an attribute `precision`, which is left at float32. To be compiled afterwards.
-        batch: Inputs, labels and weights.
-        loss: What it is compiled with.
-        moving: Variables that a step could change; they keep their values.
+    `step_in` is given a precision and returns what makes one step in it.
     """
-    before, seconds = checkpoint.values(moving), {}
+    seconds = {}
     for precision in (HALF, FULL):
-        trainee.precision = precision
-        trainee.compile(keras.optimizers.SGD(0.0), loss=loss, jit_compile=trainee.jit)
-        trainee.train_on_batch(*batch)
-        seconds[precision] = min(_seconds(trainee, batch) for _ in range(_STEPS))
-    checkpoint.restore(moving, before)
+        step = step_in(precision)
+        step()
+        seconds[precision] = min(_seconds(step) for _ in range(_STEPS))
     return seconds
 
 
-def _seconds(trainee: Any, batch: tuple[Any, ...]) -> float:
+def _seconds(step: Callable[[], object]) -> float:
     began = time.perf_counter()
-    trainee.train_on_batch(*batch)
+    step()
     return time.perf_counter() - began
+
+
+def decided(path: Path, key: str, measure: Callable[[], dict[str, float]]) -> dict[str, Any]:
+    """What to compute in, `chosen`, and the `seconds_a_step` that say so: noted in `path` before, or measured now."""
+    seconds = known(path, key)
+    if seconds is None:
+        seconds = measure()
+        remember(path, key, seconds)
+    return {"chosen": better(seconds), "seconds_a_step": seconds}
 
 
 def key(network: str, operations: float, shape: tuple[int, ...], device: str) -> str:

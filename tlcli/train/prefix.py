@@ -17,7 +17,10 @@ from tlcli import store
 from tlcli.data.augment import Augment, Bounds
 from tlcli.model.classifier import Classifier
 from tlcli.model.cut import below
+from tlcli.model.head import POOLED
+from tlcli.train import precision
 from tlcli.train.examples import Images
+from tlcli.train.precision import FULL, computing
 
 # Part of the key of every stored activation: raise it when the same images and weights would give others.
 FORMAT_VERSION = 3
@@ -25,6 +28,8 @@ FORMAT_VERSION = 3
 GRAIN = 64
 # Weights up to so many bytes become constants of the pass.
 CONSTANT_BYTES = 400_000_000
+# Images a step while it is measured what is faster: four steps in each precision should take seconds.
+MEASURED = 16
 # Parts of a layer's config without any influence on what it gives when it does not learn.
 TRAINING_ONLY = ("trainable", "momentum")
 
@@ -46,11 +51,16 @@ class Shelf:
 
 @dataclass(frozen=True)
 class View:
-    """One rendering of some images: plain, or the `number`-th random one (from 1) by `bounds` and `seed`."""
+    """One rendering of some images: plain, or the `number`-th random one (from 1) by `bounds` and `seed`.
+
+    Frozen layers compute it in `precision`, but for the first `exact` images, which are in float32 in any case.
+    """
 
     number: int = 0
     bounds: Bounds = field(default_factory=Bounds)
     seed: int = 0
+    precision: str = FULL
+    exact: int = 0
 
     @property
     def is_plain(self) -> bool:
@@ -98,6 +108,18 @@ def outputs(
     return store.opened(shelf.folder, entries, run, budget=shelf.budget, progress=progress)[: len(at)]
 
 
+def measured(classifier: Classifier, images: Images) -> dict[str, float]:
+    """Seconds that all frozen layers take for a few plain images in each precision."""
+    pixels = images.pixels[images.rows[:MEASURED]]
+    lower = below(classifier, [POOLED])
+
+    def step_in(dtype: str) -> Callable[[], object]:
+        rendering = _Rendering(None, lower, dtype)
+        return lambda: rendering.predict_on_batch(pixels)
+
+    return precision.measured(step_in)
+
+
 def _entry(pictures: str, part: keras.Model, rows: int) -> store.Entry:
     key = hashlib.sha256(f"{pictures}:{weights_key(part)}".encode()).hexdigest()[:32]
     return store.Entry(key, (rows, *part.output_shape[1:]), "float32")
@@ -124,6 +146,8 @@ def _unkept(
 def _pictures_key(classifier: Classifier, images: Images, shelf: Shelf, view: View) -> str:
     """What decides the pixels that go in."""
     rendering = [] if view.is_plain else [view.number, view.seed, repr(view.bounds)]
+    if view.precision != FULL:
+        rendering += [view.precision, view.exact]
     contents = [shelf.contents[row] for row in images.rows]
     facts = [FORMAT_VERSION, GRAIN, *classifier.size, classifier.resize, rendering, contents]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -175,20 +199,22 @@ class _Rendering(keras.Model):
     0.35 at 224 gives 450 instead of 320 images a second.
     """
 
-    def __init__(self, augment: Augment | None, lower: keras.Model) -> None:
+    def __init__(self, augment: Augment | None, lower: keras.Model, precision: str = FULL) -> None:
         super().__init__(name="rendering")
-        self.augment, self.lower = augment, lower
+        self.augment, self.lower, self.precision = augment, lower, precision
         values = [(weight, ops.convert_to_numpy(weight.value)) for weight in lower.weights]
         # A graph holds two gigabytes at most; large networks gain little anyway.
         self.values = values if sum(value.nbytes for _, value in values) <= CONSTANT_BYTES else []
 
     def call(self, pixels: Any) -> Any:
-        """What the frozen layers give."""
+        """What the frozen layers give, float32."""
         images = ops.cast(pixels, "float32")
         if self.augment is not None:
             images = self.augment(images, training=True)
-        with keras.StatelessScope([(weight, ops.convert_to_tensor(value)) for weight, value in self.values]):
-            return self.lower(images, training=False)
+        constants = [(weight, ops.convert_to_tensor(value)) for weight, value in self.values]
+        with keras.StatelessScope(constants), computing(self.lower, self.precision):
+            found = self.lower(images, training=False)
+        return keras.tree.map_structure(lambda output: ops.cast(output, "float32"), found)
 
 
 class _Pass:
@@ -199,7 +225,7 @@ class _Pass:
         self.augment = None if view.is_plain else Augment(view.bounds)
         # Steps of one length: another would be traced, or compiled, on its own.
         self.grain = math.ceil(len(images) / math.ceil(len(images) / GRAIN))
-        self.models: dict[tuple[int, ...], keras.Model] = {}
+        self.models: dict[tuple[str, tuple[int, ...]], keras.Model] = {}
         # Blocks end anywhere, so the grain that one ends in begins the next.
         self.last: tuple[int, tuple[int, ...], list[np.ndarray]] = (-1, (), [])
 
@@ -214,7 +240,8 @@ class _Pass:
             return self.last[2]
         wanted = np.arange(at, at + self.grain)
         pixels = self.images.pixels[self.images.rows[wanted.clip(max=len(self.images) - 1)]]
-        count, model = int((wanted < len(self.images)).sum()), self._model(which)
+        dtype = FULL if at < self.view.exact else self.view.precision
+        count, model = int((wanted < len(self.images)).sum()), self._model(which, dtype)
         if self.augment is not None:
             # What is drawn follows from the place alone, so that any block can be computed again.
             order = np.random.default_rng([self.view.seed, self.view.number, at])
@@ -224,8 +251,8 @@ class _Pass:
         self.last = (at, which, outputs)
         return outputs
 
-    def _model(self, which: tuple[int, ...]) -> keras.Model:
-        if which not in self.models:
+    def _model(self, which: tuple[int, ...], dtype: str) -> keras.Model:
+        if (dtype, which) not in self.models:
             lower = below(self.classifier, [self.names[index] for index in which])
-            self.models[which] = _Rendering(self.augment, lower)
-        return self.models[which]
+            self.models[dtype, which] = _Rendering(self.augment, lower, dtype)
+        return self.models[dtype, which]

@@ -14,7 +14,7 @@ from tlcli.model.classifier import Classifier
 from tlcli.model.groups import LayerGroups
 from tlcli.model.head import POOLED
 from tlcli.recipe.schema import Recipe
-from tlcli.train import checkpoint, cost, events, footing, policy, prefix, temperature
+from tlcli.train import checkpoint, cost, events, footing, policy, precision, prefix, temperature
 from tlcli.train.budget import Budget, Work
 from tlcli.train.checkpoint import Arrays
 from tlcli.train.examples import Examples, Images
@@ -39,9 +39,10 @@ class Session:
     """What the steps of one run share.
 
     `history` collects one row an epoch; `prefix_s` is the time spent on outputs of frozen layers, seconds; `precisions`
-    says of the steps where it was measured what they compute in; `norms` holds by phase the relative gradient norm of
-    each layer group, where a policy asked for it; `pretrained` the backbone's weights before the first step, in the
-    order of the model, where a phase pulls towards them; `memory` is where results are found again.
+    says of the steps, and of frozen layers, where it was measured what they compute in; `norms` holds by phase the
+    relative gradient norm of each layer group, where a policy asked for it; `pretrained` the backbone's weights before
+    the first step, in the order of the model, where a phase pulls towards them; `memory` is where results are found
+    again.
     """
 
     recipe: Recipe
@@ -129,10 +130,11 @@ class Session:
                 shelf,
                 at=[POOLED],
                 also=also,
-                view=prefix.View(),
+                view=ground.plain,
                 progress=self._progress,
             )
-        return lambda examples: found[np.searchsorted(ground.images.rows, examples.rows)]
+        row = ground.row
+        return lambda examples: found[row[examples.rows]]
 
     def _ahead(self, step: policy.Step | None, place: footing.Footing | None) -> list[str]:
         """Frontiers of the next steps, as far as the budget holds them beside that of this one.
@@ -171,10 +173,37 @@ class Session:
     def _counts(self) -> footing.Counts:
         return footing.Counts(len(self.train) + len(self.val) + len(self.test), len(self.train))
 
+    @property
+    def frozen_precision(self) -> str:
+        """What frozen layers compute in for training images: float32, or what is faster where that takes minutes.
+
+        Scores of other images begin with float32 in any case.
+        """
+        images, flops = len(self.train), sum(group.flops for group in self.groups.groups)
+        # Two operations a multiply-add.
+        is_open = self.recipe.performance.precision == "auto"
+        if not is_open or not precision.is_worth_measuring(2.0 * images * flops, self.device):
+            return precision.FULL
+        if precision.FROZEN not in self.precisions:
+            shape = (*self.classifier.size, prefix.MEASURED)
+            key = precision.key(f"{self.groups.name} frozen", 2.0 * flops, shape, self.device)
+            self.precisions[precision.FROZEN] = precision.decided(self.measurements, key, self._measured)
+        return str(self.precisions[precision.FROZEN]["chosen"])
+
+    def _measured(self) -> dict[str, float]:
+        self.observe(events.Noticed(f"{precision.FROZEN}: measuring whether bfloat16 is faster"))
+        return prefix.measured(self.classifier, self.train)
+
     def _ground(self) -> Ground:
-        rows = np.unique(np.concatenate([part.rows for part in (self.train, self.val, self.test)]))
+        scored = np.unique(np.concatenate([self.val.rows, self.test.rows]))
+        if self.frozen_precision == precision.FULL:
+            # In an order that does not depend on the split: another split finds them again.
+            plain, rows = prefix.View(), np.union1d(self.train.rows, scored)
+        else:
+            plain = prefix.View(precision=self.frozen_precision, exact=len(scored))
+            rows = np.concatenate([scored, np.setdiff1d(self.train.rows, scored)])
         bounds = bounds_of(self.recipe.augment)
-        return Ground(Images(self.train.pixels, rows), self.train, self.shelf, bounds, self.recipe.seed)
+        return Ground(Images(self.train.pixels, rows), self.train, self.shelf, bounds, self.recipe.seed, plain)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold besides weights, JSON-ready."""

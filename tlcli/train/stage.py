@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import keras
@@ -117,6 +118,7 @@ class Ground:
         shelf: Where outputs are stored.
         bounds: Of random renderings.
         seed: Of random renderings.
+        plain: How the plain rendering of `images` is computed.
     """
 
     images: Images
@@ -124,6 +126,14 @@ class Ground:
     shelf: Shelf
     bounds: Bounds
     seed: int
+    plain: View = field(default_factory=View)
+
+    @property
+    def row(self) -> np.ndarray:
+        """Row of the pixel cache to row of what is computed of `images`, int64."""
+        row = np.zeros(int(self.images.rows.max()) + 1, np.int64)
+        row[self.images.rows] = np.arange(len(self.images))
+        return row
 
 
 def begin(classifier: Classifier, footing: Footing, ground: Ground, *, ahead: list[str], progress: Progress) -> Stage:
@@ -147,11 +157,10 @@ def begin(classifier: Classifier, footing: Footing, ground: Ground, *, ahead: li
             0
         ]
 
-    plain = computed(ground.images, View())
-    random = [computed(ground.train, View(number, ground.bounds, ground.seed)) for number in range(1, footing.views)]
-    row = np.zeros(int(ground.images.rows.max()) + 1, np.int64)
-    row[ground.images.rows] = np.arange(len(ground.images))
-    return Stage(footing, Trainee(parts, None, fed=(plain.shape[1:], "float32")), plain, row, random)
+    plain = computed(ground.images, ground.plain)
+    drawn = partial(View, bounds=ground.bounds, seed=ground.seed, precision=ground.plain.precision)
+    random = [computed(ground.train, drawn(number)) for number in range(1, footing.views)]
+    return Stage(footing, Trainee(parts, None, fed=(plain.shape[1:], "float32")), plain, ground.row, random)
 
 
 def frontier(footing: Footing) -> str | None:
