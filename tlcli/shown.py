@@ -7,7 +7,13 @@ def printable(text: str, *, keep: str = "") -> str:
     >>> printable("a\tb\x1b[31m")
     'a\\x09b\\x1b[31m'
     """
-    return "".join(char if char.isprintable() or char in keep else f"\\x{ord(char):02x}" for char in text)
+    return "".join(char if char.isprintable() or char in keep else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    """A character as an escape; what Python keeps of a byte of a file name that was no UTF-8 as that byte."""
+    code = ord(char)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\x{code:02x}"
 
 
 def counted(count: int, one: str) -> str:
@@ -20,5 +26,9 @@ def counted(count: int, one: str) -> str:
 
 
 def encodable(text: str) -> str:
-    """The text with escapes for bytes of a file name that were no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    r"""The text with escapes for bytes of a file name that were no UTF-8.
+
+    >>> encodable("caf\udce9")
+    'caf\\xe9'
+    """
+    return "".join(_escaped(char) if 0xD800 <= ord(char) <= 0xDFFF else char for char in text)

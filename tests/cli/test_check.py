@@ -1,5 +1,6 @@
 """`tlcli check` as it is typed: what it says, writes and refuses, and what `finetune` does with its list."""
 
+import os
 import re
 import shlex
 import shutil
@@ -297,6 +298,36 @@ def test_a_list_that_takes_all_of_a_class(
     assert words[-2:] == ["--set", 'data.classes=["ant\'s, [1]", "cat"]']
     planned = tlcli("plan", *words[1:], *RANDOM, "--json")
     assert planned.code == 0, planned.stderr
+
+
+def test_names_that_are_no_unicode(
+    tlcli: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training refuses such an image, but not when it is left out, and the list has it."""
+    monkeypatch.chdir(tmp_path)
+    (data / "cat" / "05.png").rename(data / "cat" / os.fsdecode(b"\xff.png"))
+    (data / "cat" / os.fsdecode(b"\xfe.txt")).write_text("notes")
+    refused = tlcli("plan", data, *RANDOM)
+    assert refused.code == 2
+    assert r"cat/\xff.png" in refused.stderr
+    said = tlcli("check", data, *SIZE, "--quarantine", "bad.txt")
+    assert r"cat/\xff.png" in said.stdout
+    use = next(line for line in said.stdout.splitlines() if line.startswith("use it")).partition("tlcli ")[2]
+    planned = tlcli("plan", *shlex.split(use)[1:], *RANDOM, "--json")
+    assert planned.code == 0, planned.stderr
+    assert sum(planned.document["data"]["counts"].values()) == 23
+
+
+def test_class_folders_that_no_list_can_help(
+    tlcli: Callable, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(data / "cat" / "00.png", data / "cat" / "copy.png")
+    (data / "dog").rename(data / "d\tog")
+    said = tlcli("check", data, *SIZE, "--quarantine", "bad.txt")
+    use = next(line for line in said.stdout.splitlines() if line.startswith("use it"))
+    assert use.endswith("rename the class folders named above, which training refuses")
+    assert "Use:" not in Path("bad.txt").read_text(encoding="utf-8")
 
 
 def test_what_was_asked_for_is_in_the_commands(

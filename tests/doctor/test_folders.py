@@ -28,6 +28,22 @@ def test_links_in_a_circle(good: Path, found: Found, looked: Looked) -> None:
     assert len(looked(good).index.images) == 40, "nothing is counted twice"
 
 
+def test_links_in_a_circle_beside_the_class_folders(good: Path, found: Found, looked: Looked) -> None:
+    for name, target in (("here", "."), ("up", ".."), ("self", "self"), ("one", "other"), ("other", "one")):
+        (good / name).symlink_to(target)
+    finding = found(good)["link_loop"]
+    assert set(finding.paths) == {"here", "up", "self", "one", "other"}
+    assert looked(good).index.classes == ("cat", "dog")
+    assert "not_an_image" not in found(good)
+    assert scan(good).classes == ("cat", "dog"), "training takes none of them for a class"
+
+
+def test_links_in_a_circle_in_a_split(given: Path, found: Found) -> None:
+    (given / "train" / "round").symlink_to("round")
+    (given / "val" / "back").symlink_to("..")
+    assert set(found(given)["link_loop"].paths) == {"train/round", "val/back"}
+
+
 def test_links_to_nowhere(good: Path, found: Found) -> None:
     (good / "dog" / "gone.png").symlink_to("nowhere.png")
     finding = found(good)["broken_link"]
@@ -105,7 +121,7 @@ def test_a_class_name_that_no_list_can_hold(good: Path, found: Found) -> None:
 def test_a_file_name_that_is_no_unicode(good: Path, found: Found) -> None:
     (good / "dog" / "00.png").rename(good / "dog" / os.fsdecode(b"\xff.png"))
     finding = found(good)["bad_file_name"]
-    assert finding.to_json()["paths"] == ["dog/\\udcff.png"]
+    assert finding.to_json()["paths"] == ["dog/\\xff.png"]
 
 
 def test_classes_that_are_empty_small_or_uneven(good: Path, found: Found, picture: Picture) -> None:

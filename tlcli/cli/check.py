@@ -80,7 +80,8 @@ def check(
             progress=lambda stage, done, total: observe(Advanced(stage, done, total)),
         )
     left_out = listing.entries(found.findings, also=exclude)
-    use = listing.command(asked, index=found.index, gone=left_out)
+    hindrance = listing.hindrance(found.findings, found.index, left_out)
+    use = None if hindrance else listing.command(asked, index=found.index, gone=left_out)
     if html is not None:
         from tlcli.doctor import page
 
@@ -92,7 +93,7 @@ def check(
         console.print_json(found.to_json() | {"failed": is_failure})
     else:
         tell(found)
-        _tell_next(asked, len(left_out), use=use, is_failure=is_failure, fail_on=fail_on)
+        _tell_next(asked, len(left_out), use=use or hindrance, is_failure=is_failure, fail_on=fail_on)
     if is_failure:
         raise click.exceptions.Exit(ExpectationError.exit_code)
 
@@ -162,8 +163,8 @@ def _tell_next(asked: "Request", left_out: int, *, use: str | None, is_failure: 
         lines.append(("page", str(asked.html)))
     if asked.quarantine is not None:
         lines.append(("list", f"{asked.quarantine}, {counted(left_out, 'image')}"))
-        if left_out:
-            lines.append(("use it", use or "take lines out, or add images: fewer than two classes are left"))
+        if left_out and use:
+            lines.append(("use it", use))
     if is_failure:
         lines.append(("exit code", f"3, for findings of severity {fail_on} (--fail-on)"))
     again = ["tlcli", "check", str(asked.data), *(["--exclude", str(asked.exclude)] if asked.exclude else [])]

@@ -15,6 +15,7 @@ from tlcli.data.exclude import Exclusions
 from tlcli.data.kinds import EXTENSIONS
 from tlcli.data.layout import LAYOUT, Place
 from tlcli.errors import DataError, did_you_mean
+from tlcli.shown import encodable, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +189,11 @@ def _surveyed(root: Path, wanted: _Wanted) -> _Survey:
     candidates: list[tuple[Path, int, str | None]] = []
     excluded: list[str] = []
     for place, folders in found:
-        ignored += [relative(path, root) for path in layout.visible(place.folder) if not path.is_dir()]
+        beside = [path for path in layout.visible(place.folder) if not path.is_dir()]
+        ignored += [encodable(path_in(root, path)) for path in beside]
         for label, name in enumerate(names):
             images, others = layout.sorted_out(folders[name])
-            ignored += [relative(path, root) for path in others]
+            ignored += [encodable(path_in(root, path)) for path in others]
             kept, left_out = _sifted(images, root, exclude)
             excluded += left_out
             if not kept and place.given != "test":
@@ -204,11 +206,12 @@ def _surveyed(root: Path, wanted: _Wanted) -> _Survey:
 
 
 def _sifted(images: Sequence[Path], root: Path, exclude: Exclusions | None) -> tuple[Sequence[Path], list[str]]:
-    """The images to use, and the paths of those that a list leaves out."""
+    """The images to use, and the paths of those that a list leaves out, whatever bytes are in their names."""
     if exclude is None:
         return images, []
-    kept = [path for path in images if relative(path, root) not in exclude]
-    return kept, sorted({relative(path, root) for path in images} - {relative(path, root) for path in kept})
+    kept = [path for path in images if path_in(root, path) not in exclude]
+    gone = {path_in(root, path) for path in images} - {path_in(root, path) for path in kept}
+    return kept, sorted(encodable(path) for path in gone)
 
 
 def unmatched(root: Path, exclude: Exclusions) -> tuple[tuple[int, str], ...]:
@@ -334,7 +337,13 @@ def relative(path: Path, root: Path) -> str:
     Raises:
         DataError: The name is not valid UTF-8.
     """
-    name = Path(os.path.relpath(path, root)).as_posix()
-    if any(unicodedata.category(character) == "Cs" for character in name):
-        raise DataError(f"the file name {name!r} is not valid UTF-8", where=str(root), hint="Rename the file.")
+    name = path_in(root, path)
+    if encodable(name) != name:
+        message = f"the file name '{printable(name)}' is not valid UTF-8"
+        raise DataError(message, where=str(root), hint="Rename the file, or leave it out with --exclude.")
     return name
+
+
+def path_in(root: Path, path: Path) -> str:
+    """A path relative to DATA, with forward slashes; bytes that are no UTF-8 as Python keeps them."""
+    return Path(os.path.relpath(path, root)).as_posix()

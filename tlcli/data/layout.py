@@ -16,6 +16,7 @@ LAYOUT = "DATA holds one folder of images per class, or train/, val/ and test/ w
 Note = Callable[[str, Path, str], None]
 """Told what is passed over: `hidden`, `link_loop`, `broken_link` or `no_permission`, the path, and a reason."""
 
+_LEADS_BACK = "leads back to a folder above it"
 _NOT_SHOWN = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
@@ -85,8 +86,21 @@ def _split_folders(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def class_folders(place: Place, excluded: Collection[Path], note: Note | None = None) -> list[Path]:
-    """The folders of a place that stand for classes, sorted by name; `excluded` are places themselves."""
-    return [path for path in visible(place.folder, note) if path.is_dir() and path.resolve() not in excluded]
+    """The folders of a place that stand for classes, sorted by name; `excluded` are places themselves.
+
+    A link back to the place or above it stands for none.
+    """
+    above = (place.folder, *place.folder.parents)
+    found = []
+    for path in visible(place.folder, note):
+        if not path.is_dir():
+            continue
+        if path.is_symlink() and path.resolve() in above:
+            if note:
+                note("link_loop", path, _LEADS_BACK)
+        elif path.resolve() not in excluded:
+            found.append(path)
+    return found
 
 
 def require_folder(path: Path, what: str) -> None:
@@ -174,12 +188,12 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]], note: Note | None) ->
     here = _identity(folder)
     if here in above:
         if note:
-            note("link_loop", folder, "leads back to a folder above it")
+            note("link_loop", folder, _LEADS_BACK)
         return
     for path in visible(folder, note):
         if _is_folder(path, note):
             yield from _walk(path, above | {here}, note)
-        elif not (note and _is_broken_link(path, note)):
+        elif not (note and is_broken_link(path, note)):
             yield path
 
 
@@ -198,7 +212,8 @@ def _is_folder(path: Path, note: Note | None) -> bool:
         return False
 
 
-def _is_broken_link(path: Path, note: Note) -> bool:
+def is_broken_link(path: Path, note: Note) -> bool:
+    """Whether a path is a link to itself or to nowhere, which `note` is told."""
     if not os.path.islink(path):
         return False
     try:

@@ -17,7 +17,10 @@ _ALONE = {
     "empty": "zero bytes",
     "bomb": "takes absurdly much memory",
     "blank": "one colour only",
+    "bad_file_name": "its name is no UTF-8",
 }
+# Training refuses these, whatever images are left out.
+_IN_THE_WAY = {"bad_class_name", "same_class_name"}
 _LEAKS = {"leak": "the same as", "near_leak": "nearly the same as"}
 _COPIES = {"duplicate": "a copy of", "near_duplicate": "nearly the same as"}
 _ORDER = (*_ALONE, "label_conflict", *_LEAKS, *_COPIES)
@@ -54,13 +57,22 @@ def classes_left(index: FolderIndex, gone: Collection[str]) -> tuple[str, ...]:
     )
 
 
+def hindrance(findings: Iterable[Finding], index: FolderIndex, gone: Collection[str]) -> str | None:
+    """Why training is refused even without the images of the list, and what to do about it."""
+    if _IN_THE_WAY & {finding.kind for finding in findings}:
+        return "rename the class folders named above, which training refuses"
+    if len(classes_left(index, gone)) < 2:
+        return "take lines out, or add images: fewer than two classes are left"
+    return None
+
+
 def command(asked: Request, *, index: FolderIndex, gone: Collection[str]) -> str | None:
     """How to train without the images of the list; names the classes where some have too few left.
 
-    None where there is nothing left to train with, the list is empty, or none was asked for.
+    None where the list is empty, or none was asked for.
     """
     left = classes_left(index, gone)
-    if asked.quarantine is None or len(left) < 2 or not gone:
+    if asked.quarantine is None or not gone:
         return None
     words = ["tlcli", "finetune", str(asked.data), "--exclude", str(asked.quarantine)]
     words += ["--model", asked.model] if asked.model else []

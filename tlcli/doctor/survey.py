@@ -54,7 +54,7 @@ class Survey:
 
     def path(self, of: Path) -> str:
         """A path as it is shown."""
-        return shown(of, self.root)
+        return folder.path_in(self.root, of)
 
 
 def survey(root: Path, *, exclude: Path | None = None) -> Survey:
@@ -110,29 +110,25 @@ class _Walk:
     def note(self, kind: str, path: Path, reason: str) -> None:
         """Take down what was passed over."""
         end = "/" if os.path.isdir(path) and not path.is_symlink() else ""
-        self.notes[kind][shown(path, self.root) + end] = reason
+        self.notes[kind][folder.path_in(self.root, path) + end] = reason
 
     def beside(self, place: Place, folders: Sequence[Path]) -> None:
         """Files beside the class folders."""
         files = [path for path in layout.visible(place.folder) if path not in folders and not os.path.isdir(path)]
-        images, others = layout.told_apart(files, self.note)
-        self.stray += [shown(path, self.root) for path in images]
-        self.others += [shown(path, self.root) for path in others]
+        there = [path for path in files if not layout.is_broken_link(path, self.note)]
+        images, others = layout.told_apart(there, self.note)
+        self.stray += [folder.path_in(self.root, path) for path in images]
+        self.others += [folder.path_in(self.root, path) for path in others]
 
     def into(self, path: Path, label: int, given: str | None) -> None:
         """Everything in a class folder."""
         images, others = layout.sorted_out(path, self.note)
-        self.files += [Candidate(shown(image, self.root), label, given) for image in images]
-        self.others += [shown(other, self.root) for other in others]
+        self.files += [Candidate(folder.path_in(self.root, image), label, given) for image in images]
+        self.others += [folder.path_in(self.root, other) for other in others]
         for image in images:
             below = image.relative_to(path).parts
             if len(below) > 1:
-                self.nested[f"{shown(path / below[0], self.root)}/"] += 1
-
-
-def shown(path: Path, root: Path) -> str:
-    """Relative to DATA, with forward slashes; bytes that are no UTF-8 as Python keeps them."""
-    return Path(os.path.relpath(path, root)).as_posix()
+                self.nested[f"{folder.path_in(self.root, path / below[0])}/"] += 1
 
 
 def nfc(name: str) -> str:

@@ -270,26 +270,27 @@ def _save(session: Session, running: Running) -> None:
 def _blended(session: Session, running: Running) -> float:
     """Put weights between those before the step and those of its best epoch in the place of the best, if better.
 
-    Where no epoch was better than what was before, the last one stands for the best: it may have gone too far in the
-    right direction.
+    Better is what surely gains more: a shorter way gains less, but images differ less about it. Where no epoch was
+    better than what was before, the last one stands for the best: it may have gone too far in the right direction.
 
     Returns:
         How far they lie from the former to the latter, 0-1.
     """
-    progress = running.progress
+    progress, until, chosen = running.progress, running.phase.until, 1.0
+    start, best = progress.start_scores, progress.best_scores
+    if start is None or best is None:
+        return chosen
     after = running.best if progress.best_epoch else checkpoint.values(running.moving)
-    by_loss, chosen = running.phase.until.metric == "val_loss", 1.0
+    most = judgement.sure_gain(start, best, until)
     for share in BLENDS:
         between = [old + (new - old) * np.float32(share) for old, new in zip(running.before, after, strict=True)]
         checkpoint.restore(running.moving, between)
         scored = score(session, session.val)
-        loss, accuracy = float(scored.losses.mean()), float(scored.hits.mean())
-        if progress.best_loss is None or progress.best_accuracy is None:
-            raise RuntimeError("a best epoch without its scores")
-        if loss < progress.best_loss if by_loss else accuracy > progress.best_accuracy:
-            progress.best_loss, progress.best_accuracy = loss, accuracy
-            progress.best_scores = scored.judged(running.phase.until.metric)
-            running.best, chosen = between, share
+        found = judgement.sure_gain(start, scored.judged(until.metric), until)
+        if found > most:
+            most, chosen, running.best = found, share, between
+            progress.best_loss, progress.best_accuracy = float(scored.losses.mean()), float(scored.hits.mean())
+            progress.best_scores = scored.judged(until.metric)
             progress.best_epoch = progress.best_epoch or progress.epoch
     return chosen
 
