@@ -120,7 +120,7 @@ def _train(
         if len(examples):
             note.scores[name] = metrics.score(examples.labels, session.predict(work, examples), plan.classes).to_json()
     note.scores["train"] = _train_score(work)
-    classifier.save(made, run.path / "model.keras", origin=_origin(plan))
+    classifier.save(made, run.path / "model.keras", origin=_origin(plan, note.scores))
     write_text(run.path / "labels.txt", "".join(f"{name}\n" for name in plan.classes))
     note.model["sha256"] = hashlib.sha256((run.path / "model.keras").read_bytes()).hexdigest()
     note.hardware["precision"] = {"asked": plan.recipe.performance.precision, "measured": work.precisions}
@@ -130,13 +130,16 @@ def _train(
     work.checkpoint.remove()
 
 
-def _origin(plan: TrainPlan) -> Origin | None:
+def _origin(plan: TrainPlan, scores: dict[str, Any]) -> Origin | None:
     """What the classifier's file tells of its network. A file elsewhere is not told: it may be gone."""
     if not plan.card.source.startswith("keras:"):
         return None
     # The weights are in the file; whose they were is not for the file to say.
     card = plan.card.model_copy(update={"weights": None, "sha256": None})
-    return Origin(card=card, arguments=plan.recipe.model.arguments, drop_top=plan.recipe.model.drop_top)
+    data = None if plan.recipe.data.path is None else Path(plan.recipe.data.path).name
+    found = {name: {key: each[key] for key in ("accuracy", "loss", "count")} for name, each in scores.items()}
+    model = plan.recipe.model
+    return Origin(card=card, arguments=model.arguments, drop_top=model.drop_top, data=data, scores=found)
 
 
 def _memory(recipe: Recipe) -> Memory | None:

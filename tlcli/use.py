@@ -26,11 +26,11 @@ def load(run: Path) -> Classifier:
 
     Raises:
         UsageError: If there is none, or the run is not complete.
+        ModelError: If it is damaged, or not the one that the run wrote.
     """
     if run.is_file():
         return classifier.load(run)
-    record.require_complete(run)
-    return classifier.load(run / "model.keras")
+    return classifier.load(record.classifier_file(run))
 
 
 def evaluate(run: Path, data: Path | None, *, progress: Progress) -> tuple[Scores, str, str]:

@@ -252,7 +252,7 @@ def test_a_classifier_taken_elsewhere_shows_what_its_run_shows(
     assert said.code == 0, said.stderr
     found, run = said.document, tlcli("inspect", finished[0], "--format", "json").document
     assert found["groups"] == run["groups"]
-    for name in ("preprocessing", "expects", "licence", "arguments", "sha256", "classes"):
+    for name in ("preprocessing", "expects", "licence", "arguments", "sha256", "classes", "trained_on", "scores"):
         assert found["about"][name] == run["about"][name], name
     assert (found["about"]["kind"], found["about"]["classes"]) == ("file", ["blue", "green", "red"])
     assert (found["input_size"], found["about"]["own_size"]) == ([32, 32], [32, 32])
@@ -267,7 +267,12 @@ def test_a_classifier_taken_elsewhere_shows_what_its_run_shows(
         ((), "one network is looked at, or two are compared"),
         (("drawn", "--diff", "drawn", "drawn"), "one network is looked at, or two are compared"),
         (("drawn", "--out", "x"), "--out: a table is for the terminal"),
-        (("--diff", "drawn", "drawn", "--train", "head"), "--diff: a comparison is a table, json or csv"),
+        (("--diff", "drawn", "drawn", "--train", "head"), "--train: does not go with --diff"),
+        (("--diff", "drawn", "drawn", "--format", "html"), "--format html: does not go with --diff"),
+        (
+            ("{run}", "--set", "model.arguments.alpha=1.0"),
+            "--set model.arguments.alpha=1.0: the network is built already",
+        ),
         (("drawn", "--batch-norm", "train"), "--batch-norm: goes with --train"),
         (("--diff", "drawn", "drawn", "--batch-norm", "train"), "--batch-norm: goes with --train"),
         (("drawn", "--train", "blok3"), "--train: no layer group 'blok3' in drawn"),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def test_the_table_names_what_stayed(run: Path, tlcli: Callable) -> None:
     assert lines[-2] == f"bit-identical: stem, {', '.join(f'block{n}' for n in range(1, 12))}"
     assert lines[-1] == "changed: block12, block13"
     assert f"only in {run}: head_probabilities (1.35 k)" in lines
+
+
+def test_a_copy_of_the_classifier_is_compared_as_its_run_is(finished: tuple, tlcli: Callable, tmp_path: Path) -> None:
+    """With the network of the run's width, which is not the card's own; a file has weights of that width."""
+    import keras
+
+    narrow = keras.applications.MobileNet(alpha=0.25, include_top=False, weights=None, input_shape=(32, 32, 3))
+    narrow.save_weights(tmp_path / "narrow.weights.h5")
+    copy = shutil.copy(finished[0] / "model.keras", tmp_path / "copy.keras")
+    words = ("--set", f"model.weights={tmp_path / 'narrow.weights.h5'}", "--json")
+    found, same = (tlcli("inspect", "--diff", "mobilenet", other, *words) for other in (finished[0], copy))
+    assert found.code == same.code == 0, same.stderr
+    assert found.document["groups"] == same.document["groups"]
+    assert not found.document["identical"]
 
 
 def test_a_run_its_file_and_itself_are_the_same(run: Path, tlcli: Callable) -> None:

@@ -37,3 +37,21 @@ def test_outputs_of_a_foreign_file_are_counted_without_names(tmp_path: Path) -> 
         assert (told["kind"], told["classes"], told["outputs"]) == ("file", None, outputs)
         assert (told["preprocessing"], told["expects"], told["imagenet_top1"]) == (None, None, None)
         assert len(told["sha256"]) == 64
+
+
+def test_a_convolution_may_be_the_head(tmp_path: Path) -> None:
+    """As in MobileNet, above the pooling, and as in SqueezeNet, below it."""
+    import keras
+    from keras import layers
+
+    from tlcli.model import measure
+
+    picture = keras.Input((8, 8, 3))
+    body = layers.Conv2D(6, 3)(picture)
+    pooled = layers.GlobalAveragePooling2D(keepdims=True)(body)
+    above = layers.Softmax()(layers.Reshape((7,))(layers.Conv2D(7, 1)(layers.Dropout(0.1)(pooled))))
+    below = layers.Activation("softmax")(layers.GlobalAveragePooling2D()(layers.Conv2D(5, 1)(body)))
+    for name, output, outputs in (("above", above, 7), ("below", below, 5), ("none", pooled, None)):
+        keras.Model(picture, output).save(tmp_path / f"{name}.keras")
+        found = find(str(tmp_path / f"{name}.keras"), Wish(measure=measure.layer_groups))
+        assert about(found)["outputs"] == outputs

@@ -66,6 +66,15 @@ def test_statistics_do_not_hide_what_kernels_did() -> None:
     assert (block["relative_change"], block["relative_change_statistics"]) == (pytest.approx(1), 0)
 
 
+def test_frozen_neighbours_do_not_hide_what_kernels_did() -> None:
+    homes = {"scale": "block1", "conv": "block1"}
+    before = [Weight("scale", "value", np.full(4, 1e3)), Weight("conv", "value", np.ones(8))]
+    after = [before[0], Weight("conv", "value", np.full(8, 1.5))]
+    told = compare(before, after, homes, names=("A", "B"), by_layer=False)
+    assert told["groups"][0]["relative_change"] == pytest.approx(0.5)
+    assert (told["changed_weights"], told["weights"]) == (1, 2)
+
+
 def test_from_zero_and_to_nan_have_no_share() -> None:
     for value in (np.ones(4, np.float32), np.full(4, np.nan, np.float32)):
         layers = {layer["name"]: layer for layer in found(network(), network(bn=value))["layers"]}

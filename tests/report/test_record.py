@@ -3,12 +3,13 @@
 import json
 import platform
 import re
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from tlcli.errors import RunError, UsageError
+from tlcli.errors import ModelError, UsageError
 from tlcli.report import record
 
 
@@ -28,9 +29,23 @@ def test_a_folder_without_a_record_is_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": "complete"}', '{"unheard_of": 1}', "null"])
 def test_a_damaged_record_is_told(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text, encoding="utf-8")
-    with pytest.raises(RunError, match="is damaged") as caught:
+    with pytest.raises(UsageError, match="is damaged") as caught:
         record.read(tmp_path)
     assert caught.value.where == str(tmp_path / "run.json")
+
+
+def test_another_classifier_in_the_run_is_refused(finished: tuple, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    assert record.classifier_file(run) == run / "model.keras"
+    with (run / "model.keras").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ModelError, match="is not the classifier that the run wrote") as caught:
+        record.classifier_file(run)
+    assert caught.value.where == str(run / "model.keras")
+    (run / "model.keras").unlink()
+    with pytest.raises(ModelError, match="is gone"):
+        record.classifier_file(run)
 
 
 def test_versions_are_those_in_use() -> None:

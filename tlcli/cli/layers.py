@@ -79,13 +79,11 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _accuracy(about: dict[str, Any]) -> str:
-    published, run = about["imagenet_top1"], about.get("run")
+    published, known = about["imagenet_top1"], about["scores"]
     stated = None if published is None else f"{published:.1%} top-1 on ImageNet, as published"
-    if run is None:
+    if known is None:
         return stated or "not stated"
-    parts = [
-        f"{scores['accuracy']:.4f} on its {scores['count']} {name} images" for name, scores in run["scores"].items()
-    ]
+    parts = [f"{scores['accuracy']:.4f} on its {scores['count']:.0f} {name} images" for name, scores in known.items()]
     return "; ".join([*parts, *([f"the network it began with: {stated}"] if stated else [])]) or "not stated"
 
 

@@ -66,8 +66,10 @@ def inspect(
     if out is not None:
         require_new_file(out, "--out")
     if diff is not None:
-        if form == "html" or selection is not None:
-            raise UsageError("a comparison is a table, json or csv of all groups", where="--diff")
+        for option, is_given in (("--train", selection is not None), ("--format html", form == "html")):
+            if is_given:
+                hint = "Leave it out: a comparison is of all groups, as a table, json or csv."
+                raise UsageError("does not go with --diff", where=option, hint=hint)
         _show_diff(_diff(diff, size, settings, by_layer=by == "layer"), form=form, out=out)
         return
     from tlcli.inspecting import target, training

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tlcli.data.findings import Finding, Severity
 from tlcli.doctor.survey import Survey, nfc
+from tlcli.shown import counted
 
 # Pictures of formats that are not read, by the ends of their names.
 _OTHER_PICTURES = (
@@ -107,10 +108,11 @@ def _nested(seen: Survey) -> Iterator[Finding]:
         yield Finding(
             "nested",
             "warning",
-            f"folders inside class folders; their {sum(seen.nested.values())} images count for the class above",
+            f"folders inside class folders, with {counted(sum(seen.nested.values()), 'image')} that count for the class"
+            " above",
             "If they are classes of their own, give the folder above them as DATA, or move them up.",
             tuple(sorted(seen.nested)),
-            notes={path: f"{count} images" for path, count in seen.nested.items()},
+            notes={path: counted(count, "image") for path, count in seen.nested.items()},
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.inspecting.target import Target, said_in
+from tlcli.model.contract import Origin
 from tlcli.zoo import catalogue
 
 RANGES = {
@@ -36,6 +37,7 @@ def about(target: Target) -> dict[str, Any]:
         "expects": RANGES.get(card.preprocessing or ""),
         "classes": classes,
         "outputs": outputs,
+        "scores": _scores(target),
     }
     if ran is not None:
         found["run"] = {
@@ -43,9 +45,7 @@ def about(target: Target) -> dict[str, Any]:
             "started": ran.started,
             "head_parameters": ran.model.get("head_parameters"),
             "weights_sha256": ran.model.get("weights_sha256"),
-            "scores": {
-                name: {key: each[key] for key in ("accuracy", "loss", "count")} for name, each in ran.scores.items()
-            },
+            "scores": found["scores"],
         }
     return found
 
@@ -54,9 +54,24 @@ def _trained_on(target: Target) -> str | None:
     if target.record is not None:
         path = target.record.data.get("path")
         return None if path is None else Path(path).name
-    if target.kind == "file":
-        return None
+    if target.file is not None:
+        origin = _origin(target.file)
+        return None if origin is None else origin.data
     return target.card.data or "ImageNet"
+
+
+def _scores(target: Target) -> dict[str, Any] | None:
+    """Of a classifier on its own images, by split: `accuracy`, `loss`, `count`; None where nobody states them."""
+    if target.record is not None:
+        found = target.record.scores
+        return {name: {key: each[key] for key in ("accuracy", "loss", "count")} for name, each in found.items()}
+    origin = None if target.file is None else _origin(target.file)
+    return origin.scores if origin and origin.scores else None
+
+
+def _origin(file: Path) -> Origin | None:
+    said = said_in(file)
+    return None if said is None else said.origin
 
 
 def _published(target: Target) -> float | None:

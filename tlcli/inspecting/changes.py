@@ -144,8 +144,11 @@ def _row(named: dict[str, Any], changes: Sequence[Change]) -> dict[str, Any]:
 
 
 def relative(changes: Iterable[Change]) -> float | None:
-    """||B - A|| / ||A|| (L2); None where A is all zeros or something is not a number."""
-    changes = list(changes)
+    """||B - A|| / ||A|| (L2) of the weights that differ; None where A is all zeros or something is not a number.
+
+    Frozen scales of BatchNorm beside a kernel would hide what training did to it.
+    """
+    changes = [change for change in changes if not change.is_identical]
     moved, before = (math.fsum(getattr(change, name) for change in changes) for name in ("moved", "before"))
     if moved == 0:
         return 0.0

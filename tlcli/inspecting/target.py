@@ -66,6 +66,23 @@ def find(text: str, wish: Wish) -> Target:
     Raises:
         TlcliError: If there is no such thing, or it cannot be built at that size.
     """
+    found = _found(text, wish)
+    # A comparison may want settings for the one and not for the other.
+    is_made = found.record is not None or (found.file is not None and found.card.source.startswith("keras:"))
+    if is_made and (given := [text for text in wish.settings if text.startswith("model.") and not _is_weights(text)]):
+        raise ModelError(
+            "the network is built already, as it was asked for",
+            where=f"--set {given[0]}",
+            hint=f"Leave it out, or name the network: tlcli inspect {found.card.name} --set {given[0]}",
+        )
+    return found
+
+
+def _is_weights(setting: str) -> bool:
+    return setting.partition("=")[0] == "model.weights"
+
+
+def _found(text: str, wish: Wish) -> Target:
     if (Path(text) / "run.json").is_file():
         return _run(text, wish)
     _refuse_other_files(text)
@@ -118,8 +135,8 @@ def _run(text: str, wish: Wish) -> Target:
     recipe_file = Path(text) / "recipe.yaml"
     recipe = load.load(str(recipe_file) if recipe_file.is_file() else load.DEFAULT, settings=wish.settings)
     groups = plan.dropped_top(recipe, wish.measure(card, arguments, size))
-    model = Path(text) / "model.keras"
-    return Target(text, card, arguments, size, groups, recipe, ran, model if model.is_file() else None)
+    model = record.classifier_file(Path(text)) if ran.status == "complete" else None
+    return Target(text, card, arguments, size, groups, recipe, ran, model)
 
 
 def _refuse_other_files(text: str) -> None:
@@ -140,7 +157,7 @@ def pair(named: tuple[str, str], wish: Wish) -> tuple[Target, Target]:
     Raises:
         TlcliError: If there is no such thing, or it has no weights yet.
     """
-    found = [find(text, wish) for text in named]
+    found = [_found(text, wish) for text in named]
     for target in found:
         if target.record is not None:
             record.require_complete(Path(target.text))
@@ -153,7 +170,7 @@ def pair(named: tuple[str, str], wish: Wish) -> tuple[Target, Target]:
 
 
 def _as_begun(card: Target, run: Target) -> Target:
-    """The network that a run began with, where `card` names it."""
-    if card.kind != "card" or run.kind != "run" or card.card.name != run.card.name:
+    """The network that a run, or the one behind a copy of its classifier, began with, where `card` names it."""
+    if card.kind != "card" or run.kind == "card" or card.card.name != run.card.name:
         return card
     return replace(card, arguments=run.arguments, size=run.size, groups=run.groups, recipe=run.recipe)

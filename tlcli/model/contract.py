@@ -16,13 +16,18 @@ RESTORE = "Train it again, or restore the file."
 
 
 class Origin(BaseModel):
-    """The network that a classifier was made from: its card, what was asked of it, and groups left out at the top."""
+    """The network that a classifier was made from: its card, what was asked of it, and groups left out at the top.
+
+    `data` is the name of the folder of its images; `scores` are by split the classifier's own, as in run.json.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     card: ModelCard
     arguments: dict[str, Any] = Field(default_factory=dict)
     drop_top: int = 0
+    data: str | None = None
+    scores: dict[str, dict[str, float]] = Field(default_factory=dict)
 
 
 class Contract(BaseModel):

@@ -1,5 +1,6 @@
 """RunRecord ⇄ run.json: what happened in a run."""
 
+import hashlib
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tlcli import __version__
-from tlcli.errors import RunError, UsageError
+from tlcli.errors import ModelError, UsageError
 from tlcli.train import plan, policy
 
 Status = Literal["complete", "interrupted", "failed"]
@@ -52,8 +53,7 @@ def read(run: Path) -> RunRecord:
     """The record of a run folder.
 
     Raises:
-        UsageError: If the folder is no run.
-        RunError: If its record is damaged.
+        UsageError: If the folder is no run, or its record is damaged.
     """
     path = run / "run.json"
     if not path.is_file():
@@ -68,7 +68,8 @@ def read(run: Path) -> RunRecord:
     try:
         return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise RunError(f"is damaged ({error})", where=str(path)) from error
+        hint = "Restore the file. The classifier beside it can be used by itself: name model.keras."
+        raise UsageError(f"is damaged ({error})", where=str(path), hint=hint) from error
 
 
 def require_complete(run: Path) -> None:
@@ -82,6 +83,28 @@ def require_complete(run: Path) -> None:
         resume = f"tlcli finetune --resume {shlex.quote(str(run))}"
         hint = f"Finish it with: {resume}" if status == "interrupted" else "Start it again."
         raise UsageError(f"the run is {status}, it has no classifier yet", where=str(run), hint=hint)
+
+
+def classifier_file(run: Path) -> Path:
+    """The classifier that a run wrote.
+
+    Raises:
+        UsageError: If there is no such folder, it is no run, or the run is not complete.
+        ModelError: If the file is gone, or another one now.
+    """
+    require_complete(run)
+    file = run / "model.keras"
+    if not file.is_file():
+        raise ModelError("the run's classifier is gone", where=str(file), hint="Restore the file.")
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != read(run).model.get("sha256"):
+        raise ModelError(
+            "is not the classifier that the run wrote, by the sha256 in run.json",
+            where=str(file),
+            hint="Restore it, or name the file itself instead of the folder.",
+        )
+    return file
 
 
 def versions() -> dict[str, str]:

@@ -75,13 +75,21 @@ def is_path(text: str) -> bool:
 
 
 def outputs(file: Path) -> int | None:
-    """How many numbers the network in a model file answers with, where it ends in a dense layer, read without Keras."""
-    found = None
+    """How many numbers the network in a model file answers with, where it ends in a head, read without Keras.
+
+    A head is a dense layer, or a convolution above a global pooling or with nothing but one and a softmax above it.
+    """
+    found, channels, is_pooled = None, None, False
     for kind, config in _layers(_config(file)):
         if kind == "Dense":
             found = config.get("units")
         elif "Conv" in kind:
-            found = None
+            channels = config.get("filters")
+            found = channels if is_pooled else None
+        elif kind.startswith("Global"):
+            is_pooled = True
+        elif is_pooled and found is None and (kind == "Softmax" or config.get("activation") == "softmax"):
+            found = channels
     return found
 
 
@@ -187,7 +195,8 @@ def _hdf5_config(path: Path) -> str | bytes:
         raise ModelError(
             "holds weights only, no model",
             where=str(path),
-            hint=f"Name the network and give the file as its weights: --model NAME --weights {path}",
+            hint="Name the network and give the file as its weights:"
+            f" --model NAME --weights {path}; for inspect NAME --set model.weights={path}",
         )
     return config
 
