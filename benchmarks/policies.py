@@ -93,6 +93,9 @@ WAYS = {
     "all at once, 65% sure, blended": _automatic(
         "step=all", "until.go_on=0", "until.confidence=0.65", "blend=true", "until.patience=1"
     ),
+    "all at once and again, 85% sure, blended": _automatic(
+        "step=all", "until.go_on=0", "until.confidence=0.85", "blend=true", "until.patience=1"
+    ),
     "doubling, 80% sure": _automatic("step=double", "until.go_on=0", "until.confidence=0.8"),
     "group by group, 95% sure": _automatic("step=1", "until.go_on=0", "until.confidence=0.95"),
 }

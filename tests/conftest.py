@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
+# How long an example takes says something of the machine, which others may use as well, and nothing of the program.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 # Quiet TensorFlow's C++ start-up lines; set before any test imports it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

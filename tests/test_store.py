@@ -206,7 +206,7 @@ def test_damage_of_several_entries_is_mended_in_one_pass(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("small_blocks")
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.data())
 def test_any_flipped_bit_is_noticed(tmp_path: Path, drawn: st.DataObject) -> None:
     folder = Path(tempfile.mkdtemp(dir=tmp_path))

@@ -107,12 +107,22 @@ def test_what_is_stored_stands_in_the_json(tlcli: Callable, photos: Path) -> Non
     gradual = [*words[:3], "--recipe", "unfreeze-until-plateau", *words[5:], "--set", "phases.1.step=7"]
     phase = tlcli(*gradual).document["phases"][1]
     sizes = [plan["groups"][-(1 + rounds * 7)]["activation_bytes"] for rounds in (1, 2)]
-    # The third round trains everything.
-    assert (phase["steps"], phase["frontier"], phase["why_live"]) == (3, "block10", "")
+    # The third round trains everything, and so do two more.
+    assert (phase["steps"], phase["frontier"], phase["why_live"]) == (5, "block10", "")
     assert phase["cache_bytes"] == sum(sizes) * renderings
     live = tlcli(*words, "--set", "performance.cache=off").document
     assert [tuple(phase[key] for key in keys) for phase in live["phases"]] == [("top", 0, 0, ""), ("block15", 0, 0, "")]
     assert live["estimates"]["cache_bytes"] == 30 * 224 * 224 * 3
+
+
+@pytest.mark.parametrize(("side", "share", "go_on", "train"), [(32, 1.0, 0.0, "all at once"), (224, 0.3, 0.5, "top ")])
+def test_everything_is_thawed_at_once_where_that_takes_seconds(
+    tlcli: Callable, photos: Path, side: int, share: float, go_on: float, train: str
+) -> None:
+    plan = tlcli("plan", photos, "--json", "--model", "mobilenet_v2", "--set", f"data.size=[{side},{side}]").document
+    phase = plan["recipe"]["phases"][1]
+    assert (phase["step"], phase["until"]["go_on"]) == (round(share * len(plan["groups"])), go_on)
+    assert plan["phases"][1]["train"].startswith(train)
 
 
 def test_a_plan_writes_nothing_but_the_cache(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tlcli.data.folder import FolderIndex, ImageFile, scan
@@ -56,7 +56,6 @@ def indexes(draw: st.DrawFn) -> FolderIndex:
     return index_of(*images)
 
 
-@settings(deadline=None)
 @given(index=indexes(), val=FRACTIONS, test=FRACTIONS)
 def test_every_image_in_one_split_and_every_content_too(index: FolderIndex, val: float, test: float) -> None:
     splits = make(index, val=val, test=test)
@@ -66,7 +65,6 @@ def test_every_image_in_one_split_and_every_content_too(index: FolderIndex, val:
     assert sum(map(len, contents)) == len(set.union(*contents))
 
 
-@settings(deadline=None)
 @given(index=indexes(), val=FRACTIONS, test=FRACTIONS)
 def test_every_class_has_train_images_and_val_images_where_wanted(index: FolderIndex, val: float, test: float) -> None:
     counts = make(index, val=val, test=test).counts()
@@ -79,7 +77,6 @@ def test_every_class_has_train_images_and_val_images_where_wanted(index: FolderI
         assert sum(counts["test"]) == 0
 
 
-@settings(deadline=None)
 @given(index=indexes(), val=FRACTIONS, test=FRACTIONS, seed=st.randoms())
 def test_order_and_names_do_not_matter(index: FolderIndex, val: float, test: float, seed: object) -> None:
     shuffled = list(index.images)
@@ -90,7 +87,6 @@ def test_order_and_names_do_not_matter(index: FolderIndex, val: float, test: flo
     assert before == {(one.sha256, name) for one, name in make(other, val=val, test=test).rows()}
 
 
-@settings(deadline=None)
 @given(index=indexes(), more=indexes(), val=FRACTIONS, test=FRACTIONS)
 def test_added_files_move_nothing_in_a_class_that_needed_no_guarantee(
     index: FolderIndex, more: FolderIndex, val: float, test: float

@@ -46,7 +46,7 @@ def pairs(found: list[Hashes]) -> list[tuple[int, int]]:
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(hashes())
 def test_it_finds_each_pair_that_comparing_all_finds_once(found: list[Hashes]) -> None:
     assert pairs(found) == all_pairs(found)
@@ -63,7 +63,6 @@ def test_the_limits_are_in_the_pairs() -> None:
     assert pairs([zero, Hashes(0, 2 ** (near.BITS_OF_DIFFERENCES + 1) - 1)]) == []
 
 
-@settings(deadline=None)
 @given(hashes())
 def test_everything_is_near_what_stands_for_it_and_these_are_not_near(found: list[Hashes]) -> None:
     leaders = near.stars(found)

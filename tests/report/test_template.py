@@ -26,7 +26,7 @@ def test_characters_that_hide_or_turn_the_writing_are_shown() -> None:
     assert template._printable("a\u202eb\x00c") == "a\\x202eb\\x00c"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text())
 def test_no_name_becomes_markup(name: str) -> None:
     told = template.render("network.html", network(name))

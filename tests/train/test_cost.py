@@ -85,3 +85,13 @@ def test_layers_inside_others_count_for_memory() -> None:
         cost.memory_bytes(groups, names, batch=batch, stored=False, batch_norm="frozen") for batch in (1000, 2000)
     )
     assert two - one == pytest.approx(1000 * 4 / 3 * 4 * 16 * 16 * (8 + 8 + 4), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50", "drawn"])
+def test_a_round_takes_everything_where_that_is_cheap_and_else_a_third(name: str) -> None:
+    groups = groups_of(name)
+    least, flops = round(cost.SHARE * len(groups)), sum(group.flops for group in groups)
+    most = int(cost.CHEAP / (3 * flops))
+    assert cost.thawed_at_once(groups, most) == len(groups)
+    assert cost.thawed_at_once(groups, most + 1) == least
+    assert (cost.is_cheap(groups, most), cost.is_cheap(groups, most + 1)) == (True, False)

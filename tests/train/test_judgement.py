@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tlcli.recipe.phase import UntilSpec
-from tlcli.train.judgement import confidence, judge
+from tlcli.train.judgement import confidence, judge, sure_gain
 
 NUMBERS = st.floats(-1e3, 1e3, allow_subnormal=False)
 
@@ -111,3 +111,36 @@ def test_a_real_gain_is_found():
     }
     assert found[60] > 0.93
     assert 0.5 < found[12] < 0.75
+
+
+@given(
+    st.lists(st.floats(-3, 3), min_size=3, max_size=50).filter(lambda gains: np.std(gains) > 1e-3),
+    st.sampled_from([0.6, 0.8, 0.95]),
+)
+def test_a_sure_gain_is_one_that_is_as_sure_as_asked(gains, asked):
+    """It is the lower end of scipy's interval, and above nought just where the judge keeps."""
+    until = UntilSpec(confidence=asked)
+    before = [0.0] * len(gains)
+    after = [-gain for gain in gains]
+    found = sure_gain(before, after, until)
+    interval = stats.ttest_1samp(gains, 0, alternative="greater").confidence_interval(asked)
+    assert found == pytest.approx(interval.low, abs=1e-9)
+    if abs(found) > 1e-9:
+        assert (found > 0) == judge(before, after, until).kept
+
+
+def test_where_any_gain_counts_the_sure_gain_is_the_mean():
+    until = UntilSpec(confidence=0.5)
+    assert sure_gain([1.0, 2.0], [0.5, 1.9], until) == pytest.approx(0.3)
+    assert sure_gain([1.0], [0.4], UntilSpec(confidence=0.9)) == pytest.approx(0.6), "one image knows no spread"
+    assert sure_gain([0, 1, 0], [1, 1, 1], UntilSpec(metric="val_accuracy", confidence=0.5)) == pytest.approx(2 / 3)
+
+
+def test_a_surer_smaller_gain_is_worth_more():
+    """Twice as far gains twice as much of what all images gain, and four times what some lose by it."""
+    noise = np.random.default_rng(0).normal(size=40)
+    near, far = ([-(0.1 * way + 0.2 * way**2 * noise[i]) for i in range(40)] for way in (1, 2))
+    before = [0.0] * 40
+    careful, eager = UntilSpec(confidence=0.9), UntilSpec(confidence=0.5)
+    assert sure_gain(before, near, careful) > sure_gain(before, far, careful)
+    assert sure_gain(before, near, eager) < sure_gain(before, far, eager)

@@ -158,6 +158,15 @@ def test_what_lies_ahead_is_what_comes_while_everything_is_kept(step, count, pha
         assert policy.ahead(phases, known, each) == steps[place + 1 :]
 
 
+def test_where_rounds_go_part_of_the_way_others_go_on_from_there():
+    blended = THAW.model_copy(update={"step": 3, "blend": True})
+    assert policy.rounds(blended, groups()) == [3, 5, 5, 5]
+    steps = walk(blended, [True] * 4, groups())
+    assert [(each.name, each.groups) for each in steps[2:]] == [("thaw 3", NAMES), ("thaw 4", NAMES)]
+    assert len(walk(blended, [True, True, False, True], groups())) == 3
+    assert policy.rounds(THAW.model_copy(update={"step": 3}), groups()) == [3, 5]
+
+
 def test_all_steps_of_a_gradual_phase():
     steps = policy.steps_of(THAW.model_copy(update={"step": 2}), 3, groups())
     assert [(each.phase, each.number, each.name) for each in steps] == [

@@ -19,15 +19,27 @@ class UntilSpec(Spec):
         confidence: Smallest probability that the gain is real, 0.5-1, by a one-sided paired test on the validation
             images; 0.5 keeps every gain.
         go_on: Share by which a kept step must have lowered the validation loss, or the share of wrong answers where
-            the metric is accuracy, for thawing to go further, 0-1; each step is dearer than the one before.
+            the metric is accuracy, for thawing to go further, 0-1; each step is dearer than the one before. `auto`:
+            0 where training everything takes seconds, and else a half.
         patience: Steps without a kept gain before the phase ends.
     """
 
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
-    go_on: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    go_on: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
     patience: Annotated[int, Field(ge=1)] = 1
+
+    def going_on(self, share: float) -> Self:
+        """The same with a share in the place of `go_on: auto`."""
+        return self.model_copy(update={"go_on": share}) if self.go_on == "auto" else self
+
+    @property
+    def least_share(self) -> float:
+        """The share that `go_on` asks for, 0-1."""
+        if self.go_on == "auto":
+            raise RuntimeError("until.go_on is still auto")
+        return self.go_on
 
 
 Policy = Literal["fixed", "all", "gradual", "lp_ft", "surgical", "depth_search"]

@@ -20,6 +20,10 @@ ALL_COPIES, TRAINED_COPIES = 4, 5
 HELD_IN_PASS = 3
 # Outputs of convolutions and dense layers are held for the gradients, and a third more on the way.
 HELD_FOR_GRADIENTS = 4 / 3
+# Multiply-adds of training that are cheap: a quarter of a minute of two cores.
+CHEAP = 2e11
+# The share of the groups that a round of thawing takes where more would be dear.
+SHARE = 0.3
 _KERNELS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose", "Dense")
 # Held besides. The gradient of ReLU needs only what it gave, which the next convolution holds anyway.
 _HELD_TOO = (
@@ -52,6 +56,17 @@ def memory_bytes(
     weights += 4 * TRAINED_COPIES * sum(layer.trainable_parameters for layer in groups.layers if layer.name in trained)
     # A pass that fills the store is over before training begins.
     return int(BASE_MEMORY + weights + (max(passing, held) if stored else passing + held))
+
+
+def is_cheap(groups: LayerGroups, images: int) -> bool:
+    """Whether everything can be trained in seconds; `images` are those of all epochs together."""
+    flops = sum(group.flops for group in groups)
+    return epoch_flops(0, flops, train=images, val=0, stored=False) <= CHEAP
+
+
+def thawed_at_once(groups: LayerGroups, images: int) -> int:
+    """How many groups from the top a round of thawing takes: all where that is cheap, and else a share of them."""
+    return len(groups) if is_cheap(groups, images) else max(round(SHARE * len(groups)), 1)
 
 
 def epoch_flops(below: int, above: int, *, train: int, val: int, stored: bool) -> float:

@@ -15,6 +15,9 @@ from tlcli.train import cost, footing, policy
 from tlcli.train.budget import DEFAULT_FLOPS_PER_SECOND
 from tlcli.zoo.card import ModelCard
 
+# A round that is not cheap follows only where the last one lowered the loss by this share.
+GO_ON_IF_DEAR = 0.5
+
 
 @dataclass(frozen=True)
 class PhasePlan:
@@ -154,6 +157,7 @@ def make(
         raise DataError("no image is left to train on", where="data")
     recipe = recipe.for_images(len(splits.train), epochs=card.fine_tuning.epochs)
     kept = dropped_top(recipe, groups)
+    recipe = _thawing(recipe, kept, len(splits.train))
     if problems := _misfits(recipe, splits):
         raise RecipeError(problems)
     head = head_parameters_of(recipe.head, kept, len(classes))
@@ -161,6 +165,17 @@ def make(
     phases = tuple(_planned(recipe, index, kept, head, counts=counts) for index in range(len(recipe.phases)))
     estimates = _estimates(recipe, size, kept, phases, splits, speed or DEFAULT_FLOPS_PER_SECOND)
     return TrainPlan(recipe, card, size, classes, splits, kept, head, phases, estimates)
+
+
+def _thawing(recipe: Recipe, groups: LayerGroups, images: int) -> Recipe:
+    """The recipe with numbers in the place of `step: auto` and `go_on: auto`; `images` are those to train on."""
+    phases = []
+    for phase in recipe.phases:
+        trained = phase.most_epochs * images
+        go_on = 0.0 if cost.is_cheap(groups, trained) else GO_ON_IF_DEAR
+        settled = phase.settled({"step": cost.thawed_at_once(groups, trained)})
+        phases.append(settled.model_copy(update={"until": settled.until.going_on(go_on)}))
+    return recipe.model_copy(update={"phases": phases})
 
 
 def check_selections(recipe: Recipe, groups: LayerGroups) -> None:
@@ -290,7 +305,7 @@ def _described(phase: PhaseSpec, groups: LayerGroups) -> str:
         return "all at rates by gradient" if phase.pick is None else f"{phase.pick} groups by gradient"
     if not phase.is_gradual:
         return "all"
-    counts = policy.rounds(phase, groups)
+    counts = list(dict.fromkeys(policy.rounds(phase, groups)))
     if len(counts) == 1:
         return "all at once"
     if phase.thawed_more == 1:

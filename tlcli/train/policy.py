@@ -9,6 +9,9 @@ from tlcli.model.groups import LayerGroups
 from tlcli.model.selection import Selection, select
 from tlcli.recipe.phase import PhaseSpec
 
+# Rounds that may follow the one that thaws everything.
+AGAIN = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -139,14 +142,17 @@ def _shares(norms: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 
 
 def rounds(phase: PhaseSpec, groups: LayerGroups) -> list[int]:
-    """How many groups, from the top, each round of thawing trains: more from round to round, in the last all."""
+    """How many groups, from the top, each round of thawing trains: more from round to round, in the last all.
+
+    Where rounds may go part of the way, others may go on from there when all is thawed.
+    """
     counts: list[int] = []
     for count in _counts(phase.thawed_more, groups):
         if count >= len(groups):
             break
         if count > (counts[-1] if counts else 0):
             counts.append(count)
-    return [*counts, len(groups)]
+    return [*counts, len(groups), *[len(groups)] * (AGAIN if phase.blend else 0)]
 
 
 def _counts(step: int | str, groups: LayerGroups) -> Iterator[int]:
@@ -190,7 +196,7 @@ def explained(outcome: Outcome, phase: PhaseSpec) -> Outcome:
     if not phase.is_gradual or not outcome.kept or not _is_too_little(outcome, phase):
         return outcome
     what = "loss" if phase.until.metric == "val_loss" else "share of wrong answers"
-    gained, asked = _share_gained(outcome, phase), phase.until.go_on
+    gained, asked = _share_gained(outcome, phase), phase.until.least_share
     return replace(
         outcome,
         reason=f"{outcome.reason}; the last, as it lowered the {what} by {gained:.0%} (until.go_on: {asked:.0%})",
@@ -199,7 +205,7 @@ def explained(outcome: Outcome, phase: PhaseSpec) -> Outcome:
 
 def _is_too_little(outcome: Outcome, phase: PhaseSpec) -> bool:
     """Whether a kept step is to be the last of a gradual phase."""
-    return _share_gained(outcome, phase) < phase.until.go_on
+    return _share_gained(outcome, phase) < phase.until.least_share
 
 
 def _share_gained(outcome: Outcome, phase: PhaseSpec) -> float:

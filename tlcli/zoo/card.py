@@ -24,12 +24,15 @@ class GroupPattern(BaseModel):
 
 
 class FineTuning(BaseModel):
-    """How the network is thawed where a recipe leaves it open: what `auto` stands for in a phase."""
+    """How the network is thawed where a recipe leaves it open: what `auto` stands for in a phase.
+
+    `step: auto` leaves it to the number of images, see `train.cost.thawed_at_once`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    step: Annotated[int, Field(ge=1)] | Literal["all"] | Percent = "30%"
+    step: Annotated[int, Field(ge=1)] | Literal["all", "auto"] | Percent = "auto"
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
     batch_norm: BatchNormPolicy = "frozen"
     epochs: Annotated[int, Field(ge=1)] = 3
