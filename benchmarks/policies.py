@@ -157,12 +157,12 @@ def _run_cell(job: dict[str, Any], args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as home:
         os.environ["TLCLI_CACHE"] = str(Path(home) / "cache")
         data = Path(home) / "images"
-        _lay_out(job, args.data, data)
+        lay_out(job, args.data, data)
         for name in job["ways"]:
-            print(json.dumps({"way": name} | _finetuned(WAYS[name], data, args.weights, Path(home) / name)), flush=True)
+            print(json.dumps({"way": name} | finetuned(WAYS[name], data, args.weights, Path(home) / name)), flush=True)
 
 
-def _finetuned(way: Way, data: Path, weights: str, out: Path) -> dict[str, Any]:
+def finetuned(way: Way, data: Path, weights: str, out: Path) -> dict[str, Any]:
     import keras
 
     from tlcli import prepare, run
@@ -191,7 +191,7 @@ def _finetuned(way: Way, data: Path, weights: str, out: Path) -> dict[str, Any]:
     }
 
 
-def _lay_out(job: dict[str, Any], source: Path, target: Path) -> None:
+def lay_out(job: dict[str, Any], source: Path, target: Path) -> None:
     """The images of a cell as train/, val/ and test/ of class folders."""
     draw = random.Random(f"{job['set']} {job['labelled']} {job['seed']}")
     if job["set"] == "noisy-colours":
