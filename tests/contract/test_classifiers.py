@@ -17,6 +17,13 @@ from tlcli.zoo.sources import applications
 
 CARDS = catalogue.load()
 CLASSES = ("a", "b", "c")
+# One network of each family is looked at every time, its larger sisters with the slow tests.
+LARGER = {
+    *("convnext_small", "convnext_base", "convnext_large", "convnext_xlarge", "densenet169", "densenet201"),
+    *(f"efficientnet_b{number}" for number in range(1, 8)),
+    *("efficientnet_v2_b1", "efficientnet_v2_b2", "efficientnet_v2_b3", "efficientnet_v2_m", "efficientnet_v2_l"),
+    *("nasnet_large", "resnet101", "resnet152", "resnet101_v2", "resnet152_v2", "vgg19"),
+}
 
 
 def test_there_is_a_card_for_every_network_of_keras_applications():
@@ -24,13 +31,16 @@ def test_there_is_a_card_for_every_network_of_keras_applications():
     assert len(networks) == 40
     assert {card.source.removeprefix("keras:") for card in CARDS.values()} == networks
     assert len(CARDS) == 41
+    assert set(CARDS) >= LARGER
 
 
 def _parameters(variables):
     return sum(int(np.prod(variable.shape)) for variable in variables)
 
 
-@pytest.mark.parametrize("name", sorted(CARDS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGER else ()) for name in sorted(CARDS)]
+)
 def test_freezing_reaches_exactly_the_planned_layers(name):
     card = CARDS[name]
     size = (card.size, card.size)

@@ -146,6 +146,7 @@ def test_its_recipe_run_again_gives_the_same_run(
     assert [phase["kept"] for phase in again.document["phases"]] == [phase["kept"] for phase in record["phases"]]
 
 
+@pytest.mark.slow
 def test_a_run_is_a_network_to_start_from(
     finished: tuple, photos: Path, tiny: Path, tlcli: Callable, tmp_path: Path
 ) -> None:

@@ -167,6 +167,17 @@ def test_where_rounds_go_part_of_the_way_others_go_on_from_there():
     assert policy.rounds(THAW.model_copy(update={"step": 3}), groups()) == [3, 5]
 
 
+def test_rounds_that_only_a_large_gain_brings_are_not_likely():
+    known, phases = groups(), [HEAD, THAW.model_copy(update={"step": 2})]
+    ahead = policy.ahead(phases, known, None)
+    assert [each.name for each in ahead] == ["head", "thaw 1", "thaw 2", "thaw 3"]
+    assert policy.likely(phases, known, None) == ahead
+    asking = [HEAD, replace_until(phases[1], go_on=0.5)]
+    assert [each.name for each in policy.likely(asking, known, None)] == ["head", "thaw 1"]
+    assert [each.name for each in policy.likely(asking, known, ahead[0])] == ["thaw 1"]
+    assert [each.name for each in policy.likely(asking, known, ahead[1])] == ["thaw 2"]
+
+
 def test_all_steps_of_a_gradual_phase():
     steps = policy.steps_of(THAW.model_copy(update={"step": 2}), 3, groups())
     assert [(each.phase, each.number, each.name) for each in steps] == [

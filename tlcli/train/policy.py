@@ -179,6 +179,16 @@ def ahead(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -
     return [later for later in steps if (later.phase, later.number) > place]
 
 
+def likely(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -> list[Step]:
+    """Those of the steps that may follow for which it pays to store ahead: not rounds that only a large gain brings."""
+    return [later for later in ahead(phases, groups, step) if _is_likely(later, phases[later.phase], step)]
+
+
+def _is_likely(later: Step, phase: PhaseSpec, step: Step | None) -> bool:
+    following = step.number + 1 if step and step.phase == later.phase else 0
+    return later.number <= following or not phase.is_gradual or phase.until.least_share == 0
+
+
 def _next_of(
     phase: PhaseSpec, index: int, groups: LayerGroups, done: Sequence[Outcome], norms: Mapping[str, float] | None
 ) -> Step | None:

@@ -143,7 +143,7 @@ class Session:
         """
         names: dict[str, None] = {}
         lowest, room = self._depth(place), self.shelf.budget - (place.bytes if place else 0)
-        for later in policy.ahead(self.recipe.phases, self.groups, step):
+        for later in policy.likely(self.recipe.phases, self.groups, step):
             that = self.place_of(later)
             name = frontier(that)
             is_new = name not in (None, POOLED, frontier(place) if place else None, *names)
