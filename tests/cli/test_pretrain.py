@@ -104,6 +104,7 @@ def test_what_the_command_said(made: Made, heap: Path) -> None:
     assert "pretraining:" not in err, "a line for each epoch is enough"
 
 
+@pytest.mark.slow
 def test_other_commands_take_the_card(made: Made, photos: Path, tlcli: Callable, tmp_path: Path) -> None:
     planned = tlcli("plan", photos, "--model", made.card, "--json")
     assert planned.code == 0, planned.stderr

@@ -109,6 +109,7 @@ def whole(data: Path, recipe: Path, tlcli: Callable, tmp_path_factory: pytest.Te
     return run, said.document
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_stopped_three_times_ends_as_if_nothing_had_happened(
     whole: tuple, data: Path, recipe: Path, tlcli: Callable, tmp_path: Path
 ) -> None:
