@@ -22,6 +22,7 @@ GROUP_KEYS = {
     "activation_bytes": int,
     "batch_norm": int,
     "frontier": bool,
+    "stored_bytes": int,
 }
 
 
@@ -196,7 +197,7 @@ def test_frontiers_are_told_where_the_column_has_no_room(tlcli: Callable, monkey
     monkeypatch.setenv("COLUMNS", "80")
     assert "cut: every group ends at a frontier" in tlcli("inspect", "resnet50").stdout
     told = tlcli("inspect", "nasnet_mobile").stdout
-    assert "but stem, cell0 … cell3, reduce4, cell5 … cell8, reduce8, cell9 … cell11, which" in told
+    assert "Above stem, cell0 … cell3, reduce4, cell5 … cell8, reduce8, cell9 … cell11 the output below is read" in told
 
 
 @pytest.mark.parametrize("name", ["resnet50", "convnext_tiny", "nasnet_mobile", "drawn"])

@@ -21,7 +21,7 @@ SMALLEST = sorted(
     min((card for card in PUBLISHED.values() if card.paper == paper), key=lambda card: card.parameters or 0).name
     for paper in {card.paper for card in PUBLISHED.values()}
 )
-WITHOUT_FRONTIERS = {"nasnet_mobile", "nasnet_large"}
+CUT_AT_TWO = {"nasnet_mobile", "nasnet_large"}
 WIDTHS = [
     *(("mobilenet", {"alpha": alpha}) for alpha in (0.25, 0.5, 0.75)),
     *(("mobilenet_v2", {"alpha": alpha}) for alpha in (0.35, 0.5, 0.75, 1.3, 1.4)),
@@ -63,11 +63,11 @@ def upstream(graph: LayerGraph, name: str) -> set[str]:
     return needed
 
 
-def path_is_left(graph: LayerGraph, removed: str) -> bool:
-    """Whether the output can still be reached from an input when one layer is taken out."""
-    reached = {layer.name for layer in graph.layers if not layer.inputs} - {removed}
+def path_is_left(graph: LayerGraph, *removed: str) -> bool:
+    """Whether the output can still be reached from an input when layers are taken out."""
+    reached = {layer.name for layer in graph.layers if not layer.inputs}.difference(removed)
     for layer in graph.layers:
-        if layer.name != removed and reached.intersection(layer.inputs):
+        if layer.name not in removed and reached.intersection(layer.inputs):
             reached.add(layer.name)
     return graph.output in reached
 
@@ -94,11 +94,12 @@ def test_groups_are_total_disjoint_and_ordered(name: str) -> None:
     assert sum(group.flops for group in groups) == sum(layer.flops for layer in graph.layers) > 0
 
 
-@pytest.mark.parametrize("name", sorted(CARDS.keys() - WITHOUT_FRONTIERS))
+@pytest.mark.parametrize("name", sorted(CARDS.keys() - CUT_AT_TWO))
 def test_groups_end_at_tensors_that_every_path_passes(name: str) -> None:
     graph, groups, _ = measured(name)
     for group in groups:
         assert group.is_frontier
+        assert group.beside is None
         assert not path_is_left(graph, group.boundary)
     level = members(graph, groups)
     boundaries = {group.boundary for group in groups}
@@ -107,9 +108,9 @@ def test_groups_end_at_tensors_that_every_path_passes(name: str) -> None:
             assert level[below] == level[layer.name] or below in boundaries
 
 
-@pytest.mark.parametrize("name", sorted(WITHOUT_FRONTIERS))
+@pytest.mark.parametrize("name", sorted(CUT_AT_TWO))
 def test_nasnet_keeps_every_cell_in_one_group(name: str) -> None:
-    """Its cells pass on two tensors, so only the output is a frontier; the rule is one group a cell of Keras."""
+    """Its cells pass on two tensors, where they are cut; the rule is one group a cell of Keras."""
     graph, groups, _ = measured(name)
     cells: dict[str, set[str]] = {}
     for layer in groups.layers:
@@ -122,7 +123,10 @@ def test_nasnet_keeps_every_cell_in_one_group(name: str) -> None:
     assert homes.pop("stem_1") == homes.pop("stem_2") == "stem"
     assert set(homes.values()) == {f"cell{cell}" if cell.isdigit() else cell.replace("_", "") for cell in homes}
     assert set(homes.values()) | {"stem"} == set(groups.names)
-    assert [group.is_frontier for group in groups] == [not path_is_left(graph, group.boundary) for group in groups]
+    for group in groups:
+        assert group.is_frontier
+        assert not path_is_left(graph, *group.cut.split("/"))
+        assert (group.beside is None) == (group.boundary == graph.output)
 
 
 @pytest.mark.parametrize("name", CARDS)

@@ -42,8 +42,21 @@ def network() -> keras.Model:
     return keras.Model(image, layers.ReLU(name="top")(twice(twice(x))), name="tiny")
 
 
-def made(head: str = "plain") -> classifier.Classifier:
-    built = network()
+def cells() -> keras.Model:
+    """Each of its cells reads the two below it, as in NASNet; the first two are of different sizes."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    image = keras.Input((*SIZE, 3))
+    below = layers.Conv2D(4, 3, padding="same", name="c0")(image)
+    x = layers.Conv2D(6, 3, strides=2, padding="same", name="c1")(layers.ReLU()(below))
+    small = layers.Conv2D(6, 1, strides=2, name="c2_fit")(layers.ReLU()(below))
+    x, below = layers.Add(name="c2")([layers.Conv2D(6, 3, padding="same", name="c2_in")(x), small]), x
+    x = layers.Concatenate(name="c3")([layers.Conv2D(5, 1, name="c3_in")(x), below])
+    return keras.Model(image, layers.ReLU(name="top")(x), name="cells")
+
+
+def made(head: str = "plain", built: keras.Model | None = None) -> classifier.Classifier:
+    built = built or network()
     backbone = Backbone(CARD, built, SIZE, "random", weights_sha256(built))
     return classifier.assemble(backbone, HEADS[head], classes=("a", "b", "c"), resize="crop")
 
@@ -74,6 +87,23 @@ def test_the_parts_give_what_the_whole_gives(head: str, at: str | None) -> None:
     expected = built.model.predict_on_batch(pictures())
     np.testing.assert_allclose(through(parts, pictures()), expected, rtol=1e-5, atol=1e-7)
     assert (parts.lower is None, parts.upper is None) == (at is None, at in ("top", POOLED))
+
+
+@pytest.mark.parametrize(("at", "width"), [("c1/c0", 4 * 6 * 6 + 8 * 12 * 4), ("c2/c1", 2 * 4 * 6 * 6)])
+def test_two_outputs_are_handed_on_as_one(at: str, width: int) -> None:
+    built = made(built=cells())
+    parts = cut(built, at)
+    assert parts.lower is not None
+    assert parts.upper is not None
+    assert parts.lower.output_shape == parts.upper.input_shape == (None, width)
+    np.testing.assert_allclose(
+        through(parts, pictures()), built.model.predict_on_batch(pictures()), rtol=1e-5, atol=1e-7
+    )
+    weights = [weight for part in in_order(parts) for weight in part.weights]
+    assert {id(weight) for weight in weights} == {id(weight) for weight in built.model.weights}
+    assert len(weights) == len(built.model.weights)
+    several = below(built, [at, "c3", POOLED]).predict_on_batch(pictures())
+    np.testing.assert_allclose(several[0], parts.lower.predict_on_batch(pictures()), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("at", [None, *FRONTIERS, POOLED])

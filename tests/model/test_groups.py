@@ -1,5 +1,7 @@
 """Frontiers and groups on small graphs made by hand and at random."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -128,15 +130,36 @@ def test_the_last_group_ends_at_the_output() -> None:
 
 
 def test_without_a_frontier_before_the_next_group_the_boundary_stays() -> None:
-    # Two tensors run side by side, as between NASNet's cells.
-    graph = graph_of({"in": "", "a": "in", "b": "a in", "c": "b a", "d": "c b"}, weightless="in")
-    groups = assign(graph, patterns(("{0}", "[abcd]")), name="tiny", input_size=(8, 8))
-    assert [(group.boundary, group.is_frontier) for group in groups] == [
-        ("a", False),
-        ("b", False),
-        ("c", False),
-        ("d", True),
+    # Three tensors run side by side.
+    edges = {"in": "", "a": "in", "b": "a in", "c": "b a in", "d": "c b a", "e": "d c"}
+    groups = assign(graph_of(edges, weightless="in"), patterns(("{0}", "[abcde]")), name="tiny", input_size=(8, 8))
+    assert [(group.boundary, group.is_frontier, group.cut) for group in groups] == [
+        ("a", True, "a/in"),
+        ("b", False, "b"),
+        ("c", False, "c"),
+        ("d", True, "d/c"),
+        ("e", True, "e"),
     ]
+
+
+def test_where_one_output_more_is_read_above_both_are_stored() -> None:
+    # As between NASNet's cells.
+    graph = graph_of({"in": "", "a": "in", "b": "a in", "c": "b a", "d": "c b"}, weightless="in", sizes={"in": 2})
+    groups = assign(graph, patterns(("{0}", "[abcd]")), name="tiny", input_size=(8, 8))
+    assert [group.cut for group in groups] == ["a/in", "b/a", "c/b", "d"]
+    assert [group.stored_bytes for group in groups] == [256 * 4 + 64, 2048, 2048, 1024]
+    assert groups.cut_points == ("a", "b", "c", "d")
+
+
+def test_no_cut_below_a_second_input_or_at_a_layer_with_several_outputs() -> None:
+    edges = {"in": "", "a": "in", "b": "a in", "c": "b a", "other": "", "d": "c b other"}
+    graph = graph_of(edges, weightless="in other")
+    found = assign(graph, patterns(("{0}", "[abcd]")), name="tiny", input_size=(8, 8))
+    assert [group.is_frontier for group in found] == [False, False, False, True]
+    graph = graph_of({"in": "", "a": "in", "b": "a in", "c": "b a"}, weightless="in")
+    graph = replace(graph, layers=tuple(replace(layer, outputs=1 + (layer.name == "a")) for layer in graph.layers))
+    found = assign(graph, patterns(("{0}", "[abc]")), name="tiny", input_size=(8, 8))
+    assert [group.is_frontier for group in found] == [False, False, True]
 
 
 @pytest.mark.parametrize(

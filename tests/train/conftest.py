@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,24 @@ def network(side: int = SIDE) -> keras.Model:
     return keras.Model(image, layers.ReLU(name="top_relu")(x), name="tiny")
 
 
+def cells(side: int = SIDE) -> keras.Model:
+    """The same groups as cells that read the outputs of the two below them, as NASNet's do."""
+    layers = keras.layers
+
+    def normed(name: str, x: keras.KerasTensor, size: int, stride: int) -> keras.KerasTensor:
+        x = layers.Conv2D(6, size, strides=stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
+        return layers.BatchNormalization(momentum=0.999, name=f"{name}_bn")(x)
+
+    image = keras.Input((side, side, 3), name="input")
+    below = layers.ReLU(name="stem_relu")(normed("stem", image, 3, 2))
+    x = layers.ReLU(name="block1_relu")(normed("block1", below, 3, 2))
+    for name in ("block2", "top"):
+        fitted = normed(f"{name}_fit", below, 1, below.shape[1] // x.shape[1])
+        both = layers.Concatenate(name=f"{name}_both")([normed(name, x, 3, 1), fitted])
+        x, below = both, x
+    return keras.Model(image, layers.ReLU(name="relu")(x), name="cells")
+
+
 def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """`uint8 (count, side, side, 3)` that can be told apart, not perfectly, and their classes."""
     random = np.random.default_rng(seed)
@@ -100,6 +118,7 @@ class Lab:
     val: Examples
     none: Examples
     contents: list[str]
+    network: Callable[[int], keras.Model] = network
 
     def recipe(self, *phases: dict[str, Any], **sections: Any) -> Recipe:
         """A recipe without randomness but the order of the images; sections replace their defaults."""
@@ -118,7 +137,7 @@ class Lab:
     ) -> Classifier:
         """With random weights, and statistics that differ from layer to layer as trained ones do."""
         keras.utils.set_random_seed(seed)
-        built = network(side)
+        built = self.network(side)
         random = np.random.default_rng(seed)
         for layer in (layer for layer in built._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)):
             ranges = ((0.5, 1.5), (-0.2, 0.2), (-0.2, 0.2), (0.2, 0.6))
@@ -162,6 +181,11 @@ def lab() -> Lab:
     groups = measure.of_network(network(), CARD, (SIDE, SIDE))
     contents = [hashlib.sha256(image.tobytes()).hexdigest() for image in cache]
     return Lab(groups, *parts, contents)
+
+
+@pytest.fixture(scope="session")
+def cells_lab(lab: Lab) -> Lab:
+    return replace(lab, groups=measure.of_network(cells(), CARD, (SIDE, SIDE)), network=cells)
 
 
 @pytest.fixture(scope="session")

@@ -84,6 +84,22 @@ def test_stored_is_as_good_as_not_stored(lab, tmp_path, steps):
     )
 
 
+@pytest.mark.parametrize("steps", [STEPS["top:1"], STEPS["top:2 train"], STEPS["gradual"]])
+def test_it_is_so_where_two_outputs_are_handed_on(cells_lab, tmp_path, steps):
+    recipe = cells_lab.recipe(*steps, head=WITH_HIDDEN)
+    stored, computed = (
+        cells_lab.session(recipe, tmp_path / "stored"),
+        cells_lab.session(live(recipe), tmp_path / "live"),
+    )
+    before = weights_of(stored)
+    for session in (stored, computed):
+        phases.run(session)
+    assert_alike(stored, computed)
+    assert max(np.abs(before[name] - array).max() for name, array in weights_of(stored).items()) > 0.01, "it must learn"
+    rows = {np.load(path, mmap_mode="r").shape[1] for path in stored.shelf.folder.glob("*/data.npy")}
+    assert rows & {cells_lab.groups[name].stored_bytes // 4 for name in ("block1", "block2")}
+
+
 def test_it_is_so_after_a_probe_with_both_kinds_of_pooling(lab, tmp_path):
     recipe = lab.recipe(
         {"train": "head", "init": "probe", "epochs": 1},

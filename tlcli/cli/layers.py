@@ -229,9 +229,13 @@ def _legend(out: Console, found: dict[str, Any]) -> None:
 def frontier_sentence(found: dict[str, Any]) -> str:
     """Where training can begin."""
     closed = [each["name"] for each in found["groups"] if not each["frontier"]]
-    if not closed:
-        return "cut: every group ends at a frontier, where training can begin."
-    return f"cut: training can begin at the end of each group but {listing(closed)}, which some paths pass by."
+    double = [each["name"] for each in found["groups"] if each["beside"]]
+    told = "cut: every group ends at a frontier, where training can begin."
+    if closed:
+        told = f"cut: training can begin at the end of each group but {listing(closed)}, which some paths pass by."
+    if double:
+        told += f" Above {listing(double)} the output below is read, too: both are stored there."
+    return told
 
 
 def field_sentence(found: dict[str, Any]) -> str:

@@ -77,11 +77,18 @@ def _facts(group: dict[str, Any]) -> dict[str, str]:
         "parameters": f"{group['parameters']:,} ({group['share']:.1%})",
         "multiply-adds": count(group["flops"]),
         "BatchNorm": layers.norms(group),
-        "frontier": "yes, training can be cut here" if group["frontier"] else "no, some paths pass it by",
+        "frontier": _frontier(group),
     }
     if "state" in group:
         found["state"] = f"{group['state']}, {group['trained_parameters']:,} parameters learn"
     return found
+
+
+def _frontier(group: dict[str, Any]) -> str:
+    if not group["frontier"]:
+        return "no, some paths pass it by"
+    also = f" with the output of {group['beside']}, {count(group['stored_bytes'])}B in all" if group["beside"] else ""
+    return f"yes, training can be cut here{also}"
 
 
 def _training(found: dict[str, Any]) -> dict[str, Any]:

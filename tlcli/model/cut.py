@@ -1,9 +1,17 @@
-"""Cut a classifier at a frontier: what lies below, computed once, and what lies above, trained on it."""
+"""Cut a classifier at a frontier: what lies below, computed once, and what lies above, trained on it.
 
+A frontier is named by the layer of the backbone whose output it is, or by the two, `a/b`, where both are read above, as
+between NASNet's cells. What is handed on there is one tensor in any case: two outputs are flattened, one after the
+other. The pooled features are `POOLED`.
+"""
+
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
+from keras import ops
 
 from tlcli.model.classifier import Classifier
 from tlcli.model.graph import tensors_at
@@ -26,19 +34,21 @@ class Cut:
 
 
 def cut(classifier: Classifier, at: str | None) -> Cut:
-    """Cut at the output of a layer of the backbone, at the pooled features (`POOLED`), or nowhere (None)."""
+    """Cut at a frontier, or nowhere (None)."""
     features, head = _parts(classifier)
     if at is None:
         return Cut(None, features, head)
     lower = below(classifier, [at])
     if at == POOLED:
         return Cut(lower, None, keras.Model(tensors_at(head, [_pooling(head)])[0], head.output, name="head_above"))
-    (frontier,) = tensors_at(features, [at])
-    if frontier is features.output:
+    tensors = _tensors(features, at)
+    if tensors[0] is features.output:
         return Cut(lower, None, head)
-    # A model from the tensor itself would take every use of the layer that gives it for the input.
-    above = keras.Input(frontier.shape[1:], dtype=frontier.dtype, name="frontier")
-    return Cut(lower, keras.Model(above, keras.Function(frontier, features.output).call(above), name="upper"), head)
+    handed = lower.output
+    above = keras.Input(handed.shape[1:], dtype=handed.dtype, name="frontier")
+    # A model from the tensors themselves would take every use of the layers that give them for the input.
+    output = keras.Function(tensors, features.output).call(_unpacked(above, tensors))
+    return Cut(lower, keras.Model(above, output, name="upper"), head)
 
 
 def below(classifier: Classifier, at: Sequence[str]) -> keras.Model:
@@ -47,15 +57,36 @@ def below(classifier: Classifier, at: Sequence[str]) -> keras.Model:
     Takes float32 (batch, height, width, 3), 0-255, of the classifier's size; gives a tensor for one name, else a list.
     """
     features, head = _parts(classifier)
-    inner = iter(tensors_at(features, [name for name in at if name != POOLED]))
     outputs = []
     for name in at:
         if name == POOLED:
             pooling = keras.Model(head.input, tensors_at(head, [_pooling(head)])[0], name="pooling")
             outputs.append(pooling(features.output))
         else:
-            outputs.append(next(inner))
+            outputs.append(_packed(_tensors(features, name)))
     return keras.Model(features.input, outputs if len(outputs) > 1 else outputs[0], name="lower")
+
+
+def _tensors(features: keras.Model, at: str) -> list[keras.KerasTensor]:
+    # No name of a layer holds a slash.
+    return tensors_at(features, at.split("/"))
+
+
+def _packed(tensors: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
+    if len(tensors) == 1:
+        return tensors[0]
+    return ops.concatenate([ops.reshape(tensor, (-1, _size(tensor))) for tensor in tensors], axis=1)
+
+
+def _unpacked(packed: keras.KerasTensor, tensors: Sequence[keras.KerasTensor]) -> list[keras.KerasTensor]:
+    if len(tensors) == 1:
+        return [packed]
+    parts = ops.split(packed, list(itertools.accumulate(map(_size, tensors[:-1]))), axis=1)
+    return [ops.reshape(part, (-1, *tensor.shape[1:])) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _size(tensor: keras.KerasTensor) -> int:
+    return math.prod(tensor.shape[1:])
 
 
 def _parts(classifier: Classifier) -> tuple[keras.Model, keras.Model]:

@@ -116,10 +116,13 @@ class LayerGroup:
     Attributes:
         layers: Its weighted layers in topological order, without their inputs.
         boundary: The layer whose output ends the group.
-        is_frontier: Whether every path from input to output passes that output, so that training can be cut there.
+        is_frontier: Whether training can be cut there: every path from input to output passes that output, or one
+            other, which is then `beside`.
         output_shape: Of the boundary, without the batch.
         flops: Multiply-adds of all its layers for one image.
         members: All its layers in topological order, those without weights too; empty where they are not known.
+        beside: The layer below the boundary whose output is read above it, too, as NASNet's cells read two; None where
+            the boundary's is enough.
     """
 
     name: str
@@ -129,6 +132,12 @@ class LayerGroup:
     output_shape: tuple[int | None, ...]
     flops: int
     members: tuple[Layer, ...] = ()
+    beside: Layer | None = None
+
+    @property
+    def cut(self) -> str:
+        """The layers at whose outputs training is cut above the group, as `tlcli.model.cut` takes them."""
+        return self.boundary if self.beside is None else f"{self.boundary}/{self.beside.name}"
 
     @property
     def end(self) -> Layer | None:
@@ -154,6 +163,14 @@ class LayerGroup:
     def activation_bytes(self) -> int:
         """Bytes of its output for one image in float32; 0 where the network leaves a size open."""
         return 0 if None in self.output_shape else 4 * math.prod(size or 0 for size in self.output_shape)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all that is read above it, for one image in float32; 0 where the network leaves a size open."""
+        if self.beside is None:
+            return self.activation_bytes
+        sizes = (self.activation_bytes, self.beside.activation_bytes)
+        return sum(sizes) if all(sizes) else 0
 
 
 @dataclass(frozen=True)
@@ -262,7 +279,8 @@ def assign(
 
     A layer belongs to the first pattern it matches; the last layer of a group name in topological order ends the
     group. Where that is no frontier the boundary moves up to the next one, if there is one before the next group
-    ends. Every weighted layer is in the first group whose boundary depends on it. The last group ends at the output;
+    ends; else training is cut there if only one other output is read above. Every weighted layer is in the first group
+    whose boundary depends on it. The last group ends at the output;
     weighted layers that no pattern covers up there become a group `top`. Without patterns, groups come from the
     frontiers alone.
 
@@ -275,8 +293,21 @@ def assign(
     for group, boundary in boundaries:
         members = graph.upstream(boundary, stop=taken)
         taken |= members
-        groups.append(_group(graph, (group, boundary), members, is_frontier=boundary in cuts))
+        found = _group(graph, (group, boundary), members, is_frontier=boundary in cuts)
+        beside = None if found.is_frontier else _beside(graph, boundary, taken)
+        groups.append(replace(found, is_frontier=True, beside=beside) if beside else found)
     return LayerGroups(name, input_size, tuple(groups))
+
+
+def _beside(graph: LayerGraph, boundary: str, below: Collection[str]) -> Layer | None:
+    """The one layer besides the boundary whose output is read above all that is `below`; None if there are more."""
+    above = [layer for layer in graph.layers if layer.name not in below]
+    crossing = {name for layer in above for name in layer.inputs if name in below}
+    others = [graph[name] for name in crossing - {boundary}]
+    is_whole = len(crossing) == 2 and len(others) == 1 and all(layer.inputs for layer in above)
+    if not is_whole or max(layer.outputs for layer in (graph[boundary], *others)) > 1:
+        return None
+    return replace(others[0], inputs=(), parts=())
 
 
 def listing(names: Sequence[str]) -> str:

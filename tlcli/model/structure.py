@@ -13,7 +13,7 @@ from tlcli.model.groups import Layer, LayerGroup, LayerGroups
 from tlcli.paths import bundled, write_text
 from tlcli.zoo.card import GroupPattern, ModelCard
 
-FORMAT = 2
+FORMAT = 3
 
 # What a row holds of a layer, in this order; defaults at its end are left out.
 _ROW = (
@@ -87,6 +87,7 @@ def to_dict(groups: LayerGroups) -> dict[str, Any]:
             "flops": group.flops,
             "layers": [_row(layer) for layer in group.members or group.layers],
         }
+        | ({} if group.beside is None else {"beside": _row(group.beside)})
         for group in groups
     ]
     return {"name": groups.name, "input_size": list(groups.input_size), "groups": rows}
@@ -134,7 +135,9 @@ def _group(row: Mapping[str, Any]) -> LayerGroup:
     members = tuple(_layer(values) for values in row["layers"])
     layers = tuple(layer for layer in members if layer.is_weighted)
     shape = tuple(row["output_shape"])
-    return LayerGroup(row["name"], layers, row["boundary"], bool(row["is_frontier"]), shape, int(row["flops"]), members)
+    beside = _layer(row["beside"]) if "beside" in row else None
+    is_frontier, flops = bool(row["is_frontier"]), int(row["flops"])
+    return LayerGroup(row["name"], layers, row["boundary"], is_frontier, shape, flops, members, beside)
 
 
 def at_size(groups: LayerGroups, size: tuple[int, int]) -> LayerGroups:
@@ -154,7 +157,8 @@ def _scaled_group(group: LayerGroup, sizes: Sizes) -> LayerGroup:
     members = tuple(_scaled_layer(layer, sizes) for layer in group.members)
     layers = tuple(layer for layer in members if layer.is_weighted)
     flops, shape = sum(layer.flops for layer in members), _scaled_shape(group.output_shape, sizes)
-    return replace(group, layers=layers, members=members, output_shape=shape, flops=flops)
+    beside = group.beside and _scaled_layer(group.beside, sizes)
+    return replace(group, layers=layers, members=members, output_shape=shape, flops=flops, beside=beside)
 
 
 def _scaled_layer(layer: Layer, sizes: Sizes) -> Layer:

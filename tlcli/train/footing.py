@@ -76,11 +76,11 @@ def of_step(recipe: Recipe, phase: PhaseSpec, trained: Collection[str], groups: 
     budget = bytes_of(recipe.performance.cache_budget)
     if pooled and (size := _stored(4 * _channels(recipe, cut), wanted, counts)) <= budget:
         return Footing(cut, True, wanted, size)
-    candidates = [group for group in groups if group.is_frontier and group.activation_bytes]
+    candidates = [group for group in groups if group.is_frontier and group.stored_bytes]
     candidates = list(reversed(candidates[: candidates.index(cut) + 1])) if cut in candidates else []
     for fewer in range(wanted, min(wanted, 2) - 1, -1):
         for group in candidates:
-            size = _stored(group.activation_bytes, fewer, counts)
+            size = _stored(group.stored_bytes, fewer, counts)
             if size <= budget:
                 why = f"{wanted} views take more than the budget" if fewer < wanted else ""
                 return Footing(group, False, fewer, size, why)
@@ -113,9 +113,9 @@ def bytes_of(text: str) -> int:
     return int(float(number) * factor[text[len(number) :].strip().upper().rstrip("B")])
 
 
-def _stored(activation_bytes: int, views: int, counts: Counts) -> int:
+def _stored(row_bytes: int, views: int, counts: Counts) -> int:
     """The plain rendering is stored of all images, since scoring needs it; the others of training images only."""
-    return activation_bytes * (counts.images + (views - 1) * counts.train)
+    return row_bytes * (counts.images + (views - 1) * counts.train)
 
 
 def _channels(recipe: Recipe, top: LayerGroup) -> int:

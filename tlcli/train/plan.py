@@ -1,7 +1,7 @@
 """Recipe, card, images and layer groups to a TrainPlan: everything decided before Keras wakes up."""
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tlcli.data.split import Splits
@@ -212,6 +212,8 @@ def dropped_top(recipe: Recipe, groups: LayerGroups) -> LayerGroups:
             where=where,
             hint="Drop another number of groups; `tlcli inspect` shows where it can be cut.",
         )
+    # What else was read above its output is read no more.
+    left = (*left[:-1], replace(left[-1], beside=None))
     return LayerGroups(groups.name, groups.input_size, left)
 
 
@@ -252,8 +254,10 @@ def group_json(group: Any) -> dict[str, Any]:
         "flops": group.flops,
         "output_shape": list(group.output_shape),
         "activation_bytes": group.activation_bytes,
+        "stored_bytes": group.stored_bytes,
         "batch_norm": group.batch_norms,
         "frontier": group.is_frontier,
+        "beside": None if group.beside is None else group.beside.name,
     }
 
 

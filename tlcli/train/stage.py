@@ -164,7 +164,7 @@ def begin(classifier: Classifier, footing: Footing, ground: Ground, *, ahead: li
 
 
 def frontier(footing: Footing) -> str | None:
-    """The layer at whose output the classifier is cut."""
+    """Where the classifier is cut."""
     if footing.pooled:
         return POOLED
-    return footing.group.boundary if footing.group else None
+    return footing.group.cut if footing.group else None
