@@ -4,12 +4,14 @@ Every cell is a set of images, a number of labelled images a class, and a seed t
 labelled ones validate, all others are the test (at most 400 a class). In a cell all recipes run on the same split, one
 after the other, in one process, with one cache.
 
-- fixed: `head-only`, `two-phase`, `full`, and the probe's head with the top 30 % or all of the groups thawed at once,
-  trained like a round of the default recipe;
+- fixed: `head-only`, `two-phase`, `full`, `lp-ft`, `surgical`, and the probe's head with the top 30 % or all of the
+  groups thawed at once, trained like a round of the default recipe;
 - automatic: the default recipe, with several rules for how much a round thaws and when another follows.
 
-Two cells cannot gain by thawing: `shuffled` (flowers with their labels permuted within each split) and `noisy-colours`
-(plain colours, a fifth of the labels wrong): there, kept rounds are false.
+Three cells have nothing for thawing to find: `shuffled` (flowers with their labels permuted within each split),
+`noisy-colours` (shades of three colours, a fifth of the labels wrong) and `three-pictures` (the same with one shade of
+each colour: three pictures, of which a head can say all there is to say). There, kept rounds are false; how many of
+them raised the loss on the test images is counted, too.
 
     python benchmarks/policies.py --data SAMPLES --weights FILE.weights.h5 --json benchmarks/results-policies.json
 
@@ -18,6 +20,7 @@ Finished runs are kept in the JSON file; the same command goes on where it stopp
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -37,9 +40,10 @@ SETS = ("clothing", "sign_digits", "tf_flowers", "trashnet")
 SPLITS = {"train", "val", "validation", "test"}
 # Sets that have too few images for 100 labelled ones a class and a test: of these seven in ten are labelled.
 SMALL = ("clothing", "sign_digits")
-NULLS = ("shuffled", "noisy-colours")
+NULLS = ("shuffled", "noisy-colours", "three-pictures")
 ROUND = ("policy=fixed", "lr=auto", "schedule=one_cycle", "layer_decay=auto", "batch_norm=auto", "epochs=auto")
 DEFAULT = "unfreeze-until-plateau"
+HEAD = "head-only"
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ WAYS = {
     "head-only": Way("head-only"),
     "two-phase": Way("two-phase"),
     "full": Way("full"),
+    "lp-ft": Way("lp-ft"),
+    "surgical": Way("surgical"),
     "top-30%": _thawed("top:5"),
     "top-100%": _thawed("all"),
     "30% a round, while the loss halves": _automatic("step=30%", "until.go_on=0.5"),
@@ -116,15 +122,17 @@ def main() -> None:
     ]
     for cell in cells:
         known = {run["way"] for run in result["runs"] if all(run[key] == value for key, value in cell.items())}
-        wanted = [way for way in args.ways if cell["set"] not in NULLS or not WAYS[way].is_fixed]
+        # Fixed ways but the head keep whatever they train.
+        wanted = [way for way in args.ways if cell["set"] not in NULLS or not WAYS[way].is_fixed or way == HEAD]
         left = [way for way in wanted if way not in known]
         if left:
             for run in _in_child(cell | {"ways": left}):
                 result["runs"].append(cell | run)
-                result |= {"summary": summary(result["runs"])}
                 args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
                 print(json.dumps(result["runs"][-1]), flush=True)
-    print(json.dumps(summary(result["runs"]), indent=1))
+    result["summary"] = summary(result["runs"])
+    args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result["summary"], indent=1))
 
 
 def _arguments() -> argparse.Namespace:
@@ -178,6 +186,7 @@ def finetuned(way: Way, data: Path, weights: str, out: Path) -> dict[str, Any]:
     _, note = run.finetune(request, prepare.check_first(request), events.ignore)
     return {
         "test": note.scores["test"]["accuracy"],
+        "test_loss": note.scores["test"]["loss"],
         "val": note.scores["val"]["accuracy"],
         "test_images": note.scores["test"]["count"],
         "val_images": note.scores["val"]["count"],
@@ -194,8 +203,8 @@ def finetuned(way: Way, data: Path, weights: str, out: Path) -> dict[str, Any]:
 def lay_out(job: dict[str, Any], source: Path, target: Path) -> None:
     """The images of a cell as train/, val/ and test/ of class folders."""
     draw = random.Random(f"{job['set']} {job['labelled']} {job['seed']}")
-    if job["set"] == "noisy-colours":
-        _colours(target, draw)
+    if job["set"] in ("noisy-colours", "three-pictures"):
+        _colours(target, draw, shades=job["set"] == "noisy-colours")
         return
     classes = _images(source / ("tf_flowers" if job["set"] == "shuffled" else job["set"]))
     parts: dict[str, list[tuple[Path, str]]] = {"train": [], "val": [], "test": []}
@@ -227,20 +236,23 @@ def _images(folder: Path) -> dict[str, list[Path]]:
     return dict(found)
 
 
-def _colours(target: Path, draw: random.Random) -> None:
-    """Three colours, each picture a shade of one; one label in five is another's."""
-    from PIL import Image
+def _colours(target: Path, draw: random.Random, *, shades: bool) -> None:
+    """Three colours, each picture one of them or a shade of it; one label in five is another's."""
+    from PIL import Image, PngImagePlugin
 
     names = ("blue", "green", "red")
     for part, count in (("train", 240), ("val", 60), ("test", 300)):
         for number in range(count):
             true = number % 3
-            shade = [draw.randint(0, 60) for _ in range(3)]
-            shade[true] = draw.randint(160, 255)
+            shade = [draw.randint(0, 60) if shades else 30 for _ in range(3)]
+            shade[true] = draw.randint(160, 255) if shades else 200
             label = names[true] if draw.random() < 0.8 else names[(true + draw.choice((1, 2))) % 3]
             folder = target / part / label
             folder.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (SIZE, SIZE), tuple(shade)).save(folder / f"{number}.png")
+            # Files are told apart by their bytes.
+            name = PngImagePlugin.PngInfo()
+            name.add_text("Title", f"{part} {number}")
+            Image.new("RGB", (SIZE, SIZE), tuple(shade)).save(folder / f"{number}.png", pnginfo=name)
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -267,18 +279,27 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             "runs": seeds,
             **{f"beats_{other}": _beaten(runs, name, other) for other in ("two-phase", "full")},
         }
-    nulls = [run for run in runs if run["set"] in NULLS and not WAYS[run["way"]].is_fixed]
     return {
         "cells": {cell: {way: round(value, 4) for way, value in found.items()} for cell, found in mean.items()},
         "best_fixed": best,
         "ways": ways,
-        "false_keeps": {
-            f"{name}, {way}": [sum(any(run["kept"]) for run in mine), len(mine)]
-            for name in NULLS
-            for way in WAYS
-            if (mine := [run for run in nulls if run["set"] == name and run["way"] == way])
-        },
+        "false_keeps": _false_keeps([run for run in runs if run["set"] in NULLS]),
     }
+
+
+def _false_keeps(runs: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """By cell and way: runs, those that kept a round, and those whose test loss is above that of the head after it."""
+    heads = {(run["set"], run["seed"]): run["test_loss"] for run in runs if run["way"] == HEAD}
+    found: dict[str, dict[str, int]] = {}
+    for run in runs:
+        if WAYS[run["way"]].is_fixed:
+            continue
+        counts = found.setdefault(f"{run['set']}, {run['way']}", {"runs": 0, "kept": 0, "kept_and_worse": 0})
+        is_worse = run.get("test_loss", 0.0) > heads.get((run["set"], run["seed"]), math.inf)
+        counts["runs"] += 1
+        counts["kept"] += any(run["kept"])
+        counts["kept_and_worse"] += any(run["kept"]) and is_worse
+    return found
 
 
 def _means(runs: list[dict[str, Any]], key: str) -> dict[str, dict[str, float]]:

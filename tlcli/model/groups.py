@@ -227,11 +227,6 @@ class LayerGroups:
         """Parameters of the whole backbone that training could change."""
         return sum(group.trainable_parameters for group in self.groups)
 
-    @property
-    def cut_points(self) -> tuple[str, ...]:
-        """Layers at whose output training can be cut between two groups, from bottom to top."""
-        return tuple(group.boundary for group in self.groups if group.is_frontier)
-
     def group_of(self, layer: str) -> LayerGroup:
         """The group a weighted layer is in.
 
