@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tlcli.errors import RunError, TlcliError, UsageError
+from tlcli.errors import RecipeError, RunError, TlcliError, UsageError
 from tlcli.paths import write_json, write_text
-from tlcli.prepare import Request, Settled, check_first, free_folder
+from tlcli.prepare import Request, Settled, check_first, choose, free_folder, groups_without_keras
 from tlcli.recipe.load import render
 from tlcli.report import compare, record
 from tlcli.report import folder as folder_of_run
@@ -76,20 +76,20 @@ def find(out: Path) -> Candidates:
 
 
 def check(request: Request, recipes: Sequence[str]) -> tuple[Candidates, list[Settled]]:
-    """Check every recipe as if it were to run alone, and that all use the images alike.
+    """Check every recipe as if it were to run alone, and that all use the images alike and can be judged by them.
 
     Raises:
         TlcliError: For the first thing that is wrong.
     """
-    names = [Path(recipe).stem for recipe in recipes]
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise UsageError(
-            f"takes two recipes or more, each once (got {', '.join(recipes) or 'none'})",
-            where="--compare",
-            hint="For example: --compare head-only,two-phase,unfreeze-until-plateau,full",
-        )
-    settled = [check_first(replace(request, recipe=recipe)) for recipe in recipes]
+    names = _names(recipes)
+    settled = [_settled(request, recipe) for recipe in recipes]
     first = settled[0].recipe
+    if first.data.val == 0:
+        raise UsageError(
+            "the best is chosen by validation images, and data.val is 0",
+            where="--compare",
+            hint="Leave data.val at 0.15, or run the recipes one by one.",
+        )
     for name, each in zip(names, settled, strict=True):
         wanted = [part.data.model_dump(mode="json") for part in (first, each.recipe)]
         if keys := list(compare.differences(wanted)):
@@ -100,6 +100,34 @@ def check(request: Request, recipes: Sequence[str]) -> tuple[Candidates, list[Se
             )
     out = request.out or free_folder(first)
     return Candidates(out, tuple(names), request.strict, request.device), settled
+
+
+def _names(recipes: Sequence[str]) -> list[str]:
+    """What the recipes are called by."""
+    names = [Path(recipe).stem for recipe in recipes]
+    if len(names) < 2:
+        raise UsageError(
+            f"takes two recipes or more (got {', '.join(recipes) or 'none'})",
+            where="--compare",
+            hint="For example: --compare head-only,two-phase,unfreeze-until-plateau,full",
+        )
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(
+            f"two recipes are called '{doubled}', and their runs are told apart by that",
+            where="--compare",
+            hint="Name each once; give one of two files another name.",
+        )
+    return names
+
+
+def _settled(request: Request, recipe: str) -> Settled:
+    try:
+        settled = check_first(replace(request, recipe=recipe))
+    except RecipeError as error:
+        # Options and settings are for all of them: which one it is that does not take them?
+        raise UsageError(str(error), where=f"--compare {recipe}") from error
+    choose(settled.recipe, measure=groups_without_keras)
+    return settled
 
 
 @contextmanager

@@ -33,6 +33,7 @@ def run_all(candidates: Candidates, first: Settled, observe: Observer) -> tuple[
     """
     observe(FolderMade(str(candidates.out)))
     failed: dict[str, RunError] = {}
+    told: set[str] = set()
     for number, name in enumerate(candidates.names, start=1):
         if candidates.is_complete(name):
             continue
@@ -44,7 +45,7 @@ def run_all(candidates: Candidates, first: Settled, observe: Observer) -> tuple[
         if input_size(settled.recipe) == input_size(first.recipe):
             settled = replace(settled, reading=first.reading)
         try:
-            run.finetune(request, settled, _Quiet(observe))
+            run.finetune(request, settled, _Quiet(observe, told))
         except RunError as error:
             failed[name] = error
             observe(Noticed(f"{name} failed: {error}", is_warning=True))
@@ -79,12 +80,22 @@ def _same_file(path: Path, target: Path) -> None:
 
 
 class _Quiet:
-    """Passes on what happens in one of several runs, but for its folder: it is the comparison that can be resumed."""
+    """Passes on what happens in one of several runs, but for what others said of the images, and for its folder.
 
-    def __init__(self, observe: Observer) -> None:
-        self.observe = observe
+    It is the comparison that can be resumed.
+    """
+
+    def __init__(self, observe: Observer, told: set[str]) -> None:
+        self.observe, self.told = observe, told
+        self.is_prepared = False
 
     def __call__(self, event: Event) -> None:
         """Pass on one event."""
-        if not isinstance(event, FolderMade):
-            self.observe(event)
+        if isinstance(event, FolderMade):
+            self.is_prepared = True
+            return
+        if isinstance(event, Noticed) and not self.is_prepared:
+            if event.message in self.told:
+                return
+            self.told.add(event.message)
+        self.observe(event)

@@ -1,6 +1,7 @@
 """The story of a run, from recipe to record, top to bottom."""
 
 import hashlib
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,9 @@ def finetune(request: Request, settled: Settled, observe: Observer) -> tuple[Pat
             note = record.begun(prepared.plan, machine, before=record.read(out) if request.resume else None)
             note.model |= {} if choice is None else {"depth_search": choice.to_json()}
             note.warnings = [*settled.notices, *note.warnings]
+            if saved:
+                # A killed run did not note what it took.
+                note.seconds["total"] = max(note.seconds.get("total", 0.0), round(saved.state["taken_s"], 2))
             with folder.recorded(run, note, began):
                 if saved is None:
                     note.model |= {"weights": built.weights_origin, "weights_sha256": built.weights_sha256}
@@ -85,7 +89,7 @@ def _cut(plan: TrainPlan, choice: search.Choice, chosen: Chosen) -> TrainPlan:
 def _budget(recipe: Recipe, began: float, *, spent_s: float) -> Budget:
     """What the run may take, less what an interrupted one has taken already."""
     total = recipe.performance.budget
-    return Budget() if total is None else Budget(seconds_of(total) - spent_s, began)
+    return Budget(math.inf if total is None else seconds_of(total), began, spent_s)
 
 
 def _train(

@@ -82,7 +82,13 @@ def test_a_recipe_that_fails_is_told_and_the_others_go_on(
     ("words", "message"),
     [
         (["--compare", "head-only"], "takes two recipes or more"),
-        (["--compare", "head-only,head-only"], "takes two recipes or more"),
+        (["--compare", "head-only,head-only"], "two recipes are called 'head-only'"),
+        (
+            ["--compare", "head-only,lp-ft", "--set", "phases.1.epochs=1"],
+            "--compare head-only: --set phases.1.epochs=1",
+        ),
+        (["--compare", "head-only,two-phase", "--set", "phases.0.train=block99"], "phases[0].train"),
+        (["--compare", "head-only,lp-ft", "--set", "data.val=0"], "data.val is 0"),
         (["--compare", "head-only,nothing-like-it"], "nothing-like-it"),
         (["--compare", "head-only,full", "--recipe", "full"], "goes without --recipe"),
         (["--compare", "head-only,demo"], "use the images differently (data.val, data.test)"),

@@ -230,3 +230,12 @@ def test_history_and_decisions_hold_what_they_are_given(tmp_path: Path) -> None:
     assert (rows[0]["phase"], rows[0]["val_loss"], rows[0]["lr"]) == ("a, b", "", "1.5")
     run.write_decisions([])
     assert (tmp_path / "phases.jsonl").read_text(encoding="utf-8") == ""
+
+
+def test_what_is_finished_in_it_stays_when_something_else_turns_out_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(DataError), folder.owned(path, resume=False):
+        (path / "compare.json").write_text("{}", encoding="utf-8")
+        (path / "compared" / "one").mkdir(parents=True)
+        raise DataError("wrong", where="here")
+    assert names(path) == ["compare.json", "compared"]

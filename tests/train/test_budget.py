@@ -1,6 +1,7 @@
 """The time budget on an invented clock: what fits, what is shortened, what is left out."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,21 @@ def test_costs_are_those_measured_last():
     made.note_pass(0.0, 1.0)
     made.note_epoch(0.0, 1.0)
     assert (made.flops_per_second, made.trained_flops_per_second) == (3e6, 1e5)
+
+
+def test_what_the_first_epoch_took_to_set_up_is_no_part_of_the_others():
+    made = budget(10_000.0)
+    made.note_epoch(4e6, 8.0, 5.0)
+    made.note_epoch(4e6, 4.0)
+    made.clock.now += 10_000.0 - 60.0 - 100.0
+    # 5 s to set up, 2 s before, 4 s an epoch.
+    assert made.setup_s == 5.0
+    assert made.fitted(replace(STEP, epochs=99), WORK)[0].epochs == 23
+
+
+def test_what_was_spent_before_counts():
+    made = replace(budget(100.0, spent_s=20.0), spent_s=30.0)
+    assert (made.taken_s, made.left_s) == (50.0, 100.0 - 10.0 - 50.0)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10m", 600.0), ("2 h", 7200.0), ("1.5m", 90.0)])

@@ -159,6 +159,14 @@ def test_what_a_budget_cut_short_is_not_kept(lab, run, tmp_path, monkeypatch):
     assert not list((tmp_path / "results").glob("*"))
 
 
+def test_what_is_known_already_is_worth_more_than_what_fits_a_budget(lab, run):
+    first = run(lab.recipe(THAW))
+    again = run(lab.recipe(THAW), budget=Budget(4.0, time.perf_counter(), flops_per_second=1.0))
+    assert epochs(again) == []
+    assert weights(first) == weights(again)
+    assert not again.outcomes[0].lacked_time
+
+
 def test_a_folder_that_cannot_be_written_is_told_and_stops_nothing(lab, run, tmp_path):
     (tmp_path / "file").write_text("in the way")
     session = run(lab.recipe(HEAD), kept=Memory(tmp_path / "file" / "results", 10**7))

@@ -111,7 +111,8 @@ def recorded(run: RunFolder, record: RunRecord, began: float) -> Iterator[None]:
 def owned(path: Path, *, resume: bool, need_bytes: int = 0) -> Iterator[RunFolder]:
     """Create the run folder, or enter an unfinished one, and hold its lock until done.
 
-    Where what was asked turns out to be wrong (exit code 2), a new folder is removed again.
+    Where what was asked turns out to be wrong (exit code 2), a new folder is removed again, unless it has come to hold
+    others: what is finished stays.
 
     Raises:
         OutputError: If it cannot be made or written, already exists, is full, or belongs to a run in progress.
@@ -122,7 +123,7 @@ def owned(path: Path, *, resume: bool, need_bytes: int = 0) -> Iterator[RunFolde
             _require_room(path, need_bytes)
             yield RunFolder(path)
         except TlcliError as error:
-            if not resume and error.exit_code == WRONG:
+            if not resume and error.exit_code == WRONG and not any(entry.is_dir() for entry in path.iterdir()):
                 _unmake(path, made)
             raise
 

@@ -29,7 +29,8 @@ class Budget:
 
     Attributes:
         total_s: Seconds; infinity for no budget.
-        began: When the run began, on `clock`.
+        began: When this process began the run, on `clock`.
+        spent_s: Seconds that others had spent on the run before.
         flops_per_second: Reached in passes through frozen layers, as measured last.
         trained_flops_per_second: Reached in training, as measured last; None before.
         setup_s: What a step took, besides its work, as measured last.
@@ -38,16 +39,22 @@ class Budget:
 
     total_s: float = math.inf
     began: float = 0.0
+    spent_s: float = 0.0
     flops_per_second: float = DEFAULT_FLOPS_PER_SECOND
     trained_flops_per_second: float | None = None
     setup_s: float = DEFAULT_SETUP_S
     clock: Callable[[], float] = field(default=time.perf_counter, repr=False)
 
     @property
+    def taken_s(self) -> float:
+        """Seconds that the run has taken."""
+        return self.spent_s + self.clock() - self.began
+
+    @property
     def left_s(self) -> float:
         """Seconds left for training: below 0 when it must end."""
         reserve = min(max(RESERVE * self.total_s, LEAST_RESERVE_S), MOST_RESERVE_S)
-        return self.began + self.total_s - reserve - self.clock()
+        return self.total_s - reserve - self.taken_s
 
     @property
     def is_over(self) -> bool:
@@ -81,10 +88,12 @@ class Budget:
         if operations > 0 and seconds > 0:
             self.flops_per_second = operations / seconds
 
-    def note_epoch(self, operations: float, seconds: float) -> None:
-        """Learn from an epoch of training."""
+    def note_epoch(self, operations: float, seconds: float, setup_s: float | None = None) -> None:
+        """Learn from an epoch of training, and from what the step took before it, if it was the first."""
         if operations > 0 and seconds > 0:
             self.trained_flops_per_second = operations / seconds
+        if setup_s is not None:
+            self.setup_s = setup_s
 
 
 def seconds_of(text: str) -> float:

@@ -52,8 +52,8 @@ def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved |
     session.observe(events.StepBegun(step, step.epochs, batches, len(session.train), parameters))
     while running.progress.epoch < running.step.epochs and not _is_out_of_patience(running):
         began = time.perf_counter()
-        _epoch(session, running)
-        running.is_out_of_time = session.budget.is_out_for(time.perf_counter() - began)
+        setup_s = _epoch(session, running)
+        running.is_out_of_time = session.budget.is_out_for(time.perf_counter() - began - setup_s)
         _save(session, running)
         if running.is_out_of_time:
             break
@@ -182,7 +182,8 @@ def _is_out_of_patience(running: Running) -> bool:
     return running.phase.patience is not None and running.progress.stale >= running.phase.patience
 
 
-def _epoch(session: Session, running: Running) -> None:
+def _epoch(session: Session, running: Running) -> float:
+    """Train and score for an epoch; returns the seconds of it that went into tracing and will not come again."""
     progress, began = running.progress, time.perf_counter()
     number = progress.epoch + 1
     order = np.random.default_rng([session.recipe.seed, running.step.phase, running.step.number, number])
@@ -199,7 +200,10 @@ def _epoch(session: Session, running: Running) -> None:
     progress.epoch = number
     _require_finite(session, running, "training loss", loss)
     trained_s = time.perf_counter() - began
-    session.budget.note_epoch(session.work(running.step).an_epoch, trained_s)
+    setup_s = shown.setup_s
+    session.budget.note_epoch(
+        session.work(running.step).an_epoch, trained_s - setup_s, setup_s if number == 1 else None
+    )
     scored = score(session, session.val) if len(session.val) else None
     is_best = _note_best(running, scored)
     if scored is not None:
@@ -220,6 +224,7 @@ def _epoch(session: Session, running: Running) -> None:
     )
     session.history.append(_row(done))
     session.observe(done)
+    return setup_s
 
 
 def _require_finite(session: Session, running: Running, what: str, value: float) -> None:
@@ -324,7 +329,7 @@ def _concluded(session: Session, running: Running, parameters: int) -> policy.Ou
     if verdict.kept and blend < 1:
         outcome = replace(outcome, reason=f"{outcome.reason}, {blend:.0%} of the way from the weights before it")
     if running.is_out_of_time and progress.epoch < running.step.epochs:
-        reason = f"{outcome.reason}; ended early, as the time budget is spent"
+        reason = f"{outcome.reason}; ended early, as no further epoch fits the time budget"
         outcome = replace(outcome, reason=reason, lacked_time=True)
     return policy.explained(outcome, phase)
 
@@ -353,12 +358,21 @@ def _row(done: events.EpochDone) -> dict[str, Any]:
 
 
 class _Each(keras.callbacks.Callback):
-    """Sets the learning rate before every batch and tells the observer after it."""
+    """Sets the learning rate before every batch, and tells the observer and takes the time after it."""
 
     def __init__(self, session: Session, running: Running, batches: int) -> None:
         super().__init__()
         self.session, self.running, self.batches = session, running, batches
         self.began = time.perf_counter()
+        self.ended: list[float] = []
+
+    @property
+    def setup_s(self) -> float:
+        """Seconds that the first batch took longer than the others do: in the first epoch it is traced."""
+        if len(self.ended) < 2:
+            return 0.0
+        first, usual = self.ended[0] - self.began, (self.ended[-1] - self.ended[0]) / (len(self.ended) - 1)
+        return max(first - usual, 0.0)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Follow the schedule."""
@@ -367,6 +381,7 @@ class _Each(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Pass on the running means."""
+        self.ended.append(time.perf_counter())
         seen, logs = (batch + 1) * self.session.recipe.performance.batch_size, logs or {}
         rate = seen / max(time.perf_counter() - self.began, 1e-6)
         loss, accuracy = float(logs.get("loss", 0.0)), float(logs.get("accuracy", 0.0))

@@ -8,7 +8,7 @@ import numpy as np
 from tlcli.model.head import OUTPUT
 from tlcli.train import checkpoint, events, memory, policy, probe, temperature
 from tlcli.train.fit import run_step, thawed
-from tlcli.train.gradients import survey
+from tlcli.train.gradients import SURVEYED, survey
 from tlcli.train.plan import trained_parameters
 from tlcli.train.session import Session, predict
 
@@ -29,29 +29,45 @@ def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
     is_first = saved is None
     while found := policy.next_step(phases, groups, session.outcomes, session.norms):
         if isinstance(found, policy.Survey):
-            session.norms[found.phase] = survey(session, found)
+            _survey(session, found)
             continue
         if resumed is None:
-            fitting, why = session.budget.fitted(found, session.work(found), is_first=not session.outcomes)
-            if fitting is None:
-                leave_out(session, found, why)
-                continue
-            found = fitting
             # What the backbone was pretrained to never changes: it is written once.
             first = {"pretrained": session.pretrained} if is_first else {}
             start = checkpoint.values(session.classifier.model.weights)
             session.checkpoint.write(session.state(), {"start": start, **first}, keep=["pretrained"])
             is_first = False
+            done = recalled(session, found) or _in_time(session, found)
         else:
             # The budget may have shortened it.
-            found = replace(found, epochs=resumed.state["epochs"])
-        if resumed is None:
-            done = recalled(session, found) or remembered(session, found)
-        else:
-            done = run_step(session, found, resumed=resumed)
+            done = run_step(session, replace(found, epochs=resumed.state["epochs"]), resumed=resumed)
         session.outcomes.append(done)
         session.observe(events.StepDone(done))
         resumed = None
+
+
+def _survey(session: Session, wanted: policy.Survey) -> None:
+    """Measure the gradients that a phase goes by, unless there is no time to train by them."""
+    phases, groups = session.recipe.phases, session.groups
+    (step,) = policy.steps_of(phases[wanted.phase], wanted.phase, groups)
+    work = session.work(step)
+    share = min(SURVEYED * session.recipe.performance.batch_size / len(session.train), 1.0)
+    work = replace(work, before=work.before + share * work.an_epoch)
+    fitting, why = session.budget.fitted(step, work, is_first=not session.outcomes)
+    if fitting is None:
+        done = left_out(session, step, why)
+        session.outcomes.append(done)
+        session.observe(events.StepDone(done))
+    else:
+        session.norms[wanted.phase] = survey(session, wanted)
+
+
+def _in_time(session: Session, step: policy.Step) -> policy.Outcome:
+    """Train a step for as long as the budget lets it, if it does."""
+    fitting, why = session.budget.fitted(step, session.work(step), is_first=not session.outcomes)
+    if fitting is None:
+        return left_out(session, step, why)
+    return (recalled(session, fitting) if fitting != step else None) or remembered(session, fitting)
 
 
 def recalled(session: Session, step: policy.Step) -> policy.Outcome | None:
@@ -98,12 +114,12 @@ def _keep(session: Session, key: str, result: memory.Result) -> None:
             session.observe(events.Noticed(said, is_warning=True))
 
 
-def leave_out(session: Session, step: policy.Step, why: str) -> None:
-    """Note a step for which there is no time."""
+def left_out(session: Session, step: policy.Step, why: str) -> policy.Outcome:
+    """The outcome of a step for which there is no time."""
     phase = session.recipe.phases[step.phase]
     head = sum(int(np.prod(weight.shape)) for layer in session.classifier.head_layers for weight in layer.weights)
     parameters = head + trained_parameters(session.groups, step.layers, batch_norm=phase.batch_norm_policy)
-    outcome = policy.Outcome(
+    return policy.Outcome(
         step=step,
         trainable_parameters=parameters,
         epochs=0,
@@ -118,8 +134,6 @@ def leave_out(session: Session, step: policy.Step, why: str) -> None:
         seconds=0.0,
         lacked_time=True,
     )
-    session.outcomes.append(outcome)
-    session.observe(events.StepDone(outcome))
 
 
 def calibrate(session: Session) -> float:

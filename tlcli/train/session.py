@@ -211,6 +211,7 @@ class Session:
             "outcomes": [policy.record(outcome) for outcome in self.outcomes],
             "history": self.history,
             "prefix_s": self.prefix_s,
+            "taken_s": self.budget.taken_s,
             "precisions": self.precisions,
             "norms": {str(phase): norms for phase, norms in self.norms.items()},
         }
@@ -220,7 +221,10 @@ class Session:
         self.norms = {int(phase): norms for phase, norms in state["norms"].items()}
         for line in state["outcomes"]:
             step = policy.next_step(self.recipe.phases, self.groups, self.outcomes, self.norms)
-            if not isinstance(step, policy.Step) or step.name != line["step"]:
+            if isinstance(step, policy.Survey):
+                # There was no time even for that.
+                (step,) = policy.steps_of(self.recipe.phases[step.phase], step.phase, self.groups)
+            if step is None or step.name != line["step"]:
                 raise RuntimeError(f"the checkpoint's step {line['step']!r} does not follow from the recipe")
             self.outcomes.append(policy.outcome_from(step, line))
         self.history, self.prefix_s = list(state["history"]), float(state["prefix_s"])
