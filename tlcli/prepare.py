@@ -20,7 +20,7 @@ from tlcli.model import structure
 from tlcli.model.groups import LayerGroups
 from tlcli.paths import cache_dir
 from tlcli.recipe import load
-from tlcli.recipe.schema import Recipe
+from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.report import folder as folder_of_run
 from tlcli.report import record
 from tlcli.shown import counted
@@ -29,7 +29,6 @@ from tlcli.train.events import Advanced, Noticed, Observer
 from tlcli.zoo import availability, catalogue, own_weights
 from tlcli.zoo.card import ModelCard
 
-RANDOM = "random"
 Measure = Callable[[ModelCard, Mapping[str, Any], tuple[int, int]], LayerGroups]
 
 

@@ -89,6 +89,72 @@ def test_a_run_keeps_its_advice(finished: tuple) -> None:
     assert found.advice == json.loads(json.dumps(expected.to_json()))
 
 
+def commands(found: record.RunRecord) -> list[str]:
+    suggested = advice.advise(found, Path("run"))
+    assert suggested is not None
+    return [suggestion.command for suggestion in suggested.suggestions if suggestion.command]
+
+
+def test_what_was_tried_is_not_advised_again(note: Callable) -> None:
+    biased = note(0.3, 0.3)
+    biased.phases = [step(biased, "all", groups=biased.model["groups"][-1:])]
+    assert any("--recipe full" in command for command in commands(biased))
+    biased.phases = [step(biased, "all", kept=False)]
+    assert not any("--recipe full" in command for command in commands(biased))
+    varied = note(0.0, 0.3)
+    varied.phases = [step(varied, "all", kept=False)]
+    assert any("--recipe depth-search" in command for command in commands(varied))
+    varied.recipe["phases"][0]["policy"] = "depth_search"
+    assert not any("--recipe depth-search" in command for command in commands(varied))
+
+
+def step(note: record.RunRecord, name: str, *, groups: list[str] | None = None, **facts: object) -> dict[str, object]:
+    """A line of phases.jsonl."""
+    trained = note.model["groups"] if groups is None else groups
+    line = {"step": name, "trained_groups": trained, "epochs": 4, "best_epoch": 2, "kept": True, "lacked_time": False}
+    return line | facts
+
+
+def test_the_phase_that_was_cut_short_is_made_longer(note: Callable) -> None:
+    found = note(0.3, 0.3)
+    phase = found.recipe["phases"][0]
+    found.recipe["phases"] = [
+        phase | {"name": name, "epochs": epochs} for name, epochs in (("head", 5), ("head up", 7))
+    ]
+    for name, best, setting in (
+        ("head", 4, "phases.0.epochs=15"),
+        ("head up 2", 4, "phases.1.epochs=21"),
+        ("head", 3, ""),
+    ):
+        found.phases = [step(found, name, best_epoch=best), step(found, "head up 3", kept=False)]
+        longer = [command for command in commands(found) if ".epochs=" in command]
+        assert [command.split("--set ")[1] for command in longer] == ([setting] if setting else [])
+
+
+def test_a_larger_network_is_larger_and_the_own_one_is_the_own_one(note: Callable) -> None:
+    found = note(0.3, 0.3)
+    found.data["path"], found.recipe["data"]["exclude"] = "photos", "bad.txt"
+    found.recipe["model"] |= {"name": "mobilenet_v2", "arguments": {}, "weights": None}
+    for parameters, larger in ((2e6, "resnet50"), (24e6, "efficientnet_v2_m"), (90e6, "convnext_large")):
+        found.model["parameters"] = parameters
+        assert f"tlcli probe photos --model mobilenet_v2 --model {larger} --exclude bad.txt" in commands(found)
+    found.model["parameters"] = 3e8
+    assert not any("probe" in command for command in commands(found))
+    assert "tlcli check photos --exclude bad.txt" in commands(found)
+    found.model["parameters"] = 2e6
+    found.recipe["model"]["arguments"] = {"alpha": 0.35}
+    assert "tlcli probe photos --model resnet50 --exclude bad.txt" in commands(found)
+
+
+def test_nothing_is_held_near_weights_that_were_random(note: Callable) -> None:
+    found = note(0.0, 0.3)
+    found.phases = [step(found, "all")]
+    found.recipe["model"]["weights"] = "weights.h5"
+    assert any("l2_sp" in command for command in commands(found))
+    found.recipe["model"]["weights"] = "random"
+    assert not any("l2_sp" in command for command in commands(found))
+
+
 def test_the_largest_classes_do_not_count_as_few(note: Callable) -> None:
     found = note(0.0, 0.3)
     found.data["per_class"] = {name: {"train": 500, "val": 50, "test": 50} for name in found.data["per_class"]}

@@ -234,8 +234,13 @@ def test_history_and_decisions_hold_what_they_are_given(tmp_path: Path) -> None:
 
 def test_what_is_finished_in_it_stays_when_something_else_turns_out_wrong(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    with pytest.raises(DataError), folder.owned(path, resume=False):
-        (path / "compare.json").write_text("{}", encoding="utf-8")
-        (path / "compared" / "one").mkdir(parents=True)
-        raise DataError("wrong", where="here")
+
+    def work() -> None:
+        with folder.owned(path, resume=False):
+            (path / "compare.json").write_text("{}", encoding="utf-8")
+            (path / "compared" / "one").mkdir(parents=True)
+            raise DataError("wrong", where="here")
+
+    with pytest.raises(DataError):
+        work()
     assert names(path) == ["compare.json", "compared"]

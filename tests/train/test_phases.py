@@ -11,7 +11,7 @@ import pytest
 from tlcli.train import checkpoint, fit, phases, policy
 from tlcli.train.budget import DEFAULT_SETUP_S, Budget
 from tlcli.train.events import BatchDone, EpochDone, Noticed, StepBegun, StepDone
-from tlcli.train.session import score
+from tlcli.train.session import Scored, score
 
 # Everything that is random, or has a state of its own, at once.
 EVERYTHING = {
@@ -332,6 +332,20 @@ def test_a_blend_lies_between_the_weights_before_and_after(lab, tmp_path):
     assert f"{other.blend:.0%} of the way" in other.reason
     assert other.best_epoch == 1
     assert score(blended, blended.val).losses.mean() == pytest.approx(other.val_loss, rel=1e-5)
+
+
+def test_a_place_that_gains_nothing_does_not_stand_for_the_best(lab, tmp_path, monkeypatch):
+    recipe = lab.recipe({**THAW, "blend": True, "until": {"confidence": 0.85}})
+    session = lab.session(recipe, tmp_path)
+    running = fit._prepared(session, policy.next_step(recipe.phases, lab.groups, []))
+    running.before = running.best = checkpoint.values(running.moving)
+    # The epoch gained a little in the mean, and images differ much about it.
+    running.progress = fit.Progress(epoch=1, best_epoch=1, start_scores=[1.0] * 4, best_scores=[0.0, 2.1, 0.0, 1.8])
+    running.progress.best_loss = 0.975
+    for loss, chosen in ((1.01, 1.0), (0.99, 0.75)):
+        monkeypatch.setattr(fit, "score", lambda *_, loss=loss: Scored(np.full(4, loss), np.ones(4)))
+        assert fit._blended(session, running) == chosen
+        assert running.progress.best_loss == (0.975 if chosen == 1.0 else loss)
 
 
 def test_what_does_not_fit_the_budget_is_left_out_and_told(lab, tmp_path, recorder):

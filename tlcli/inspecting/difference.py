@@ -13,6 +13,7 @@ from tlcli.inspecting.target import Target
 from tlcli.model import backbone
 from tlcli.model.groups import Layer
 from tlcli.model.head import PREFIX
+from tlcli.recipe.schema import RANDOM
 from tlcli.zoo.sources import keras_file
 
 
@@ -39,7 +40,7 @@ def _loaded(target: Target) -> keras.Model:
         return keras_file.load(target.file)
     weights = target.recipe.model.weights
     # Of a network that a run began at random there is nothing left; what is known by its name are the card's weights.
-    weights = None if weights == backbone.RANDOM else weights
+    weights = None if weights == RANDOM else weights
     try:
         built = backbone.build(target.card, size=target.size, arguments=target.arguments, weights=weights)
     except WeightsError as error:

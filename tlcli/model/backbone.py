@@ -11,11 +11,11 @@ import numpy as np
 
 from tlcli.errors import ModelError, WeightsError
 from tlcli.model.graph import fresh_names
+from tlcli.recipe.schema import RANDOM
 from tlcli.zoo import own_weights
 from tlcli.zoo.card import ModelCard, Preprocessing
 from tlcli.zoo.sources import applications, keras_file, weights_file
 
-RANDOM = "random"
 # How the names of layers begin that prepare pixels for a network.
 PREPROCESS = "preprocess_"
 

@@ -9,11 +9,11 @@ from typing import Any
 from tlcli.errors import ModelError, OutputError, UsageError, WeightsError
 from tlcli.pretrain import files, pictures
 from tlcli.recipe import load
+from tlcli.recipe.schema import RANDOM
 from tlcli.train import plan
 from tlcli.zoo import catalogue
 from tlcli.zoo.card import FineTuning, ModelCard
 
-RANDOM = "random"
 # What progress calls the training itself.
 STAGE = "pretraining"
 # What drawn pictures train unless another network is named, and at which size.

@@ -8,7 +8,8 @@ from typing import Any
 from tlcli import prepare
 from tlcli.errors import UsageError
 from tlcli.output import require_new_file
-from tlcli.prepare import RANDOM, Settled
+from tlcli.prepare import Settled
+from tlcli.recipe.schema import RANDOM
 
 # Its one phase is a linear probe, so that what is set here means what it means to `finetune`.
 RECIPE = "head-only"

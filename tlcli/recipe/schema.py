@@ -61,6 +61,10 @@ class DataSpec(Spec):
         return self
 
 
+# What stands for no weights at all where a file may be named.
+RANDOM = "random"
+
+
 class ModelSpec(Spec):
     """Which pretrained network. `weights` is a file that replaces the card's own, or `random` for none at all.
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tlcli.recipe import load
+from tlcli.recipe.schema import RANDOM
 from tlcli.report.compare import differences
 from tlcli.report.record import RunRecord
+from tlcli.zoo import catalogue
 
 Diagnosis = Literal["bias", "variance", "both", "neither"]
 # Share of wrong answers on the training images from which on the network is too weak for them.
@@ -22,8 +24,8 @@ MUCH_GAP, SURE_GAP = 0.05, 2.0
 FEW_IMAGES = 100
 # Classes that are named.
 SHOWN = 3
-# A network of more capacity than those one begins with.
-LARGER = "resnet50"
+# Networks of more and more capacity, and how many times as many parameters count as more.
+LARGER, MUCH_LARGER = ("resnet50", "efficientnet_v2_m", "convnext_large"), 2
 # Sections of a recipe that are about the images and the network, and hold for other recipes, too.
 CARRIED = ("data", "model", "augment", "seed")
 
@@ -105,20 +107,32 @@ class _Asked:
     run: Path
 
     @property
+    def phases(self) -> list[dict[str, Any]]:
+        """The phases of the recipe."""
+        return list(self.note.recipe["phases"])
+
+    @property
     def last(self) -> int:
         """Index of the last phase of the recipe."""
-        return len(self.note.recipe["phases"]) - 1
+        return len(self.phases) - 1
 
     @property
-    def is_all_trained(self) -> bool:
-        """Whether a step that was kept trained every layer group."""
-        return any(phase["kept"] and phase["trained_groups"] == self.note.model["groups"] for phase in self.note.phases)
+    def is_all_tried(self) -> bool:
+        """Whether a step trained every layer group, kept or not."""
+        return any(
+            phase["epochs"] and phase["trained_groups"] == self.note.model["groups"] for phase in self.note.phases
+        )
 
     @property
-    def is_cut_short(self) -> bool:
-        """Whether the last kept step was still getting better when it ended."""
+    def cut_short(self) -> int | None:
+        """Index of the phase of the last kept step, if that was still getting better when it ended."""
         kept = [phase for phase in self.note.phases if phase["kept"] and phase["epochs"]]
-        return bool(kept) and kept[-1]["best_epoch"] == kept[-1]["epochs"] > 0
+        if not kept or kept[-1]["best_epoch"] < kept[-1]["epochs"]:
+            return None
+        # Steps of a phase are called as it is, most with something behind.
+        name = kept[-1]["step"]
+        found = [index for index, phase in enumerate(self.phases) if f"{name} ".startswith(f"{phase['name']} ")]
+        return max(found, key=lambda index: len(self.phases[index]["name"]), default=None)
 
     @property
     def is_short_of_time(self) -> bool:
@@ -126,9 +140,13 @@ class _Asked:
         return any(phase["lacked_time"] for phase in self.note.phases)
 
     @property
-    def most_epochs(self) -> int:
-        """How long the last phase may take."""
-        return int(self.note.recipe["phases"][self.last]["epochs"])
+    def larger(self) -> list[str]:
+        """Words for `tlcli probe`: a network of more capacity, beside the run's own where its name says all of it."""
+        model = self.note.recipe["model"]
+        least = MUCH_LARGER * self.note.model["parameters"]
+        found = next((name for name in LARGER if (catalogue.find(name).parameters or 0) >= least), None)
+        own = [] if model["arguments"] or model["weights"] else [model["name"]]
+        return [word for name in (*own, found) for word in ("--model", name)] if found else []
 
     def again(self, *settings: str) -> str:
         """The same recipe with other values, and no limit of time."""
@@ -166,19 +184,18 @@ def _as_yaml(value: Any) -> str:
 def _against_bias(asked: _Asked) -> list[Suggestion]:
     suggestions = []
     is_head = not any(phase["trained_groups"] for phase in asked.note.phases)
-    if not asked.is_all_trained:
+    if not asked.is_all_tried:
         recipe = "unfreeze-until-plateau" if is_head and asked.note.recipe["name"] == "head-only" else "full"
         suggestions.append(Suggestion("train more groups", asked.otherwise(recipe)))
-    if asked.is_cut_short:
-        command = asked.again(f"phases.{asked.last}.epochs={3 * asked.most_epochs}")
+    if (index := asked.cut_short) is not None:
+        command = asked.again(f"phases.{index}.epochs={3 * int(asked.phases[index]['epochs'])}")
         suggestions.append(Suggestion("train longer: the last epoch was the best", command))
     if asked.note.recipe["augment"]["preset"] == "strong":
         suggestions.append(Suggestion("change the images less while training", asked.again("augment.preset=light")))
-    larger = shlex.join(
-        ["tlcli", "probe", asked.data, "--model", asked.note.recipe["model"]["name"], "--model", LARGER]
-    )
-    suggestions.append(Suggestion("see whether a larger network tells the classes apart better", larger))
-    return [*suggestions, Suggestion("look for wrong labels", shlex.join(["tlcli", "check", asked.data]))]
+    if words := asked.larger:
+        command = asked.looking("probe", *words)
+        suggestions.append(Suggestion("see whether a larger network tells the classes apart better", command))
+    return [*suggestions, Suggestion("look for wrong labels", asked.looking("check"))]
 
 
 def _against_variance(asked: _Asked) -> list[Suggestion]:
@@ -195,15 +212,15 @@ def _against_variance(asked: _Asked) -> list[Suggestion]:
         if not any(phase["trained_groups"] for phase in asked.note.phases):
             command = asked.otherwise("unfreeze-until-plateau")
             suggestions.append(Suggestion("let the network learn from the images, too", command))
-        else:
+        elif not any(phase["policy"] == "depth_search" for phase in asked.phases):
             command = asked.otherwise("depth-search")
             suggestions.append(Suggestion("see whether the network does better without its top", command))
         return suggestions
     if asked.note.recipe["augment"]["preset"] in ("none", "light"):
-        epochs = f"phases.{asked.last}.epochs={max(8, asked.most_epochs)}"
+        epochs = f"phases.{asked.last}.epochs={max(8, int(asked.phases[asked.last]['epochs']))}"
         command = asked.again("augment.preset=strong", "augment.views=4", epochs)
         suggestions.append(Suggestion("change the images more while training", command))
-    if not asked.note.recipe["phases"][asked.last]["l2_sp"]:
+    if not asked.phases[asked.last]["l2_sp"] and asked.note.recipe["model"]["weights"] != RANDOM:
         command = asked.again(f"phases.{asked.last}.l2_sp=0.01")
         suggestions.append(Suggestion("hold the weights near the pretrained ones", command))
     return suggestions

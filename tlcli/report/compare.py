@@ -74,7 +74,7 @@ def differences(recipes: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict):
         return [pair for key, each in value.items() for pair in _flat(each, f"{path}.{key}" if path else str(key))]
     if isinstance(value, list) and any(isinstance(each, dict) for each in value):
         return [pair for index, each in enumerate(value) for pair in _flat(each, f"{path}.{index}")]

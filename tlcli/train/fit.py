@@ -291,11 +291,13 @@ def _blended(session: Session, running: Running) -> float:
         between = [old + (new - old) * np.float32(share) for old, new in zip(running.before, after, strict=True)]
         checkpoint.restore(running.moving, between)
         scored = score(session, session.val)
-        found = judgement.sure_gain(start, scored.judged(until.metric), until)
-        if found > most:
+        judged = scored.judged(until.metric)
+        found = judgement.sure_gain(start, judged, until)
+        # Of two that are both unsure, one that gains nothing at all may be the one that is less so.
+        if found > most and judgement.mean_gain(start, judged, until) > 0:
             most, chosen, running.best = found, share, between
             progress.best_loss, progress.best_accuracy = float(scored.losses.mean()), float(scored.hits.mean())
-            progress.best_scores = scored.judged(until.metric)
+            progress.best_scores = judged
             progress.best_epoch = progress.best_epoch or progress.epoch
     return chosen
 

@@ -54,6 +54,11 @@ def sure_gain(before: Sequence[float], after: Sequence[float], until: UntilSpec)
     return statistics.fmean(gains) - float(special.stdtrit(len(gains) - 1, until.confidence)) * spread
 
 
+def mean_gain(before: Sequence[float], after: Sequence[float], until: UntilSpec) -> float:
+    """The gain that the change brings on these images in the mean."""
+    return statistics.fmean(_gains(before, after, until))
+
+
 def _gains(before: Sequence[float], after: Sequence[float], until: UntilSpec) -> list[float]:
     """By image, how much better it is."""
     sign = 1 if until.metric == "val_loss" else -1
