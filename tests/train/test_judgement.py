@@ -1,6 +1,7 @@
 """Judging a step by the validation images, pair by pair: what is kept, and how often by mistake."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tlcli.recipe.phase import UntilSpec
-from tlcli.train.judgement import confidence, judge, sure_gain
+from tlcli.train.judgement import Verdict, confidence, judge, sure_gain, unless_idle
 
 NUMBERS = st.floats(-1e3, 1e3, allow_subnormal=False)
 
@@ -86,6 +87,34 @@ def kept_by_chance(images: int, epochs: int, *, asked: float, trials: int = 4000
     gains = 0.9 * shared + math.sqrt(1 - 0.9**2) * draw.standard_t(4, (trials, epochs, images))
     best = gains[np.arange(trials), gains.mean(axis=2).argmax(axis=1)]
     return float(np.mean([confidence(each.tolist()) >= asked for each in best]))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "asked", "kept"),
+    [
+        # Eight wrong answers, and none, one other or one more set right.
+        ("0000000011", "0000000011", 0.85, False),
+        ("0000000011", "0000000010", 0.85, False),
+        ("0000000011", "1000000001", 0.85, True),
+        ("0000000011", "1000000011", 0.85, True),
+        # Too few are wrong for that to say anything; nothing is asked for; nothing was scored.
+        ("0000111111", "0000111111", 0.85, True),
+        ("1111111111", "1111111111", 0.85, True),
+        ("0000000011", "0000000011", 0.5, True),
+        (None, "0000000011", 0.85, True),
+    ],
+)
+def test_what_sets_no_wrong_answer_right_is_not_kept(before, after, asked, kept):
+    found = Verdict(kept=True, confidence=0.96, reason="kept: val_loss better by 0.0380, 96% sure")
+    before, after = (None if each is None else [float(hit) for hit in each] for each in (before, after))
+    verdict = unless_idle(found, before, after, UntilSpec(confidence=asked))
+    assert verdict.kept == kept
+    assert verdict.confidence == 0.96
+    if not kept:
+        told = "rolled back: val_loss better by 0.0380, 96% sure, but none of 8 wrong answers was set right"
+        assert verdict.reason == told
+    refused = replace(found, kept=False)
+    assert unless_idle(refused, before, after, UntilSpec(confidence=asked)) == refused
 
 
 @pytest.mark.parametrize("images", [12, 60, 368])

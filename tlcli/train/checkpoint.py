@@ -25,8 +25,9 @@ class Progress:
         epoch: Epochs finished.
         best_epoch: The best of them, counted from 1; 0 is the state before the step.
         stale: Epochs since the best one.
-        best_scores: Per-image validation numbers of the best epoch.
-        start_scores: The same before the step.
+        best_scores: Per-image validation numbers of the best epoch, by the metric that judges.
+        best_hits: 1 for each of these images whose answer is right, 0 for the others.
+        start_scores, start_hits: The same before the step.
         seconds: Time spent in the step so far.
     """
 
@@ -39,7 +40,9 @@ class Progress:
     start_accuracy: float | None = None
     seconds: float = 0.0
     best_scores: list[float] | None = None
+    best_hits: list[float] | None = None
     start_scores: list[float] | None = None
+    start_hits: list[float] | None = None
 
 
 @dataclass

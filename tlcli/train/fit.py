@@ -164,11 +164,16 @@ def _pull(session: Session, phase: PhaseSpec, trainable: list[Any]) -> optimizer
 def _measure_start(session: Session, running: Running) -> None:
     progress = running.progress
     if len(session.val) and (session.outcomes or running.phase.starts_from_probe):
-        start = score(session, session.val)
-        progress.start_scores = start.judged(running.phase.until.metric)
-        progress.start_loss, progress.start_accuracy = float(start.losses.mean()), float(start.hits.mean())
-        progress.best_scores = progress.start_scores
-        progress.best_loss, progress.best_accuracy = progress.start_loss, progress.start_accuracy
+        _take(running, score(session, session.val))
+        progress.start_scores, progress.start_hits = progress.best_scores, progress.best_hits
+        progress.start_loss, progress.start_accuracy = progress.best_loss, progress.best_accuracy
+
+
+def _take(running: Running, scored: Scored) -> None:
+    """Note the scores of what is the best so far."""
+    progress = running.progress
+    progress.best_loss, progress.best_accuracy = float(scored.losses.mean()), float(scored.hits.mean())
+    progress.best_scores, progress.best_hits = scored.judged(running.phase.until.metric), scored.judged("val_accuracy")
 
 
 def _take_up(session: Session, running: Running, saved: checkpoint.Saved) -> None:
@@ -251,8 +256,7 @@ def _note_best(running: Running, scored: Scored | None) -> bool:
         else:
             is_best = loss < progress.best_loss if by_loss else accuracy > progress.best_accuracy
         if is_best:
-            progress.best_loss, progress.best_accuracy = loss, accuracy
-            progress.best_scores = scored.judged(running.phase.until.metric)
+            _take(running, scored)
     progress.stale = 0 if is_best else progress.stale + 1
     if is_best:
         progress.best_epoch = progress.epoch
@@ -296,8 +300,7 @@ def _blended(session: Session, running: Running) -> float:
         # Of two that are both unsure, one that gains nothing at all may be the one that is less so.
         if found > most and judgement.mean_gain(start, judged, until) > 0:
             most, chosen, running.best = found, share, between
-            progress.best_loss, progress.best_accuracy = float(scored.losses.mean()), float(scored.hits.mean())
-            progress.best_scores = judged
+            _take(running, scored)
             progress.best_epoch = progress.best_epoch or progress.epoch
     return chosen
 
@@ -308,6 +311,7 @@ def _concluded(session: Session, running: Running, parameters: int) -> policy.Ou
     blend = _blended(session, running) if phase.blend and progress.epoch and len(session.val) else 1.0
     if running.step.epochs:
         verdict = judgement.judge(progress.start_scores, progress.best_scores, phase.until)
+        verdict = judgement.unless_idle(verdict, progress.start_hits, progress.best_hits, phase.until)
     else:
         verdict = judgement.Verdict(kept=True, confidence=None, reason="kept: the optimum of the linear probe")
     checkpoint.restore(running.moving, running.best if verdict.kept else running.before)

@@ -9,6 +9,11 @@ from scipy import special
 
 from tlcli.recipe.phase import UntilSpec
 
+# The confidence that asks for no certainty: every gain counts.
+INDIFFERENT = 0.5
+# Wrong answers on validation images from which on a round that helps is expected to set one right.
+ENOUGH_WRONG = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -42,13 +47,37 @@ def judge(before: Sequence[float] | None, after: Sequence[float] | None, until: 
     return Verdict(kept=True, confidence=sure, reason=f"kept: {what}, {sure:.0%} sure")
 
 
+def unless_idle(
+    verdict: Verdict, before: Sequence[float] | None, after: Sequence[float] | None, until: UntilSpec
+) -> Verdict:
+    """The verdict, turned round where a step sets none of the wrong answers right although there are enough of them.
+
+    Such a step has moved probabilities only: by a fit to these images, which may look sure, or as the temperature does
+    that is fitted at the end in any case. It counts where certainty is asked for.
+
+    Args:
+        verdict: By the gains.
+        before: 1 for each validation image whose answer was right, 0 for the others; None where nothing was scored.
+        after: The same after the step.
+        until: What is asked.
+    """
+    if not verdict.kept or before is None or after is None or until.confidence <= INDIFFERENT:
+        return verdict
+    wrong = len(before) - int(sum(before))
+    if wrong < ENOUGH_WRONG or any(new > old for old, new in zip(before, after, strict=True)):
+        return verdict
+    what = verdict.reason.removeprefix("kept: ")
+    reason = f"rolled back: {what}, but none of {wrong} wrong answers was set right"
+    return Verdict(kept=False, confidence=verdict.confidence, reason=reason)
+
+
 def sure_gain(before: Sequence[float], after: Sequence[float], until: UntilSpec) -> float:
     """The gain that the change brings at least, as surely as is asked; below 0 where it may bring nothing.
 
     The lower end of a one-sided confidence interval of the mean gain (paired t); at a confidence of 0.5 the mean.
     """
     gains = _gains(before, after, until)
-    if len(gains) < 2 or until.confidence == 0.5:
+    if len(gains) < 2 or until.confidence == INDIFFERENT:
         return statistics.fmean(gains)
     spread = statistics.stdev(gains) / math.sqrt(len(gains))
     return statistics.fmean(gains) - float(special.stdtrit(len(gains) - 1, until.confidence)) * spread
