@@ -44,8 +44,6 @@ NULLS = ("shuffled", "noisy-colours", "three-pictures")
 ROUND = ("policy=fixed", "lr=auto", "schedule=one_cycle", "layer_decay=auto", "batch_norm=auto", "epochs=auto")
 DEFAULT = "unfreeze-until-plateau"
 HEAD = "head-only"
-# Fixed ways that need not have run with every seed.
-FEWER_SEEDS = ("lp-ft", "surgical")
 
 
 @dataclass(frozen=True)
@@ -258,26 +256,12 @@ def _colours(target: Path, draw: random.Random, *, shades: bool) -> None:
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Regrets where the usual fixed ways ran, where all did, and how often a round was kept that should not be."""
-    fixed = [name for name, way in WAYS.items() if way.is_fixed]
-    ran = defaultdict(set)
-    for run in runs:
-        ran[run["set"], run["labelled"], run["seed"]].add(run["way"])
-    whole = [run for run in runs if ran[run["set"], run["labelled"], run["seed"]] >= set(fixed)]
-    usual = [name for name in fixed if name not in FEWER_SEEDS]
-    return {
-        **_regret(runs, usual),
-        "among_all_fixed": _regret(whole, fixed),
-        "false_keeps": _false_keeps([run for run in runs if run["set"] in NULLS]),
-    }
-
-
-def _regret(runs: list[dict[str, Any]], fixed: list[str]) -> dict[str, Any]:
     """Regret of every way in points of test accuracy, and what it was compared with.
 
     The best fixed way of a set is the best by its mean over the seeds: the best of every single cell would be chosen by
     the chance of its test images.
     """
+    fixed = [name for name, way in WAYS.items() if way.is_fixed]
     mean = _means([run for run in runs if run["set"] not in NULLS], "test")
     mean = {cell: found for cell, found in mean.items() if found.keys() >= set(fixed)}
     best = {cell: max(fixed, key=lambda way: mean[cell][way]) for cell in mean}
@@ -299,6 +283,7 @@ def _regret(runs: list[dict[str, Any]], fixed: list[str]) -> dict[str, Any]:
         "cells": {cell: {way: round(value, 4) for way, value in found.items()} for cell, found in mean.items()},
         "best_fixed": best,
         "ways": ways,
+        "false_keeps": _false_keeps([run for run in runs if run["set"] in NULLS]),
     }
 
 
