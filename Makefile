@@ -35,7 +35,7 @@ bench-bundled: $(READY)
 
 # The bundled network again, from nothing: about an hour on two cores. A test refuses the card without new structures.
 pretrain: $(READY)
-	$(BIN)/tlcli pretrain --drawn --out models/drawn.yaml --overwrite --licence Apache-2.0
+	$(BIN)/tlcli pretrain --synthetic --out models/mobilenet_synthetic.yaml --overwrite --licence Apache-2.0
 	$(BIN)/python scripts/measure_structures.py
 
 $(READY): pyproject.toml constraints.txt

@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tlcli.demo import write_digits
+from tlcli.workflows.demo import write_digits
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE / "keras_two_phase.py"
@@ -134,11 +134,11 @@ def _tlcli(args: argparse.Namespace, job: str, folders: dict[str, Path], home: P
     recipe, cache = job.partition(",")[0], home / "cache"
     if not job.endswith((WARM, ANEW)):
         shutil.rmtree(cache, ignore_errors=True)
-    command = [sys.executable, "-m", "tlcli.cli.main", "finetune", str(folders["train"].parent), "--model", args.model]
+    command = [sys.executable, "-m", "tlcli", "finetune", str(folders["train"].parent), "--model", args.model]
     command += ["--weights", str(args.weights), "--recipe", recipe, "--json"]
     command += ["--set", f"data.size=[{args.size},{args.size}]", *(f"--set={value}" for value in args.set)]
     command += ["--set", f"model.arguments.alpha={args.alpha}"] if args.alpha else []
-    command += ["--set", "performance.recall=false"] if job.endswith(ANEW) else []
+    command += ["--set", "performance.reuse_results=false"] if job.endswith(ANEW) else []
     with tempfile.TemporaryDirectory(dir=home) as out:
         command += ["--out", str(Path(out) / "run")]
         # The first line about the head says that the linear probe is solved.

@@ -22,7 +22,7 @@ import policies
 
 PLACES = (1.0, *(0.75, 0.5, 0.25), 0.0)
 # Another round would follow only a gain that never comes.
-ROUND = ("step=all", "until.go_on=0.99", "until.confidence=0.5", "until.patience=1", "blend=true")
+ROUND = ("step=all", "until.min_relative_gain=0.99", "until.confidence=0.5", "until.patience=1", "interpolate=true")
 CELLS = [
     {"set": name, "labelled": labelled, "seed": seed}
     for seed in range(3)
@@ -73,34 +73,35 @@ def _watched() -> list[dict[str, Any]]:
     """A list that is filled when the round is over, before the program looks for the best place itself."""
     import numpy as np
 
-    from tlcli.train import checkpoint, fit, judgement
-    from tlcli.train.session import Session, score
+    from tlcli.train import checkpoint, compile, decision, step
+    from tlcli.train.calibration import score
+    from tlcli.train.session import Session
 
     places: list[dict[str, Any]] = []
-    own = fit._blended
+    own = step._interpolate
 
-    def blended(session: Session, running: fit.Running) -> float:
-        after = running.best if running.progress.best_epoch else checkpoint.values(running.moving)
+    def blended(session: Session, running: compile.StepState) -> float:
+        after = running.best if running.progress.best_epoch else checkpoint.copy_values(running.moving)
         start = running.progress.start_scores or []
         if not places:
             for place in PLACES:
                 between = [
                     old + (new - old) * np.float32(place) for old, new in zip(running.before, after, strict=True)
                 ]
-                checkpoint.restore(running.moving, between)
+                checkpoint.assign_values(running.moving, between)
                 val, test = score(session, session.val), score(session, session.test)
-                gains = [before - now for before, now in zip(start, val.judged("val_loss"), strict=True)]
+                gains = [before - now for before, now in zip(start, val.values_for("val_loss"), strict=True)]
                 places.append(
                     {
                         "place": place,
                         "test": float(test.hits.mean()),
                         "val_loss": float(val.losses.mean()),
-                        "confidence": judgement.confidence(gains),
+                        "confidence": decision.confidence(gains),
                     }
                 )
         return own(session, running)
 
-    fit._blended = blended
+    step._interpolate = blended
     return places
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from tlcli.demo import write_digits
+from tlcli.workflows.demo import write_digits
 
 LONGER = 4
 
@@ -79,7 +79,7 @@ def main() -> None:
                     print(f"{name}: left out, no folder {SETS[name].folder}; see --data", flush=True)
                     continue
                 work = Path(home) / f"{name}-{seed}"
-                for model in ("drawn", "simsiam") if SETS[name].unlabelled else ("drawn",):
+                for model in ("mobilenet_synthetic", "simsiam") if SETS[name].unlabelled else ("mobilenet_synthetic",):
                     ways = [way for way in args.ways if (name, seed, model, way) not in known]
                     if not ways:
                         continue
@@ -102,7 +102,16 @@ def _source(spec: Set, data: Path | None, home: Path) -> Path | None:
 def _simsiam(card: Path, work: Path, epochs: int) -> str:
     """The bundled network, trained on without labels on all images but those of the test; once for all seeds."""
     if not card.exists():
-        words = ["pretrain", str(work / "unlabelled"), "--model", "drawn", "--epochs", str(epochs), "--out", str(card)]
+        words = [
+            "pretrain",
+            str(work / "unlabelled"),
+            "--model",
+            "mobilenet_synthetic",
+            "--epochs",
+            str(epochs),
+            "--out",
+            str(card),
+        ]
         print("tlcli", *words, flush=True)
         subprocess.run([str(Path(sys.executable).with_name("tlcli")), *words], check=True, stderr=subprocess.DEVNULL)
     return str(card)
@@ -157,7 +166,8 @@ def _in_child(job: dict) -> list[dict]:
 
 
 def _runs(job: dict) -> list[dict]:
-    from tlcli import prepare, run
+    from tlcli.workflows import finetune
+    from tlcli.workflows.request import Request, check_request
 
     spec = SETS[job["set"]]
     home = Path(job["home"])
@@ -172,13 +182,13 @@ def _runs(job: dict) -> list[dict]:
         if way == "scratch-long":
             settings.append(f"phases.0.epochs={LONGER * spec.epochs}")
         options = {"data.path": str(home / "data"), "model.name": job["model"]}
-        request = prepare.Request(
+        request = Request(
             recipe=RECIPES[way],
             settings=tuple(settings),
             options=options,
             out=home / f"{Path(job['model']).stem}-{way}",
         )
-        _, note = run.finetune(request, prepare.check_first(request), lambda _: None)
+        _, note = finetune.finetune(request, check_request(request), lambda _: None)
         found.append(
             {
                 "set": job["set"],

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import tlcli
 from tlcli.data import workers
-from tlcli.data.layout import sorted_out
-from tlcli.doctor.examination import examine
-from tlcli.doctor.look import KILLED, look_at
-from tlcli.program import Program
+from tlcli.data.layout import files_under
+from tlcli.quality.check import check_images
+from tlcli.quality.images import KILLED, read_files
 
 SIZE = (224, 224)
 WORKERS = os.cpu_count() or 1
@@ -43,7 +43,9 @@ def decoded_plainly(files: list[str]) -> None:
 
 
 def looked_at(files: list[str]) -> None:
-    assert sum(1 for _ in workers.run(workers.Job(partial(look_at, at_least=(448, 448)), KILLED), files)) == len(files)
+    assert sum(1 for _ in workers.run(workers.Job(partial(read_files, at_least=(448, 448)), KILLED), files)) == len(
+        files
+    )
 
 
 def best(work: Callable[[], object], times: int = 3, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -57,13 +59,13 @@ def best(work: Callable[[], object], times: int = 3, clock: Callable[[], float] 
 
 def speed(data: Path, copies: int) -> None:
     """Every file several times, so that starting processes does not count; sides by turns, since machines are noisy."""
-    files = [str(path) for path in sorted_out(data)[0]] * copies
+    files = [str(path) for path in files_under(data)[0]] * copies
     looked_at(files)
     slow = best(lambda: decoded_plainly(files))
     own = best(lambda: looked_at(files))
-    whole = best(lambda: examine(data, SIZE, progress=lambda *_: None), 1)
+    whole = best(lambda: check_images(data, SIZE, progress=lambda *_: None), 1)
     few = files[:: max(len(files) // 400, 1)]
-    alone = [best(work, 5, time.process_time) for work in (lambda: plain(few), lambda: look_at(few, (448, 448)))]
+    alone = [best(work, 5, time.process_time) for work in (lambda: plain(few), lambda: read_files(few, (448, 448)))]
     rates = [len(few) / seconds for seconds in alone]
     print(
         f"{data.name}: {len(files)} files, {WORKERS} processes: Pillow {len(files) / slow:.0f}/s,"
@@ -89,7 +91,7 @@ def memory(count: int) -> None:
             if done % 5000 == 0:
                 workers_of_all.append(max(_below(os.getpid()), default=0))
 
-        found = examine(Path(place), SIZE, progress=look)
+        found = check_images(Path(place), SIZE, progress=look)
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         worker = max(workers_of_all)
         print(
@@ -126,5 +128,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    Program.is_own = True
+    tlcli.is_program = True
     main()

@@ -24,8 +24,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tlcli.data import folder, pixels
+from tlcli.data import pixels
 from tlcli.data.augment import PRESETS, Augment, Bounds
+from tlcli.data.source import scan
 from tlcli.recipe import load
 
 ROUNDS = 5
@@ -69,7 +70,7 @@ def _alternating(**jobs: Callable[[], object]) -> dict[str, float]:
 
 
 def _decoding(data: Path, size: int, home: Path) -> dict[str, float]:
-    index = folder.scan(data)
+    index = scan(data)
     cache = home / "pixels"
 
     def ours() -> None:
@@ -119,10 +120,10 @@ def _warps(size: int) -> dict[str, float]:
 def _finetuned(args: argparse.Namespace, home: Path, cache: str, recipe: str, *settings: str) -> Path:
     """A run folder, with its own cache or one that is there."""
     out = home / f"run-{len(list(home.glob('run-*')))}"
-    command = [sys.executable, "-m", "tlcli.cli.main", "finetune", str(args.data), "--model", "mobilenet_v2"]
+    command = [sys.executable, "-m", "tlcli", "finetune", str(args.data), "--model", "mobilenet_v2"]
     command += ["--weights", str(args.weights), "--out", str(out), "--recipe", recipe, "--quiet", "--json"]
     command += [f"--set={each}" for each in (f"model.arguments.alpha={args.alpha}", *settings)]
-    command += ["--set", f"data.size=[{args.size},{args.size}]", "--set", "performance.recall=false"]
+    command += ["--set", f"data.size=[{args.size},{args.size}]", "--set", "performance.reuse_results=false"]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"TLCLI_CACHE": str(home / cache)})
     return out
 

@@ -71,39 +71,39 @@ WAYS = {
     "surgical": Way("surgical"),
     "top-30%": _thawed("top:5"),
     "top-100%": _thawed("all"),
-    "30% a round, while the loss halves": _automatic("step=30%", "until.go_on=0.5"),
+    "30% a round, while the loss halves": _automatic("step=30%", "until.min_relative_gain=0.5"),
     "30% a round, while the loss halves, 80% sure, blended": _automatic(
-        "step=30%", "until.go_on=0.5", "until.confidence=0.8", "blend=true"
+        "step=30%", "until.min_relative_gain=0.5", "until.confidence=0.8", "interpolate=true"
     ),
     "30% a round, while the loss halves, 80% sure, blended, patient": _automatic(
-        "step=30%", "until.go_on=0.5", "until.confidence=0.8", "blend=true", "until.patience=2"
+        "step=30%", "until.min_relative_gain=0.5", "until.confidence=0.8", "interpolate=true", "until.patience=2"
     ),
-    "30% a round, while it falls by a fifth": _automatic("step=30%", "until.go_on=0.2"),
-    "30% a round": _automatic("step=30%", "until.go_on=0"),
-    "30% a round, 80% sure": _automatic("step=30%", "until.go_on=0", "until.confidence=0.8"),
+    "30% a round, while it falls by a fifth": _automatic("step=30%", "until.min_relative_gain=0.2"),
+    "30% a round": _automatic("step=30%", "until.min_relative_gain=0"),
+    "30% a round, 80% sure": _automatic("step=30%", "until.min_relative_gain=0", "until.confidence=0.8"),
     "30% a round, 80% sure, blended": _automatic(
-        "step=30%", "until.go_on=0", "until.confidence=0.8", "blend=true", "until.patience=1"
+        "step=30%", "until.min_relative_gain=0", "until.confidence=0.8", "interpolate=true", "until.patience=1"
     ),
     "30% a round, 80% sure, blended, patient": _automatic(
-        "step=30%", "until.go_on=0", "until.confidence=0.8", "blend=true", "until.patience=2"
+        "step=30%", "until.min_relative_gain=0", "until.confidence=0.8", "interpolate=true", "until.patience=2"
     ),
     "60% a round, 80% sure, blended": _automatic(
-        "step=60%", "until.go_on=0", "until.confidence=0.8", "blend=true", "until.patience=1"
+        "step=60%", "until.min_relative_gain=0", "until.confidence=0.8", "interpolate=true", "until.patience=1"
     ),
     "60% a round, while the loss halves, 80% sure, blended": _automatic(
-        "step=60%", "until.go_on=0.5", "until.confidence=0.8", "blend=true", "until.patience=1"
+        "step=60%", "until.min_relative_gain=0.5", "until.confidence=0.8", "interpolate=true", "until.patience=1"
     ),
     "60% a round, while the loss halves, 65% sure, blended": _automatic(
-        "step=60%", "until.go_on=0.5", "until.confidence=0.65", "blend=true", "until.patience=1"
+        "step=60%", "until.min_relative_gain=0.5", "until.confidence=0.65", "interpolate=true", "until.patience=1"
     ),
     "all at once, 65% sure, blended": _automatic(
-        "step=all", "until.go_on=0", "until.confidence=0.65", "blend=true", "until.patience=1"
+        "step=all", "until.min_relative_gain=0", "until.confidence=0.65", "interpolate=true", "until.patience=1"
     ),
     "all at once and again, 85% sure, blended": _automatic(
-        "step=all", "until.go_on=0", "until.confidence=0.85", "blend=true", "until.patience=1"
+        "step=all", "until.min_relative_gain=0", "until.confidence=0.85", "interpolate=true", "until.patience=1"
     ),
-    "doubling, 80% sure": _automatic("step=double", "until.go_on=0", "until.confidence=0.8"),
-    "group by group, 95% sure": _automatic("step=1", "until.go_on=0", "until.confidence=0.95"),
+    "doubling, 80% sure": _automatic("step=double", "until.min_relative_gain=0", "until.confidence=0.8"),
+    "group by group, 95% sure": _automatic("step=1", "until.min_relative_gain=0", "until.confidence=0.95"),
 }
 
 
@@ -173,17 +173,18 @@ def _run_cell(job: dict[str, Any], args: argparse.Namespace) -> None:
 def finetuned(way: Way, data: Path, weights: str, out: Path) -> dict[str, Any]:
     import keras
 
-    from tlcli import prepare, run
     from tlcli.train import events
+    from tlcli.workflows import finetune
+    from tlcli.workflows.request import Request, check_request
 
     settings = ("model.name=mobilenet_v2", "model.arguments.alpha=0.35", f"data.size=[{SIZE},{SIZE}]", *way.settings)
     # Times are compared, so each trains for itself.
-    settings += ("performance.recall=false",)
+    settings += ("performance.reuse_results=false",)
     options = {"data.path": str(data), "model.weights": weights}
     keras.backend.clear_session()
     began = time.perf_counter()
-    request = prepare.Request(recipe=way.recipe, settings=settings, options=options, out=out)
-    _, note = run.finetune(request, prepare.check_first(request), events.ignore)
+    request = Request(recipe=way.recipe, settings=settings, options=options, out=out)
+    _, note = finetune.finetune(request, check_request(request), events.ignore)
     return {
         "test": note.scores["test"]["accuracy"],
         "test_loss": note.scores["test"]["loss"],

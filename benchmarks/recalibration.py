@@ -45,19 +45,20 @@ def main() -> None:
 def _scored(data: Path, seed: int, weights: str, home: Path) -> dict[str, Any]:
     import numpy as np
 
-    from tlcli import prepare, run
-    from tlcli.model import classifier
-    from tlcli.train import events
+    from tlcli.model import classifier, structure
+    from tlcli.train import events, preparation
+    from tlcli.workflows import finetune
+    from tlcli.workflows.request import Request, check_request
 
     settings = ("model.name=mobilenet_v2", "model.arguments.alpha=0.35", f"data.size=[{SIZE},{SIZE}]", f"seed={seed}")
-    settings += ("performance.recall=false",)
+    settings += ("performance.reuse_results=false",)
     options = {"data.path": str(data), "model.weights": weights}
     out = home / f"{data.name}-{seed}"
-    request = prepare.Request(recipe=str(home / "recipe.yaml"), settings=settings, options=options, out=out)
-    settled = prepare.check_first(request)
-    _, note = run.finetune(request, settled, events.ignore)
-    chosen = prepare.choose(settled.recipe, measure=prepare.groups_without_keras)
-    prepared = prepare.prepare(settled.recipe, chosen, strict=False, observe=events.ignore)
+    request = Request(recipe=str(home / "recipe.yaml"), settings=settings, options=options, out=out)
+    settled = check_request(request)
+    _, note = finetune.finetune(request, settled, events.ignore)
+    chosen = preparation.choose_network(settled.recipe, measure=structure.measure_in_subprocess)
+    prepared = preparation.prepare(settled.recipe, chosen, strict=False, observe=events.ignore)
     made = classifier.load(out / "model.keras")
     splits, pixels = prepared.plan.splits, prepared.pixels
 

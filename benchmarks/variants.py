@@ -45,10 +45,11 @@ def main() -> None:
 
 def _run(args: argparse.Namespace, data: Path, home: Path, settings: list[str]) -> dict[str, object]:
     with tempfile.TemporaryDirectory(dir=home) as out:
-        command = [sys.executable, "-m", "tlcli.cli.main", "finetune", str(data), "--model", args.model, "--quiet"]
+        command = [sys.executable, "-m", "tlcli", "finetune", str(data), "--model", args.model, "--quiet"]
         command += ["--weights", args.weights, "--json", "--out", str(Path(out) / "run")]
         command += [
-            f"--set={each}" for each in (f"model.arguments.alpha={args.alpha}", "performance.recall=false", *settings)
+            f"--set={each}"
+            for each in (f"model.arguments.alpha={args.alpha}", "performance.reuse_results=false", *settings)
         ]
         environment = os.environ | {"TLCLI_CACHE": str(home / "cache")}
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)

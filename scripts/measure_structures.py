@@ -11,7 +11,8 @@ import keras
 
 from tlcli.model import structure
 from tlcli.model.graph import measure, weightless
-from tlcli.model.groups import LayerGroups, assign
+from tlcli.model.grouping import assign
+from tlcli.model.groups import LayerGroups
 from tlcli.zoo import catalogue
 from tlcli.zoo.card import ModelCard
 

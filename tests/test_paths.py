@@ -24,7 +24,7 @@ def test_in_an_installation_they_lie_inside_it(kind: str, tmp_path: Path) -> Non
     package = tmp_path / "site" / "tlcli"
     (package / "_bundled" / kind).mkdir(parents=True)
     (tmp_path / "site" / kind).mkdir()
-    for name in ("__init__.py", "paths.py"):
+    for name in ("__init__.py", "errors.py", "paths.py"):
         (package / name).write_bytes((CHECKOUT / "tlcli" / name).read_bytes())
     code = f"from tlcli.paths import bundled; print(bundled({kind!r}))"
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}

@@ -101,7 +101,7 @@ DATA_CASES = {
     "a run for images": (lambda p: ["plan", p.finished], ["the folder of a run, not of images", "tlcli evaluate"]),
     "check a run": (lambda p: ["check", p.finished], ["the folder of a run, not of images"]),
     "a file for a folder": (lambda p: ["plan", p.file("photo.jpg")], ["is a file, a folder is expected"]),
-    "no folder named": (lambda _: ["plan"], ["no images were named"]),
+    "no folder named": (lambda _: ["plan"], ["no image folder given"]),
     "val with other classes": (lambda p: ["plan", val_with_other_classes(p)], ["lacks dog", "also has dgo"]),
     "unknown class": (
         lambda p: ["plan", p.photos, "--set", "data.classes=[red,gren]"],
@@ -305,7 +305,7 @@ def test_an_image_that_cannot_be_read_is_a_warning_otherwise(tlcli: Callable, pl
     assert sum(said.document["data"]["counts"].values()) == 30
     lines = said.stderr.splitlines()
     assert all(line.startswith("warning: ") for line in lines)
-    assert [line for line in lines if line.startswith(f"warning: left out {folder}/red/broken.jpg: not an image")]
+    assert [line for line in lines if line.startswith(f"warning: skipped {folder}/red/broken.jpg: not an image")]
 
 
 def test_debug_adds_the_traceback_and_keeps_the_rest(tlcli: Callable, place: Place) -> None:

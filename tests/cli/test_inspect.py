@@ -153,7 +153,7 @@ def test_the_header_states_what_the_card_states(tlcli: Callable) -> None:
     assert (about["imagenet_top1"], about["min_size"], about["sha256"]) == (0.749, 32, None)
     assert (about["preprocessing"], about["classes"]) == ("caffe", None)
     assert about["expects"].startswith("BGR")
-    drawn = tlcli("inspect", "drawn", "--json").document["about"]
+    drawn = tlcli("inspect", "mobilenet_synthetic", "--json").document["about"]
     assert drawn["imagenet_top1"] is None
     assert drawn["sha256"].startswith("fd707ed3")
 
@@ -161,8 +161,8 @@ def test_the_header_states_what_the_card_states(tlcli: Callable) -> None:
 def test_ranges_are_those_that_networks_are_given() -> None:
     import keras
 
-    from tlcli.inspecting.about import RANGES
     from tlcli.model.backbone import preprocess
+    from tlcli.report.target import RANGES
 
     ends = {"none": (0, 255), "tf": (-1, 1), "torch": (-2.1, 2.6), "caffe": (-124, 152)}  # rounded outwards
     assert RANGES.keys() == ends.keys()
@@ -200,7 +200,7 @@ def test_frontiers_are_told_where_the_column_has_no_room(tlcli: Callable, monkey
     assert "Above stem, cell0 … cell3, reduce4, cell5 … cell8, reduce8, cell9 … cell11 the output below is read" in told
 
 
-@pytest.mark.parametrize("name", ["resnet50", "convnext_tiny", "nasnet_mobile", "drawn"])
+@pytest.mark.parametrize("name", ["resnet50", "convnext_tiny", "nasnet_mobile", "mobilenet_synthetic"])
 @pytest.mark.parametrize("words", [(), ("--by", "layer"), ("--train", "top:2")], ids=["groups", "layers", "train"])
 def test_tables_fit_eighty_columns(
     name: str, words: tuple[str, ...], tlcli: Callable, monkeypatch: pytest.MonkeyPatch
@@ -266,22 +266,34 @@ def test_a_classifier_taken_elsewhere_shows_what_its_run_shows(
     ("words", "sentence"),
     [
         ((), "one network is looked at, or two are compared"),
-        (("drawn", "--diff", "drawn", "drawn"), "one network is looked at, or two are compared"),
-        (("drawn", "--out", "x"), "--out: a table is for the terminal"),
-        (("--diff", "drawn", "drawn", "--train", "head"), "--train: does not go with --diff"),
-        (("--diff", "drawn", "drawn", "--format", "html"), "--format html: does not go with --diff"),
+        (
+            ("mobilenet_synthetic", "--diff", "mobilenet_synthetic", "mobilenet_synthetic"),
+            "one network is looked at, or two are compared",
+        ),
+        (("mobilenet_synthetic", "--out", "x"), "--out: a table is for the terminal"),
+        (
+            ("--diff", "mobilenet_synthetic", "mobilenet_synthetic", "--train", "head"),
+            "--train: does not go with --diff",
+        ),
+        (
+            ("--diff", "mobilenet_synthetic", "mobilenet_synthetic", "--format", "html"),
+            "--format html: does not go with --diff",
+        ),
         (
             ("{run}", "--set", "model.arguments.alpha=1.0"),
             "--set model.arguments.alpha=1.0: the network is built already",
         ),
-        (("drawn", "--batch-norm", "train"), "--batch-norm: goes with --train"),
-        (("--diff", "drawn", "drawn", "--batch-norm", "train"), "--batch-norm: goes with --train"),
-        (("drawn", "--train", "blok3"), "--train: no layer group 'blok3' in drawn"),
+        (("mobilenet_synthetic", "--batch-norm", "train"), "--batch-norm: goes with --train"),
+        (
+            ("--diff", "mobilenet_synthetic", "mobilenet_synthetic", "--batch-norm", "train"),
+            "--batch-norm: goes with --train",
+        ),
+        (("mobilenet_synthetic", "--train", "blok3"), "--train: no layer group 'blok3' in mobilenet_synthetic"),
         (("{run}/run.json",), "is the record of a run. Name its folder"),
         (("{run}/history.csv",), "is no network. Name a card"),
-        (("drawn", "--size", "8", "8"), "--size: drawn takes at least 32 × 32"),
+        (("mobilenet_synthetic", "--size", "8", "8"), "--size: mobilenet_synthetic takes at least 32 × 32"),
         (("--diff", "resnet50", "{run}"), "share hardly a layer"),
-        (("--diff", "drawn", "nothing"), "no model is called 'nothing'"),
+        (("--diff", "mobilenet_synthetic", "nothing"), "no model is called 'nothing'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -292,17 +304,17 @@ def test_mistakes_are_told(words: tuple[str, ...], sentence: str, tlcli: Callabl
 
 
 def test_two_forms_are_one_too_many(tlcli: Callable) -> None:
-    said = tlcli("inspect", "drawn", "--json", "--format", "csv")
+    said = tlcli("inspect", "mobilenet_synthetic", "--json", "--format", "csv")
     assert (said.code, said.document["error"]["where"]) == (2, "--json")
-    assert tlcli("inspect", "drawn", "--json", "--format", "json").code == 0
+    assert tlcli("inspect", "mobilenet_synthetic", "--json", "--format", "json").code == 0
 
 
 def test_what_is_written_to_a_file_is_what_would_be_printed(tlcli: Callable, tmp_path: Path) -> None:
     for form in ("json", "csv", "html"):
-        said = tlcli("inspect", "drawn", "--format", form, "--out", tmp_path / f"x.{form}")
+        said = tlcli("inspect", "mobilenet_synthetic", "--format", form, "--out", tmp_path / f"x.{form}")
         assert (said.code, said.stdout) == (0, "")
         assert (tmp_path / f"x.{form}").read_text(encoding="utf-8") == tlcli(
-            "inspect", "drawn", "--format", form
+            "inspect", "mobilenet_synthetic", "--format", form
         ).stdout
 
 

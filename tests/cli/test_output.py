@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tlcli.cli import console
+from tlcli.text import compact, duration
 
 PROGRAM = str(Path(sys.executable).with_name("tlcli"))
 
@@ -134,7 +135,7 @@ def test_json_with_not_a_number_is_refused(capsys: pytest.CaptureFixture) -> Non
     ],
 )
 def test_counts(value: float, text: str) -> None:
-    assert console.count(value) == text
+    assert compact(value) == text
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_counts(value: float, text: str) -> None:
     [(0, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (3599.6, "1 h 00 min"), (90061, "25 h 01 min")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert console.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_a_failing_import_shows_what_the_libraries_said(capfd: pytest.CaptureFixture) -> None:

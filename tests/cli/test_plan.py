@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tlcli.train.footing import AUTO_VIEWS
+from tlcli.features.placement import AUTO_VIEWS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "plan.txt"
 
@@ -50,7 +50,7 @@ def test_the_contracts_json(tlcli: Callable, photos: Path) -> None:
         (["--precision", "bfloat16"], ["recipe", "performance", "precision"], "bfloat16"),
         (["--model", "mobilenet_v2"], ["phases", 1, "train"], "top 5, 10, 15, 18 groups"),
         (["--model", "mobilenet_v2", "--set", "phases.1.step=1"], ["phases", 1, "train"], "top group by group"),
-        (["--model", "drawn"], ["phases", 1, "train"], "all at once"),
+        (["--model", "mobilenet_synthetic"], ["phases", 1, "train"], "all at once"),
         # Of 20 images in two batches: few make many epochs.
         (["--model", "mobilenet_v2"], ["phases", 1, "epochs"], 48),
         (["--model", "mobilenet_v2"], ["recipe", "performance", "batch"], 16),
@@ -115,13 +115,18 @@ def test_what_is_stored_stands_in_the_json(tlcli: Callable, photos: Path) -> Non
     assert live["estimates"]["cache_bytes"] == 30 * 224 * 224 * 3
 
 
-@pytest.mark.parametrize(("side", "share", "go_on", "train"), [(32, 1.0, 0.0, "all at once"), (224, 0.3, 0.5, "top ")])
+@pytest.mark.parametrize(
+    ("side", "share", "min_relative_gain", "train"), [(32, 1.0, 0.0, "all at once"), (224, 0.3, 0.5, "top ")]
+)
 def test_everything_is_thawed_at_once_where_that_takes_seconds(
-    tlcli: Callable, photos: Path, side: int, share: float, go_on: float, train: str
+    tlcli: Callable, photos: Path, side: int, share: float, min_relative_gain: float, train: str
 ) -> None:
     plan = tlcli("plan", photos, "--json", "--model", "mobilenet_v2", "--set", f"data.size=[{side},{side}]").document
     phase = plan["recipe"]["phases"][1]
-    assert (phase["step"], phase["until"]["go_on"]) == (round(share * len(plan["groups"])), go_on)
+    assert (phase["step"], phase["until"]["min_relative_gain"]) == (
+        round(share * len(plan["groups"])),
+        min_relative_gain,
+    )
     assert plan["phases"][1]["train"].startswith(train)
 
 

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from tlcli.errors import TlcliError
-from tlcli.pretrain.job import Finished
+from tlcli.pretrain.run import PretrainResult
 
 TINY = ("--model", "mobilenet", "--set", "model.arguments.alpha=0.25", "--weights", "random")
 SHORT = ("--size", 32, "--epochs", 2, "--batch-size", 32)
@@ -116,9 +116,9 @@ def test_other_commands_take_the_card(made: Made, photos: Path, tlcli: Callable,
     assert "mine" in tuned.document["model"]["weights"]
 
 
-def job(heap: Path, out: Path, *, stop_at: str | None = None, **asked: Any) -> tuple[Finished, list[str]]:
+def job(heap: Path, out: Path, *, stop_at: str | None = None, **asked: Any) -> tuple[PretrainResult, list[str]]:
     """The same pretraining as `made`, below the command line; returns it with the lines it told."""
-    from tlcli.pretrain import job, request
+    from tlcli.pretrain import request, run
     from tlcli.train.events import Event, Noticed
 
     told: list[str] = []
@@ -131,8 +131,8 @@ def job(heap: Path, out: Path, *, stop_at: str | None = None, **asked: Any) -> t
 
     usual = {"model": "mobilenet", "weights": "random", "settings": ("model.arguments.alpha=0.25",)}
     short = {"size": 32, "epochs": 2, "batch": 32}
-    task = request.check(request.Request(out=out, unlabelled=heap, **(usual | short | asked)))
-    return job.pretrain(task, observe), told
+    task = request.check_request(request.PretrainRequest(out=out, unlabelled=heap, **(usual | short | asked)))
+    return run.pretrain(task, observe), told
 
 
 @pytest.mark.slow
@@ -184,10 +184,10 @@ class Place:
 
 
 CASES: dict[str, tuple[Callable[[Place], list[object]], list[str]]] = {
-    "no pictures": (lambda p: ["-o", p.path / "x"], ["UNLABELLED", "no pictures were named", "--drawn"]),
-    "both": (lambda p: [p.heap, "--drawn", "-o", p.path / "x"], ["exclude each other"]),
+    "no pictures": (lambda p: ["-o", p.path / "x"], ["UNLABELLED", "no pictures were named", "--synthetic"]),
+    "both": (lambda p: [p.heap, "--synthetic", "-o", p.path / "x"], ["exclude each other"]),
     "no folder": (lambda p: [p.path / "no", "-m", "mobilenet", "-o", p.path / "x"], ["no such folder"]),
-    "epochs of drawn": (lambda p: ["--drawn", "--epochs", 3, "-o", p.path / "x"], ["--epochs", "--images"]),
+    "epochs of drawn": (lambda p: ["--synthetic", "--epochs", 3, "-o", p.path / "x"], ["--epochs", "--images"]),
     "images of a folder": (lambda p: [p.heap, "--images", 3, "-o", p.path / "x"], ["--images", "--epochs"]),
     "no out": (lambda p: [p.heap], ["--out"]),
     "out is there": (lambda p: [p.heap, "-o", p.file("x.yaml").with_suffix("")], ["x.yaml", "--overwrite"]),

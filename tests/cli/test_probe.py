@@ -9,9 +9,8 @@ import pytest
 from rich.cells import cell_len
 
 from tlcli.cli import probe
-from tlcli.model import measure
-from tlcli.probing.job import Finished
-from tlcli.probing.result import Comparison, Depth, Probed, lead
+from tlcli.model import graph
+from tlcli.train.depth_probe import Depth, NetworkComparison, NetworkProbe, ProbeResult, lead
 from tlcli.zoo import catalogue
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "probe.md").read_text(encoding="utf-8")
@@ -37,9 +36,9 @@ def told(pictures: Path, tlcli: Callable, tmp_path_factory: pytest.TempPathFacto
 
 def test_there_is_a_line_for_every_group_that_can_end_the_network(told: tuple) -> None:
     for found in told[0]["models"]:
-        groups = measure.layer_groups(catalogue.find(found["model"]), {"alpha": 0.25}, (32, 32)).groups
+        groups = graph.measure_groups(catalogue.find(found["model"]), {"alpha": 0.25}, (32, 32)).groups
         assert len(groups) > 10
-        assert [depth["group"] for depth in found["depths"]] == [group.name for group in groups if group.is_frontier]
+        assert [depth["group"] for depth in found["depths"]] == [group.name for group in groups if group.is_cut_point]
         places = {group.name: number for number, group in enumerate(groups)}
         for depth in found["depths"]:
             number = places[depth["group"]]
@@ -107,7 +106,7 @@ def test_features_are_gone_afterwards(pictures: Path, tlcli: Callable, monkeypat
     """A test split is not needed; without validation images there is nothing to compare by."""
     import os
 
-    words = ["probe", pictures, "-m", "drawn", "--size", 32, 32, "--set", "data.test=0"]
+    words = ["probe", pictures, "-m", "mobilenet_synthetic", "--size", 32, 32, "--set", "data.test=0"]
     monkeypatch.setenv("COLUMNS", "80")
     said = tlcli(*words)
     assert said.code == 0, said.stderr
@@ -126,7 +125,7 @@ def test_what_concerns_the_images_is_said_once(pictures: Path, tlcli: Callable, 
 
     shutil.copytree(pictures, tmp_path / "photos")
     (tmp_path / "photos" / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
-    models = ["-m", "drawn", "-m", "mobilenet", "--weights", "random", "--size", 32, 32]
+    models = ["-m", "mobilenet_synthetic", "-m", "mobilenet", "--weights", "random", "--size", 32, 32]
     said = tlcli("probe", tmp_path / "photos", *models, "--set", "model.drop_top=10")
     assert said.code == 0, said.stderr
     assert said.stderr.count("broken.jpg") == 1
@@ -136,17 +135,21 @@ def test_what_concerns_the_images_is_said_once(pictures: Path, tlcli: Callable, 
     assert "    13  " in said.stdout
 
 
-def finished(group: str, *, losses: tuple[float, ...] = (0.9, 0.3, 0.4), names: tuple[str, ...] = ("a",)) -> Finished:
+def finished(
+    group: str, *, losses: tuple[float, ...] = (0.9, 0.3, 0.4), names: tuple[str, ...] = ("a",)
+) -> ProbeResult:
     depths = tuple(
         Depth(f"{group}{number}", 2048, share, 2 - number, 0.03, loss, 0.123, 0.987)
         for number, (share, loss) in enumerate(zip((0.1, 0.5, 1.0), losses, strict=True))
     )
     over_top = lead([0.2, 0.3, 0.4], [0.3, 0.4, 0.6])
     models = tuple(
-        Probed(name, "card (a)", (32, 32), depths, over_top, {"features": 1.0, "probes": 61.0}) for name in names
+        NetworkProbe(name, "card (a)", (32, 32), depths, over_top, {"features": 1.0, "probes": 61.0}) for name in names
     )
     counts = {"train": 100, "val": 20, "test": 30}
-    return Finished({"counts": counts}, models, tuple(Comparison(names[0], name, over_top) for name in names[1:]))
+    return ProbeResult(
+        {"counts": counts}, models, tuple(NetworkComparison(names[0], name, over_top) for name in names[1:])
+    )
 
 
 @pytest.mark.parametrize("group", ["block", "a_rather_long_name_of_a_group_", "[red]"])

@@ -14,7 +14,7 @@ def test_list_shows_all_with_their_numbers(tlcli: Callable) -> None:
     assert [line.split()[0] for line in said.stdout.splitlines()[1:]] == list(catalogue.load())
     (line,) = [line for line in said.stdout.splitlines() if line.startswith("mobilenet_v2 ")]
     assert line.split() == ["mobilenet_v2", "MobileNetV2", "2.26", "M", "224", "71.3%", "download"]
-    (line,) = [line for line in said.stdout.splitlines() if line.startswith("drawn ")]
+    (line,) = [line for line in said.stdout.splitlines() if line.startswith("mobilenet_synthetic ")]
     assert line.split()[-2:] == ["–", "bundled"]
 
 
@@ -38,9 +38,9 @@ def test_show_tells_all_of_a_card(name: str, tlcli: Callable) -> None:
 
 
 def test_show_tells_of_weights_that_come_along(tlcli: Callable) -> None:
-    card, told = catalogue.find("drawn"), tlcli("zoo", "show", "drawn", "--json").document
+    card, told = catalogue.find("mobilenet_synthetic"), tlcli("zoo", "show", "mobilenet_synthetic", "--json").document
     assert (told["weights"], told["sha256"], told["data"]) == (card.weights, card.sha256, card.data)
-    text = tlcli("zoo", "show", "drawn").stdout
-    assert f"weights        {bundled('models') / 'drawn.weights.h5'}" in text
+    text = tlcli("zoo", "show", "mobilenet_synthetic").stdout
+    assert f"weights        {bundled('models') / 'mobilenet_synthetic.weights.h5'}" in text
     assert f"sha256         {card.sha256}" in text
     assert f"data           {card.data}" in text

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tlcli.model import classifier, measure
+from tlcli.model import classifier, graph
 from tlcli.model.backbone import Backbone
 from tlcli.model.graph import weightless
 from tlcli.model.selection import select
@@ -44,7 +44,7 @@ def _parameters(variables):
 def test_freezing_reaches_exactly_the_planned_layers(name):
     card = CARDS[name]
     size = (card.size, card.size)
-    groups = measure.layer_groups(card, {}, size)
+    groups = graph.measure_groups(card, {}, size)
     with weightless():
         network = applications.architecture(card, size=size, arguments={})
         built = Backbone(card, network, size, "none", "")

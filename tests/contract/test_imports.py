@@ -62,7 +62,7 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     [
         ["inspect", "resnet50", "--train", "top:30%"],
         ["inspect", "mobilenet_v2", "--by", "layer", "--format", "csv"],
-        ["inspect", "drawn", "--train", "top:2", "--format", "html"],
+        ["inspect", "mobilenet_synthetic", "--train", "top:2", "--format", "html"],
         ["zoo", "list"],
         ["zoo", "show", "mobilenet_v2"],
         ["recipe", "list"],
@@ -89,7 +89,7 @@ def test_planning_loads_no_keras(photos: Path) -> None:
         ["pretrain", "no", "-o", "x"],
         ["evaluate", "no"],
         ["predict", "no", "x.jpg"],
-        ["inspect", "--diff", "resnet50", "drawn"],
+        ["inspect", "--diff", "resnet50", "mobilenet_synthetic"],
     ],
     ids=" ".join,
 )
@@ -125,11 +125,11 @@ def test_keras_is_loaded_without_what_takes_long_and_is_not_used() -> None:
 import sys
 from tlcli.cli import console
 with console.loading_keras():
-    import tlcli.run
+    import tlcli.workflows.finetune
 print(*sys.modules)
 import matplotlib, sklearn.metrics
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
-    assert {"tlcli.run", "keras", "tensorflow"} <= modules
+    assert {"tlcli.workflows.finetune", "keras", "tensorflow"} <= modules
     assert {"sklearn", "scipy.stats", "matplotlib", "pandas"} & modules == set()

@@ -65,7 +65,7 @@ def test_it_knows_the_bundled_recipes_and_cards(installed: Callable[..., str]) -
 
 
 def test_it_brings_the_bundled_weights_whole(installed: Callable[..., str]) -> None:
-    card = json.loads(installed("zoo", "show", "drawn", "--json"))
+    card = json.loads(installed("zoo", "show", "mobilenet_synthetic", "--json"))
     weights = Path(card["weights"])
     assert not weights.is_relative_to(CHECKOUT)
     assert weights.parent.name == "models"
@@ -78,9 +78,9 @@ def test_the_source_archive_holds_what_the_wheel_is_built_from(tmp_path: Path) -
     assert done.returncode == 0, done.stdout + done.stderr
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         held = {name.partition("/")[2]: name for name in archive.getnames()}
-        weights = archive.extractfile(held["models/drawn.weights.h5"])
+        weights = archive.extractfile(held["models/mobilenet_synthetic.weights.h5"])
         assert weights is not None
-        assert weights.read() == (CHECKOUT / "models" / "drawn.weights.h5").read_bytes()
+        assert weights.read() == (CHECKOUT / "models" / "mobilenet_synthetic.weights.h5").read_bytes()
     for kind in ("recipes", "models"):
         files = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / kind).rglob("*") if path.is_file()}
         assert files <= held.keys()

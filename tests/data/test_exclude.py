@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlcli.data import exclude
-from tlcli.data.folder import check, scan
+from tlcli.data.source import check_layout, scan
 from tlcli.errors import DataError
 
 Draw = Callable[..., Path]
@@ -79,7 +79,7 @@ def test_lines_without_a_file_are_told(tmp_path: Path, draw: Draw) -> None:
 def test_a_list_of_another_folder_is_an_error(tmp_path: Path, draw: Draw) -> None:
     data = draw(tmp_path / "data", ["a", "b"], count=4)
     with pytest.raises(DataError, match=r"there is no image 'train/a/01\.bmp'") as error:
-        check(data, exclude=listed(tmp_path, "# list\ntrain/a/01.bmp\n"))
+        check_layout(data, exclude=listed(tmp_path, "# list\ntrain/a/01.bmp\n"))
     assert error.value.where.endswith("bad.txt:2")
 
 
@@ -91,4 +91,4 @@ def test_an_empty_list_leaves_out_nothing(tmp_path: Path, draw: Draw) -> None:
 def test_a_class_that_is_excluded_whole_is_an_error(tmp_path: Path, draw: Draw) -> None:
     data = draw(tmp_path / "data", ["a", "b"], count=2)
     with pytest.raises(DataError, match="all 2 are excluded"):
-        check(data, exclude=listed(tmp_path, "a/00.bmp\na/01.bmp\n"))
+        check_layout(data, exclude=listed(tmp_path, "a/00.bmp\na/01.bmp\n"))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlcli.data.folder import scan
-from tlcli.data.kinds import EXTENSIONS
+from tlcli.data.decode import EXTENSIONS
 from tlcli.data.pixels import decode, open_cache, read
+from tlcli.data.source import scan
 from tlcli.errors import DataError
 
 Sample = Callable[[str], Path]

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from tlcli.data.folder import FolderIndex, scan
 from tlcli.data.pixels import Mode, Pixels, decode, fit, open_cache, read
+from tlcli.data.source import FolderIndex, scan
 from tlcli.errors import DataError
 
 Sample = Callable[[str], Path]

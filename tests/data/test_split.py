@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlcli.data.folder import FolderIndex, ImageFile, scan
-from tlcli.data.split import Splits, make, position
+from tlcli.data.source import FolderIndex, ImageFile, scan
+from tlcli.data.split import Splits, make_splits, position
 from tlcli.errors import DataError
 
 CLASSES = ("a", "b", "c")
@@ -58,7 +58,7 @@ def indexes(draw: st.DrawFn) -> FolderIndex:
 
 @given(index=indexes(), val=FRACTIONS, test=FRACTIONS)
 def test_every_image_in_one_split_and_every_content_too(index: FolderIndex, val: float, test: float) -> None:
-    splits = make(index, val=val, test=test)
+    splits = make_splits(index, val=val, test=test)
     assert [one for one, _ in splits.rows()] == list(index.images)
     assert splits.dropped == ()
     contents = [{one.sha256 for one in images} for images in (splits.train, splits.val, splits.test)]
@@ -67,7 +67,7 @@ def test_every_image_in_one_split_and_every_content_too(index: FolderIndex, val:
 
 @given(index=indexes(), val=FRACTIONS, test=FRACTIONS)
 def test_every_class_has_train_images_and_val_images_where_wanted(index: FolderIndex, val: float, test: float) -> None:
-    counts = make(index, val=val, test=test).counts()
+    counts = make_splits(index, val=val, test=test).counts()
     assert min(counts["train"]) >= 1
     assert min(counts["val"]) >= (1 if val > 0 else 0)
     assert [sum(column) for column in zip(*counts.values(), strict=True)] == list(index.counts().values())
@@ -82,19 +82,19 @@ def test_order_and_names_do_not_matter(index: FolderIndex, val: float, test: flo
     shuffled = list(index.images)
     seed.shuffle(shuffled)  # type: ignore[attr-defined]
     renamed = [ImageFile(f"{place}.png", one.label, one.sha256, 1, None) for place, one in enumerate(shuffled)]
-    before = {(one.sha256, name) for one, name in make(index, val=val, test=test).rows()}
+    before = {(one.sha256, name) for one, name in make_splits(index, val=val, test=test).rows()}
     other = FolderIndex(Path("/else"), index.classes, tuple(renamed), ())
-    assert before == {(one.sha256, name) for one, name in make(other, val=val, test=test).rows()}
+    assert before == {(one.sha256, name) for one, name in make_splits(other, val=val, test=test).rows()}
 
 
 @given(index=indexes(), more=indexes(), val=FRACTIONS, test=FRACTIONS)
 def test_added_files_move_nothing_in_a_class_that_needed_no_guarantee(
     index: FolderIndex, more: FolderIndex, val: float, test: float
 ) -> None:
-    before = make(index, val=val, test=test)
+    before = make_splits(index, val=val, test=test)
     own = {one.sha256 for one in index.images}
     added = [one for one in more.images if one.sha256 not in own and one.label < len(index.classes)]
-    after = split_of(make(index_of(*index.images, *added), val=val, test=test))
+    after = split_of(make_splits(index_of(*index.images, *added), val=val, test=test))
     bent = {one.label for one, name in before.rows() if name != band(one, val, test)}
     for one, name in before.rows():
         if one.label not in bent:
@@ -108,7 +108,7 @@ def band(one: ImageFile, val: float, test: float) -> str:
 
 def test_large_classes_follow_the_bands_exactly() -> None:
     index = index_of(*(image(number % 2, number) for number in range(4000)))
-    splits = make(index, val=0.15, test=0.10)
+    splits = make_splits(index, val=0.15, test=0.10)
     assert all(name == band(one, 0.15, 0.10) for one, name in splits.rows())
     assert splits.counts()["val"] == pytest.approx([300, 300], abs=50)
     assert splits.counts()["test"] == pytest.approx([200, 200], abs=50)
@@ -123,7 +123,7 @@ def test_a_class_without_val_images_gets_the_one_next_to_the_band() -> None:
     numbers = sorted(contents_in((0.5, 1.0), 4), key=lambda number: position(image(0, number).sha256))
     others = contents_in((0.0, 1.0), 60, start=100_000)
     index = index_of(*(image(0, number) for number in numbers), *(image(1, number) for number in others))
-    splits = make(index, val=0.2, test=0.2)
+    splits = make_splits(index, val=0.2, test=0.2)
     assert [one.path for one in splits.val if one.label == 0] == [f"a/{numbers[0]}.png"]
     assert splits.counts()["train"][0] == 3
     (warning,) = splits.warnings
@@ -135,13 +135,13 @@ def test_a_class_wholly_in_the_test_band_still_gets_train_and_val() -> None:
     low = contents_in((0.0, 0.2), 3)
     others = contents_in((0.0, 1.0), 60, start=100_000)
     index = index_of(*(image(0, number) for number in low), *(image(1, number) for number in others))
-    counts = make(index, val=0.2, test=0.2).counts()
+    counts = make_splits(index, val=0.2, test=0.2).counts()
     assert [counts[name][0] for name in ("train", "val", "test")] == [1, 1, 1]
 
 
 def test_contradicting_copies_go_together_and_are_named() -> None:
     images = [image(label, 10 * number + label) for label in (0, 1) for number in range(10)]
-    splits = make(index_of(*images, image(0, 7777), image(1, 7777)), val=0.2, test=0.1)
+    splits = make_splits(index_of(*images, image(0, 7777), image(1, 7777)), val=0.2, test=0.1)
     assert len({name for path, name in split_of(splits).items() if "7777" in path}) == 1
     assert any("more than one class: a/7777.png = b/7777.png" in warning for warning in splits.warnings)
 
@@ -150,13 +150,13 @@ def test_contradicting_copies_go_together_and_are_named() -> None:
 def test_one_different_image_is_no_class(val: float) -> None:
     images = [image(0, 1), image(0, 1, name="copy"), image(0, 9), image(1, 9), image(1, 2), image(1, 3)]
     with pytest.raises(DataError, match="class 'a' has too few different images \\(got 1, at least 2\\)"):
-        make(index_of(*images), val=val, test=0.0)
+        make_splits(index_of(*images), val=val, test=0.0)
 
 
 @pytest.mark.parametrize(("val", "test"), [(-0.1, 0.1), (1.0, 0.0), (0.5, 0.5), (0.0, 1.5), (float("nan"), 0.1)])
 def test_fractions_must_leave_something(val: float, test: float) -> None:
     with pytest.raises(DataError, match="leave nothing to train on"):
-        make(index_of(image(0, 1), image(0, 2)), val=val, test=test)
+        make_splits(index_of(image(0, 1), image(0, 2)), val=val, test=test)
 
 
 def given_index(*extra: ImageFile) -> FolderIndex:
@@ -166,11 +166,11 @@ def given_index(*extra: ImageFile) -> FolderIndex:
 
 
 def test_given_folders_are_kept_and_a_missing_one_is_split_off() -> None:
-    splits = make(given_index(), val=0.9, test=0.2)
+    splits = make_splits(given_index(), val=0.9, test=0.2)
     assert {one.path for one in splits.val} == {one.path for one in given_index().images if one.given == "val"}
     assert {one.given for one in (*splits.train, *splits.test)} == {"train"}
     assert sum(splits.counts()["test"]) > 0
-    without = make(given_index(), val=0.0, test=0.0)
+    without = make_splits(given_index(), val=0.0, test=0.0)
     assert [sum(counts) for counts in without.counts().values()] == [60, 6, 0]
     assert without.warnings == ()
 
@@ -178,7 +178,7 @@ def test_given_folders_are_kept_and_a_missing_one_is_split_off() -> None:
 def test_given_test_and_val_split_off() -> None:
     images = [image(label, 100 * label + number, given="train") for label in (0, 1) for number in range(30)]
     tests = [image(label, 5000 + label, given="test") for label in (0, 1)]
-    splits = make(index_of(*images, *tests), val=0.2, test=0.9)
+    splits = make_splits(index_of(*images, *tests), val=0.2, test=0.9)
     assert {one.given for one in splits.test} == {"test"}
     assert len(splits.test) == 2
     assert min(splits.counts()["val"]) >= 1
@@ -187,7 +187,7 @@ def test_given_test_and_val_split_off() -> None:
 def test_leaks_leave_train_and_val_with_a_warning() -> None:
     leak, between = image(0, 1000, given="train"), image(1, 1101, given="test")
     rest = [image(label, 9000 + label, given="test") for label in (0, 1)]
-    splits = make(given_index(leak, between, *rest), val=0.1, test=0.1)
+    splits = make_splits(given_index(leak, between, *rest), val=0.1, test=0.1)
     assert [one.path for one in splits.dropped] == ["train/a/1000.png", "val/b/1101.png"]
     assert between in splits.test
     assert Counter(warning.split()[1] for warning in splits.warnings) == {"train": 1, "val": 1}
@@ -199,13 +199,13 @@ def test_a_class_emptied_by_its_leaks_is_an_error() -> None:
     train = [image(label, number, given="train") for label in (0, 1) for number in (label, label + 10)]
     val = [image(0, number, given="val") for number in (0, 10)] + [image(1, 500, given="val")]
     with pytest.raises(DataError, match="class 'a' has no train images after 2 were left out"):
-        make(index_of(*train, *val), val=0.1, test=0.0)
+        make_splits(index_of(*train, *val), val=0.1, test=0.0)
 
 
 def test_real_sets(sample: Callable[[str], Path]) -> None:
-    flowers = make(scan(sample("tf_flowers")), val=0.15, test=0.0)
+    flowers = make_splits(scan(sample("tf_flowers")), val=0.15, test=0.0)
     assert sum(flowers.counts()["train"]) + len(flowers.dropped) == 1469
     assert sum(flowers.counts()["val"]) == 368
-    trash = make(scan(sample("trashnet")), val=0.15, test=0.15)
+    trash = make_splits(scan(sample("trashnet")), val=0.15, test=0.15)
     total = sum(map(sum, trash.counts().values()))
     assert sum(trash.counts()["val"]) / total == pytest.approx(0.15, abs=0.03)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import tlcli
 from tlcli.data import workers
-from tlcli.program import Program
 
 DEADLY = "deadly"
 
@@ -27,7 +27,7 @@ JOB = workers.Job(told, ("killed", 0))
 
 @pytest.fixture(autouse=True)
 def _as_in_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Program, "is_own", True)
+    monkeypatch.setattr(tlcli, "is_program", True)
 
 
 @pytest.mark.parametrize("count", [0, 1, 33, 500])

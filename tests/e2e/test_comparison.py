@@ -97,7 +97,7 @@ def test_a_recipe_that_fails_is_told_and_the_others_go_on(
 def test_what_cannot_be_compared_is_refused(
     words: list[str], message: str, photos: Path, tlcli: Callable, tmp_path: Path
 ) -> None:
-    said = tlcli("finetune", photos, "--model", "drawn", *words, "--out", tmp_path / "run")
+    said = tlcli("finetune", photos, "--model", "mobilenet_synthetic", *words, "--out", tmp_path / "run")
     assert said.code == 2, said.stderr
     assert message in said.stderr
     assert not (tmp_path / "run").exists()

@@ -31,7 +31,7 @@ def test_it_learns_to_read_digits(demo: tuple) -> None:
     record = json.loads((home / "run" / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "complete"
     assert record["scores"]["test"]["accuracy"] > 0.85
-    assert record["model"]["weights"] == "card (drawn)"
+    assert record["model"]["weights"] == "card (mobilenet_synthetic)"
     assert record["warnings"] == []
     assert record["data"]["classes"] == [str(digit) for digit in range(10)]
     assert len(list((home / "digits").rglob("*.png"))) == 600

@@ -157,7 +157,7 @@ def test_a_run_is_a_network_to_start_from(
         return ["finetune", str(photos), "--recipe", str(tiny), "--set", named, "--out", str(tmp_path / out), "--json"]
 
     # In a process of its own: there Keras has named nothing yet, and would give names that stand in the file already.
-    command = [sys.executable, "-m", "tlcli.cli.main", *words(finished[0], "next")]
+    command = [sys.executable, "-m", "tlcli", *words(finished[0], "next")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["model"]["source"].startswith("file:")
@@ -181,7 +181,7 @@ def test_files_of_other_kinds_are_told(draw: Callable, tlcli: Callable, tmp_path
     for name in ("one.heic", "two.avif"):
         next(path for path in folder.iterdir()).joinpath(name).write_bytes(b"not read")
     said = tlcli("plan", folder)
-    assert "passed over 2 files" in said.stderr
+    assert "skipped 2 files" in said.stderr
     assert ".avif, .heic" in said.stderr
 
 
@@ -299,7 +299,7 @@ def test_a_classifier_alone_predicts_too(finished: tuple, photos: Path, tlcli: C
     words = [photos / "red", "--json", "--quiet"]
     assert tlcli("predict", alone, *words).stdout == tlcli("predict", finished[0], *words).stdout
     assert tlcli("evaluate", alone, photos, "--json").document["count"] == 30
-    assert "no images of its own" in tlcli("evaluate", alone).stderr
+    assert "no test images" in tlcli("evaluate", alone).stderr
 
 
 def test_hostile_class_names_arrive_unharmed(draw: Callable, tlcli: Callable, tiny: Path, tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_given_test_folders_are_preferred(finished: tuple, photos: Path, tlcli: 
     assert tlcli("evaluate", finished[0], tmp_path, "--json").document["count"] == 12
 
 
-@pytest.mark.parametrize("what", ["changed", "gone"])
+@pytest.mark.parametrize("what", ["changed", "missing"])
 def test_test_images_must_be_those_of_the_run(
     what: str, finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tlcli.zoo import availability, catalogue
+from tlcli.zoo import catalogue, default
 
 CARD = """\
 name: mine
@@ -83,10 +83,11 @@ def test_an_unfinished_run_is_taken_up_without_the_weights(
     copied: Path, tlcli: Callable, photos: Path, tmp_path: Path
 ) -> None:
     """They are in its checkpoint."""
-    from tlcli import prepare, run
     from tlcli.train.events import Event, StepBegun
+    from tlcli.workflows import finetune
+    from tlcli.workflows.request import Request, check_request
 
-    request = prepare.Request(
+    request = Request(
         recipe=str(copied / "short.yaml"),
         options={"data.path": str(photos), "model.name": str(copied / "mine.yaml")},
         out=tmp_path / "run",
@@ -97,7 +98,7 @@ def test_an_unfinished_run_is_taken_up_without_the_weights(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run.finetune(request, prepare.check_first(request), stop)
+        finetune.finetune(request, check_request(request), stop)
     before = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert (before["status"], before["model"]["weights"]) == ("interrupted", "card (mine)")
     (copied / "mine.weights.h5").unlink()
@@ -117,8 +118,8 @@ def test_inspect_and_show_take_a_card_file(home: Path, tlcli: Callable) -> None:
 
 
 def test_the_bundled_network_is_known_without_measuring(tlcli: Callable) -> None:
-    found = tlcli("inspect", "drawn", "--format", "json").document
-    card = catalogue.find("drawn")
+    found = tlcli("inspect", "mobilenet_synthetic", "--format", "json").document
+    card = catalogue.find("mobilenet_synthetic")
     assert (found["parameters"], found["input_size"]) == (card.parameters, [card.size, card.size])
     assert not (Path(os.environ["TLCLI_CACHE"]) / "structures").exists()
 
@@ -180,7 +181,7 @@ def test_without_weights_at_hand_the_bundled_network_is_used_and_it_is_said(
     home: Path, tlcli: Callable, photos: Path, tmp_path: Path
 ) -> None:
     plan = tlcli("plan", photos, "--json").document
-    assert (plan["model"]["name"], plan["recipe"]["model"]["name"]) == ("drawn", "drawn")
+    assert (plan["model"]["name"], plan["recipe"]["model"]["name"]) == ("mobilenet_synthetic", "mobilenet_synthetic")
     (notice,) = plan["notices"]
     assert "lower accuracy" in notice
     assert f"Note: {notice}." in tlcli("plan", photos).stdout.splitlines()
@@ -189,7 +190,10 @@ def test_without_weights_at_hand_the_bundled_network_is_used_and_it_is_said(
     said = tlcli("finetune", photos, "--recipe", home / "short.yaml", "--out", run, "--json", "--quiet")
     assert said.code == 0, said.stderr
     assert said.stderr == f"warning: {notice}\n"
-    assert (said.document["model"]["name"], said.document["model"]["weights"]) == ("drawn", "card (drawn)")
+    assert (said.document["model"]["name"], said.document["model"]["weights"]) == (
+        "mobilenet_synthetic",
+        "card (mobilenet_synthetic)",
+    )
     assert said.document["model"]["size"] == [64, 64]
     assert notice in said.document["warnings"]
     assert "name: drawn\n" in (run / "recipe.yaml").read_text(encoding="utf-8")
@@ -197,14 +201,14 @@ def test_without_weights_at_hand_the_bundled_network_is_used_and_it_is_said(
 
 
 def test_who_names_the_bundled_network_is_told_nothing(tlcli: Callable, photos: Path) -> None:
-    plan = tlcli("plan", photos, "--json", "--model", "drawn").document
-    assert (plan["model"]["name"], plan["notices"]) == ("drawn", [])
+    plan = tlcli("plan", photos, "--json", "--model", "mobilenet_synthetic").document
+    assert (plan["model"]["name"], plan["notices"]) == ("mobilenet_synthetic", [])
 
 
 @pytest.mark.parametrize("words", [["--set", "data.size=[48,48]"], ["--model", "auto", "--set", "data.size=[48,48]"]])
 def test_a_size_of_ones_own_is_kept(words: list[str], tlcli: Callable, photos: Path) -> None:
     plan = tlcli("plan", photos, "--json", *words).document
-    assert (plan["model"]["name"], plan["model"]["size"]) == ("drawn", [48, 48])
+    assert (plan["model"]["name"], plan["model"]["size"]) == ("mobilenet_synthetic", [48, 48])
 
 
 def test_with_weights_in_the_cache_it_is_mobilenet(
@@ -212,11 +216,13 @@ def test_with_weights_in_the_cache_it_is_mobilenet(
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / availability.weights_file({}, (96, 96))).write_bytes(b"weights")
+    (tmp_path / "models" / default.weights_file({}, (96, 96))).write_bytes(b"weights")
     plan = tlcli("plan", photos, "--json", "--set", "data.size=[96,96]").document
     assert (plan["model"]["name"], plan["model"]["size"], plan["notices"]) == ("mobilenet_v2", [96, 96], [])
     assert plan["recipe"]["model"]["name"] == "mobilenet_v2"
-    assert tlcli("plan", photos, "--json").document["model"]["name"] == "drawn", "another size has other weights"
+    assert tlcli("plan", photos, "--json").document["model"]["name"] == "mobilenet_synthetic", (
+        "another size has other weights"
+    )
 
 
 def test_with_weights_of_ones_own_it_is_mobilenet(tlcli: Callable, photos: Path) -> None:
@@ -229,14 +235,14 @@ def test_a_folder_called_auto_changes_nothing(
 ) -> None:
     (tmp_path / "auto").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert tlcli("plan", photos, "--json").document["model"]["name"] == "drawn"
+    assert tlcli("plan", photos, "--json").document["model"]["name"] == "mobilenet_synthetic"
 
 
 def test_a_mistake_is_told_before_any_server_is_asked(
     tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(availability, "can_fetch", lambda url: bool(asked.append(url)))
+    monkeypatch.setattr(default, "can_fetch", lambda url: bool(asked.append(url)))
     assert tlcli("plan", tmp_path / "phots").code == 2
     assert tlcli("finetune", photos, "--out", photos / "run").code == 2
     assert asked == []

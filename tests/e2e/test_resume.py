@@ -34,7 +34,7 @@ phases:
   - {name: everything, policy: all, epochs: 9, lr: 3.0e-3, batch_norm: train}
   - {name: thaw, policy: gradual, step: 14, epochs: 6, patience: 4, lr: 1.0e-3, layer_decay: 0.8}
 # Every run trains for itself.
-performance: {batch: 8, recall: false}
+performance: {batch: 8, reuse_results: false}
 """
 
 

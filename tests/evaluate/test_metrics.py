@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from tlcli.evaluate.metrics import score
+from tlcli.evaluate.scores import score
 
 
 def random_answers(count: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -153,9 +153,9 @@ def test_own_weights_of_another_network_are_told(own):
 
 
 def test_the_bundled_weights_are_loaded():
-    card = catalogue.find("drawn")
+    card = catalogue.find("mobilenet_synthetic")
     built = backbone.build(card, size=(64, 64), arguments={}, weights=None)
-    assert built.weights_origin == "card (drawn)"
+    assert built.weights_origin == "card (mobilenet_synthetic)"
     assert built.network.count_params() == card.parameters
     reference = getattr(keras.applications, card.source.removeprefix("keras:"))(
         weights=None, include_top=False, input_shape=(64, 64, 3), **card.arguments

@@ -14,7 +14,7 @@ from tlcli.errors import ModelError
 from tlcli.model import classifier
 from tlcli.model.backbone import Backbone, weights_sha256
 from tlcli.model.classifier import assemble
-from tlcli.model.contract import MEMBER
+from tlcli.model.metadata import MEMBER
 from tlcli.recipe.schema import HeadSpec, HiddenSpec
 from tlcli.zoo.card import ModelCard
 

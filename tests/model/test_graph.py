@@ -8,8 +8,8 @@ import pytest
 from keras import layers
 
 from tlcli.errors import ModelError
+from tlcli.model.cut_points import LayerGraph, cut_points
 from tlcli.model.graph import fresh_names, measure, tensors_at, weightless
-from tlcli.model.groups import LayerGraph, frontiers
 
 FRONTIERS = {
     "VGG16": (19, 19),
@@ -39,7 +39,7 @@ def flops(graph: LayerGraph) -> int:
 def test_known_networks_have_their_known_frontiers(handle: str) -> None:
     model = build(handle)
     graph = measure(model)
-    assert (len(model.layers), len(frontiers(graph))) == FRONTIERS[handle]
+    assert (len(model.layers), len(cut_points(graph))) == FRONTIERS[handle]
     assert [layer.name for layer in graph.layers] == [operation.name for operation in model.operations]
     assert sum(layer.parameters for layer in graph.layers) == model.count_params()
     trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
@@ -140,7 +140,7 @@ def test_operations_that_are_no_layers_are_in_the_graph() -> None:
     graph = measure(keras.Model(inputs, layers.Conv2D(2, 1)(flipped + inputs)))
     assert [layer.kind for layer in graph.layers] == ["InputLayer", "Flip", "Add", "Conv2D"]
     assert [layer.parameters for layer in graph.layers] == [0, 0, 0, 8]
-    assert len(frontiers(graph)) == 3
+    assert len(cut_points(graph)) == 3
 
 
 def test_sequential_networks_are_graphs_too() -> None:

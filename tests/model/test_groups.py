@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlcli.errors import ModelError
-from tlcli.model.groups import Layer, LayerGraph, LayerGroups, assign, frontiers, listing
+from tlcli.model.cut_points import LayerGraph, cut_points
+from tlcli.model.grouping import assign
+from tlcli.model.groups import Layer, LayerGroups, listing
 from tlcli.zoo.card import GroupPattern
 
 
@@ -54,7 +56,7 @@ def names(groups: LayerGroups) -> dict[str, list[str]]:
 
 
 def cuts(groups: LayerGroups) -> tuple[str, ...]:
-    return tuple(group.boundary for group in groups if group.is_frontier)
+    return tuple(group.boundary for group in groups if group.is_cut_point)
 
 
 def without(graph: LayerGraph, removed: str) -> bool:
@@ -86,7 +88,7 @@ def graphs(draw: st.DrawFn) -> LayerGraph:
 
 @given(graphs())
 def test_the_sweep_finds_the_layers_whose_removal_cuts_every_path(graph: LayerGraph) -> None:
-    assert set(frontiers(graph)) == {layer.name for layer in graph.layers if not without(graph, layer.name)}
+    assert set(cut_points(graph)) == {layer.name for layer in graph.layers if not without(graph, layer.name)}
 
 
 @given(graphs())
@@ -101,17 +103,17 @@ def test_automatic_groups_are_total_disjoint_and_ordered(graph: LayerGraph) -> N
 
 
 def test_frontiers_of_a_residual_network() -> None:
-    assert frontiers(residual()) == ("in", "conv", "a_add", "b_add", "last")
+    assert cut_points(residual()) == ("in", "conv", "a_add", "b_add", "last")
 
 
 def test_a_layer_with_two_outputs_is_no_frontier() -> None:
     layers = (Layer("in", "InputLayer"), Layer("split", "Split", ("in",), outputs=2), Layer("out", "Add", ("split",)))
-    assert frontiers(LayerGraph(layers, "out")) == ("in", "out")
+    assert cut_points(LayerGraph(layers, "out")) == ("in", "out")
 
 
 def test_two_inputs_meet_before_the_first_frontier() -> None:
     graph = graph_of({"left": "", "l1": "left", "right": "", "join": "l1 right", "out": "join"})
-    assert frontiers(graph) == ("join", "out")
+    assert cut_points(graph) == ("join", "out")
 
 
 def test_patterns_name_groups_and_boundaries_move_up_to_the_merge() -> None:
@@ -137,7 +139,7 @@ def test_without_a_frontier_before_the_next_group_the_boundary_stays() -> None:
     # Three tensors run side by side.
     edges = {"in": "", "a": "in", "b": "a in", "c": "b a in", "d": "c b a", "e": "d c"}
     groups = assign(graph_of(edges, weightless="in"), patterns(("{0}", "[abcde]")), name="tiny", input_size=(8, 8))
-    assert [(group.boundary, group.is_frontier, group.cut) for group in groups] == [
+    assert [(group.boundary, group.is_cut_point, group.cut) for group in groups] == [
         ("a", True, "a/in"),
         ("b", False, "b"),
         ("c", False, "c"),
@@ -159,11 +161,11 @@ def test_no_cut_below_a_second_input_or_at_a_layer_with_several_outputs() -> Non
     edges = {"in": "", "a": "in", "b": "a in", "c": "b a", "other": "", "d": "c b other"}
     graph = graph_of(edges, weightless="in other")
     found = assign(graph, patterns(("{0}", "[abcd]")), name="tiny", input_size=(8, 8))
-    assert [group.is_frontier for group in found] == [False, False, False, True]
+    assert [group.is_cut_point for group in found] == [False, False, False, True]
     graph = graph_of({"in": "", "a": "in", "b": "a in", "c": "b a"}, weightless="in")
     graph = replace(graph, layers=tuple(replace(layer, outputs=1 + (layer.name == "a")) for layer in graph.layers))
     found = assign(graph, patterns(("{0}", "[abc]")), name="tiny", input_size=(8, 8))
-    assert [group.is_frontier for group in found] == [False, False, True]
+    assert [group.is_cut_point for group in found] == [False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 from tlcli.errors import ModelError
 from tlcli.model import structure
 from tlcli.model.graph import measure, weightless
-from tlcli.model.groups import Layer, LayerGroups, assign
+from tlcli.model.grouping import assign
+from tlcli.model.groups import Layer, LayerGroups
 from tlcli.zoo import catalogue
 from tlcli.zoo.card import GroupPattern, ModelCard
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tlcli.model.backbone import Backbone, weights_sha256
-from tlcli.pretrain.pictures import Pictures
+from tlcli.pretrain.images import ImageSet
 from tlcli.zoo.card import ModelCard
 
 SIDE, SIZE = 24, 16
@@ -40,7 +40,7 @@ def tiny_backbone() -> Callable[..., Backbone]:
 
 
 @pytest.fixture(scope="session")
-def stripes() -> Pictures:
+def stripes() -> ImageSet:
     """64 pictures of stripes in many directions, widths and colours, in a cache with an order of its own."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[0:SIDE, 0:SIDE]
@@ -49,4 +49,4 @@ def stripes() -> Pictures:
         down, across = random.normal(0, 0.8, 2)
         wave = np.sin(rows * down + columns * across + random.uniform(0, 6))[..., None]
         picture[:] = np.clip(127 + wave * random.uniform(-120, 120, 3) + random.uniform(-60, 60, 3), 0, 255)
-    return Pictures("stripes", made, random.permutation(70)[:64].astype(np.int64), (), 0, "0" * 64)
+    return ImageSet("stripes", made, random.permutation(70)[:64].astype(np.int64), (), 0, "0" * 64)

@@ -8,35 +8,35 @@ from typing import Any
 import pytest
 
 from tlcli.errors import ModelError
-from tlcli.pretrain.request import Request, Task, check, command
+from tlcli.pretrain.request import PretrainRequest, PretrainTask, check_request, command
 
 
-def asked(folder: Path, **more: Any) -> Task:
+def asked(folder: Path, **more: Any) -> PretrainTask:
     (folder / "heap").mkdir(exist_ok=True)
-    source = {} if more.get("drawn") else {"unlabelled": folder / "heap"}
-    return check(Request(out=folder / "mine", **source, **more))
+    source = {} if more.get("synthetic") else {"unlabelled": folder / "heap"}
+    return check_request(PretrainRequest(out=folder / "mine", **source, **more))
 
 
 def test_drawn_pictures_train_a_small_network_from_nothing(tmp_path: Path) -> None:
-    task = asked(tmp_path, drawn=True)
+    task = asked(tmp_path, synthetic=True)
     assert (task.base.source, task.base.arguments, task.base.size) == ("keras:MobileNet", {"alpha": 0.4375}, 64)
     assert (task.weights, task.start, task.licence) == ("random", "", "yours")
     assert command(task, {"images": 100}) == (
-        "tlcli pretrain --drawn --model mobilenet --set model.arguments.alpha=0.4375 --weights random --size 64"
+        "tlcli pretrain --synthetic --model mobilenet --set model.arguments.alpha=0.4375 --weights random --size 64"
         " --images 100 --seed 0 --out mine.yaml"
     )
 
 
 def test_the_defaults_give_way(tmp_path: Path) -> None:
-    task = asked(tmp_path, drawn=True, settings=("model.arguments.alpha=0.35",), size=96)
+    task = asked(tmp_path, synthetic=True, settings=("model.arguments.alpha=0.35",), size=96)
     assert (task.base.arguments, task.base.size) == ({"alpha": 0.35}, 96)
-    task = asked(tmp_path, drawn=True, model="resnet50")
+    task = asked(tmp_path, synthetic=True, model="resnet50")
     assert (task.base.arguments, task.base.size) == ({}, 224)
 
 
 def test_own_pictures_go_on_from_the_bundled_network(tmp_path: Path) -> None:
     task = asked(tmp_path)
-    assert task.card.name == "drawn"
+    assert task.card.name == "mobilenet_synthetic"
     assert task.card.weights is not None
     assert task.weights is None
     assert task.start == f", going on from weights trained on {task.card.data}"

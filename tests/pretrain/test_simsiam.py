@@ -12,18 +12,18 @@ import pytest
 from tlcli.errors import OutputError, RunError
 from tlcli.model.backbone import Backbone, weights_sha256
 from tlcli.pretrain import simsiam
-from tlcli.pretrain.curve import Point
-from tlcli.pretrain.pictures import Pictures
-from tlcli.pretrain.simsiam import HEALTHY, WIDTH, Course, Unlike, course_for, spread
-from tlcli.pretrain.unfinished import Unfinished
-from tlcli.train.checkpoint import values
+from tlcli.pretrain.card import Point
+from tlcli.pretrain.checkpoint import PretrainCheckpoint
+from tlcli.pretrain.images import ImageSet
+from tlcli.pretrain.simsiam import HEALTHY, WIDTH, Course, NegativeCosine, course_for, spread
+from tlcli.train.checkpoint import copy_values
 
 COURSE = Course(epochs=2, batch=16)
 
 
 def train(
     backbone: Backbone,
-    pictures: Pictures,
+    pictures: ImageSet,
     course: Course,
     folder: Path,
     *,
@@ -31,17 +31,17 @@ def train(
     key: str = "key",
     may_discard: bool = False,
 ) -> list[Point]:
-    left = Unfinished(folder / "mine.unfinished", key, may_discard)
-    return simsiam.pretrain(
+    left = PretrainCheckpoint(folder / "mine.unfinished", key, may_discard)
+    return simsiam.train_simsiam(
         backbone, pictures, course, progress=progress, advance=lambda done, total: None, unfinished=left
     )
 
 
 def test_the_loss_falls_all_weights_move_and_the_outputs_stay_apart(
-    tiny_backbone: Callable, stripes: Pictures, tmp_path: Path
+    tiny_backbone: Callable, stripes: ImageSet, tmp_path: Path
 ) -> None:
     backbone = tiny_backbone()
-    before = values(backbone.network.weights)
+    before = copy_values(backbone.network.weights)
     points = train(backbone, stripes, Course(epochs=40, batch=64), tmp_path)
     losses = [point.loss for point in points]
     assert len(points) == 40
@@ -49,7 +49,7 @@ def test_the_loss_falls_all_weights_move_and_the_outputs_stay_apart(
     assert all(HEALTHY / 2 < point.spread < 1.2 * HEALTHY for point in points)
     assert [point.images for point in points] == [64 * n for n in range(1, 41)]
     assert all(one.seconds < two.seconds for one, two in pairwise(points))
-    for old, new, weight in zip(before, values(backbone.network.weights), backbone.network.weights, strict=True):
+    for old, new, weight in zip(before, copy_values(backbone.network.weights), backbone.network.weights, strict=True):
         assert not np.array_equal(old, new), weight.path
     # The statistics are those of the end: at the momentum of the zoo, 0.999, they would be a twenty-fifth of the way.
     pixels = stripes.pixels[stripes.rows][:, 4:20, 4:20].astype(np.float32) / 127.5 - 1
@@ -61,7 +61,7 @@ def test_the_loss_falls_all_weights_move_and_the_outputs_stay_apart(
 
 
 @pytest.mark.slow
-def test_a_seed_repeats_and_another_does_not(tiny_backbone: Callable, stripes: Pictures, tmp_path: Path) -> None:
+def test_a_seed_repeats_and_another_does_not(tiny_backbone: Callable, stripes: ImageSet, tmp_path: Path) -> None:
     found = []
     for number, seed in enumerate((0, 0, 1)):
         backbone = tiny_backbone()
@@ -72,7 +72,7 @@ def test_a_seed_repeats_and_another_does_not(tiny_backbone: Callable, stripes: P
 
 
 @pytest.mark.slow
-def test_interrupted_it_goes_on_to_the_same_end(tiny_backbone: Callable, stripes: Pictures, tmp_path: Path) -> None:
+def test_interrupted_it_goes_on_to_the_same_end(tiny_backbone: Callable, stripes: ImageSet, tmp_path: Path) -> None:
     course = replace(COURSE, epochs=3)
     whole = tiny_backbone()
     wanted = train(whole, stripes, course, tmp_path / "whole")
@@ -93,7 +93,7 @@ def test_interrupted_it_goes_on_to_the_same_end(tiny_backbone: Callable, stripes
 
 @pytest.mark.slow
 def test_a_state_of_something_else_is_refused_or_dropped(
-    tiny_backbone: Callable, stripes: Pictures, tmp_path: Path
+    tiny_backbone: Callable, stripes: ImageSet, tmp_path: Path
 ) -> None:
     train(tiny_backbone(), stripes, COURSE, tmp_path, key="one")
     with pytest.raises(OutputError, match=r"mine\.unfinished.*other settings.*--overwrite"):
@@ -101,27 +101,27 @@ def test_a_state_of_something_else_is_refused_or_dropped(
     told: list[Point] = []
     train(tiny_backbone(), stripes, COURSE, tmp_path, key="two", may_discard=True, progress=told.append)
     assert len(told) == 2
-    left = Unfinished(tmp_path / "mine.unfinished", "two")
+    left = PretrainCheckpoint(tmp_path / "mine.unfinished", "two")
     assert len(left.points()) == 2
     left.remove()
     assert list(tmp_path.iterdir()) == []
     left.remove()
 
 
-def test_a_damaged_state_says_what_to_do(tiny_backbone: Callable, stripes: Pictures, tmp_path: Path) -> None:
+def test_a_damaged_state_says_what_to_do(tiny_backbone: Callable, stripes: ImageSet, tmp_path: Path) -> None:
     train(tiny_backbone(), stripes, COURSE, tmp_path)
     next(tmp_path.rglob("optimizer-*.npz")).write_bytes(b"")
     with pytest.raises(RunError, match="Delete that folder"):
         train(tiny_backbone(), stripes, COURSE, tmp_path)
 
 
-def test_a_collapse_is_told_with_a_remedy(tiny_backbone: Callable, stripes: Pictures, tmp_path: Path) -> None:
+def test_a_collapse_is_told_with_a_remedy(tiny_backbone: Callable, stripes: ImageSet, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"collapsed in epoch 1: all pictures get the same output.*--batch-size"):
         train(tiny_backbone(constant=True), stripes, COURSE, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_no_number_is_told(tiny_backbone: Callable, stripes: Pictures, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_is_told(tiny_backbone: Callable, stripes: ImageSet, tmp_path: Path) -> None:
     backbone = tiny_backbone()
     backbone.network.get_layer("stem_conv").set_weights([np.full((3, 3, 3, 12), np.nan, np.float32)])
     with pytest.raises(RunError, match="the loss is nan in epoch 1"):
@@ -138,7 +138,7 @@ def test_the_loss_is_the_cosine_across_views() -> None:
     made[1, 2:] = -made[1, 1::-1]
     # Each prediction equal to its own view's projection is no merit.
     made[2, 2:] = made[2, :2]
-    found = np.asarray(Unlike(reduction=None)(np.zeros((3, 1, 1)), made))
+    found = np.asarray(NegativeCosine(reduction=None)(np.zeros((3, 1, 1)), made))
     np.testing.assert_allclose(found[:2], [-1, 1], atol=1e-5)
     assert abs(found[2]) < 0.2
 
@@ -149,7 +149,7 @@ def test_projections_get_no_gradient_as_targets() -> None:
 
     made = tf.Variable(outputs(2))
     with tf.GradientTape() as tape:
-        loss = Unlike()(np.zeros((2, 1, 1), np.float32), made)
+        loss = NegativeCosine()(np.zeros((2, 1, 1), np.float32), made)
     gradient = tape.gradient(loss, made).numpy()
     assert not gradient[:, :2].any()
     assert np.abs(gradient[:, 2:]).max() > 0

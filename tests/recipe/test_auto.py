@@ -18,16 +18,16 @@ def recipe(phase: dict[str, object] = THAW, **performance: object) -> Recipe:
 )
 def test_few_images_make_small_batches_and_more_epochs(images, batch, epochs):
     found = recipe(batch="auto").for_images(images, epochs=3)
-    assert (found.performance.batch_size, found.phases[0].most_epochs) == (batch, epochs)
+    assert (found.performance.batch_size, found.phases[0].max_epochs) == (batch, epochs)
 
 
 def test_a_network_may_ask_for_more_epochs():
-    assert recipe().for_images(10_000, epochs=12).phases[0].most_epochs == 12
+    assert recipe().for_images(10_000, epochs=12).phases[0].max_epochs == 12
 
 
 def test_what_is_written_stands():
     found = recipe({**THAW, "epochs": 1}, batch=7).for_images(10, epochs=12)
-    assert (found.performance.batch_size, found.phases[0].most_epochs) == (7, 1)
+    assert (found.performance.batch_size, found.phases[0].max_epochs) == (7, 1)
 
 
 def test_nothing_is_guessed_before_the_images_are_counted():
@@ -35,7 +35,7 @@ def test_nothing_is_guessed_before_the_images_are_counted():
     with pytest.raises(RuntimeError, match="batch is still auto"):
         _ = made.performance.batch_size
     with pytest.raises(RuntimeError, match="epochs is still auto"):
-        _ = made.phases[0].most_epochs
+        _ = made.phases[0].max_epochs
 
 
 @pytest.mark.parametrize("step", ["0%", "101%", "x%", "half"])

@@ -108,7 +108,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file():
             "a number, a share such as 30% or 30% of parameters, 'all', 'double' or 'auto' (got '200%')",
         ),
         ("performance.cache=off", None),
-        ("performance.recall=ja", "should be true or false (got 'ja')"),
+        ("performance.reuse_results=ja", "should be true or false (got 'ja')"),
         ("performance.cache=on", "'auto' or 'off'"),
         ("augment.views=0", "greater than or equal to 1"),
         ("augment.views=65", "less than or equal to 64"),

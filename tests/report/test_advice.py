@@ -111,7 +111,7 @@ def test_what_was_tried_is_not_advised_again(note: Callable) -> None:
 def step(note: record.RunRecord, name: str, *, groups: list[str] | None = None, **facts: object) -> dict[str, object]:
     """A line of phases.jsonl."""
     trained = note.model["groups"] if groups is None else groups
-    line = {"step": name, "trained_groups": trained, "epochs": 4, "best_epoch": 2, "kept": True, "lacked_time": False}
+    line = {"step": name, "trained_groups": trained, "epochs": 4, "best_epoch": 2, "kept": True, "out_of_time": False}
     return line | facts
 
 
@@ -166,7 +166,7 @@ def test_the_largest_classes_do_not_count_as_few(note: Callable) -> None:
 def test_what_lacked_time_is_told_first_and_given_it(note: Callable) -> None:
     found = note(0.0, 0.3)
     assert "budget" not in str(advice.advise(found, Path("run")))
-    found.phases[-1]["lacked_time"] = True
+    found.phases[-1]["out_of_time"] = True
     found.recipe["performance"]["budget"] = "20s"
     suggested = advice.advise(found, Path("run"))
     assert suggested is not None
@@ -174,10 +174,10 @@ def test_what_lacked_time_is_told_first_and_given_it(note: Callable) -> None:
 
 
 def test_recipes_that_were_compared_are_not_advised() -> None:
-    commands = ["tlcli finetune x --recipe unfreeze-until-plateau --model drawn", "tlcli probe x", ""]
+    commands = ["tlcli finetune x --recipe unfreeze-until-plateau --model mobilenet_synthetic", "tlcli probe x", ""]
     found = {"diagnosis": "bias", "because": "", "suggestions": [{"what": "", "command": each} for each in commands]}
-    left = advice.less(found, ["head-only", "unfreeze-until-plateau"])
+    left = advice.without_recipes(found, ["head-only", "unfreeze-until-plateau"])
     assert left is not None
     assert [each["command"] for each in left["suggestions"]] == commands[1:]
-    assert advice.less(found, ["full"]) == found
-    assert advice.less(None, ["full"]) is None
+    assert advice.without_recipes(found, ["full"]) == found
+    assert advice.without_recipes(None, ["full"]) is None

@@ -7,15 +7,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tlcli.data import folder as images
-from tlcli.data import split
+from tlcli.data import source, split
 from tlcli.errors import DataError, OutputError, RunError, TlcliError
-from tlcli.report import folder
+from tlcli.model.structure import measure_in_subprocess
+from tlcli.report import folder, record
 from tlcli.report.record import RunRecord
+from tlcli.train.events import ignore
+from tlcli.train.preparation import choose_network, prepare
+from tlcli.workflows.request import Request, load_recipe
 
 
 @pytest.fixture
@@ -38,14 +42,14 @@ def names(path: Path) -> list[str]:
 
 def test_it_is_made_with_what_is_above_it_and_locked(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "deep" / "one"
-    with folder.owned(path, resume=False) as run:
+    with folder.own_folder(path, resume=False) as run:
         assert run.path == path
         assert names(path) == [".lock"]
     assert names(path) == []
 
 
 def test_an_empty_folder_will_do(tmp_path: Path) -> None:
-    with folder.owned(tmp_path, resume=False) as run:
+    with folder.own_folder(tmp_path, resume=False) as run:
         assert run.path == tmp_path
 
 
@@ -56,11 +60,11 @@ def test_one_that_holds_something_is_refused(status: str | None, hint: str, note
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     if status:
         note.status = status  # type: ignore[assignment]
-        folder.RunFolder(tmp_path).write_record(note)
+        record.write(tmp_path, note)
     before = names(tmp_path)
     with (
         pytest.raises(OutputError, match="already exists and is not empty") as caught,
-        folder.owned(tmp_path, resume=False),
+        folder.own_folder(tmp_path, resume=False),
     ):
         pass
     assert caught.value.hint.startswith("Continue it with --resume" if hint == "--resume" else hint)
@@ -91,7 +95,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_disk_that_is_too_small_is_told_and_nothing_stays(tmp_path: Path) -> None:
     with (
         pytest.raises(OutputError, match="MB left, the run needs about 1000000000000 MB"),
-        folder.owned(tmp_path / "runs" / "one", resume=False, need_bytes=10**18),
+        folder.own_folder(tmp_path / "runs" / "one", resume=False, need_bytes=10**18),
     ):
         pass
     assert names(tmp_path) == []
@@ -103,24 +107,25 @@ def test_two_cannot_own_it_at_once(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from tlcli.report import folder
-with folder.owned(Path({str(path)!r}), resume=False):
+from tlcli.model.structure import measure_in_subprocess
+from tlcli.report import folder, record
+with folder.own_folder(Path({str(path)!r}), resume=False):
     print("mine", flush=True)
     sys.stdin.read()
 """
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "mine\n"
-        with pytest.raises(OutputError, match="a run is in progress"), folder.owned(path, resume=True):
+        with pytest.raises(OutputError, match="a run is in progress"), folder.own_folder(path, resume=True):
             pass
         assert names(path) == [".lock"]
         other.communicate("")
-    with folder.owned(path, resume=True):
+    with folder.own_folder(path, resume=True):
         pass
 
 
 def refused(path: Path, error: TlcliError, *, resume: bool = False) -> None:
-    with folder.owned(path, resume=resume) as run:
+    with folder.own_folder(path, resume=resume) as run:
         (run.path / "run.json").write_text("{}", encoding="utf-8")
         raise error
 
@@ -198,24 +203,28 @@ def test_default_folders_are_numbered_and_named_plainly(tmp_path: Path, monkeypa
 
 
 def test_splits_are_csv_that_survives_any_name(draw: Callable, tmp_path: Path) -> None:
-    index = images.scan(draw(tmp_path / "data", ['a "b", c', "ö=1"], count=5))
-    text = folder.splits_csv(split.make(index, val=0.2, test=0.2), index.classes)
+    index = source.scan(draw(tmp_path / "data", ['a "b", c', "ö=1"], count=5))
+    text = folder.splits_csv(split.make_splits(index, val=0.2, test=0.2), index.classes)
     rows = list(csv.DictReader(text.splitlines()))
     assert {row["label"] for row in rows} == {'a "b", c', "ö=1"}
     assert [row["path"] for row in rows] == [image.path for image in index.images]
     assert "\r" not in text
 
 
-def test_a_resumed_run_must_find_its_images(note: RunRecord, tmp_path: Path) -> None:
+def test_a_resumed_run_must_find_its_images(note: RunRecord, finished: tuple, tmp_path: Path) -> None:
+    recipe = load_recipe(Request(recipe=str(finished[0] / "recipe.yaml")))
+    network = choose_network(recipe, measure=measure_in_subprocess)
+    plan = prepare(recipe, network, strict=False, observe=ignore).plan
+    fewer = replace(plan, splits=replace(plan.splits, train=plan.splits.train[1:]))
     run = folder.RunFolder(tmp_path)
-    run.write_start(note, "recipe", "path,label\n", resumed=False)
+    run.write_start(note, plan, resumed=False)
     assert names(tmp_path) == ["recipe.yaml", "run.json", "splits.csv"]
-    run.write_start(note, "recipe", "path,label\n", resumed=True)
+    run.write_start(note, plan, resumed=True)
+    splits = (tmp_path / "splits.csv").read_bytes()
     note.started = "later"
     with pytest.raises(DataError, match="the images have changed"):
-        run.write_start(note, "other", "path,label\nnew,x\n", resumed=True)
-    assert (tmp_path / "recipe.yaml").read_text(encoding="utf-8") == "recipe"
-    assert (tmp_path / "splits.csv").read_text(encoding="utf-8") == "path,label\n"
+        run.write_start(note, fewer, resumed=True)
+    assert (tmp_path / "splits.csv").read_bytes() == splits == (finished[0] / "splits.csv").read_bytes()
     assert "later" not in (tmp_path / "run.json").read_text(encoding="utf-8")
 
 
@@ -236,7 +245,7 @@ def test_what_is_finished_in_it_stays_when_something_else_turns_out_wrong(tmp_pa
     path = tmp_path / "run"
 
     def work() -> None:
-        with folder.owned(path, resume=False):
+        with folder.own_folder(path, resume=False):
             (path / "compare.json").write_text("{}", encoding="utf-8")
             (path / "compared" / "one").mkdir(parents=True)
             raise DataError("wrong", where="here")

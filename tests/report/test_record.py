@@ -72,14 +72,16 @@ def test_time_is_utc_to_the_second() -> None:
 
 
 def test_a_run_taken_up_keeps_its_beginning_and_its_weights(finished: tuple) -> None:
-    from tlcli import prepare
-    from tlcli.train import events
+    from tlcli.model import structure
+    from tlcli.train import events, preparation
+    from tlcli.workflows import request
 
-    recipe = prepare.recipe_of(prepare.Request(recipe=str(finished[0] / "recipe.yaml")))
-    chosen = prepare.choose(recipe, measure=prepare.groups_without_keras)
-    made = prepare.prepare(recipe, chosen, strict=False, observe=events.ignore).plan
+    recipe = request.load_recipe(request.Request(recipe=str(finished[0] / "recipe.yaml")))
+    chosen = preparation.choose_network(recipe, measure=structure.measure_in_subprocess)
+    made = preparation.prepare(recipe, chosen, strict=False, observe=events.ignore).plan
     before = record.read(finished[0])
-    fresh, taken_up = record.begun(made, "cpu:0"), record.begun(made, "cpu:0", before=before)
+    fresh, taken_up = record.begin_record(made, "cpu:0"), record.begin_record(made, "cpu:0")
+    record.carry_over(taken_up, before, taken_s=0.0)
     assert fresh.status == taken_up.status == "interrupted"
     assert fresh.seconds == {}
     assert taken_up.seconds == {"total": before.seconds["total"]}

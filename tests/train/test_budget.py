@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from tlcli.train.budget import Budget, Work, seconds_of
+from tlcli.recipe.fields import seconds_of
+from tlcli.train.budget import Budget, StepCost
 from tlcli.train.policy import Step
 
 STEP = Step(1, 0, "thaw 1", ("top",), frozenset({"top_conv"}), 10)
 # At a million operations a second: 2 s before, 4 s an epoch.
-WORK = Work(2e6, 4e6)
+WORK = StepCost(2e6, 4e6)
 
 
 class Clock:
@@ -36,7 +37,7 @@ def budget(total_s: float, *, spent_s: float = 0.0) -> Budget:
 def test_as_many_epochs_as_fit(left_s, epochs):
     made = budget(10_000.0, spent_s=10_000.0 - 60.0 - left_s)
     assert made.left_s == pytest.approx(left_s)
-    step, why = made.fitted(STEP, WORK)
+    step, why = made.fit(STEP, WORK)
     assert (step.epochs if step else None) == epochs
     assert bool(why) == (step is None)
     if step is None:
@@ -44,29 +45,29 @@ def test_as_many_epochs_as_fit(left_s, epochs):
 
 
 def test_the_first_step_is_given_an_epoch_in_any_case():
-    step, why = budget(10.0, spent_s=500.0).fitted(STEP, WORK, is_first=True)
+    step, why = budget(10.0, spent_s=500.0).fit(STEP, WORK, is_first=True)
     assert (step.epochs, why) == (1, "")
 
 
 def test_without_a_budget_everything_fits():
     made = Budget()
-    assert made.fitted(STEP, Work(1e30, 1e30)) == (STEP, "")
+    assert made.fit(STEP, StepCost(1e30, 1e30)) == (STEP, "")
     assert not made.is_over
-    assert not made.is_out_for(1e12)
+    assert not made.would_exceed(1e12)
     assert math.isinf(made.left_s)
 
 
 def test_a_step_without_epochs_costs_nothing():
     probe = Step(0, 0, "head", (), frozenset(), 0)
-    assert budget(10.0, spent_s=500.0).fitted(probe, WORK) == (probe, "")
+    assert budget(10.0, spent_s=500.0).fit(probe, WORK) == (probe, "")
 
 
 @pytest.mark.parametrize(("total_s", "reserve_s"), [(10.0, 3.0), (100.0, 10.0), (6000.0, 60.0)])
 def test_some_time_is_kept_for_the_end(total_s, reserve_s):
     made = budget(total_s)
     assert made.left_s == total_s - reserve_s
-    assert not made.is_out_for(total_s - reserve_s)
-    assert made.is_out_for(total_s - reserve_s + 0.1)
+    assert not made.would_exceed(total_s - reserve_s)
+    assert made.would_exceed(total_s - reserve_s + 0.1)
     made.clock.now += total_s - reserve_s
     assert made.is_over
 
@@ -77,7 +78,7 @@ def test_costs_are_those_measured_last():
     made.note_epoch(4e6, 40.0)
     made.clock.now += 10_000.0 - 60.0 - 100.0
     # 1 s to set up, two thirds of a second before, 40 s an epoch.
-    assert made.fitted(STEP, WORK)[0].epochs == 2
+    assert made.fit(STEP, WORK)[0].epochs == 2
     # Nothing was computed, since all of it was stored: nothing is learnt.
     made.note_pass(0.0, 1.0)
     made.note_epoch(0.0, 1.0)
@@ -91,7 +92,7 @@ def test_what_the_first_epoch_took_to_set_up_is_no_part_of_the_others():
     made.clock.now += 10_000.0 - 60.0 - 100.0
     # 5 s to set up, 2 s before, 4 s an epoch.
     assert made.setup_s == 5.0
-    assert made.fitted(replace(STEP, epochs=99), WORK)[0].epochs == 23
+    assert made.fit(replace(STEP, epochs=99), WORK)[0].epochs == 23
 
 
 def test_what_was_spent_before_counts():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tlcli.errors import RunError
-from tlcli.train.checkpoint import Checkpoint, restore, values
+from tlcli.train.checkpoint import Checkpoint, assign_values, copy_values
 
 ARRAYS = {
     # More than ten, since names sort otherwise than numbers.
@@ -182,10 +182,10 @@ def test_removing_leaves_no_folder(tmp_path):
 
 def test_values_are_copies_and_come_back():
     variables = [keras.Variable(np.ones((2, 2), np.float32)), keras.Variable(np.int32(3))]
-    before = values(variables)
+    before = copy_values(variables)
     variables[0].assign(np.zeros((2, 2)))
     assert before[0].sum() == 4
-    restore(variables, before)
-    assert same(values(variables), before)
+    assign_values(variables, before)
+    assert same(copy_values(variables), before)
     with pytest.raises(RuntimeError, match="1 saved arrays for 2 variables"):
-        restore(variables, before[:1])
+        assign_values(variables, before[:1])

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from tlcli.data.augment import Augment, Bounds
-from tlcli.model.cut import cut
-from tlcli.model.head import POOLED
+from tlcli.model.classifier import POOLED, cut_at
 from tlcli.model.selection import select
 from tlcli.train import checkpoint, freeze, phases
 from tlcli.train.events import EpochDone
@@ -38,7 +37,7 @@ def union(table: dict[str, set[str]], *groups: str) -> set[str]:
 
 def trainee_of(made, at: str | None = None, *, is_stored: bool = False) -> Trainee:
     """What is fitted above a frontier: on pixels, or on stored outputs of the layers below."""
-    return Trainee(cut(made, at), None if is_stored and at else Augment(Bounds()), fed=((12, 12, 3), "uint8"))
+    return Trainee(cut_at(made, at), None if is_stored and at else Augment(Bounds()), fed=((12, 12, 3), "uint8"))
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +67,8 @@ def test_exactly_the_asked_variables_are_trainable(made, lab, selection, groups,
     assert len(reported) == len(expected)
     # What is fitted is another model around the same layers; it must see the same, wherever it is cut.
     below = lab.groups.cut_below(chosen.layers)
-    frontiers = {None, below.boundary if below else None, POOLED if not groups else None}
-    for trainee in (trainee_of(made, at, is_stored=is_stored) for at in frontiers for is_stored in (False, True)):
+    cut_points = {None, below.boundary if below else None, POOLED if not groups else None}
+    for trainee in (trainee_of(made, at, is_stored=is_stored) for at in cut_points for is_stored in (False, True)):
         assert {id(each) for each in trainee.trainable_variables} == {id(each) for each in reported}
 
 
@@ -152,7 +151,7 @@ def test_a_flipped_flag_is_seen(made, lab, flip, named):
 def bytes_of(made) -> dict[str, bytes]:
     return {
         "/".join(variable.path.split("/")[-2:]): array.tobytes()
-        for variable, array in zip(made.model.weights, checkpoint.values(made.model.weights), strict=True)
+        for variable, array in zip(made.model.weights, checkpoint.copy_values(made.model.weights), strict=True)
     }
 
 

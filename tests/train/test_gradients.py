@@ -6,19 +6,19 @@ import keras
 import numpy as np
 import pytest
 
-from tlcli.train import checkpoint, freeze, gradients, policy
-from tlcli.train.batches import batches_of
+from tlcli.train import checkpoint, freeze, phases, policy
+from tlcli.train.compile import batches_of
 
 
-def survey_of(session) -> policy.Survey:
+def survey_of(session) -> policy.GradientSurvey:
     found = policy.next_step(session.recipe.phases, session.groups, [])
-    assert isinstance(found, policy.Survey)
+    assert isinstance(found, policy.GradientSurvey)
     return found
 
 
 def test_the_sums_change_no_weight_and_hold_the_gradients():
     variable = keras.Variable(np.array([3.0, -4.0], np.float32))
-    sums = gradients.Sums(learning_rate=1.0)
+    sums = phases.Sums(learning_rate=1.0)
     sums.build([variable])
     for gradient in ([1.0, 0.0], [2.0, 4.0]):
         sums.apply([keras.ops.convert_to_tensor(np.array(gradient, np.float32))], [variable])
@@ -33,15 +33,15 @@ def test_norms_are_those_of_the_mean_gradient(lab, tmp_path, batch_norm):
         pytest.skip("the gradient is checked against TensorFlow's tape")
     session = lab.session(lab.recipe({"policy": "surgical", "batch_norm": batch_norm}), tmp_path)
     wanted = survey_of(session)
-    before = checkpoint.values(session.classifier.model.weights)
-    found = gradients.survey(session, wanted)
-    after = checkpoint.values(session.classifier.model.weights)
+    before = checkpoint.copy_values(session.classifier.model.weights)
+    found = phases.measure_gradients(session, wanted)
+    after = checkpoint.copy_values(session.classifier.model.weights)
     assert [array.tobytes() for array in before] == [array.tobytes() for array in after]
     assert list(found) == list(session.groups.names)
 
     trainable = freeze.apply(session.classifier, wanted.layers, batch_norm=batch_norm)
     step = policy.Step(0, 0, "survey", session.groups.names, wanted.layers, 1)
-    batches = list(itertools.islice(batches_of(session, step, 0, np.random.default_rng(0)), gradients.SURVEYED))
+    batches = list(itertools.islice(batches_of(session, step, 0, np.random.default_rng(0)), phases.SURVEY_BATCHES))
     assert len(batches) > 1
     values = [variable.value for variable in trainable]
     totals = [np.zeros(variable.shape) for variable in trainable]

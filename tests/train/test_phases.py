@@ -7,9 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tlcli.train import checkpoint, fit, phases, policy
+from tlcli.train import checkpoint, compile, phases, policy, step
+from tlcli.train.calibration import Scored, score
+from tlcli.train.checkpoint import Progress
 from tlcli.train.events import BatchDone, EpochDone, Noticed, StepBegun, StepDone
-from tlcli.train.session import Scored, score
+from tlcli.train.step import _interpolate
 
 # Everything that is random, or has a state of its own, at once.
 EVERYTHING = {
@@ -28,7 +30,7 @@ THAW = {"policy": "gradual", "step": 2, "epochs": 3, "batch_norm": "train", "lay
 
 
 def weights_of(session) -> list[np.ndarray]:
-    return checkpoint.values(session.classifier.model.weights)
+    return checkpoint.copy_values(session.classifier.model.weights)
 
 
 def same_bytes(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
@@ -200,11 +202,11 @@ def test_all_phases_run_with_their_own_settings(lab, tmp_path, cache):
     )
     session = lab.session(recipe, tmp_path)
     statistics = [variable for variable in session.classifier.model.weights if "moving" in variable.path]
-    seen = [checkpoint.values(statistics)]
+    seen = [checkpoint.copy_values(statistics)]
 
     def observe(event) -> None:
         if isinstance(event, EpochDone):
-            seen.append(checkpoint.values(statistics))
+            seen.append(checkpoint.copy_values(statistics))
 
     session.observe = observe
     phases.run(session)
@@ -221,7 +223,7 @@ def test_the_state_of_a_run_is_plain_json(whole):
     session, _, _ = whole
     state = json.loads(json.dumps(session.state(), allow_nan=False))
     fresh = replace(session, outcomes=[], history=[])
-    fresh.take_up(state)
+    fresh.restore(state)
     assert fresh.outcomes == session.outcomes
     assert fresh.history == session.history
 
@@ -230,7 +232,7 @@ def test_a_state_of_another_recipe_is_refused(whole, lab, tmp_path):
     session, _, _ = whole
     other = lab.session(lab.recipe({"train": "head", "name": "only"}), tmp_path)
     with pytest.raises(RuntimeError, match="step 'phase0 1' does not follow from the recipe"):
-        other.take_up(session.state())
+        other.restore(session.state())
 
 
 # Policies
@@ -253,14 +255,14 @@ def test_surgery_moves_groups_by_their_gradients(lab, tmp_path):
     """A group whose rate is 0 stays, byte for byte, although it is trainable; of all others something moves."""
     session = lab.session(lab.recipe({"policy": "surgical", "epochs": 1, "lr": 0.02}), tmp_path)
     weights = session.classifier.model.trainable_variables
-    before = {weight.path: value for weight, value in zip(weights, checkpoint.values(weights), strict=True)}
+    before = {weight.path: value for weight, value in zip(weights, checkpoint.copy_values(weights), strict=True)}
     session.norms[0] = {"stem": 0.0, "block1": 1.0, "block2": 2.0, "top": 4.0}
     phases.run(session)
     (outcome,) = session.outcomes
     assert dict(outcome.step.rates) == {"stem": 0.0, "block1": 0.25, "block2": 0.5, "top": 1.0}
     moved = {
         weight.path.split("/")[0]: bool(np.any(value != before[weight.path]))
-        for weight, value in zip(weights, checkpoint.values(weights), strict=True)
+        for weight, value in zip(weights, checkpoint.copy_values(weights), strict=True)
         if weight.path.endswith("kernel")
     }
     assert moved, "the example must look at something"
@@ -270,7 +272,7 @@ def test_surgery_moves_groups_by_their_gradients(lab, tmp_path):
 
 def test_surgery_measures_before_it_cuts(lab, tmp_path, recorder):
     record = recorder()
-    session = lab.session(lab.recipe({"policy": "surgical", "pick": 1, "epochs": 1}), tmp_path, observe=record)
+    session = lab.session(lab.recipe({"policy": "surgical", "group_count": 1, "epochs": 1}), tmp_path, observe=record)
     phases.run(session)
     assert record.of(Noticed)[0].message == "phase0: measuring the gradient of every layer group"
     (outcome,) = session.outcomes
@@ -296,7 +298,7 @@ def test_an_interrupted_surgery_with_a_pull_ends_as_if_it_had_not_been(lab, tmp_
 
 def distance(session, start: list[np.ndarray]) -> float:
     """How far the backbone went from its weights at the start."""
-    pairs = zip(checkpoint.values(session.backbone_weights), start, strict=True)
+    pairs = zip(checkpoint.copy_values(session.backbone_weights), start, strict=True)
     return float(np.sqrt(sum(np.sum((new - old) ** 2) for new, old in pairs)))
 
 
@@ -305,7 +307,7 @@ def test_a_pull_holds_the_backbone_near_the_pretrained_weights(lab, tmp_path):
     for strength in (0.0, 1.0, 8.0):
         recipe = lab.recipe({"policy": "all", "epochs": 3, "l2_sp": strength, "lr": 0.05})
         session = lab.session(recipe, tmp_path / str(strength), has_val=False)
-        start = checkpoint.values(session.backbone_weights)
+        start = checkpoint.copy_values(session.backbone_weights)
         phases.run(session)
         distances.append(distance(session, start))
     assert distances[0] > 1.1 * distances[1] > 1.1 * 1.1 * distances[2] > 0, distances
@@ -316,31 +318,31 @@ def test_a_blend_lies_between_the_weights_before_and_after(lab, tmp_path):
     head = {"train": "head", "epochs": 1}
     thaw = {"policy": "all", "epochs": 1, "lr": 0.8}
     plain, blended = (
-        lab.session(lab.recipe(head, thaw | {"blend": blend}), tmp_path / str(blend)) for blend in (False, True)
+        lab.session(lab.recipe(head, thaw | {"interpolate": blend}), tmp_path / str(blend)) for blend in (False, True)
     )
     ends: dict[str, list[np.ndarray]] = {}
     for session in (plain, blended):
         phases.run(session)
         ends[str(session is blended)] = weights_of(session)
     one, other = plain.outcomes[1], blended.outcomes[1]
-    assert one.blend == 1.0
-    assert other.blend in (0.25, 0.5, 0.75)
+    assert one.interpolation == 1.0
+    assert other.interpolation in (0.25, 0.5, 0.75)
     assert other.val_loss < (one.val_loss if one.kept else other.loss_before)
     assert other.kept
-    assert f"{other.blend:.0%} of the way" in other.reason
+    assert f"{other.interpolation:.0%} of the way" in other.reason
     assert other.best_epoch == 1
     assert score(blended, blended.val).losses.mean() == pytest.approx(other.val_loss, rel=1e-5)
 
 
 def test_a_place_that_gains_nothing_does_not_stand_for_the_best(lab, tmp_path, monkeypatch):
-    recipe = lab.recipe({**THAW, "blend": True, "until": {"confidence": 0.85}})
+    recipe = lab.recipe({**THAW, "interpolate": True, "until": {"confidence": 0.85}})
     session = lab.session(recipe, tmp_path)
-    running = fit._prepared(session, policy.next_step(recipe.phases, lab.groups, []))
-    running.before = running.best = checkpoint.values(running.moving)
+    running = compile.prepare_step(session, policy.next_step(recipe.phases, lab.groups, []))
+    running.before = running.best = checkpoint.copy_values(running.moving)
     # The epoch gained a little in the mean, and images differ much about it.
-    running.progress = fit.Progress(epoch=1, best_epoch=1, start_scores=[1.0] * 4, best_scores=[0.0, 2.1, 0.0, 1.8])
+    running.progress = Progress(epoch=1, best_epoch=1, start_scores=[1.0] * 4, best_scores=[0.0, 2.1, 0.0, 1.8])
     running.progress.best_loss = 0.975
     for loss, chosen in ((1.01, 1.0), (0.99, 0.75)):
-        monkeypatch.setattr(fit, "score", lambda *_, loss=loss: Scored(np.full(4, loss), np.ones(4)))
-        assert fit._blended(session, running) == chosen
+        monkeypatch.setattr(step, "score", lambda *_, loss=loss: Scored(np.full(4, loss), np.ones(4)))
+        assert _interpolate(session, running) == chosen
         assert running.progress.best_loss == (0.975 if chosen == 1.0 else loss)

@@ -5,10 +5,11 @@ import time
 import numpy as np
 import pytest
 
-from tlcli.train import fit, phases, policy
+from tlcli.train import phases, policy
 from tlcli.train.budget import DEFAULT_SETUP_S, Budget
+from tlcli.train.calibration import score
 from tlcli.train.events import BatchDone, Noticed, StepBegun, StepDone
-from tlcli.train.session import score
+from tlcli.train.step import _Each
 
 
 def is_batch_of(step: str, epoch: int):
@@ -25,11 +26,11 @@ def test_what_does_not_fit_the_budget_is_left_out_and_told(lab, tmp_path, record
     head, everything, top = session.outcomes
     assert head.epochs == 1
     assert head.reason.endswith("ended early, as no further epoch fits the time budget")
-    assert head.lacked_time
+    assert head.out_of_time
     for outcome in (everything, top):
         assert (outcome.kept, outcome.epochs) == (False, 0)
         assert outcome.reason.startswith("not tried: one epoch of it takes about")
-        assert outcome.lacked_time
+        assert outcome.out_of_time
     assert [event.outcome for event in record.of(StepDone)] == session.outcomes
     # What was tried is what there is to score with.
     assert np.isfinite(score(session, session.val).losses).all()
@@ -41,7 +42,7 @@ def test_gradients_are_not_measured_where_there_is_no_time_to_train_by_them(lab,
     last = {"name": "last", "train": "head", "epochs": 1}
     recipe = lab.recipe(head, {"policy": "surgical", "epochs": 2}, last)
     session = lab.session(recipe, tmp_path / "run", observe=record)
-    slow = session.work(everything(lab)).an_epoch / 1e7
+    slow = session.work(everything(lab)).epoch_flops / 1e7
     session.budget = Budget(1e6, time.perf_counter(), trained_flops_per_second=slow)
     with pytest.raises(KeyboardInterrupt):
         phases.run(session)
@@ -50,7 +51,7 @@ def test_gradients_are_not_measured_where_there_is_no_time_to_train_by_them(lab,
     assert session.outcomes[1].reason.startswith("not tried: one epoch of it takes about")
     again = lab.session(recipe, tmp_path / "run")
     phases.run(again, saved=again.checkpoint.read())
-    assert [outcome.lacked_time for outcome in again.outcomes] == [False, True, False]
+    assert [outcome.out_of_time for outcome in again.outcomes] == [False, True, False]
 
 
 def everything(lab) -> policy.Step:
@@ -60,7 +61,7 @@ def everything(lab) -> policy.Step:
 
 def test_a_batch_that_is_traced_does_not_count_for_the_epochs_to_come(lab, tmp_path):
     session = lab.session(lab.recipe({"train": "head", "epochs": 2}), tmp_path)
-    shown = fit._Each(session, None, 4)
+    shown = _Each(session, None, 4)
     shown.began, shown.ended = 10.0, [16.0, 16.5, 17.0, 17.5]
     assert shown.setup_s == 5.5
     shown.ended = [10.4, 10.9, 11.4, 11.9]
@@ -79,7 +80,7 @@ def test_a_budget_shortens_a_step_and_resuming_keeps_it_short(lab, tmp_path, rec
         session = lab.session(recipe, tmp_path / "run", **kinds)
         work = session.work(policy.next_step(recipe.phases, lab.groups, []))
         # Slow enough on paper that two epochs fit into what is left, and ample time to do them.
-        session.budget = Budget(2000.0, time.perf_counter(), flops_per_second=work.an_epoch / 900, setup_s=0.0)
+        session.budget = Budget(2000.0, time.perf_counter(), flops_per_second=work.epoch_flops / 900, setup_s=0.0)
         return session
 
     with pytest.raises(KeyboardInterrupt):

@@ -24,7 +24,7 @@ def groups(names: tuple[str, ...] = NAMES) -> LayerGroups:
     made = []
     for name in names:
         layers = tuple(Layer(f"{name}_{kind}", kind, parameters=4, trainable_parameters=2) for kind in ("conv", "bn"))
-        made.append(LayerGroup(name, layers, f"{name}_bn", is_frontier=True, output_shape=(1, 1, 4), flops=1))
+        made.append(LayerGroup(name, layers, f"{name}_bn", is_cut_point=True, output_shape=(1, 1, 4), flops=1))
     return LayerGroups("invented", (8, 8), tuple(made))
 
 
@@ -150,16 +150,16 @@ def test_what_lies_ahead_is_what_comes_while_everything_is_kept(step, count, pha
     phases = [phase.model_copy(update={"step": step}) for phase in phases]
     done: list[Outcome] = []
     while following := policy.next_step(phases, known, done):
-        assert policy.ahead(phases, known, done[-1].step if done else None)[0] == following
+        assert policy.upcoming_steps(phases, known, done[-1].step if done else None)[0] == following
         done.append(outcome(following, kept=True))
     steps = [each.step for each in done]
     assert [each for index, phase in enumerate(phases) for each in policy.steps_of(phase, index, known)] == steps
     for place, each in enumerate(steps):
-        assert policy.ahead(phases, known, each) == steps[place + 1 :]
+        assert policy.upcoming_steps(phases, known, each) == steps[place + 1 :]
 
 
 def test_where_rounds_go_part_of_the_way_others_go_on_from_there():
-    blended = THAW.model_copy(update={"step": 3, "blend": True})
+    blended = THAW.model_copy(update={"step": 3, "interpolate": True})
     assert policy.rounds(blended, groups()) == [3, 5, 5, 5]
     steps = walk(blended, [True] * 4, groups())
     assert [(each.name, each.groups) for each in steps[2:]] == [("thaw 3", NAMES), ("thaw 4", NAMES)]
@@ -169,13 +169,13 @@ def test_where_rounds_go_part_of_the_way_others_go_on_from_there():
 
 def test_rounds_that_only_a_large_gain_brings_are_not_likely():
     known, phases = groups(), [HEAD, THAW.model_copy(update={"step": 2})]
-    ahead = policy.ahead(phases, known, None)
+    ahead = policy.upcoming_steps(phases, known, None)
     assert [each.name for each in ahead] == ["head", "thaw 1", "thaw 2", "thaw 3"]
-    assert policy.likely(phases, known, None) == ahead
-    asking = [HEAD, replace_until(phases[1], go_on=0.5)]
-    assert [each.name for each in policy.likely(asking, known, None)] == ["head", "thaw 1"]
-    assert [each.name for each in policy.likely(asking, known, ahead[0])] == ["thaw 1"]
-    assert [each.name for each in policy.likely(asking, known, ahead[1])] == ["thaw 2"]
+    assert policy.likely_steps(phases, known, None) == ahead
+    asking = [HEAD, replace_until(phases[1], min_relative_gain=0.5)]
+    assert [each.name for each in policy.likely_steps(asking, known, None)] == ["head", "thaw 1"]
+    assert [each.name for each in policy.likely_steps(asking, known, ahead[0])] == ["thaw 1"]
+    assert [each.name for each in policy.likely_steps(asking, known, ahead[1])] == ["thaw 2"]
 
 
 def test_all_steps_of_a_gradual_phase():
@@ -227,18 +227,20 @@ def test_the_record_has_the_keys_of_the_contract():
 
 
 @pytest.mark.parametrize(("metric", "before", "after"), [("val_loss", 0.8, 0.5), ("val_accuracy", 0.2, 0.5)])
-@pytest.mark.parametrize(("go_on", "rounds"), [(0.0, 5), (0.37, 5), (0.38, 1)])
-def test_what_brought_little_is_kept_but_is_the_last(metric, before, after, go_on, rounds):
+@pytest.mark.parametrize(("min_relative_gain", "rounds"), [(0.0, 5), (0.37, 5), (0.38, 1)])
+def test_what_brought_little_is_kept_but_is_the_last(metric, before, after, min_relative_gain, rounds):
     """The loss, or the share of wrong answers, fell by three eighths."""
-    phase = PhaseSpec(name="thaw", policy="gradual", epochs=1, until={"go_on": go_on, "metric": metric})
+    phase = PhaseSpec(
+        name="thaw", policy="gradual", epochs=1, until={"min_relative_gain": min_relative_gain, "metric": metric}
+    )
     names = ("loss_before", "val_loss") if metric == "val_loss" else ("accuracy_before", "val_accuracy")
     done = []
     while step := policy.next_step([phase], groups(), done):
         done.append(replace(outcome(step, kept=True), **dict(zip(names, (before, after), strict=True))))
     assert len(done) == rounds
-    told = policy.explained(done[-1], phase).reason
-    assert told == "because" if rounds > 1 else f"by 38% (until.go_on: {go_on:.0%})" in told
-    assert policy.explained(replace(done[-1], kept=False), phase).reason == "because"
+    told = policy.with_end_reason(done[-1], phase).reason
+    assert told == "because" if rounds > 1 else f"by 38% (until.min_relative_gain: {min_relative_gain:.0%})" in told
+    assert policy.with_end_reason(replace(done[-1], kept=False), phase).reason == "because"
 
 
 @pytest.mark.parametrize(("step", "first"), [("40%", 2), ("1%", 1), ("100%", 5), (3, 3)])
@@ -295,7 +297,7 @@ NORMS = {"stem": 0.2, "block1": 0.0, "block2": 0.8, "block3": 0.1, "top": 0.4}
 def test_surgery_wants_a_survey_first():
     phase = PhaseSpec(name="cut", policy="surgical")
     assert policy.next_step([HEAD, phase], groups(), [outcome(policy.next_step([HEAD], groups(), []), kept=True)]) == (
-        policy.Survey(1, layers_of(*NAMES))
+        policy.GradientSurvey(1, layers_of(*NAMES))
     )
 
 
@@ -308,7 +310,7 @@ def test_surgery_trains_all_at_rates_by_their_gradients():
 
 
 def test_surgery_picks_the_groups_of_the_largest_gradients():
-    step = policy.next_step([PhaseSpec(name="cut", policy="surgical", pick=2)], groups(), [], {0: NORMS})
+    step = policy.next_step([PhaseSpec(name="cut", policy="surgical", group_count=2)], groups(), [], {0: NORMS})
     assert step.groups == ("block2", "top")
     assert step.layers == layers_of("block2", "top")
     assert step.rates == ()
@@ -329,14 +331,14 @@ def test_everything_in_one_round():
 def test_what_is_left_to_the_card_must_be_settled(name):
     phase = PhaseSpec(name="thaw", policy="gradual", **{name: "auto"})
     ask = {
-        "lr": lambda phase: phase.rate(1.0),
-        "step": lambda phase: phase.thawed_more,
+        "lr": lambda phase: phase.learning_rate(1.0),
+        "step": lambda phase: phase.groups_per_round,
         "layer_decay": lambda phase: phase.decay,
         "batch_norm": lambda phase: phase.batch_norm_policy,
     }[name]
     with pytest.raises(RuntimeError, match=f"phase thaw: {name} is still auto"):
         ask(phase)
     wishes = {"lr": 0.25, "step": 3, "layer_decay": 0.5, "batch_norm": "affine"}
-    assert ask(phase.settled(wishes)) == wishes[name]
+    assert ask(phase.fill_auto(wishes)) == wishes[name]
     # What the recipe says itself stays.
-    assert PhaseSpec(name="thaw", train="head", lr=0.125).settled(wishes).lr == 0.125
+    assert PhaseSpec(name="thaw", train="head", lr=0.125).fill_auto(wishes).lr == 0.125

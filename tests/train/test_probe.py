@@ -10,9 +10,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tlcli.train import phases, probe
+from tlcli.train.calibration import predict, score
 from tlcli.train.events import Advanced, Noticed
 from tlcli.train.probe import Features
-from tlcli.train.session import predict, score
 
 
 def features(count: int, *, seed: int, classes: int = 3, channels: int = 8, shares=None) -> Features:

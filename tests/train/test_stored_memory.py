@@ -72,9 +72,9 @@ def train(count):
     made = assemble(backbone, RECIPE.head, classes=("a", "b"), resize="crop")
     run = folder / f"run-{count}"
     run.mkdir()
-    shelf = Shelf(folder / "activations", bytes_of(RECIPE.performance.cache_budget), [f"{row:064x}" for row in rows])
+    feature_cache = Shelf(folder / "activations", bytes_of(RECIPE.performance.cache_budget), [f"{row:064x}" for row in rows])
     groups = measure.of_network(built, CARD, (32, 32))
-    session = Session(RECIPE, made, groups, *parts, shelf, Checkpoint(run), ignore)
+    session = Session(RECIPE, made, groups, *parts, feature_cache, Checkpoint(run), ignore)
     phases.run(session)
     return session.stage.footing
 

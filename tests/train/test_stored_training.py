@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tlcli import store
+from tlcli.cache import arrays
+from tlcli.model import precision
 from tlcli.recipe.schema import Recipe
-from tlcli.train import checkpoint, device, fit, phases, policy
-from tlcli.train.batches import batches_of
+from tlcli.train import checkpoint, compile, phases, policy
+from tlcli.train.calibration import score
+from tlcli.train.compile import batches_of
 from tlcli.train.events import Advanced, BatchDone, EpochDone, StepBegun, StepDone
-from tlcli.train.session import Session, score
+from tlcli.train.session import Session
 
 WITH_HIDDEN = {"dropout": 0.3, "hidden": [{"units": 6, "batch_norm": True, "dropout": 0.2}]}
 THAW = {"policy": "gradual", "epochs": 2, "lr": 0.05, "batch_norm": "affine", "layer_decay": 0.8}
@@ -29,7 +31,7 @@ RENDERED: dict[str, Any] = {
 
 def weights_of(session: Session) -> dict[str, np.ndarray]:
     weights = session.classifier.model.weights
-    return dict(zip((weight.path for weight in weights), checkpoint.values(weights), strict=True))
+    return dict(zip((weight.path for weight in weights), checkpoint.copy_values(weights), strict=True))
 
 
 def assert_alike(one: Session, other: Session, *, rtol: float = 1e-4, atol: float = 1e-5) -> None:
@@ -49,7 +51,7 @@ def live(recipe: Recipe) -> Recipe:
 
 def files(session: Session) -> dict[str, str]:
     """Sha256 of every stored array."""
-    found = session.shelf.folder.glob("*/data.npy")
+    found = session.feature_cache.folder.glob("*/data.npy")
     return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
@@ -96,7 +98,7 @@ def test_it_is_so_where_two_outputs_are_handed_on(cells_lab, tmp_path, steps):
         phases.run(session)
     assert_alike(stored, computed)
     assert max(np.abs(before[name] - array).max() for name, array in weights_of(stored).items()) > 0.01, "it must learn"
-    rows = {np.load(path, mmap_mode="r").shape[1] for path in stored.shelf.folder.glob("*/data.npy")}
+    rows = {np.load(path, mmap_mode="r").shape[1] for path in stored.feature_cache.folder.glob("*/data.npy")}
     assert rows & {cells_lab.groups[name].stored_bytes // 4 for name in ("block1", "block2")}
 
 
@@ -114,7 +116,7 @@ def test_it_is_so_after_a_probe_with_both_kinds_of_pooling(lab, tmp_path):
 
 
 def test_half_precision_as_well(lab, tmp_path):
-    with device.use("cpu", "bfloat16"):
+    with precision.use_device("cpu", "bfloat16"):
         recipe = lab.recipe({"train": "top:1", "epochs": 2}, head=WITH_HIDDEN)
         sessions = [lab.session(recipe, tmp_path / "stored"), lab.session(live(recipe), tmp_path / "live")]
         for session in sessions:
@@ -157,7 +159,7 @@ def test_one_pass_for_each_rendering_serves_all_rounds(lab, tmp_path, recorder):
     phases.run(session)
     assert len(session.outcomes) == 4
     assert passes(session) == 2
-    # All images plain, and at random those trained on, at three frontiers; in the last round everything learns.
+    # All images plain, and at random those trained on, at three cut_points; in the last round everything learns.
     assert len(files(session)) == 6
     again = lab.session(recipe, tmp_path, observe=recorder(), seed=0)
     for outcome in session.outcomes:
@@ -205,7 +207,7 @@ def test_a_rendering_follows_from_the_seed_of_the_run(lab, tmp_path, recorder, s
 def test_every_image_takes_its_renderings_in_turn(lab, tmp_path):
     recipe = lab.recipe({"train": "top:1", "epochs": 7}, **RENDERED)
     session = lab.session(recipe, tmp_path)
-    running = fit._prepared(session, policy.next_step(recipe.phases, lab.groups, []))
+    running = compile.prepare_step(session, policy.next_step(recipe.phases, lab.groups, []))
     stage, train = session.stage, session.train
     assert stage.footing.views == 3
     rendering_of = {row.tobytes(): (image, 0) for image, row in enumerate(stage.fed(train))}
@@ -262,7 +264,7 @@ def rendered(lab) -> Recipe:
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all 74 images ten a block at the widest frontier that is stored, of the 42 trained on nine."""
-    monkeypatch.setattr(store, "BLOCK_BYTES", 10 * 3 * 3 * 6 * 4)
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 10 * 3 * 3 * 6 * 4)
 
 
 def flip_a_bit(file: Path) -> None:
@@ -276,8 +278,8 @@ def test_flipped_bits_are_noticed_and_repaired(lab, whole, tmp_path, recorder, m
     first = lab.session(rendered(lab), tmp_path)
     phases.run(first)
     sound = files(first)
-    assert len(sound) == 8, "pooled features in two renderings, and two frontiers in three"
-    for file in first.shelf.folder.glob("*/data.npy"):
+    assert len(sound) == 8, "pooled features in two renderings, and two cut_points in three"
+    for file in first.feature_cache.folder.glob("*/data.npy"):
         flip_a_bit(file)
     assert not set(files(first).values()) & set(sound.values())
     again = lab.session(rendered(lab), tmp_path, observe=recorder())
@@ -375,7 +377,7 @@ def test_the_cache_stays_within_its_budget(lab, tmp_path):
         recipe = lab.recipe({"train": "top:1", "epochs": 3}, **RENDERED, performance=performance)
         session = lab.session(recipe, tmp_path, seed=seed)
         phases.run(session)
-        sizes.append(sum(path.stat().st_size for path in session.shelf.folder.rglob("data.npy")))
+        sizes.append(sum(path.stat().st_size for path in session.feature_cache.folder.rglob("data.npy")))
         assert session.stage.footing.views == 3
     assert max(sizes) <= 50_000
     assert sizes[0] > 25_000, "the example must need to evict"

@@ -150,7 +150,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, name):
 
 
 def test_bundled_cards_are_read_once():
-    assert catalogue.find("drawn") is catalogue.load()["drawn"]
+    assert catalogue.find("mobilenet_synthetic") is catalogue.load()["mobilenet_synthetic"]
 
 
 @pytest.mark.parametrize("name", ["mine.yaml", "mine.YML"])
@@ -183,7 +183,7 @@ def test_a_folder_named_like_a_card_file_is_no_card(tmp_path):
         ("mobilenet_v2", False),
         ("MobileNetV2", False),
         ("keras:VGG16", False),
-        ("drawn", False),
+        ("mobilenet_synthetic", False),
         ("hub:x", False),
         ("x.yaml", True),
         ("x.keras", True),

@@ -1,1 +1,1 @@
-"""The door: Click commands and Rich output."""
+"""The command line: one file per command. Click and Rich are used here and nowhere else."""

@@ -8,14 +8,14 @@ import click
 
 from tlcli.cli.options import as_json, examples, exclude, is_quiet, state
 from tlcli.errors import ExpectationError
-from tlcli.shown import counted
+from tlcli.text import plural
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tlcli.data.findings import Finding, Severity
-    from tlcli.doctor.examination import Examination
-    from tlcli.doctor.request import Request
+    from tlcli.quality.check import CheckRequest, CheckResult
+    from tlcli.quality.finding import Finding, Severity
+    from tlcli.workflows.check import Checked
 
 # Examples of a finding in the table.
 SHOWN = 2
@@ -66,42 +66,24 @@ def check(
     """
     from tlcli.cli import console
     from tlcli.cli.progress import observer
-    from tlcli.doctor import examination, request
-    from tlcli.doctor import quarantine as listing
+    from tlcli.quality.check import CheckRequest
     from tlcli.train.events import Advanced
+    from tlcli.workflows import check as workflow
 
-    asked = request.Request(data, model, size, exclude, html, quarantine)
-    input_size = request.check(asked)
+    request = CheckRequest(data, model, size, exclude, html, quarantine)
     with observer() as observe:
-        found = examination.examine(
-            data,
-            input_size,
-            exclude=exclude,
-            progress=lambda stage, done, total: observe(Advanced(stage, done, total)),
-        )
-    left_out = listing.entries(found.findings, also=exclude)
-    hindrance = listing.hindrance(found.findings, found.index, left_out)
-    use = None if hindrance else listing.command(asked, index=found.index, gone=left_out)
-    if html is not None:
-        from tlcli.doctor import page
-
-        page.write(found, html)
-    if quarantine is not None:
-        listing.write(quarantine, left_out, data=data, use=use)
-    is_failure = found.reaches(fail_on)
+        checked = workflow.check(request, progress=lambda *at: observe(Advanced(*at)))
+    is_failure = checked.result.reaches(fail_on)
     if as_json:
-        console.print_json(found.to_json() | {"failed": is_failure})
+        console.print_json(checked.result.to_json() | {"failed": is_failure})
     else:
-        tell(found)
-        _tell_next(asked, len(left_out), use=use or hindrance, is_failure=is_failure, fail_on=fail_on)
+        _print_result(checked.result)
+        _print_next(request, checked, fail_on=fail_on if is_failure else None)
     if is_failure:
         raise click.exceptions.Exit(ExpectationError.exit_code)
 
 
-COMMANDS = (check,)
-
-
-def tell(found: "Examination") -> None:
+def _print_result(found: "CheckResult") -> None:
     """A table of the findings, and what to do about those that matter."""
     from tlcli.cli import console
 
@@ -154,27 +136,28 @@ def _title(finding: "Finding") -> str:
     return finding.kind.replace("_", " ")
 
 
-def _tell_next(asked: "Request", left_out: int, *, use: str | None, is_failure: bool, fail_on: str) -> None:
-    """What was written, how it ends, and what to type next."""
+def _print_next(request: "CheckRequest", checked: "Checked", *, fail_on: str | None) -> None:
+    """What was written, the exit code, and what to type next. `fail_on` is None if the exit code is 0."""
     from tlcli.cli import console
 
+    left_out, use = len(checked.left_out), checked.command or checked.obstacle
     lines = []
-    if asked.html is not None:
-        lines.append(("page", str(asked.html)))
-    if asked.quarantine is not None:
-        lines.append(("list", f"{asked.quarantine}, {counted(left_out, 'image')}"))
+    if request.html is not None:
+        lines.append(("page", str(request.html)))
+    if request.quarantine is not None:
+        lines.append(("list", f"{request.quarantine}, {plural(left_out, 'image')}"))
         if left_out and use:
             lines.append(("use it", use))
-    if is_failure:
+    if fail_on:
         lines.append(("exit code", f"3, for findings of severity {fail_on} (--fail-on)"))
-    again = ["tlcli", "check", str(asked.data), *(["--exclude", str(asked.exclude)] if asked.exclude else [])]
-    again += ["--model", asked.model] if asked.model else []
-    again += ["--size", *map(str, asked.size)] if asked.size else []
-    if asked.html is None and not is_quiet():
+    again = ["tlcli", "check", str(request.data), *(["--exclude", str(request.exclude)] if request.exclude else [])]
+    again += ["--model", request.model] if request.model else []
+    again += ["--size", *map(str, request.size)] if request.size else []
+    if request.html is None and not is_quiet():
         lines.append(("pictures", shlex.join([*again, "--html", "findings.html"])))
-    if asked.quarantine is None and left_out and not is_quiet():
+    if request.quarantine is None and left_out and not is_quiet():
         command = shlex.join([*again, "--quarantine", "bad.txt"])
-        lines.append(("list", f"{command}: {counted(left_out, 'image')} to leave out"))
+        lines.append(("list", f"{command}: {plural(left_out, 'image')} to leave out"))
     out = console.out()
     out.print()
     for name, text in lines:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tlcli.shown import printable
+from tlcli.text import printable
 
 # Keras imports these where they are installed, which takes a second, for its own plots and wrappers.
 NOT_FOR_KERAS = ("matplotlib", "pandas", "sklearn")
@@ -96,32 +96,6 @@ def width(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], kept: Se
 
 def _cell(cell: str | Text) -> Text:
     return cell if isinstance(cell, Text) else safe(cell)
-
-
-def count(value: float) -> str:
-    """A number in three digits.
-
-    >>> [count(950), count(1234), count(2257984), count(999_950), count(3.1e9)]
-    ['950', '1.23 k', '2.26 M', '1.00 M', '3.10 G']
-    """
-    if abs(value) < 999.5:
-        return f"{value:.3g}"
-    power = next((power for power in (1, 2, 3) if abs(value) < 999.5 * 1000**power), 4)
-    return f"{f'{value / 1000**power:#.3g}'.rstrip('.')} {'kMGT'[power - 1]}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them.
-
-    >>> [duration(3.21), duration(59.97), duration(75.4), duration(4000)]
-    ['3.2 s', '1 min 00 s', '1 min 15 s', '1 h 06 min']
-    """
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from tlcli.cli.options import is_quiet, state
 if TYPE_CHECKING:
     import numpy as np
 
-    from tlcli.prepare import Request
+    from tlcli.workflows.request import Request
 
 # Shades for pictures in the terminal, dark to light.
 SHADES = "@%#*+=-:. "
@@ -29,8 +29,8 @@ def demo(out: Path | None) -> None:
     """See the whole job on handwritten digits. Needs no network connection."""
     from tlcli.cli import console
     from tlcli.cli.finetune import run_and_tell
-    from tlcli.demo import from_scratch, write_digits
-    from tlcli.prepare import Request
+    from tlcli.workflows.demo import from_scratch, write_digits
+    from tlcli.workflows.request import Request
 
     home = out or _next_folder()
     data, run = home / "digits", home / "run"
@@ -53,16 +53,17 @@ def demo(out: Path | None) -> None:
 
 def _compare(run: Path, request: "Request") -> None:
     """Carry the comparison out and print both accuracies beside each other."""
-    from tlcli import prepare
     from tlcli.cli import console
     from tlcli.cli.progress import observer
     from tlcli.report import record
-    from tlcli.run import finetune
+    from tlcli.text import duration
+    from tlcli.workflows.finetune import finetune
+    from tlcli.workflows.request import check_request
 
     if not is_quiet():
         console.say(console.err(), "The same network from random weights, for comparison:", "bold")
     with observer() as observe:
-        _, scratch = finetune(request, prepare.check_first(request), observe)
+        _, scratch = finetune(request, check_request(request), observe)
     tuned = record.read(run)
     out = console.out()
     out.print()
@@ -70,7 +71,7 @@ def _compare(run: Path, request: "Request") -> None:
     rows = (("fine-tuned from the bundled weights", tuned), ("the same network from random weights", scratch))
     for name, note in rows:
         score, epochs = note.scores["test"]["accuracy"], sum(phase["epochs"] for phase in note.phases)
-        time = console.duration(note.seconds["total"])
+        time = duration(note.seconds["total"])
         out.print(console.safe(f"  {name:<38}test accuracy {score:.4f}  {epochs} epochs, {time}"))
     out.print()
 
@@ -84,20 +85,18 @@ def _next_folder() -> Path:
 
 def _show_guesses(run: Path) -> None:
     """As many test images as fit beside each other, as the classifier sees them, each with its guess."""
-    import csv
-
-    from tlcli import use
     from tlcli.cli import console
     from tlcli.data.pixels import read
     from tlcli.report import record
+    from tlcli.report.folder import read_splits
+    from tlcli.workflows.predict import predict
 
     root = Path(record.read(run).data["path"])
-    with (run / "splits.csv").open(encoding="utf-8", newline="") as stream:
-        tests = [row for row in csv.DictReader(stream) if row["split"] == "test"]
+    tests = read_splits(run, "test")
     out = console.out()
     number = max(1, min(MOST_PICTURES, (out.width + 2) // COLUMN))
     chosen = tests[:: max(1, len(tests) // number)][:number]
-    guesses = list(use.predict_all(run, [str(root / row["path"]) for row in chosen], top=1, progress=lambda *_: None))
+    guesses = list(predict(run, [str(root / row["path"]) for row in chosen], top=1, progress=lambda *_: None))
     out.print()
     out.print("Some test images:", style="bold")
     pictures = [_drawn(read(root / row["path"], (SIDE, SIDE), "stretch")) for row in chosen]

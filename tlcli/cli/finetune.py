@@ -1,4 +1,4 @@
-"""`tlcli finetune` and `tlcli plan`."""
+"""`tlcli finetune`."""
 
 import shlex
 import signal
@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlcli.cli.group import Interrupted
-from tlcli.cli.options import as_json, examples, is_quiet, state, training
+from tlcli.cli.options import Interrupted, as_json, examples, is_quiet, request_from, state, training
 from tlcli.errors import ExpectationError, UsageError
 
 if TYPE_CHECKING:
-    from tlcli.prepare import Request, Settled
     from tlcli.report.record import RunRecord
     from tlcli.train.events import Observer
+    from tlcli.train.preparation import BackgroundRead
+    from tlcli.workflows.request import Request
+    from tlcli.zoo.resolve import ResolvedRecipe
 
-    Work = Callable[[Settled, Observer], tuple[Path, RunRecord]]
+    Work = Callable[[BackgroundRead, Observer], tuple[Path, RunRecord]]
 
 
 @click.command(
@@ -40,63 +41,15 @@ def finetune(as_json: bool, compare: str | None, **asked: Any) -> None:
 
     DATA is a folder of class folders, or one with train/, val/ and test/ of class folders inside.
     """
-    from tlcli import candidates
+    from tlcli.report import comparison
 
     request = request_from(asked)
     if compare is not None:
         compare_and_tell(request, _recipes(compare, asked), as_json=as_json)
-    elif request.resume is not None and candidates.are_in(request.resume):
+    elif request.resume is not None and comparison.holds_candidates(request.resume):
         compare_and_tell(request, None, as_json=as_json)
     else:
         run_and_tell(request, as_json=as_json)
-
-
-@click.command()
-@training
-@as_json
-@state
-def plan(as_json: bool, **asked: Any) -> None:
-    """Say what `finetune` would do; train nothing."""
-    from tlcli import prepare
-    from tlcli.cli import console, show
-    from tlcli.cli.progress import observer
-
-    request = request_from(asked)
-    settled = prepare.check_first(request)
-    with observer() as observe:
-        chosen = prepare.choose(settled.recipe, measure=prepare.groups_without_keras)
-        prepared = prepare.prepare(settled.recipe, chosen, strict=request.strict, observe=observe)
-    if as_json:
-        console.print_json(prepared.plan.to_json() | {"notices": list(settled.notices)})
-    else:
-        show.plan(prepared.plan, settled.notices)
-
-
-COMMANDS = (finetune, plan)
-
-
-def request_from(asked: dict[str, Any]) -> "Request":
-    """Command-line values to a Request."""
-    from tlcli.prepare import Request
-
-    data: Path | None = asked["data"]
-    options = {
-        "data.path": None if data is None else str(data),
-        "model.name": asked["model"],
-        "data.exclude": None if asked["exclude"] is None else str(asked["exclude"]),
-        "model.weights": asked["weights"],
-        "performance.precision": asked["precision"],
-        "performance.budget": asked["budget"],
-    }
-    return Request(
-        recipe=asked["recipe"] or "unfreeze-until-plateau",
-        settings=asked["settings"],
-        options={key: value for key, value in options.items() if value is not None},
-        strict=asked["strict"],
-        out=asked["out"],
-        resume=asked["resume"],
-        device=asked["device"],
-    )
 
 
 def _recipes(compare: str, asked: dict[str, Any]) -> list[str]:
@@ -112,59 +65,60 @@ def _recipes(compare: str, asked: dict[str, Any]) -> list[str]:
 
 
 def compare_and_tell(request: "Request", recipes: Sequence[str] | None, *, as_json: bool) -> None:
-    """Fine-tune by several recipes; None: go on with the comparison in the folder to resume."""
-    from tlcli import candidates, prepare
-    from tlcli.report import folder as folder_of_run
+    """Fine-tune by several recipes; None resumes the comparison in the folder to resume."""
+    from tlcli.report import comparison
+    from tlcli.report.folder import own_folder
+    from tlcli.workflows.request import Request, check_candidates, check_request
 
     if recipes is None and request.resume is not None:
-        found = candidates.find(request.resume)
-        settled = [prepare.check_first(prepare.Request(recipe=found.recipe(name))) for name in found.names]
-        owned: Any = folder_of_run.owned(found.out, resume=True)
+        candidates = comparison.read_candidates(request.resume)
+        resolved = [check_request(Request(recipe=candidates.recipe(name))) for name in candidates.names]
+        owned: Any = own_folder(candidates.out, resume=True)
     else:
-        found, settled = candidates.check(request, recipes or ())
-        owned = candidates.written(found, settled)
+        candidates, resolved = check_candidates(request, recipes or ())
+        owned = comparison.write_candidates(candidates, [each.recipe for each in resolved])
 
-    def work(first: "Settled", observe: "Observer") -> "tuple[Path, RunRecord]":
-        from tlcli import comparison
+    def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
+        from tlcli.workflows.compare import run_candidates
 
         with owned:
-            return comparison.run_all(found, first, observe)
+            return run_candidates(candidates, observe, reading=reading)
 
-    _work_and_tell(work, settled[0], as_json=as_json)
+    _work_and_tell(work, resolved[0], as_json=as_json)
 
 
 def run_and_tell(request: "Request", *, as_json: bool) -> Path:
     """Fine-tune with progress on stderr and the result on stdout; returns the run folder."""
-    from tlcli import prepare
-    from tlcli.report import folder as folder_of_run
+    from tlcli.report.folder import require_idle
+    from tlcli.workflows.request import check_request
 
-    settled = prepare.check_first(request)
+    resolved = check_request(request)
     if request.resume is not None:
-        folder_of_run.require_idle(request.resume)
+        require_idle(request.resume)
 
-    def work(settled: "Settled", observe: "Observer") -> "tuple[Path, RunRecord]":
-        from tlcli import run
+    def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
+        from tlcli.workflows.finetune import finetune
 
-        return run.finetune(request, settled, observe)
+        return finetune(request, resolved, observe, reading=reading)
 
-    return _work_and_tell(work, settled, as_json=as_json)
+    return _work_and_tell(work, resolved, as_json=as_json)
 
 
-def _work_and_tell(work: "Work", settled: "Settled", *, as_json: bool) -> Path:
-    """Do the work while the images are read, and tell what came out; returns the run folder."""
-    from tlcli import prepare
-    from tlcli.cli import console, show
+def _work_and_tell(work: "Work", resolved: "ResolvedRecipe", *, as_json: bool) -> Path:
+    """Do the work, with the images read while Keras loads, and print the result; returns the run folder."""
+    from tlcli.cli import console, tables
     from tlcli.cli.progress import observer
     from tlcli.train.events import Event, FolderMade
+    from tlcli.train.preparation import BackgroundRead
 
     signal.signal(signal.SIGTERM, _stop)
     if not is_quiet():
         console.err().print("loading Keras …", style="dim")
     made: list[str] = []
     try:
-        with prepare.reading_ahead(settled) as settled:
+        with BackgroundRead(resolved.recipe) as reading:
             with console.loading_keras():
-                import tlcli.run  # noqa: F401
+                import tlcli.workflows.finetune  # noqa: F401
             with observer() as observe:
 
                 def note(event: Event) -> None:
@@ -172,17 +126,17 @@ def _work_and_tell(work: "Work", settled: "Settled", *, as_json: bool) -> Path:
                         made.append(event.path)
                     observe(event)
 
-                folder, record = work(settled, note)
+                folder, run = work(reading, note)
     except KeyboardInterrupt:
-        then = f" Go on with: tlcli finetune --resume {shlex.quote(made[0])}" if made else ""
+        then = f" Resume with: tlcli finetune --resume {shlex.quote(made[0])}" if made else ""
         console.err().print(console.safe(f"Interrupted.{then}"))
         raise Interrupted from None
     if as_json:
-        console.print_json({"run": str(folder), **vars(record)})
+        console.print_json({"run": str(folder), **vars(run)})
     else:
-        show.result(folder, record)
-    if missed := [verdict for verdict in record.expectations if not verdict["passed"]]:
-        console.err().print(console.safe(f"{len(missed)} of {len(record.expectations)} expectations not met", "red"))
+        tables.print_result(folder, run)
+    if missed := [verdict for verdict in run.expectations if not verdict["passed"]]:
+        console.err().print(console.safe(f"{len(missed)} of {len(run.expectations)} expectations not met", "red"))
         raise click.exceptions.Exit(ExpectationError.exit_code)
     return folder
 

@@ -13,17 +13,24 @@ from typing import Any
 
 import click
 
-from tlcli import __version__
-from tlcli.cli import check, finetune, look, pretrain, probe, use
+import tlcli
+from tlcli.cli.check import check
+from tlcli.cli.compare import compare
 from tlcli.cli.demo import demo
-from tlcli.cli.group import Group, Interrupted
-from tlcli.cli.options import state
+from tlcli.cli.doctor import doctor
+from tlcli.cli.evaluate import evaluate
+from tlcli.cli.finetune import finetune
+from tlcli.cli.inspect import inspect
+from tlcli.cli.options import Group, Interrupted, state
+from tlcli.cli.plan import plan
+from tlcli.cli.predict import predict
+from tlcli.cli.pretrain import pretrain
+from tlcli.cli.probe import probe
 from tlcli.cli.recipe import recipe
 from tlcli.cli.zoo import zoo
 from tlcli.errors import OutputError, RecipeError, TlcliError, UsageError
 from tlcli.paths import cache_dir
-from tlcli.program import Program
-from tlcli.shown import printable
+from tlcli.text import printable
 
 INTERRUPTED = 130
 START = """Transfer learning on image folders.
@@ -105,20 +112,24 @@ def _remedy(file: str | bytes) -> str:
 @click.group(
     "tlcli", cls=Root, help=START, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(__version__, "-V", "--version", message="tlcli %(version)s")
+@click.version_option(tlcli.__version__, "-V", "--version", message="tlcli %(version)s")
 @state
 def cli() -> None:
     """The `tlcli` program as Click sees it."""
 
 
 for command in (
-    *finetune.COMMANDS,
-    *check.COMMANDS,
-    *use.COMMANDS,
-    *look.COMMANDS,
-    *pretrain.COMMANDS,
-    *probe.COMMANDS,
+    check,
+    compare,
     demo,
+    doctor,
+    evaluate,
+    finetune,
+    inspect,
+    plan,
+    predict,
+    pretrain,
+    probe,
     recipe,
     zoo,
 ):
@@ -131,9 +142,5 @@ def main() -> None:
     # 0.8 seconds of every command that needs it, and at exit another second.
     gc.set_threshold(50_000, 20, 100)
     atexit.register(gc.freeze)
-    Program.is_own = True
+    tlcli.is_program = True
     cli.main()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,15 @@
-"""Options that several commands share."""
+"""Options that several commands share, and groups of commands."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from tlcli.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from tlcli.workflows.request import Request
 
 Function = Callable[..., Any]
 QUIET = "tlcli.quiet"
@@ -84,3 +89,51 @@ def training(function: Function) -> Function:
 def _note(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value:
         context.meta[QUIET] = True
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, of which the user has been told."""
+
+
+class Group(click.Group):
+    """A group of commands that says what it has."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Without a command, the help on stderr and exit code 2."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As Click does it, with a suggestion for a mistyped command."""
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], self.commands) or f"Commands: {', '.join(sorted(self.commands))}."
+            raise click.UsageError(f"there is no command '{args[0]}'. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def request_from(asked: dict[str, Any]) -> "Request":
+    """Command-line values to a Request."""
+    from tlcli.workflows.request import Request
+
+    data: Path | None = asked["data"]
+    options = {
+        "data.path": None if data is None else str(data),
+        "model.name": asked["model"],
+        "data.exclude": None if asked["exclude"] is None else str(asked["exclude"]),
+        "model.weights": asked["weights"],
+        "performance.precision": asked["precision"],
+        "performance.budget": asked["budget"],
+    }
+    return Request(
+        recipe=asked["recipe"] or "unfreeze-until-plateau",
+        settings=asked["settings"],
+        options={key: value for key, value in options.items() if value is not None},
+        strict=asked["strict"],
+        out=asked["out"],
+        resume=asked["resume"],
+        device=asked["device"],
+    )

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlcli.cli.group import Interrupted
-from tlcli.cli.options import as_json, examples, is_quiet, state
+from tlcli.cli.options import Interrupted, as_json, examples, is_quiet, state
 
 if TYPE_CHECKING:
-    from tlcli.pretrain.job import Finished
-    from tlcli.pretrain.request import Task
+    from tlcli.pretrain.request import PretrainTask
+    from tlcli.pretrain.run import PretrainResult
     from tlcli.train.events import Observer
 
 
@@ -21,18 +20,20 @@ if TYPE_CHECKING:
     epilog=examples(
         "pretrain heap-of-pictures/ --out mine.yaml",
         "pretrain heap-of-pictures/ -m mobilenet_v2 --set model.arguments.alpha=0.5 --weights random -o mine",
-        "pretrain --drawn --images 200000 --out drawn-by-me.yaml",
+        "pretrain --synthetic --images 200000 --out drawn-by-me.yaml",
         "finetune photos/ --model mine.yaml",
     )
 )
 @click.argument("unlabelled", required=False, type=click.Path(path_type=Path))
-@click.option("--drawn", is_flag=True, help="Train on pictures drawn by this program; needs no pictures.")
-@click.option("--model", "-m", metavar="M", help="Network of `tlcli zoo list`, or a card file. [default: drawn]")
+@click.option("--synthetic", is_flag=True, help="Train on pictures drawn by this program; needs no pictures.")
+@click.option(
+    "--model", "-m", metavar="M", help="Network of `tlcli zoo list`, or a card file. [default: mobilenet_synthetic]"
+)
 @click.option("--weights", metavar="FILE", help="Weights to start from instead of the network's own, or 'random'.")
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="For example model.arguments.alpha=0.35.")
 @click.option("--size", type=click.IntRange(1), metavar="N", help="Height and width, pixels. [default: the network's]")
 @click.option("--epochs", type=click.IntRange(1), metavar="N", help="[default: about 200,000 pictures in all]")
-@click.option("--images", type=click.IntRange(1), metavar="N", help="With --drawn: pictures to draw.")
+@click.option("--images", type=click.IntRange(1), metavar="N", help="With --synthetic: pictures to draw.")
 @click.option("--batch-size", "batch", type=click.IntRange(8), metavar="N", help="[default: 128; less at large sizes]")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Of all that is random."
@@ -49,21 +50,21 @@ def pretrain(as_json: bool, **asked: Any) -> None:
     UNLABELLED is a folder of pictures, in sub-folders or not. The network learns to find two views of one picture
     alike. Writes CARD.yaml, for `--model CARD.yaml` elsewhere, and beside it weights, a page about them, and curves.
 
-    Interrupted, the same command goes on after the last epoch; with --drawn it begins anew.
+    Interrupted, the same command goes on after the last epoch; with --synthetic it begins anew.
     """
     from tlcli.cli import console
-    from tlcli.pretrain import request
+    from tlcli.pretrain.request import PretrainRequest, check_request
 
-    task = request.check(request.Request(**asked))
+    task = check_request(PretrainRequest(**asked))
     if not is_quiet():
         console.err().print("loading Keras …", style="dim")
     with console.loading_keras():
-        from tlcli.pretrain import job
+        from tlcli.workflows import pretrain as workflow
     try:
         with _observer() as observe:
-            done = job.pretrain(task, observe)
+            done = workflow.pretrain(task, observe)
     except KeyboardInterrupt:
-        then = "" if task.request.drawn else " The same command goes on after the last complete epoch."
+        then = "" if task.request.synthetic else " The same command resumes after the last complete epoch."
         console.err().print(console.safe(f"Interrupted.{then}"))
         raise Interrupted from None
     if as_json:
@@ -89,16 +90,17 @@ def _observer() -> Iterator["Observer"]:
         yield passed
 
 
-def _tell(task: "Task", done: "Finished") -> None:
+def _tell(task: "PretrainTask", done: "PretrainResult") -> None:
     """What was written, how it went, and what to type next."""
+    from tlcli import text
     from tlcli.cli import console
-    from tlcli.pretrain import curve
+    from tlcli.pretrain.card import describe_curve
 
     out, points = console.out(), done.account.points
     card = shlex.quote(str(task.out))
     out.print(console.safe(f"{done.card.name}: {done.card.data}", "bold"))
     out.print(
-        console.safe(f"{curve.words(points)}; {points[-1].images} images in {console.duration(points[-1].seconds)}")
+        console.safe(f"{describe_curve(points)}; {points[-1].images} images in {text.duration(points[-1].seconds)}")
     )
     if done.unreadable:
         out.print(f"{done.unreadable} unreadable files were left out")
@@ -107,6 +109,3 @@ def _tell(task: "Task", done: "Finished") -> None:
         out.print(console.safe(f"{what:<10}{path}"))
     if not is_quiet():
         out.print(console.safe(f"use it    tlcli finetune photos/ --model {card}"))
-
-
-COMMANDS = (pretrain,)

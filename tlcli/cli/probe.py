@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from tlcli.probing.job import Finished
-    from tlcli.probing.result import Comparison, Depth, Lead, Probed
+    from tlcli.train.depth_probe import Depth, Lead, NetworkComparison, NetworkProbe, ProbeResult
 
 # Width of the bar of a full accuracy, characters.
 BAR = 10
@@ -56,28 +55,27 @@ def probe(
     """
     from tlcli.cli import console
     from tlcli.cli.progress import observer
-    from tlcli.probing import request, result
+    from tlcli.workflows.request import ProbeRequest, check_probe
 
-    asked = request.Request(data, models, weights, settings, size, plot, device, exclude)
-    settled = request.check(asked)
+    asked = ProbeRequest(data, models, weights, settings, size, plot, device, exclude)
+    resolved = check_probe(asked)
     if not is_quiet():
         console.err().print("loading Keras …", style="dim")
     with console.loading_keras():
-        from tlcli.probing import job
+        from tlcli.workflows import probe as workflow
     with observer() as observe:
-        done = job.run(asked, settled, observe)
+        done = workflow.probe(asked, resolved, observe)
     if plot is not None:
-        result.plot(done.models, plot, title=f"linear probes on {data}")
+        from tlcli.report import plots
+
+        plots.plot_probes(done.models, plot, title=f"linear probes on {data}")
     if as_json:
         console.print_json(done.to_json())
     else:
         tell(done, plot)
 
 
-COMMANDS = (probe,)
-
-
-def tell(done: "Finished", plot: Path | None) -> None:
+def tell(done: "ProbeResult", plot: Path | None) -> None:
     """A table a network, what to make of it, and which network is ahead."""
     from tlcli.cli import console
 
@@ -94,7 +92,8 @@ def tell(done: "Finished", plot: Path | None) -> None:
         out.print(console.safe(f"plot  {plot}"))
 
 
-def _tell_one(out: "Console", probed: "Probed", counts: dict[str, int]) -> None:
+def _tell_one(out: "Console", probed: "NetworkProbe", counts: dict[str, int]) -> None:
+    from tlcli import text
     from tlcli.cli import console
 
     height, width = probed.size
@@ -102,8 +101,8 @@ def _tell_one(out: "Console", probed: "Probed", counts: dict[str, int]) -> None:
     console.say(
         out,
         f"linear probes on {counts['train']} images, chosen by {counts['val']}, tested on {counts['test']};"
-        f" features {console.duration(probed.seconds['features'])},"
-        f" probes {console.duration(probed.seconds['probes'])}",
+        f" features {text.duration(probed.seconds['features'])},"
+        f" probes {text.duration(probed.seconds['probes'])}",
     )
     out.print()
     columns = ["group", "drop_top", "channels", "FLOPs", "val accuracy", "val loss", "test acc", "1/L2"]
@@ -139,7 +138,7 @@ def bar(share: float) -> str:
     return ("█" * whole + EIGHTHS[eighths].strip()).ljust(BAR)
 
 
-def _verdict(probed: "Probed") -> str:
+def _verdict(probed: "NetworkProbe") -> str:
     """Where to cut, by validation alone."""
     best, top = probed.best, probed.depths[-1]
     if best is top:
@@ -152,7 +151,7 @@ def _verdict(probed: "Probed") -> str:
     )
 
 
-def _compared(comparison: "Comparison") -> str:
+def _compared(comparison: "NetworkComparison") -> str:
     return f"{comparison.model} is ahead of {comparison.over}: the validation loss is {_led(comparison.lead)}"
 
 

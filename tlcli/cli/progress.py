@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tlcli.cli.console import count, duration, err, safe, say
+from tlcli.cli.console import err, safe, say
 from tlcli.cli.options import is_quiet
+from tlcli.text import compact, duration
 from tlcli.train.events import Advanced, BatchDone, EpochDone, Event, Noticed, Observer, StepBegun, StepDone
 from tlcli.train.policy import Step
 
@@ -158,7 +159,7 @@ def groups_text(step: Step) -> str:
 
 
 def _begin_line(event: StepBegun) -> str:
-    parameters = f"{count(event.trainable_parameters)} parameters"
+    parameters = f"{compact(event.trainable_parameters)} parameters"
     if event.epochs == 0:
         return f"{event.step.name}: the linear probe as it is, {parameters}"
     trained = f"training {groups_text(event.step)}, {parameters}"

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.group import Group
-from tlcli.cli.options import as_json, state
+from tlcli.cli.options import Group, as_json, state
 
 
 @click.group(cls=Group)
@@ -114,7 +113,7 @@ def run(file: str, data: Path | None, settings: tuple[str, ...], out: Path | Non
     For CI: by RECIPE, on DATA or the recipe's own data.path. Exit code 3 when an expectation is not met.
     """
     from tlcli.cli.finetune import run_and_tell
-    from tlcli.prepare import Request
+    from tlcli.workflows.request import Request
 
     options = {} if data is None else {"data.path": str(data)}
     request = Request(recipe=file, settings=settings, options=options, out=out, strict=strict)

@@ -2,8 +2,7 @@
 
 import click
 
-from tlcli.cli.group import Group
-from tlcli.cli.options import as_json, state
+from tlcli.cli.options import Group, as_json, state
 
 
 @click.group(cls=Group)
@@ -20,6 +19,7 @@ def list_cards(pattern: str, as_json: bool) -> None:
 
     With wildcards, in quotes: 'efficientnet*'.
     """
+    from tlcli import text
     from tlcli.cli import console
     from tlcli.zoo import catalogue
 
@@ -34,7 +34,7 @@ def list_cards(pattern: str, as_json: bool) -> None:
         [
             card.name,
             card.title,
-            "–" if card.parameters is None else console.count(card.parameters),
+            "–" if card.parameters is None else text.compact(card.parameters),
             str(card.size),
             "–" if card.imagenet_top1 is None else f"{card.imagenet_top1:.1%}",
             "download" if card.weights is None else "bundled",

@@ -1,1 +1,1 @@
-"""What the images are: scanning, splitting, decoding, augmenting."""
+"""Image files to pixels and splits."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tlcli.errors import DataError
 from tlcli.paths import write_text
-from tlcli.shown import printable
+from tlcli.text import printable
 
 
 @dataclass(frozen=True)

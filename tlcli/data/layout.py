@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlcli.data.kinds import is_image
+from tlcli.data.decode import is_image
 from tlcli.errors import DataError, did_you_mean
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -21,7 +21,7 @@ _NOT_SHOWN = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
 @dataclass(frozen=True)
-class Place:
+class SplitFolder:
     """A folder of class folders, and the split it stands for; None where DATA has no split folders."""
 
     folder: Path
@@ -32,7 +32,7 @@ class Place:
 class Layout:
     """The places of the images, train first, and what stands beside `train/` and is no split."""
 
-    places: tuple[Place, ...]
+    places: tuple[SplitFolder, ...]
     ignored: tuple[str, ...]
 
 
@@ -50,10 +50,10 @@ def find(root: Path, elsewhere: Mapping[str, Path]) -> Layout:
     home = root.resolve()
     others = [path for path in folders if path.resolve() not in elsewhere.values()]
     splits = _split_folders(others)
-    beside = "val" in splits or "test" in splits
-    given = tuple(Place(folder, split) for split, folder in sorted(elsewhere.items()))
-    if "train" in splits and (beside or len(others) == 1) and holds_folders(splits["train"]):
-        places = {split: Place(home / path.name, split) for split, path in splits.items()}
+    has_others = "val" in splits or "test" in splits
+    given = tuple(SplitFolder(folder, split) for split, folder in sorted(elsewhere.items()))
+    if "train" in splits and (has_others or len(others) == 1) and holds_folders(splits["train"]):
+        places = {split: SplitFolder(home / path.name, split) for split, path in splits.items()}
         places |= {place.given: place for place in given if place.given}
         used = {place.folder for place in places.values()}
         unused = tuple(f"{path.name}/" for path in others if home / path.name not in used)
@@ -65,10 +65,10 @@ def find(root: Path, elsewhere: Mapping[str, Path]) -> Layout:
         raise DataError(f"holds {names} but no train/ folder", where=str(root), hint=LAYOUT)
     if only_splits and not holds_folders(splits["train"]):
         train = splits["train"]
-        images, _ = sorted_out(train)
+        images, _ = files_under(train)
         hint = f"Sort the images into one folder per class, such as {train.name}/cat and {train.name}/dog."
         raise DataError(f"holds {len(images)} images but no class folders", where=str(train), hint=hint)
-    return Layout((Place(home, "train" if given else None), *given), ())
+    return Layout((SplitFolder(home, "train" if given else None), *given), ())
 
 
 def _split_folders(folders: Sequence[Path]) -> dict[str, Path]:
@@ -85,7 +85,7 @@ def _split_folders(folders: Sequence[Path]) -> dict[str, Path]:
     return splits
 
 
-def class_folders(place: Place, excluded: Collection[Path], note: Note | None = None) -> list[Path]:
+def class_folders(place: SplitFolder, excluded: Collection[Path], note: Note | None = None) -> list[Path]:
     """The folders of a place that stand for classes, sorted by name; `excluded` are places themselves.
 
     A link back to the place or above it stands for none.
@@ -117,8 +117,8 @@ def require_folder(path: Path, what: str) -> None:
     if path.exists():
         raise DataError(f"{what} is a file, a folder is expected", where=str(path), hint=LAYOUT)
     parent = path.absolute().parent
-    beside = [entry.name for entry in visible(parent) if entry.is_dir()] if parent.is_dir() else []
-    hint = did_you_mean(path.name, beside) or LAYOUT
+    siblings = [entry.name for entry in visible(parent) if entry.is_dir()] if parent.is_dir() else []
+    hint = did_you_mean(path.name, siblings) or LAYOUT
     raise DataError(f"{what} is not there, no such folder", where=str(path), hint=hint)
 
 
@@ -147,17 +147,17 @@ def holds_folders(folder: Path) -> bool:
     return any(path.is_dir() for path in visible(folder))
 
 
-def sorted_out(folder: Path, note: Note | None = None) -> tuple[list[Path], list[Path]]:
+def files_under(folder: Path, note: Note | None = None) -> tuple[list[Path], list[Path]]:
     """The images below a folder, and its other files. A link back to a folder above is not entered.
 
     Raises:
         OSError: Something cannot be listed or read, and there is no `note` to tell of it.
     """
     above = frozenset(_identity(parent) for parent in folder.resolve().parents)
-    return told_apart(_walk(folder, above, note), note)
+    return split_images(_walk(folder, above, note), note)
 
 
-def told_apart(paths: Iterable[Path], note: Note | None = None) -> tuple[list[Path], list[Path]]:
+def split_images(paths: Iterable[Path], note: Note | None = None) -> tuple[list[Path], list[Path]]:
     """Files as images and others. `note` is told of those that cannot be read; without it that raises."""
     images: list[Path] = []
     others: list[Path] = []

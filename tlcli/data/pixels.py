@@ -21,12 +21,12 @@ import numpy.typing as npt
 from filelock import FileLock
 from PIL import Image
 
+from tlcli.cache.eviction import DiskSpace, remove_leftovers
 from tlcli.data import workers
-from tlcli.data.decoder import DECODER_ERRORS, QUIET, reason_of, to_rgb
-from tlcli.data.folder import FolderIndex, ImageFile
+from tlcli.data.decode import DECODER_ERRORS, QUIET_PILLOW, reason_of, to_rgb
+from tlcli.data.source import FolderIndex, ImageFile
 from tlcli.errors import DataError
 from tlcli.paths import write_json
-from tlcli.room import Room, sweep
 
 Mode = Literal["crop", "pad", "stretch"]
 Array = npt.NDArray[np.uint8]
@@ -68,6 +68,23 @@ class Pixels:
                 raise DataError(reason, where=image.path, hint="`tlcli check` lists all such files.")
         return np.array([self.rows[image.sha256] for image in images], dtype=np.int64)
 
+    def examples(self, images: Sequence[ImageFile]) -> "Examples":
+        """These images with their labels.
+
+        Raises:
+            DataError: One of them could not be read.
+        """
+        labels = np.array([image.label for image in images], dtype=np.int64)
+        return Examples(self.array, self.rows_of(images), labels)
+
+    @property
+    def contents(self) -> list[str]:
+        """Sha256 of the file behind each row of `array`; empty for a row whose file could not be read."""
+        contents = [""] * len(self.array)
+        for content, row in self.rows.items():
+            contents[row] = content
+        return contents
+
 
 def decode(path: Path, *, at_least: tuple[int, int] | None = None) -> Image.Image:
     """The image of a file as RGB of 8 bits, upright, transparency on white, first frame.
@@ -81,7 +98,7 @@ def decode(path: Path, *, at_least: tuple[int, int] | None = None) -> Image.Imag
         DataError: The file is no image, broken, or of a format that is not read.
     """
     try:
-        with QUIET:
+        with QUIET_PILLOW:
             return to_rgb(path.read_bytes(), at_least)
     except DECODER_ERRORS as error:
         raise DataError(reason_of(error), where=str(path), hint="Replace the file or remove it.") from error
@@ -153,14 +170,14 @@ def open_cache(
     if pixels := cache.opened():
         return pixels
     work = _Work(size, mode, at_once, progress)
-    room = Room("pixel cache", folder, cache.bytes)
+    room = DiskSpace("pixel cache", folder, cache.bytes)
     with room.claimed():
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache.place}.lock"):
             if pixels := cache.opened():
                 return pixels
             shutil.rmtree(cache.place, ignore_errors=True)
-            sweep(folder, {key})
+            remove_leftovers(folder, {key})
             room.require()
             _build(cache, files, work)
             pixels = cache.opened(is_final=False)
@@ -259,7 +276,7 @@ def _decoded_all(
 
 
 def _outcomes(tasks: Sequence[tuple[str, Path]], size: tuple[int, int], mode: Mode) -> list[Array | _Failure]:
-    with QUIET:
+    with QUIET_PILLOW:
         return [_outcome(sha, path, size, mode) for sha, path in tasks]
 
 
@@ -293,3 +310,30 @@ def _padded(image: Image.Image, target: tuple[int, int]) -> Image.Image:
     canvas = Image.new("RGB", (middle[0] + 2 * beside, middle[1] + 2 * above))
     canvas.paste(part, (beside, above))
     return canvas.resize(target, Image.Resampling.BILINEAR)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some images of the pixel cache, in a fixed order.
+
+    Attributes:
+        pixels: The cache, `uint8 (cached, height, width, 3)`, 0-255.
+        rows: Which of its rows, `int64 (images,)`.
+    """
+
+    pixels: np.ndarray
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Examples(Images):
+    """Images with their classes.
+
+    Attributes:
+        labels: `int64 (images,)`.
+    """
+
+    labels: np.ndarray

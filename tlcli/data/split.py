@@ -15,10 +15,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tlcli.data import findings
-from tlcli.data.folder import FolderIndex, ImageFile
+from tlcli.data.source import FolderIndex, ImageFile
 from tlcli.errors import DataError
-from tlcli.shown import counted
+from tlcli.text import plural
 
 _NAMES = ("train", "val", "test")
 _SHOWN = 5
@@ -57,7 +56,7 @@ class Splits:
         return (("train", self.train), ("val", self.val), ("test", self.test))
 
 
-def make(index: FolderIndex, *, val: float, test: float) -> Splits:
+def make_splits(index: FolderIndex, *, val: float, test: float) -> Splits:
     """Split by content. Given folders are used as they are; a missing one is split off the training images.
 
     Args:
@@ -108,12 +107,12 @@ def _without_leaks(
     index: FolderIndex,
 ) -> tuple[list[ImageFile], list[ImageFile], list[ImageFile], list[str]]:
     """Training images, given val and test images, and those left out because a later split has the same content."""
-    twins = {image.path: (image, twin) for image, twin in findings.leaking(index.images)}
+    twins = {image.path: (image, twin) for image, twin in leaking(index.images)}
     pool = [image for image in index.images if image.path not in twins and (image.given or "train") == "train"]
     kept = [image for image in index.images if image.path not in twins and image.given in ("val", "test")]
     leaks = {split: [pair for pair in twins.values() if (pair[0].given or "train") == split] for split in _NAMES}
     warnings = [
-        f"{counted(len(pairs), f'{split} image')} left out, as the given val or test folder holds the same content: "
+        f"{plural(len(pairs), f'{split} image')} left out, as the given val or test folder holds the same content: "
         + _listed(sorted(f"{image.path} (= {twin.path})" for image, twin in pairs))
         for split, pairs in leaks.items()
         if pairs
@@ -123,12 +122,12 @@ def _without_leaks(
 
 
 def _contradictions(images: Iterable[ImageFile]) -> list[str]:
-    twice = findings.contradictory(images)
+    twice = contradictory(images)
     if not twice:
         return []
     listed = sorted(" = ".join(image.path for image in same) for same in twice)
     return [
-        f"{counted(len(twice), 'image')} filed under more than one class: {_listed(listed)};"
+        f"{plural(len(twice), 'image')} filed under more than one class: {_listed(listed)};"
         " leave them out by a list: tlcli check DATA --quarantine FILE, then --exclude FILE"
     ]
 
@@ -238,3 +237,31 @@ def _per_class(images: Iterable[ImageFile], classes: int) -> list[int]:
 def _listed(words: Sequence[str]) -> str:
     more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
     return ", ".join(words[:_SHOWN]) + more
+
+
+LATER = {"train": ("val", "test"), "val": ("test",), "test": ()}
+
+
+def by_content(images: Iterable[ImageFile]) -> list[list[ImageFile]]:
+    """The contents of which there are several files, each as these files, sorted by path."""
+    found: dict[str, list[ImageFile]] = defaultdict(list)
+    for image in sorted(images, key=lambda image: image.path):
+        found[image.sha256].append(image)
+    return [same for same in found.values() if len(same) > 1]
+
+
+def contradictory(images: Iterable[ImageFile]) -> list[list[ImageFile]]:
+    """Of these contents those that are filed under several classes."""
+    return [same for same in by_content(images) if len({image.label for image in same}) > 1]
+
+
+def leaking(images: Iterable[ImageFile]) -> list[tuple[ImageFile, ImageFile]]:
+    """Images of a given split with a copy in a later one, each with that copy."""
+    pairs = []
+    for same in by_content(images):
+        for image in same:
+            later = LATER[image.given or "test"]
+            twin = next((other for split in reversed(later) for other in same if other.given == split), None)
+            if twin is not None:
+                pairs.append((image, twin))
+    return pairs

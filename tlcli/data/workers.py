@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from tlcli.program import Program
+import tlcli
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -74,7 +74,7 @@ def run(job: Job[Item, Result], items: Sequence[Item], *, workers: int | None = 
 
 def _pool(count: int, items: int, module: str) -> Executor:
     """What does the work of a module on so many items."""
-    if items < FEW or not Program.is_own:
+    if items < FEW or not tlcli.is_program:
         return ThreadPoolExecutor(count)
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")

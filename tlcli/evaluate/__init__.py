@@ -1,1 +1,1 @@
-"""How good it is: scores and predictions."""
+"""Predictions and scores."""

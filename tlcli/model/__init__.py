@@ -1,1 +1,1 @@
-"""What is trained: layer groups, backbone, head."""
+"""The network: cut points, layer groups, selection, backbone, head and classifier."""

@@ -12,8 +12,7 @@ import numpy as np
 from tlcli.errors import ModelError, WeightsError
 from tlcli.model.graph import fresh_names
 from tlcli.recipe.schema import RANDOM
-from tlcli.zoo import own_weights
-from tlcli.zoo.card import ModelCard, Preprocessing
+from tlcli.zoo.card import ModelCard, Preprocessing, require_arguments, verified_weights
 from tlcli.zoo.sources import applications, keras_file, weights_file
 
 # How the names of layers begin that prepare pixels for a network.
@@ -115,8 +114,8 @@ def _from_applications(
         return applications.architecture(card, size=(card.size, card.size), arguments=arguments, include_top=True)
 
     if weights is None:
-        own_weights.require_arguments(card, arguments, defaults=applications.defaults(card))
-        path, origin = own_weights.verified(card), f"card ({card.name})"
+        require_arguments(card, arguments, defaults=applications.defaults(card))
+        path, origin = verified_weights(card), f"card ({card.name})"
     else:
         path = _weights_path(weights)
         origin = f"file:{path.name}"

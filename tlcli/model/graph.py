@@ -1,10 +1,14 @@
 """From a Keras network to its graph: names, weights, shapes and operations of every layer."""
 
 import heapq
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import keras
 from keras.src.backend.common import global_state
@@ -12,10 +16,13 @@ from keras.src.ops.node import Node
 from keras.src.utils.naming import reset_uids
 
 from tlcli.errors import ModelError, did_you_mean
-from tlcli.model import receptive
-from tlcli.model.groups import Layer, LayerGraph
-from tlcli.model.receptive import Field
-from tlcli.model.window import window
+from tlcli.model import grouping, receptive_field, structure
+from tlcli.model.cut_points import LayerGraph
+from tlcli.model.groups import Layer, LayerGroups
+from tlcli.model.receptive_field import Field, window
+from tlcli.paths import cache_dir
+from tlcli.zoo.card import ModelCard
+from tlcli.zoo.sources import applications, keras_file
 
 Shape = tuple[int | None, ...]
 
@@ -77,7 +84,7 @@ def measure(model: keras.Model) -> LayerGraph:
         count = len(outputs) if outputs else "no"
         hint = "Functional and sequential networks with one output can be cut into groups."
         raise ModelError(f"the network has {count} symbolic outputs", where=str(model.name), hint=hint)
-    layers, names, _ = _walked(model, receptive.PICTURE)
+    layers, names, _ = _walked(model, receptive_field.IMAGE)
     return LayerGraph(tuple(layers), names[id(_origin(outputs[0]))])
 
 
@@ -129,7 +136,7 @@ def _walked(model: keras.Model, picture: Field | None) -> tuple[list[Layer], dic
     for name, node in _named(model):
         names[id(node)] = name
         inputs = tuple(dict.fromkeys(names[id(parent)] for parent in node.parent_nodes))
-        below = receptive.join([seen[each] for each in inputs]) if inputs else picture
+        below = receptive_field.join([seen[each] for each in inputs]) if inputs else picture
         inner, seen[name] = _inside(node, below)
         # A later use of a layer shows nothing of its inside again.
         parts = inner if name == node.operation.name else ()
@@ -144,7 +151,7 @@ def _inside(node: Node, below: Field | None) -> tuple[tuple[Layer, ...], Field |
         layers, _, field = _walked(operation, below)
         return tuple(replace(layer, inputs=()) for layer in layers if layer.kind != "InputLayer"), field
     shapes = [tuple(tensor.shape[1:]) for tensor in node.input_tensors]
-    field = receptive.through(window(operation, shapes, tuple(node.outputs[0].shape[1:])), below)
+    field = receptive_field.through(window(operation, shapes, tuple(node.outputs[0].shape[1:])), below)
     inner = [part for part in _parts(operation)[1:] if _own_weights(part)]
     return tuple(_weights_of(part.name, _kind(part), [part]) for part in inner), field
 
@@ -258,3 +265,39 @@ def _flops_inside(model: keras.Model, shape: Shape) -> int:
         total += _flops(layer, [shape], output)
         shape = output
     return total
+
+
+def measure_groups(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int]) -> LayerGroups:
+    """The groups from the bundled or cached measurement; measured and stored if there is none.
+
+    Raises:
+        ModelError: If the network cannot be built so.
+    """
+    known = structure.find(card, dict(arguments), size, cache=cache_dir())
+    if known is not None:
+        return known
+    measured = groups_of(build_unweighted(card, arguments, size), card, size)
+    structure.store(measured, card, dict(arguments), cache=cache_dir())
+    return measured
+
+
+def build_unweighted(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int]) -> keras.Model:
+    """The network of a card without its top, and without values where its architecture is known to Keras."""
+    if card.source.startswith("file:"):
+        return keras_file.without_top(keras_file.load(Path(card.source.removeprefix("file:"))))
+    with weightless():
+        return applications.architecture(card, size=size, arguments=dict(arguments))
+
+
+def groups_of(model: keras.Model, card: ModelCard, size: tuple[int, int]) -> LayerGroups:
+    """The groups of a built network."""
+    return grouping.assign(measure(model), card.groups, name=card.name, input_size=size)
+
+
+if __name__ == "__main__":
+    task = json.load(sys.stdin)
+    try:
+        measure_groups(ModelCard.model_validate(task["card"]), task["arguments"], tuple(task["size"]))
+    except ModelError as error:
+        json.dump({"message": error.message, "where": error.where, "hint": error.hint}, sys.stdout)
+        raise SystemExit(error.exit_code) from error

@@ -1,26 +1,15 @@
-"""From a network's graph to its layer groups: ordered, total, disjoint, cut where training can be cut.
-
-Nothing here knows Keras: a graph is a list of named layers with their inputs, made by `graph.measure`.
-"""
+"""Layers and layer groups: plain measurements, without Keras."""
 
 import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 from tlcli.errors import ModelError, did_you_mean
-from tlcli.model import blocks
-from tlcli.model.patterns import last_matches
-from tlcli.model.receptive import Pair
-from tlcli.zoo.card import GroupPattern
 
-FEWEST, MOST = 4, 30
-"""How many groups a network without patterns of its own should get, where it allows."""
-
-Boundary = tuple[str, str]
-"""Group name and the layer whose output ends the group."""
+Pair = tuple[float, float]
+"""Along the height and the width."""
 
 
 @dataclass(frozen=True)
@@ -74,70 +63,34 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class LayerGraph:
-    """The layers of a network in topological order, and the one that gives its output."""
-
-    layers: tuple[Layer, ...]
-    output: str
-
-    def __post_init__(self) -> None:
-        seen: set[str] = set()
-        for layer in self.layers:
-            if layer.name in seen or not seen.issuperset(layer.inputs):
-                raise ModelError(f"the graph is not in topological order at layer '{layer.name}'", where="graph")
-            seen.add(layer.name)
-        if self.output not in seen:
-            raise ModelError(f"the output '{self.output}' is not a layer of the graph", where="graph")
-
-    @cached_property
-    def index(self) -> dict[str, int]:
-        """Position of every layer by name."""
-        return {layer.name: position for position, layer in enumerate(self.layers)}
-
-    def __getitem__(self, name: str) -> Layer:
-        return self.layers[self.index[name]]
-
-    def upstream(self, name: str, stop: Collection[str] = ()) -> set[str]:
-        """The layer and all it depends on, not going below the layers in `stop`."""
-        found: set[str] = set()
-        pending = [name]
-        while pending:
-            layer = pending.pop()
-            if layer not in found and layer not in stop:
-                found.add(layer)
-                pending.extend(self[layer].inputs)
-        return found
-
-
-@dataclass(frozen=True)
 class LayerGroup:
     """Layers frozen or trained together.
 
     Attributes:
         layers: Its weighted layers in topological order, without their inputs.
         boundary: The layer whose output ends the group.
-        is_frontier: Whether training can be cut there: every path from input to output passes that output, or one
+        is_cut_point: Whether training can be cut there: every path from input to output passes that output, or one
             other, which is then `beside`.
         output_shape: Of the boundary, without the batch.
         flops: Multiply-adds of all its layers for one image.
         members: All its layers in topological order, those without weights too; empty where they are not known.
-        beside: The layer below the boundary whose output is read above it, too, as NASNet's cells read two; None where
+        second_output: The layer below the boundary whose output is read above it, too, as NASNet's cells read two; None where
             the boundary's is enough.
     """
 
     name: str
     layers: tuple[Layer, ...]
     boundary: str
-    is_frontier: bool
+    is_cut_point: bool
     output_shape: tuple[int | None, ...]
     flops: int
     members: tuple[Layer, ...] = ()
-    beside: Layer | None = None
+    second_output: Layer | None = None
 
     @property
     def cut(self) -> str:
         """The layers at whose outputs training is cut above the group, as `tlcli.model.cut` takes them."""
-        return self.boundary if self.beside is None else f"{self.boundary}/{self.beside.name}"
+        return self.boundary if self.second_output is None else f"{self.boundary}/{self.second_output.name}"
 
     @property
     def end(self) -> Layer | None:
@@ -167,9 +120,9 @@ class LayerGroup:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all that is read above it, for one image in float32; 0 where the network leaves a size open."""
-        if self.beside is None:
+        if self.second_output is None:
             return self.activation_bytes
-        sizes = (self.activation_bytes, self.beside.activation_bytes)
+        sizes = (self.activation_bytes, self.second_output.activation_bytes)
         return sum(sizes) if all(sizes) else 0
 
 
@@ -245,64 +198,8 @@ class LayerGroups:
         for group in self.groups:
             if any(layer.name in trainable for layer in group.layers):
                 break
-            cut = group if group.is_frontier else cut
+            cut = group if group.is_cut_point else cut
         return cut
-
-
-def frontiers(graph: LayerGraph) -> tuple[str, ...]:
-    """Names of the layers whose output every path from an input to the output passes, bottom to top.
-
-    A single input and the output itself count. Layers with several outputs do not: there is no one tensor to cut.
-    """
-    last_use = {graph.output: len(graph.layers)}
-    for position, layer in enumerate(graph.layers):
-        last_use.update(dict.fromkeys(layer.inputs, position))
-    last_source = max(position for position, layer in enumerate(graph.layers) if not layer.inputs)
-    found, needed_until = [], 0
-    for position, layer in enumerate(graph.layers):
-        # Only this layer's output is still needed above here, and no input comes in above it.
-        if needed_until <= position and last_source <= position and layer.outputs == 1 and layer.name in last_use:
-            found.append(layer.name)
-        needed_until = max(needed_until, last_use.get(layer.name, 0))
-    return tuple(found)
-
-
-def assign(
-    graph: LayerGraph, patterns: Sequence[GroupPattern], *, name: str, input_size: tuple[int, int]
-) -> LayerGroups:
-    """Cut a network into layer groups.
-
-    A layer belongs to the first pattern it matches; the last layer of a group name in topological order ends the
-    group. Where that is no frontier the boundary moves up to the next one, if there is one before the next group
-    ends; else training is cut there if only one other output is read above. Every weighted layer is in the first group
-    whose boundary depends on it. The last group ends at the output;
-    weighted layers that no pattern covers up there become a group `top`. Without patterns, groups come from the
-    frontiers alone.
-
-    Raises:
-        ModelError: A pattern matches nothing or is no regular expression, or a group would have no weights.
-    """
-    cuts = frontiers(graph)
-    boundaries = _from_patterns(graph, patterns, cuts) if patterns else _from_frontiers(graph, cuts)
-    groups, taken = [], set[str]()
-    for group, boundary in boundaries:
-        members = graph.upstream(boundary, stop=taken)
-        taken |= members
-        found = _group(graph, (group, boundary), members, is_frontier=boundary in cuts)
-        beside = None if found.is_frontier else _beside(graph, boundary, taken)
-        groups.append(replace(found, is_frontier=True, beside=beside) if beside else found)
-    return LayerGroups(name, input_size, tuple(groups))
-
-
-def _beside(graph: LayerGraph, boundary: str, below: Collection[str]) -> Layer | None:
-    """The one layer besides the boundary whose output is read above all that is `below`; None if there are more."""
-    above = [layer for layer in graph.layers if layer.name not in below]
-    crossing = {name for layer in above for name in layer.inputs if name in below}
-    others = [graph[name] for name in crossing - {boundary}]
-    is_whole = len(crossing) == 2 and len(others) == 1 and all(layer.inputs for layer in above)
-    if not is_whole or max(layer.outputs for layer in (graph[boundary], *others)) > 1:
-        return None
-    return replace(others[0], inputs=(), parts=())
 
 
 def listing(names: Sequence[str]) -> str:
@@ -325,57 +222,3 @@ def _runs(names: Iterable[str]) -> list[list[str]]:
         number = re.search(r"\d+$", name)
         expected = f"{name[: number.start()]}{int(number[0]) + 1}" if number else ""
     return runs
-
-
-def _group(graph: LayerGraph, boundary: Boundary, members: Collection[str], *, is_frontier: bool) -> LayerGroup:
-    inside = tuple(replace(layer, inputs=()) for layer in graph.layers if layer.name in members)
-    return LayerGroup(
-        name=boundary[0],
-        layers=tuple(layer for layer in inside if layer.is_weighted),
-        boundary=boundary[1],
-        is_frontier=is_frontier,
-        output_shape=graph[boundary[1]].output_shape,
-        flops=sum(layer.flops for layer in inside),
-        members=inside,
-    )
-
-
-def _from_patterns(graph: LayerGraph, patterns: Sequence[GroupPattern], cuts: Sequence[str]) -> list[Boundary]:
-    names = [layer.name for layer in graph.layers]
-    found = sorted(last_matches(names, patterns).items(), key=lambda item: item[1])
-    limits = [position for _, position in found[1:]] + [len(graph.layers)]
-    positions = sorted(graph.index[cut] for cut in cuts)
-    boundaries = []
-    for (group, position), limit in zip(found, limits, strict=True):
-        onward = next((cut for cut in positions if position <= cut < limit), position)
-        boundaries.append((group, graph.layers[onward].name))
-    *below, (last, boundary) = boundaries
-    above = {layer.name for layer in graph.layers if layer.is_weighted} - graph.upstream(boundary)
-    if above and last != "top":
-        return [*boundaries, ("top", graph.output)]
-    return [*below, (last, graph.output)]
-
-
-def _from_frontiers(graph: LayerGraph, cuts: Sequence[str]) -> list[Boundary]:
-    ends = [*cuts, graph.output] if graph.output not in cuts else cuts
-    taken: set[str] = set()
-    stretches = []
-    for below, end in zip([None, *ends], ends, strict=False):
-        members = graph.upstream(end, stop=taken)
-        taken |= members
-        stretches.append(
-            blocks.Stretch(
-                parameters=sum(graph[member].parameters for member in members),
-                merges=below is not None and graph[end].inputs != (below,),
-                shrinks=below is not None and _area(graph[end]) < _area(graph[below]),
-            )
-        )
-    chosen = [ends[position] for position in blocks.choose(stretches, fewest=FEWEST, most=MOST)]
-    names = ["stem", *(f"block{number}" for number in range(1, len(chosen) - 1)), "top"]
-    return list(zip(names[-len(chosen) :], chosen, strict=True))
-
-
-def _area(layer: Layer) -> float:
-    """Positions of its output; infinite where it is no map or the network leaves its size open."""
-    sizes = layer.output_shape[:-1]
-    return math.prod(size or math.inf for size in sizes) if len(sizes) > 1 else math.inf

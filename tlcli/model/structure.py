@@ -1,19 +1,21 @@
-"""Measured layer groups on disk: bundled for the cards, cached for everything else, so that plans need no Keras."""
+"""Measured layer groups on disk: bundled for the cards, cached for everything else."""
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.errors import ModelError
+from tlcli.errors import ModelError, RunError
 from tlcli.model.groups import Layer, LayerGroup, LayerGroups
-from tlcli.paths import bundled, write_text
+from tlcli.paths import bundled, cache_dir, write_text
 from tlcli.zoo.card import GroupPattern, ModelCard
 
-FORMAT = 3
+FORMAT = 4
 
 # What a row holds of a layer, in this order; defaults at its end are left out.
 _ROW = (
@@ -24,6 +26,9 @@ _DEFAULTS = {field.name: field.default for field in fields(Layer)}
 
 Sizes = tuple[tuple[int, int], tuple[int, int]]
 """Input height and width measured at, and those wanted, pixels."""
+
+Measure = Callable[[ModelCard, Mapping[str, Any], tuple[int, int]], LayerGroups]
+"""Gives the layer groups of a network, its architecture arguments and its input height and width, pixels."""
 
 
 def key(source: str, arguments: Mapping[str, Any], patterns: Sequence[GroupPattern] = ()) -> str:
@@ -82,12 +87,12 @@ def to_dict(groups: LayerGroups) -> dict[str, Any]:
         {
             "name": group.name,
             "boundary": group.boundary,
-            "is_frontier": group.is_frontier,
+            "is_cut_point": group.is_cut_point,
             "output_shape": list(group.output_shape),
             "flops": group.flops,
             "layers": [_row(layer) for layer in group.members or group.layers],
         }
-        | ({} if group.beside is None else {"beside": _row(group.beside)})
+        | ({} if group.second_output is None else {"second_output": _row(group.second_output)})
         for group in groups
     ]
     return {"name": groups.name, "input_size": list(groups.input_size), "groups": rows}
@@ -135,9 +140,9 @@ def _group(row: Mapping[str, Any]) -> LayerGroup:
     members = tuple(_layer(values) for values in row["layers"])
     layers = tuple(layer for layer in members if layer.is_weighted)
     shape = tuple(row["output_shape"])
-    beside = _layer(row["beside"]) if "beside" in row else None
-    is_frontier, flops = bool(row["is_frontier"]), int(row["flops"])
-    return LayerGroup(row["name"], layers, row["boundary"], is_frontier, shape, flops, members, beside)
+    second_output = _layer(row["second_output"]) if "second_output" in row else None
+    is_cut_point, flops = bool(row["is_cut_point"]), int(row["flops"])
+    return LayerGroup(row["name"], layers, row["boundary"], is_cut_point, shape, flops, members, second_output)
 
 
 def at_size(groups: LayerGroups, size: tuple[int, int]) -> LayerGroups:
@@ -157,8 +162,8 @@ def _scaled_group(group: LayerGroup, sizes: Sizes) -> LayerGroup:
     members = tuple(_scaled_layer(layer, sizes) for layer in group.members)
     layers = tuple(layer for layer in members if layer.is_weighted)
     flops, shape = sum(layer.flops for layer in members), _scaled_shape(group.output_shape, sizes)
-    beside = group.beside and _scaled_layer(group.beside, sizes)
-    return replace(group, layers=layers, members=members, output_shape=shape, flops=flops, beside=beside)
+    second_output = group.second_output and _scaled_layer(group.second_output, sizes)
+    return replace(group, layers=layers, members=members, output_shape=shape, flops=flops, second_output=second_output)
 
 
 def _scaled_layer(layer: Layer, sizes: Sizes) -> Layer:
@@ -202,3 +207,23 @@ def _read(path: Path, wanted: str) -> LayerGroups | None:
 
 def _compact(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def measure_in_subprocess(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int]) -> LayerGroups:
+    """The layer groups from a stored measurement; a network never seen before is measured by a process of its own.
+
+    Raises:
+        ModelError: If the network cannot be built so.
+    """
+    known = find(card, dict(arguments), size, cache=cache_dir())
+    if known is not None:
+        return known
+    task = json.dumps({"card": card.model_dump(mode="json"), "arguments": dict(arguments), "size": size})
+    command = [sys.executable, "-m", "tlcli.model.graph"]
+    done = subprocess.run(command, input=task, capture_output=True, text=True, check=False)
+    if done.returncode == ModelError.exit_code:
+        raise ModelError(**json.loads(done.stdout))
+    measured = find(card, dict(arguments), size, cache=cache_dir())
+    if measured is None:
+        raise RunError(f"{card.name} could not be measured: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
+    return measured

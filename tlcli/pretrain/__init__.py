@@ -1,1 +1,1 @@
-"""Pretraining of one's own: networks that learn from pictures without labels, or from drawn ones."""
+"""Networks without borrowed weights: self-supervised on images, or trained on synthetic images."""

@@ -1,23 +1,122 @@
-"""A pretrained network on disk: the card file, and beside it weights, model card and curves."""
+"""The card of a pretrained network: card file, weights, page and curves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import keras
 import yaml
 
 from tlcli import __version__
-from tlcli.paths import write_text
-from tlcli.pretrain import curve, files
-from tlcli.zoo import card_file
-from tlcli.zoo.card import FineTuning, ModelCard
+from tlcli.paths import replacing, write_text
+from tlcli.pretrain import request
+from tlcli.zoo.card import FineTuning, ModelCard, read_card
 from tlcli.zoo.sources import weights_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Share of the whole fall that the last fifth of a curve must bring to count as still falling.
+_STILL = 0.05
 
 
 @dataclass(frozen=True)
-class Account:
+class Point:
+    """One measurement.
+
+    Attributes:
+        images: Images seen so far, repetitions counted.
+        seconds: Time so far.
+        loss: Of the network's own task, mean since the point before.
+        accuracy: On the network's own task, 0-1; None where the task has none.
+        spread: Standard deviation of the l2-normalised outputs, mean over their dimensions; None where not watched.
+    """
+
+    images: int
+    seconds: float
+    loss: float
+    accuracy: float | None = None
+    spread: float | None = None
+
+
+def progress_line(point: Point, number: int, of: int) -> str:
+    """One measurement as a line of progress.
+
+    >>> line(Point(2560, 12.34, -0.5, spread=0.04), 3, 20)
+    '   3/20  loss -0.5000  spread 0.0400  2560 images  12 s'
+    """
+    accuracy = "" if point.accuracy is None else f"  acc {point.accuracy:.3f}"
+    spread = "" if point.spread is None else f"  spread {point.spread:.4f}"
+    seen = f"{point.images} images  {point.seconds:.0f} s"
+    return f"{f'{number}/{of}':>7}  loss {point.loss:.4f}{accuracy}{spread}  {seen}"
+
+
+def describe_curve(points: Sequence[Point]) -> str:
+    """The course of a training in a sentence.
+
+    >>> words([Point(10, 1, 2.0), Point(20, 2, 1.0), Point(30, 3, 1.0)])
+    'loss 2.000 → 1.000, level at the end'
+    >>> words([Point(10, 1, 2.0, 0.1), Point(20, 2, 1.0, 0.5)])
+    'loss 2.000 → 1.000, still falling; accuracy 10.0 % → 50.0 %'
+    """
+    first, last = points[0], points[-1]
+    said = f"loss {first.loss:.3f} → {last.loss:.3f}, {_trend([point.loss for point in points])}"
+    if first.accuracy is not None and last.accuracy is not None:
+        said += f"; accuracy {first.accuracy:.1%} → {last.accuracy:.1%}".replace("%", " %")
+    return said
+
+
+def plot_curve(points: Sequence[Point], path: Path, *, title: str, healthy: float | None = None) -> None:
+    """Draw loss, and accuracy or spread where there is one, over the images seen; PNG, by rename.
+
+    Args:
+        points: At least one.
+        path: Where to.
+        title: Above the picture.
+        healthy: The spread of outputs that differ in every direction, drawn as a line.
+    """
+    # Matplotlib takes a second to load; this object needs no screen and leaves no state behind.
+    from matplotlib.figure import Figure
+
+    curves = {"loss": [point.loss for point in points]}
+    for name in ("accuracy", "spread"):
+        values = [getattr(point, name) for point in points]
+        if None not in values:
+            curves[name] = values
+    figure = Figure(figsize=(4.5 * len(curves), 3.4), dpi=110, layout="constrained")
+    figure.suptitle(title.replace("$", r"\$"), fontsize=10)
+    images = [point.images for point in points]
+    for place, (name, values) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(1, len(curves), place)
+        _draw(axes, images, values, name)
+        if name == "spread" and healthy is not None:
+            axes.axhline(healthy, color="tab:green", linestyle="--", linewidth=1, label="healthy")
+            axes.set_ylim(0, 1.3 * max(healthy, *values))
+            axes.legend()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _draw(axes: "Axes", images: Sequence[int], values: Sequence[float], name: str) -> None:
+    axes.plot(images, values, marker="." if len(values) < 60 else None)
+    axes.set_xlabel("images seen")
+    axes.set_ylabel(name)
+    axes.grid(alpha=0.3)
+
+
+def _trend(losses: Sequence[float]) -> str:
+    part = max(1, len(losses) // 5)
+    before, end = losses[-2 * part : -part] or losses[:1], losses[-part:]
+    fall = losses[0] - fmean(end)
+    if fall <= 0:
+        return "never below its start"
+    return "still falling" if fmean(before) - fmean(end) > _STILL * fall else "level at the end"
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
     """What is told of a training.
 
     Attributes:
@@ -40,15 +139,21 @@ class Account:
     command: str
     seed: int
     steps: int
-    points: tuple[curve.Point, ...]
+    points: tuple[Point, ...]
     scores: Mapping[str, float] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
     healthy: float | None = None
     fine_tuning: FineTuning = field(default_factory=FineTuning)
 
 
-def write(
-    out: Path, network: keras.Model, *, base: ModelCard, account: Account, half: bool = False, overwrite: bool = False
+def write_card(
+    out: Path,
+    network: keras.Model,
+    *,
+    base: ModelCard,
+    account: TrainingSummary,
+    half: bool = False,
+    overwrite: bool = False,
 ) -> ModelCard:
     """Write OUT.weights.h5, OUT.png, OUT.md and, last, OUT.yaml, each by rename.
 
@@ -66,10 +171,12 @@ def write(
     Raises:
         OutputError: If one of the files is there and `overwrite` was not given.
     """
-    files.require_new(out, overwrite=overwrite)
+    request.require_new_card(out, overwrite=overwrite)
     # A card never stands beside weights that are not its own, not even if this is interrupted.
     out.unlink(missing_ok=True)
-    weights, page, picture = (files.beside(out, suffix) for suffix in (files.WEIGHTS, files.PAGE, files.PICTURE))
+    weights, page, picture = (
+        request.beside(out, suffix) for suffix in (request.WEIGHTS, request.PAGE, request.PICTURE)
+    )
     sha256 = weights_file.save(network, weights, half=half)
     card = base.model_copy(
         update={
@@ -84,17 +191,17 @@ def write(
             "fine_tuning": account.fine_tuning,
         }
     )
-    curve.plot(account.points, picture, title=f"{out.stem}: {account.data}", healthy=account.healthy)
+    plot_curve(account.points, picture, title=f"{out.stem}: {account.data}", healthy=account.healthy)
     write_text(page, _page(card, account, size=weights.stat().st_size, half=half))
     write_text(out, _text(card))
-    return card_file.read(out)
+    return read_card(out)
 
 
 def _text(card: ModelCard) -> str:
     """The card file."""
     groups = "".join(f"  - {_flow(group.model_dump())}\n" for group in card.groups)
     return f"""\
-# A network pretrained with tlcli. To use it: tlcli finetune photos/ --model {card.name}{files.SUFFIX}
+# A network pretrained with tlcli. To use it: tlcli finetune photos/ --model {card.name}{request.CARD_SUFFIX}
 # How it came about, what it is good for and what not: {card.name}.md
 name: {_flow(card.name)}
 title: {_flow(card.title)}
@@ -132,7 +239,7 @@ def _flow(value: Any) -> str:
     )
 
 
-def _page(card: ModelCard, account: Account, *, size: int, half: bool) -> str:
+def _page(card: ModelCard, account: TrainingSummary, *, size: int, half: bool) -> str:
     """The model card for people."""
     last = account.points[-1]
     limits = "".join(f"- {each}\n" for each in account.limits)
@@ -159,7 +266,7 @@ def _page(card: ModelCard, account: Account, *, size: int, half: bool) -> str:
 | | |
 |---|---|
 {_scores(account)}
-In words: {curve.words(account.points)}.
+In words: {describe_curve(account.points)}.
 
 ![Curves of the training]({card.name}.png)
 
@@ -170,7 +277,7 @@ These numbers say that it trained. How well it transfers, only a fine-tuning on 
 For fine-tuning on a folder of class folders:
 
 ```sh
-tlcli finetune photos/ --model {card.name}{files.SUFFIX}
+tlcli finetune photos/ --model {card.name}{request.CARD_SUFFIX}
 ```
 
 ## Limits
@@ -189,7 +296,7 @@ up to rounding: threads and GPUs add numbers in another order.
 """
 
 
-def _scores(account: Account) -> str:
+def _scores(account: TrainingSummary) -> str:
     """The final numbers as rows of a table."""
     last = account.points[-1]
     found = {"loss": last.loss, "accuracy": last.accuracy, "spread": last.spread, **account.scores}

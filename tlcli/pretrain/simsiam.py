@@ -1,7 +1,4 @@
-"""Self-supervised pretraining: a network learns to find two views of one picture alike, without labels.
-
-Ref: Chen & He 2021, "Exploring Simple Siamese Representation Learning", arXiv 2011.10566.
-"""
+"""Two pictures out of one: the random views that a network must find alike."""
 
 import math
 import time
@@ -13,13 +10,73 @@ import keras
 import numpy as np
 from keras import ops
 
+from tlcli.data.augment import Augment, Bounds
 from tlcli.errors import RunError
 from tlcli.model.backbone import Backbone, preprocess
-from tlcli.pretrain.curve import Point
-from tlcli.pretrain.pictures import Pictures
-from tlcli.pretrain.unfinished import Unfinished
-from tlcli.pretrain.views import Views
+from tlcli.pretrain.card import Point
+from tlcli.pretrain.checkpoint import PretrainCheckpoint
+from tlcli.pretrain.images import ImageSet
 from tlcli.train.freeze import TRAINED_MOMENTUM, batch_norms
+
+# Pictures are kept larger than views, so that a crop of them is not all enlargement.
+OVERSIZE = 1.5
+# Smallest share of the picture's area in a view, and the most a crop is stretched to either side.
+_SMALLEST, _STRETCH = 0.2, 4 / 3
+_COLOURS = Bounds(flip="horizontal", brightness=0.2, contrast=0.4, saturation=0.4)
+_HUE = 0.1 * 2 * math.pi
+_GREY_SHARE = 0.2
+
+
+class Views(Augment):
+    """Random views of a batch: `float32 (batch, side, side, 3)`, 0-255, to `(batch, size, size, 3)`, 0-255.
+
+    Random resized crop and mirror in one warp, brightness, contrast, saturation and hue, grey one time in five. Blur is
+    left out: small crops, enlarged, are blurred already.
+    Ref: Chen & He 2021, arXiv 2011.10566, appendix A.
+    """
+
+    def __init__(self, size: int, *, seed: int = 0) -> None:
+        super().__init__(_COLOURS, seed=seed)
+        self.size = size
+
+    def call(self, images: Any, training: bool = True) -> Any:
+        """A view of each picture, always random."""
+        warped = ops.image.affine_transform(
+            images,
+            self._matrices(images),
+            interpolation="bilinear",
+            fill_mode="nearest",
+            data_format="channels_last",
+        )
+        # The warp keeps the shape of its input; its corner is the view.
+        return self._greyed(self._recoloured(self._rehued(warped[:, : self.size, : self.size])))
+
+    def _matrices(self, images: Any) -> Any:
+        """`float32 (batch, 8)`: for each image the map from a view's pixel to the source pixel it is sampled from."""
+        batch, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
+        area = (1 + _SMALLEST) / 2 + self._uniform(batch, (1 - _SMALLEST) / 2)
+        stretch = ops.exp(self._uniform(batch, math.log(_STRETCH) / 2))
+        across = ops.minimum(ops.sqrt(area) * stretch, 1.0) * width
+        down = ops.minimum(ops.sqrt(area) / stretch, 1.0) * height
+        left = (self._uniform(batch, 0.5) + 0.5) * (width - across)
+        top = (self._uniform(batch, 0.5) + 0.5) * (height - down)
+        mirror = self._signs(batch, is_on=True)
+        a, e, zero = mirror * across / self.size, down / self.size, ops.zeros((batch,))
+        # Pixel centres lie at halves, and a mirrored view begins at the crop's right edge.
+        c = ops.where(mirror > 0, left, left + across) + a / 2 - 0.5
+        return ops.stack([a, zero, c, zero, e, top + e / 2 - 0.5, zero, zero], axis=1)
+
+    def _rehued(self, images: Any) -> Any:
+        """Colours turned about the grey axis (Rodrigues' formula)."""
+        angle = ops.reshape(self._uniform(ops.shape(images)[0], _HUE), (-1, 1, 1, 1))
+        grey = ops.mean(images, axis=-1, keepdims=True)
+        across = (ops.roll(images, 1, axis=-1) - ops.roll(images, -1, axis=-1)) / math.sqrt(3)
+        return grey + (images - grey) * ops.cos(angle) + across * ops.sin(angle)
+
+    def _greyed(self, images: Any) -> Any:
+        chance = ops.reshape(self._uniform(ops.shape(images)[0], 0.5) + 0.5, (-1, 1, 1, 1))
+        return ops.where(chance < _GREY_SHARE, ops.mean(images, axis=-1, keepdims=True), images)
+
 
 # A quarter of the paper's widths, for networks a quarter the size of its own; the bottleneck keeps its proportion.
 WIDTH = 512
@@ -75,14 +132,14 @@ def course_for(count: int, size: int, *, seed: int, epochs: int | None = None, b
     return Course(epochs=epochs or usual, batch=min(batch or fitting, count), seed=seed)
 
 
-def pretrain(
+def train_simsiam(
     backbone: Backbone,
-    pictures: Pictures,
+    pictures: ImageSet,
     course: Course,
     *,
     progress: Callable[[Point], None],
     advance: Callable[[int, int], None],
-    unfinished: Unfinished,
+    unfinished: PretrainCheckpoint,
 ) -> list[Point]:
     """Train the backbone's network in place, from the weights it has.
 
@@ -102,7 +159,7 @@ def pretrain(
     """
     steps = course.steps(len(pictures))
     model = _compiled(backbone, course, steps)
-    points = unfinished.take_up(model)
+    points = unfinished.restore(model)
     before = points[-1].seconds if points else 0.0
     began = time.perf_counter()
     for epoch in range(len(points) + 1, course.epochs + 1):
@@ -160,7 +217,7 @@ class SimSiam(keras.Model):
         return ops.stack([*ops.split(projections, 2), *ops.split(predictions, 2)], axis=1)
 
 
-class Unlike(keras.losses.Loss):
+class NegativeCosine(keras.losses.Loss):
     """The negative cosine of each view's prediction and the other view's projection, which gets no gradient."""
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -197,7 +254,7 @@ def _compiled(backbone: Backbone, course: Course, steps: int) -> SimSiam:
     rate = keras.optimizers.schedules.CosineDecay(course.lr, steps * course.epochs)
     model.compile(
         keras.optimizers.SGD(rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY),
-        loss=Unlike(),
+        loss=NegativeCosine(),
         metrics=[spread],
         # XLA is slow on a CPU; see tlcli.train.fit.
         jit_compile="auto" if keras.backend.backend() != "tensorflow" else False,
@@ -207,7 +264,7 @@ def _compiled(backbone: Backbone, course: Course, steps: int) -> SimSiam:
 
 
 def _batches(
-    pictures: Pictures, batch: int, steps: int, order: np.random.Generator
+    pictures: ImageSet, batch: int, steps: int, order: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """One epoch: `uint8 (batch, side, side, 3)`, and targets that nobody looks at."""
     shuffled = pictures.rows[order.permutation(len(pictures))]

@@ -1,1 +1,1 @@
-"""What the user asks for: the recipe and its checks."""
+"""What the user asks for: schema, phases, loading, expectations."""

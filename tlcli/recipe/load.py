@@ -1,4 +1,4 @@
-"""YAML and `--set a.b=c` to a Recipe; every problem is reported with file, line and column, all at once."""
+"""Load a recipe from YAML and `--set a.b=c`; report every problem with file, line and column."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from tlcli.errors import Problem, RecipeError, did_you_mean
 from tlcli.paths import bundled
 from tlcli.recipe.schema import Recipe
 
-Path_ = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 DEFAULT = "unfreeze-until-plateau"
 # Command-line names of keys that are not called so.
 OPTIONS = {"data.path": "DATA", "model.name": "--model"}
@@ -27,9 +27,9 @@ class Draft:
     """A recipe while it is put together: the plain tree, and where each of its keys was written."""
 
     tree: dict[str, Any] = field(default_factory=dict)
-    origins: dict[Path_, str] = field(default_factory=dict)
+    origins: dict[KeyPath, str] = field(default_factory=dict)
 
-    def origin(self, path: Path_) -> str:
+    def origin(self, path: KeyPath) -> str:
         """The place of a key, or of the nearest key above it that was written down.
 
         Of a section, the `--set` by which something in it was set: that is what a rule of the section met first.
@@ -97,7 +97,7 @@ def draft(path: Path) -> Draft:
     return _extended(_read(text, str(path)), path.parent)
 
 
-def check(recipe: Draft, *, settings: Sequence[str] = (), given: Mapping[Path_, str] | None = None) -> Recipe:
+def check(recipe: Draft, *, settings: Sequence[str] = (), given: Mapping[KeyPath, str] | None = None) -> Recipe:
     """Apply settings and validate. `given`: what other options have set already, and their names.
 
     Raises:
@@ -134,14 +134,14 @@ def _read(text: str, origin: str) -> Draft:
         raise RecipeError([Problem(origin, f"is not valid YAML ({error})")]) from error
     if not isinstance(tree, dict) or node is None:
         raise RecipeError([Problem(origin, "is not a recipe: the top level must be keys and values")])
-    origins: dict[Path_, str] = {(): origin}
+    origins: dict[KeyPath, str] = {(): origin}
     doubled = list(_walk(node, (), origin, origins))
     if doubled:
         raise RecipeError(doubled)
     return Draft(tree, origins)
 
 
-def _walk(node: yaml.Node, path: Path_, origin: str, origins: dict[Path_, str]) -> Iterator[Problem]:
+def _walk(node: yaml.Node, path: KeyPath, origin: str, origins: dict[KeyPath, str]) -> Iterator[Problem]:
     """Note the place of every key; yields a problem for each key that stands twice."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -163,8 +163,8 @@ def _extended(child: Draft, folder: Path) -> Draft:
     parent_name = child.tree.get("extends")
     if not isinstance(parent_name, str):
         return child
-    beside = folder / parent_name
-    path = beside if beside.is_file() else locate(parent_name)
+    sibling = folder / parent_name
+    path = sibling if sibling.is_file() else locate(parent_name)
     parent = _read(path.read_text(encoding="utf-8"), str(path))
     if parent.tree.get("extends"):
         where = f"{child.origin(('extends',))} extends"
@@ -180,7 +180,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _set(recipe: Draft, text: str, given: Mapping[Path_, str]) -> list[Problem]:
+def _set(recipe: Draft, text: str, given: Mapping[KeyPath, str]) -> list[Problem]:
     """Apply one `a.b=c` or `phases.1.epochs=3` to the tree; problems instead of exceptions, to be shown together."""
     key, equals, written = text.partition("=")
     where = f"--set {text}"
@@ -198,7 +198,7 @@ def _set(recipe: Draft, text: str, given: Mapping[Path_, str]) -> list[Problem]:
     return []
 
 
-def _put(recipe: Draft, path: Path_, value: Any, *, origin: str) -> bool:
+def _put(recipe: Draft, path: KeyPath, value: Any, *, origin: str) -> bool:
     """Put a value at a path of the tree; False where the path leads through something that is not there."""
     place: Any = recipe.tree
     for part, following in pairwise(path):
@@ -225,13 +225,13 @@ def _entered(place: Any, part: str | int, following: str | int) -> Any:
     return place.get(part)
 
 
-def _path(key: str) -> Path_:
+def _path(key: str) -> KeyPath:
     """`phases[1].until.patience` or `phases.1.until.patience` as a path."""
     parts = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
     return tuple(int(part) if part.isdigit() else part for part in parts)
 
 
-def _dotted(path: Path_) -> str:
+def _dotted(path: KeyPath) -> str:
     """A path as it is written on the command line.
 
     >>> _dotted(("phases", 1, "epochs"))
@@ -294,7 +294,7 @@ def _near(details: ErrorDetails, got: Any) -> str:
     return did_you_mean(got, re.findall(r"'([^']+)'", str(details.get("ctx", {}).get("expected", ""))))
 
 
-def _written(loc: Path_, tree: Any) -> Path_:
+def _written(loc: KeyPath, tree: Any) -> KeyPath:
     """Pydantic's location without the parts that name a member of a union, which nobody wrote."""
     path: list[str | int] = []
     for index, part in enumerate(loc):
@@ -306,7 +306,7 @@ def _written(loc: Path_, tree: Any) -> Path_:
     return tuple(path)
 
 
-def _fields_at(path: Path_) -> list[str]:
+def _fields_at(path: KeyPath) -> list[str]:
     """The keys that the schema knows at a path."""
     model: Any = Recipe
     for part in path:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tlcli.recipe.spec import BatchNormPolicy, Fraction, Percent, Spec, Text
+from tlcli.recipe.fields import BatchNormPolicy, Fraction, Percent, Spec, Text
 
 # `epochs: auto` comes to at least so many steps.
 AUTO_STEPS = 96
@@ -18,7 +18,7 @@ class UntilSpec(Spec):
         min_delta: Smallest gain in the metric that counts.
         confidence: Smallest probability that the gain is real, 0.5-1, by a one-sided paired test on the validation
             images; 0.5 keeps every gain.
-        go_on: Share by which a kept step must have lowered the validation loss, or the share of wrong answers where
+        min_relative_gain: Share by which a kept step must have lowered the validation loss, or the share of wrong answers where
             the metric is accuracy, for thawing to go further, 0-1; each step is dearer than the one before. `auto`:
             0 where training everything takes seconds, and else a half.
         patience: Steps without a kept gain before the phase ends.
@@ -27,19 +27,19 @@ class UntilSpec(Spec):
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
-    go_on: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
+    min_relative_gain: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
     patience: Annotated[int, Field(ge=1)] = 1
 
-    def going_on(self, share: float) -> Self:
-        """The same with a share in the place of `go_on: auto`."""
-        return self.model_copy(update={"go_on": share}) if self.go_on == "auto" else self
+    def with_min_relative_gain(self, share: float) -> Self:
+        """The same with a share in the place of `min_relative_gain: auto`."""
+        return self.model_copy(update={"min_relative_gain": share}) if self.min_relative_gain == "auto" else self
 
     @property
-    def least_share(self) -> float:
-        """The share that `go_on` asks for, 0-1."""
-        if self.go_on == "auto":
-            raise RuntimeError("until.go_on is still auto")
-        return self.go_on
+    def required_relative_gain(self) -> float:
+        """The share that `min_relative_gain` asks for, 0-1."""
+        if self.min_relative_gain == "auto":
+            raise RuntimeError("until.min_relative_gain is still auto")
+        return self.min_relative_gain
 
 
 Policy = Literal["fixed", "all", "gradual", "lp_ft", "surgical", "depth_search"]
@@ -63,10 +63,10 @@ class PhaseSpec(Spec):
             groups from the bottom as the depth probe finds worth keeping.
         step: What a round of thawing takes more than the one before: groups, a share of them (`30%`), a share of the
             parameters (`30% of parameters`), as many as there are already (`double`), or `all`.
-        pick: How many groups a `surgical` phase trains, those of the largest relative gradient; None: all of them, at
+        group_count: How many groups a `surgical` phase trains, those of the largest relative gradient; None: all of them, at
             rates in proportion to it.
         warmup: Share of each step, 0-1, in which the rate rises from zero, whatever the schedule.
-        blend: Whether to try the weights between those before and after a step, and keep what validates best.
+        interpolate: Whether to try the weights between those before and after a step, and keep what validates best.
             Ref: Wortsman et al. 2022, arXiv 2109.01903.
         l2_sp: Strength of the pull of trained backbone weights to their pretrained values: the gradient of
             l2_sp / 2 * ||w - w0||². Ref: Li et al. 2018, arXiv 1802.01483.
@@ -77,7 +77,7 @@ class PhaseSpec(Spec):
     train: Text | None = None
     init: Literal["probe", "random"] = "random"
     step: Annotated[int, Field(ge=1)] | Literal["all", "double", "auto"] | Percent | ParameterShare = 1
-    pick: Annotated[int, Field(ge=1)] | None = None
+    group_count: Annotated[int, Field(ge=1)] | None = None
     epochs: Annotated[int, Field(ge=0, le=10000)] | Literal["auto"] = 10
     patience: Annotated[int, Field(ge=1)] | None = None
     lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] | None = None
@@ -85,7 +85,7 @@ class PhaseSpec(Spec):
     warmup: Fraction | Literal["auto"] = "auto"
     layer_decay: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 1.0
     batch_norm: BatchNormPolicy | Literal["auto"] = "frozen"
-    blend: bool = False
+    interpolate: bool = False
     l2_sp: Annotated[float, Field(ge=0)] = 0.0
     until: UntilSpec = UntilSpec()
 
@@ -101,31 +101,31 @@ class PhaseSpec(Spec):
             raise ValueError(
                 f"policy {self.policy} chooses the groups itself: leave train out (got train: {self.train})"
             )
-        if self.pick is not None and self.policy != "surgical":
-            raise ValueError(f"pick is for policy surgical (got policy: {self.policy})")
+        if self.group_count is not None and self.policy != "surgical":
+            raise ValueError(f"group_count is for policy surgical (got policy: {self.policy})")
         return self
 
-    def settled(self, wishes: Mapping[str, Any]) -> Self:
+    def fill_auto(self, wishes: Mapping[str, Any]) -> Self:
         """The phase with these values, by the names of its own, in the place of `auto`."""
         return self.model_copy(update={name: value for name, value in wishes.items() if getattr(self, name) == "auto"})
 
-    def rate(self, otherwise: float) -> float:
+    def learning_rate(self, otherwise: float) -> float:
         """The learning rate: its own, or the optimiser's."""
         return otherwise if self.lr is None else float(self._decided("lr"))
 
-    def lasting(self, epochs: int, *, steps_an_epoch: int) -> Self:
+    def with_epochs(self, epochs: int, *, steps_an_epoch: int) -> Self:
         """The phase with a number in the place of `epochs: auto`: these, or more where they are short."""
         if self.epochs != "auto":
             return self
         return self.model_copy(update={"epochs": max(epochs, -(-AUTO_STEPS // steps_an_epoch))})
 
     @property
-    def most_epochs(self) -> int:
+    def max_epochs(self) -> int:
         """How many epochs each step lasts, unless it runs out of patience."""
         return int(self._decided("epochs"))
 
     @property
-    def thawed_more(self) -> int | str:
+    def groups_per_round(self) -> int | str:
         """What a round of thawing takes more, see `step`."""
         return cast("int | str", self._decided("step"))
 
@@ -139,7 +139,7 @@ class PhaseSpec(Spec):
         """Whether the head begins as the optimum of the linear probe."""
         return self.init == "probe" or self.policy == "lp_ft"
 
-    def warming(self, schedule: str) -> float:
+    def warmup_share(self, schedule: str) -> float:
         """The share of each step, 0-1, in which the rate rises; newly thawed groups begin gently."""
         if self.warmup != "auto":
             return self.warmup

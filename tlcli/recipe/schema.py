@@ -1,13 +1,13 @@
-"""The typed recipe. Unknown keys and values out of range are errors; defaults are the contract's."""
+"""The recipe schema. Unknown keys and values out of range are errors."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from tlcli.recipe.expect import parse as parse_expectation
+from tlcli.recipe.expectation import parse
+from tlcli.recipe.fields import Activation, Duration, Fraction, Initializer, Pixels, Resize, Spec, Text
 from tlcli.recipe.phase import PhaseSpec
-from tlcli.recipe.spec import Activation, Duration, Fraction, Initializer, Pixels, Resize, Spec, Text
 
 SCHEMA_VERSION = 1
 # Below so many training images `batch: auto` makes small steps; docs/adr/010 has the measurement.
@@ -160,7 +160,7 @@ class PerformanceSpec(Spec):
     Attributes:
         budget: Seconds, minutes or hours that a run may take, such as `10m`: steps that do not fit are shortened or
             left out, by costs measured meanwhile.
-        recall: Whether what was trained before, exactly so, is taken from the cache; not where `cache` is off.
+        reuse_results: Whether what was trained before, exactly so, is taken from the cache; not where `cache` is off.
         batch: Images per step. `auto`: 32, or half of that with few images, which need more steps than they give.
     """
 
@@ -169,7 +169,7 @@ class PerformanceSpec(Spec):
     cache_budget: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?\s*(B|kB|KB|MB|GB|TB)$")] = "8GB"
     batch: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = 32
     budget: Duration | None = None
-    recall: bool = True
+    reuse_results: bool = True
 
     @property
     def batch_size(self) -> int:
@@ -180,7 +180,7 @@ class PerformanceSpec(Spec):
 
 
 def _is_expectation(text: str) -> str:
-    parse_expectation(text)
+    parse(text)
     return text
 
 
@@ -211,7 +211,7 @@ class Recipe(Spec):
         batch = self.performance.batch
         if batch == "auto":
             batch = 16 if count < FEW_IMAGES else 32
-        phases = [phase.lasting(epochs, steps_an_epoch=-(-count // batch)) for phase in self.phases]
+        phases = [phase.with_epochs(epochs, steps_an_epoch=-(-count // batch)) for phase in self.phases]
         return self.model_copy(
             update={"phases": phases, "performance": self.performance.model_copy(update={"batch": batch})}
         )

@@ -1,1 +1,1 @@
-"""What happened: the record of a run."""
+"""What a run leaves behind: record, folder, advice, comparisons, pages."""

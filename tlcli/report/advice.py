@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tlcli.recipe import load
 from tlcli.recipe.schema import RANDOM
-from tlcli.report.compare import differences
+from tlcli.report.comparison import differences
 from tlcli.report.record import RunRecord
 from tlcli.zoo import catalogue
 
@@ -51,7 +51,7 @@ class Advice:
         return asdict(self)
 
 
-def less(found: dict[str, Any] | None, recipes: Collection[str]) -> dict[str, Any] | None:
+def without_recipes(found: dict[str, Any] | None, recipes: Collection[str]) -> dict[str, Any] | None:
     """The JSON shape of some advice without what comes to one of these recipes, as it is."""
     if found is None:
         return None
@@ -137,7 +137,7 @@ class _Asked:
     @property
     def is_short_of_time(self) -> bool:
         """Whether the time budget cut steps short or left them out."""
-        return any(phase["lacked_time"] for phase in self.note.phases)
+        return any(phase["out_of_time"] for phase in self.note.phases)
 
     @property
     def larger(self) -> list[str]:

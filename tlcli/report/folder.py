@@ -9,20 +9,29 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from tlcli.data.source import content_hash
 from tlcli.data.split import Splits
 from tlcli.errors import DataError, OutputError, TlcliError, UsageError
-from tlcli.paths import write_json, write_text
-from tlcli.recipe import expect
+from tlcli.paths import write_text
+from tlcli.recipe import expectation
+from tlcli.recipe.load import render
+from tlcli.report import record
 from tlcli.report.record import COMPARISON, RunRecord, read
 from tlcli.train import policy
+from tlcli.train.events import EpochDone, Event, Observer, StepDone
+from tlcli.train.plan import TrainPlan
+
+if TYPE_CHECKING:
+    # Only named: a session loads Keras.
+    from tlcli.train.session import Session
 
 RUNS = Path("runs")
 HISTORY = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds", "images_per_second")
@@ -33,46 +42,80 @@ WRONG = UsageError.exit_code
 
 
 class RunFolder:
-    """A run folder while its run owns it. Every file appears by rename."""
+    """A run folder that this process owns. Every file appears by rename."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write_record(self, record: RunRecord) -> None:
-        """run.json."""
-        write_json(self.path / "run.json", asdict(record))
-
-    def write_decisions(self, outcomes: Iterable[policy.Outcome]) -> None:
-        """phases.jsonl."""
-        lines = (json.dumps(policy.record(outcome), ensure_ascii=False) + "\n" for outcome in outcomes)
-        write_text(self.path / "phases.jsonl", "".join(lines))
-
-    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """history.csv."""
-        write_text(self.path / "history.csv", _csv(HISTORY, ([row[key] for key in HISTORY] for row in rows)))
-
-    def write_start(self, record: RunRecord, recipe: str, splits_text: str, *, resumed: bool) -> None:
-        """What is known before training. A resumed run must find the images as it left them.
+    def write_start(self, run: RunRecord, plan: TrainPlan, *, resumed: bool) -> None:
+        """Write run.json, recipe.yaml and splits.csv. A resumed run must find the images as it left them.
 
         Raises:
             DataError: If images were added, removed or changed since the run began.
         """
-        splits = self.path / "splits.csv"
-        if resumed and splits.read_text(encoding="utf-8") != splits_text:
+        splits, text = self.path / "splits.csv", splits_csv(plan.splits, plan.classes)
+        if resumed and splits.read_text(encoding="utf-8") != text:
             raise DataError(
                 "the images have changed since the run began",
                 where=str(splits),
                 hint="Restore them, or start a new run: mixing the two would let test images into training.",
             )
-        self.write_record(record)
-        write_text(self.path / "recipe.yaml", recipe)
-        write_text(splits, splits_text)
+        record.write(self.path, run)
+        write_text(self.path / "recipe.yaml", render(plan.recipe))
+        write_text(splits, text)
+
+    def write_decisions(self, outcomes: Iterable[policy.Outcome]) -> None:
+        """Write phases.jsonl: one line per decision."""
+        lines = (json.dumps(policy.record(outcome), ensure_ascii=False) + "\n" for outcome in outcomes)
+        write_text(self.path / "phases.jsonl", "".join(lines))
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write history.csv: one line per epoch."""
+        write_text(self.path / "history.csv", _csv(HISTORY, ([row[key] for key in HISTORY] for row in rows)))
+
+    def write_labels(self, classes: Sequence[str]) -> None:
+        """Write labels.txt: one class name per line."""
+        write_text(self.path / "labels.txt", "".join(f"{name}\n" for name in classes))
+
+    def write_classifier(self, save: Callable[[Path], None]) -> str:
+        """Have model.keras written by `save`. Returns its sha256."""
+        file = self.path / "model.keras"
+        save(file)
+        return content_hash(file)
+
+
+@dataclass(frozen=True)
+class RunWriter:
+    """An observer that keeps history.csv and phases.jsonl up to date and passes every event on."""
+
+    session: "Session"
+    folder: RunFolder
+    pass_on: Observer
+
+    def __post_init__(self) -> None:
+        self.folder.write_history(self.session.history)
+        self.folder.write_decisions(self.session.outcomes)
+
+    def __call__(self, event: Event) -> None:
+        """Write what the event adds, then pass it on."""
+        # The epochs of a step from the result cache arrive with the end of the step.
+        if isinstance(event, (EpochDone, StepDone)):
+            self.folder.write_history(self.session.history)
+        if isinstance(event, StepDone):
+            self.folder.write_decisions(self.session.outcomes)
+        self.pass_on(event)
 
 
 def splits_csv(splits: Splits, classes: Sequence[str]) -> str:
     """The text of splits.csv: path, label, split, sha256."""
     rows = ((image.path, classes[image.label], split, image.sha256) for image, split in splits.rows())
     return _csv(["path", "label", "split", "sha256"], rows)
+
+
+def read_splits(run: Path, split: str) -> list[dict[str, str]]:
+    """The rows of splits.csv of one split: `path`, `label`, `split`, `sha256`."""
+    with (run / "splits.csv").open(encoding="utf-8", newline="") as stream:
+        return [row for row in csv.DictReader(stream) if row["split"] == split]
 
 
 def default_folder(data: Path, model: str) -> Path:
@@ -84,31 +127,37 @@ def default_folder(data: Path, model: str) -> Path:
 
 
 @contextmanager
-def recorded(run: RunFolder, record: RunRecord, began: float) -> Iterator[None]:
-    """Close the record whatever happens: complete, failed with its error, or interrupted. `began` is perf_counter's."""
+def recorded(folder: RunFolder, run: RunRecord, began: float) -> Iterator[None]:
+    """Complete the record whatever happens. The status becomes complete, failed or interrupted.
+
+    Args:
+        folder: The run folder.
+        run: Its record.
+        began: When this process began the run, seconds on `time.perf_counter`.
+    """
     try:
         yield
     except TlcliError as error:
-        # What was refused before anything was trained leaves the run as it was: resumable.
-        record.status = "interrupted" if error.exit_code == WRONG else "failed"
-        record.error = {"kind": error.kind, "where": error.where, "message": error.message}
+        # An error that stops the run before training leaves it resumable.
+        run.status = "interrupted" if error.exit_code == WRONG else "failed"
+        run.error = {"kind": error.kind, "where": error.where, "message": error.message}
         raise
     except Exception as error:
-        record.status, record.error = "failed", {"kind": "internal", "where": "", "message": repr(error)}
+        run.status, run.error = "failed", {"kind": "internal", "where": "", "message": repr(error)}
         raise
     else:
-        record.status = "complete"
+        run.status = "complete"
     finally:
-        before = record.seconds.get("total", 0.0)
-        record.seconds["total"] = round(before + time.perf_counter() - began, 2)
-        if record.status == "complete":
-            verdicts = expect.check(record.recipe["expect"], asdict(record))
-            record.expectations = [verdict.to_json() for verdict in verdicts]
-        run.write_record(record)
+        before = run.seconds.get("total", 0.0)
+        run.seconds["total"] = round(before + time.perf_counter() - began, 2)
+        if run.status == "complete":
+            verdicts = expectation.check(run.recipe["expect"], asdict(run))
+            run.expectations = [verdict.to_json() for verdict in verdicts]
+        record.write(folder.path, run)
 
 
 @contextmanager
-def owned(path: Path, *, resume: bool, need_bytes: int = 0) -> Iterator[RunFolder]:
+def own_folder(path: Path, *, resume: bool, need_bytes: int = 0) -> Iterator[RunFolder]:
     """Create the run folder, or enter an unfinished one, and hold its lock until done.
 
     Where what was asked turns out to be wrong (exit code 2), a new folder is removed again, unless it has come to hold

@@ -7,14 +7,21 @@ import platform
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tlcli import __version__
 from tlcli.errors import ModelError, UsageError
-from tlcli.train import plan, policy
+from tlcli.paths import write_json
+from tlcli.train import policy
+from tlcli.train.plan import TrainPlan
+
+if TYPE_CHECKING:
+    # Only named: both load Keras, and a record is read without it.
+    from tlcli.train.depth_probe import DepthChoice
+    from tlcli.train.session import Session
 
 Status = Literal["complete", "interrupted", "failed"]
 # The list of recipes in the folder of a comparison.
@@ -107,6 +114,17 @@ def classifier_file(run: Path) -> Path:
     return file
 
 
+def require_classifier(path: Path) -> None:
+    """Check that a run folder has a finished, unchanged classifier. A file is checked when it is loaded.
+
+    Raises:
+        UsageError: If there is no such run, or it is not complete.
+        ModelError: If its classifier is missing or was changed.
+    """
+    if not path.is_file():
+        classifier_file(path)
+
+
 def versions() -> dict[str, str]:
     """Versions of this program, Python and the libraries that decide numbers."""
     found = {"tlcli": __version__, "python": platform.python_version()}
@@ -128,35 +146,56 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def begun(made: plan.TrainPlan, device: str, *, before: RunRecord | None = None) -> RunRecord:
-    """The record of a run at its first moment; `before` is what an interrupted one had noted when it is taken up."""
-    described = made.to_json()
-    note = RunRecord(
+def write(path: Path, run: RunRecord) -> None:
+    """Write run.json into the run folder `path`, by rename."""
+    write_json(path / "run.json", asdict(run))
+
+
+def begin_record(
+    plan: TrainPlan, device: str, *, notices: Sequence[str] = (), depth: "DepthChoice | None" = None
+) -> RunRecord:
+    """The record of a run before anything is trained.
+
+    Args:
+        plan: What the run will do.
+        device: Where it computes.
+        notices: What the user was told about the choice of the network.
+        depth: The result of the depth search, if there was one.
+    """
+    described = plan.to_json()
+    model = {"card": plan.card.model_dump(mode="json"), "groups": list(plan.groups.names)}
+    return RunRecord(
         status="interrupted",
         recipe=described["recipe"],
-        model=described["model"] | {"card": made.card.model_dump(mode="json"), "groups": list(made.groups.names)},
+        model=described["model"] | model | ({"depth_search": depth.to_json()} if depth else {}),
         data=described["data"],
-        seed=made.recipe.seed,
+        seed=plan.recipe.seed,
         started=now(),
         versions=versions(),
         hardware=hardware(device),
-        warnings=list(made.splits.warnings),
+        warnings=[*notices, *plan.splits.warnings],
     )
-    if before is not None:
-        note.started, note.seconds = before.started, {"total": before.seconds.get("total", 0.0)}
-        note.warnings = list(dict.fromkeys([*before.warnings, *note.warnings]))
-        note.model |= {
-            key: before.model[key] for key in ("weights", "weights_sha256", "depth_search") if key in before.model
-        }
-    return note
 
 
-def close(record: RunRecord, outcomes: Sequence[policy.Outcome], *, prefix_s: float) -> None:
-    """Note what the phases brought. `prefix_s` is the time spent on features of the frozen network, seconds."""
-    record.phases = [_phase(outcome) for outcome in outcomes]
-    record.seconds["prefix"] = round(prefix_s, 2)
-    record.seconds["phases"] = [round(outcome.seconds, 2) for outcome in outcomes]
+def carry_over(run: RunRecord, before: RunRecord, *, taken_s: float) -> None:
+    """Take over what an interrupted run had recorded.
+
+    Args:
+        run: The record of the resumed run.
+        before: The record of the interrupted run.
+        taken_s: Seconds taken by the time of the checkpoint. A killed run did not record its own.
+    """
+    run.started = before.started
+    run.seconds = {"total": max(before.seconds.get("total", 0.0), round(taken_s, 2))}
+    run.warnings = list(dict.fromkeys([*before.warnings, *run.warnings]))
+    kept = ("weights", "weights_sha256", "depth_search")
+    run.model |= {key: before.model[key] for key in kept if key in before.model}
 
 
-def _phase(outcome: policy.Outcome) -> dict[str, Any]:
-    return {"name": outcome.step.name, **policy.record(outcome)}
+def close_record(run: RunRecord, session: "Session") -> None:
+    """Record the steps of a finished session: decisions, seconds, precision."""
+    run.phases = [{"name": outcome.step.name, **policy.record(outcome)} for outcome in session.outcomes]
+    run.seconds["prefix"] = round(session.prefix_s, 2)
+    run.seconds["phases"] = [round(outcome.seconds, 2) for outcome in session.outcomes]
+    asked = session.recipe.performance.precision
+    run.hardware["precision"] = {"asked": asked, "measured": session.precisions}

@@ -1,1 +1,1 @@
-"""How it learns: plan, policies, freezing, phases, checkpoints."""
+"""From plan to trained classifier: policy, phases, steps, decisions."""

@@ -1,11 +1,107 @@
-"""A run's time budget: what is left of it, and what still fits by the costs measured so far."""
+"""What training costs in memory and arithmetic, and the time budget of a run."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
+from tlcli.model.groups import Layer, LayerGroup, LayerGroups
+from tlcli.recipe.fields import BatchNormPolicy, seconds_of
 from tlcli.train.policy import Step
+
+# What Python, Keras and TensorFlow take before the first image, bytes.
+BASE_MEMORY = 1_000_000_000
+# Images that go through the frozen layers at once where their outputs are stored.
+PASS_IMAGES = 64
+# Copies of all weights (the network, its beginning, its best), and of trained ones besides (gradients, the optimiser).
+ALL_COPIES, TRAINED_COPIES = 4, 5
+# A pass without gradients holds about three tensors of the largest size at once.
+HELD_IN_PASS = 3
+# Outputs of convolutions and dense layers are held for the gradients, and a third more on the way.
+HELD_FOR_GRADIENTS = 4 / 3
+# Multiply-adds of training that are cheap: a quarter of a minute of two cores.
+CHEAP_FLOPS = 2e11
+# The share of the groups that a round of thawing takes where more would be dear.
+ROUND_SHARE = 0.3
+_KERNELS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose", "Dense")
+# Held besides. The gradient of ReLU needs only what it gave, which the next convolution holds anyway.
+_HELD_TOO = (
+    "Concatenate",
+    "Multiply",
+    "Activation silu",
+    "Activation hard_silu",
+    "Activation gelu",
+    "Activation sigmoid",
+)
+
+
+def memory_bytes(
+    groups: LayerGroups, trained: Collection[str], *, batch: int, stored: bool, batch_norm: BatchNormPolicy
+) -> int:
+    """About how much memory the process takes at its peak, bytes.
+
+    Args:
+        groups: The network.
+        trained: Names of the layers that are trained, besides the head.
+        batch: Images per step.
+        stored: Whether outputs of frozen layers are stored, in passes of their own.
+        batch_norm: Of trained layers. Only on batch statistics is BatchNorm an operation of its own.
+    """
+    below, above = split_groups(groups, trained)
+    held = sum(_held(layer, batch_norm) for layer in _leaves(above)) * batch
+    largest = max((layer.activation_bytes for layer in _leaves(below)), default=0)
+    passing = HELD_IN_PASS * largest * (PASS_IMAGES if stored else batch)
+    weights = 4 * ALL_COPIES * groups.parameters
+    weights += 4 * TRAINED_COPIES * sum(layer.trainable_parameters for layer in groups.layers if layer.name in trained)
+    # A pass that fills the store is over before training begins.
+    return int(BASE_MEMORY + weights + (max(passing, held) if stored else passing + held))
+
+
+def is_cheap(groups: LayerGroups, images: int) -> bool:
+    """Whether everything can be trained in seconds; `images` are those of all epochs together."""
+    flops = sum(group.flops for group in groups)
+    return epoch_flops(0, flops, train=images, val=0, stored=False) <= CHEAP_FLOPS
+
+
+def groups_per_round(groups: LayerGroups, images: int) -> int:
+    """How many groups from the top a round of thawing takes: all where that is cheap, and else a share of them."""
+    return len(groups) if is_cheap(groups, images) else max(round(ROUND_SHARE * len(groups)), 1)
+
+
+def epoch_flops(below: int, above: int, *, train: int, val: int, stored: bool) -> float:
+    """Multiply-adds of an epoch: forwards through all that is not stored, and twice that back above the frontier.
+
+    Args:
+        below: Of one image below the frontier.
+        above: Of one image above it.
+        train: Images that are trained on.
+        val: Images that are scored.
+        stored: Whether outputs at the frontier are stored.
+    """
+    return (3 * train + val) * above + (0 if stored else (train + val) * below)
+
+
+def split_groups(
+    groups: LayerGroups, trained: Collection[str]
+) -> tuple[tuple[LayerGroup, ...], tuple[LayerGroup, ...]]:
+    """The groups below the highest frontier under all that is trained, and those above it."""
+    cut = groups.cut_below(trained)
+    at = groups.names.index(cut.name) + 1 if cut else 0
+    return groups.groups[:at], groups.groups[at:]
+
+
+def _held(layer: Layer, batch_norm: BatchNormPolicy) -> float:
+    kept = HELD_FOR_GRADIENTS if layer.kind in _KERNELS else float(layer.kind in _HELD_TOO)
+    if layer.kind == "BatchNormalization" and batch_norm == "train":
+        kept = 1
+    return kept * layer.activation_bytes
+
+
+def _leaves(groups: Collection[LayerGroup]) -> Iterator[Layer]:
+    for group in groups:
+        for layer in group.members or group.layers:
+            yield from layer.parts or (layer,)
+
 
 # Multiply-adds a second that a small CPU reaches on these networks until this machine has been measured.
 DEFAULT_FLOPS_PER_SECOND = 3e10
@@ -16,11 +112,22 @@ RESERVE, LEAST_RESERVE_S, MOST_RESERVE_S = 0.1, 3.0, 60.0
 
 
 @dataclass(frozen=True)
-class Work:
+class StepCost:
     """Multiply-adds of a step: once, before it begins, and in each epoch."""
 
     before: float
-    an_epoch: float
+    epoch_flops: float
+
+
+def budget_of(total: str | None, began: float, *, spent_s: float) -> "Budget":
+    """The time budget of a run.
+
+    Args:
+        total: The recipe's `performance.budget`, such as `10m`; None for no limit.
+        began: When this process began the run, seconds on `time.perf_counter`.
+        spent_s: Seconds that an interrupted run had taken before.
+    """
+    return Budget(math.inf if total is None else seconds_of(total), began, spent_s)
 
 
 @dataclass
@@ -61,7 +168,7 @@ class Budget:
         """Whether training must end now."""
         return self.left_s <= 0
 
-    def fitted(self, step: Step, work: Work, *, is_first: bool = False) -> tuple[Step | None, str]:
+    def fit(self, step: Step, work: StepCost, *, is_first: bool = False) -> tuple[Step | None, str]:
         """The step with as many of its epochs as fit, or None and why there is no time for even one.
 
         The first step of a run is never left out, since there must be something to end with.
@@ -69,7 +176,7 @@ class Budget:
         if math.isinf(self.total_s) or not step.epochs:
             return step, ""
         before_s = self.setup_s + work.before / self.flops_per_second
-        epoch_s = work.an_epoch / (self.trained_flops_per_second or self.flops_per_second)
+        epoch_s = work.epoch_flops / (self.trained_flops_per_second or self.flops_per_second)
         left_s = self.left_s
         fitting = int((left_s - before_s) / epoch_s) if epoch_s > 0 else step.epochs
         if is_first:
@@ -79,7 +186,7 @@ class Budget:
             return None, f"{reason} and {max(left_s, 0):.0f} s of the budget are left"
         return replace(step, epochs=min(step.epochs, fitting)), ""
 
-    def is_out_for(self, seconds: float) -> bool:
+    def would_exceed(self, seconds: float) -> bool:
         """Whether another piece of work of so many seconds would take too long."""
         return self.left_s < seconds
 
@@ -94,12 +201,3 @@ class Budget:
             self.trained_flops_per_second = operations / seconds
         if setup_s is not None:
             self.setup_s = setup_s
-
-
-def seconds_of(text: str) -> float:
-    """Seconds of a time such as `10m`.
-
-    >>> seconds_of("1.5 h")
-    5400.0
-    """
-    return float(text.rstrip("smh ")) * {"s": 1.0, "m": 60.0, "h": 3600.0}[text.rstrip()[-1]]

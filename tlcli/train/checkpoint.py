@@ -53,12 +53,12 @@ class Saved:
     arrays: dict[str, Arrays] = field(default_factory=dict)
 
 
-def values(variables: Sequence[Any]) -> Arrays:
+def copy_values(variables: Sequence[Any]) -> Arrays:
     """Copies of the current values."""
     return [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
 
 
-def restore(variables: Sequence[Any], arrays: Arrays) -> None:
+def assign_values(variables: Sequence[Any], arrays: Arrays) -> None:
     """Put values back.
 
     Raises:

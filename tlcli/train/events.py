@@ -1,6 +1,6 @@
 """What a run tells the outside: event dataclasses, and the Observer that receives them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tlcli.train.policy import Outcome, Step
@@ -88,3 +88,31 @@ class Observer(Protocol):
 
 def ignore(event: Event) -> None:
     """The observer that does nothing."""
+
+
+@dataclass
+class NoticeOnce:
+    """An observer that passes every event on, but each notice only once.
+
+    Attributes:
+        pass_on: Receives the events.
+        said: Notices that were passed on; share the set between observers to say nothing twice in all of them.
+        within_run: Whether this observes one run among several: its folder is not announced, and once the folder
+            exists every notice is passed on.
+    """
+
+    pass_on: Observer
+    said: set[str] = field(default_factory=set)
+    within_run: bool = False
+    _has_folder: bool = field(default=False, init=False)
+
+    def __call__(self, event: Event) -> None:
+        """Pass the event on, or drop it."""
+        if self.within_run and isinstance(event, FolderMade):
+            self._has_folder = True
+            return
+        if isinstance(event, Noticed) and not self._has_folder:
+            if event.message in self.said:
+                return
+            self.said.add(event.message)
+        self.pass_on(event)

@@ -7,9 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlcli.model.classifier import Classifier
-from tlcli.model.head import PREFIX
-from tlcli.recipe.spec import BatchNormPolicy
+from tlcli.model.classifier import PREFIX, Classifier
+from tlcli.recipe.fields import BatchNormPolicy
 
 # Momentum of BatchNorm statistics that are trained.
 TRAINED_MOMENTUM = 0.9

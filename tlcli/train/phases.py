@@ -1,16 +1,86 @@
-"""All phases of a run, in order: the probe where asked, then step after step until the policies are through."""
+"""All phases of a run in order: the probe, then step after step until the policies end."""
 
-import time
+import itertools
 from dataclasses import replace
+from typing import Any
 
+import keras
 import numpy as np
+from keras import ops
 
-from tlcli.model.head import OUTPUT
-from tlcli.train import checkpoint, events, memory, policy, probe, temperature
-from tlcli.train.fit import run_step, thawed
-from tlcli.train.gradients import SURVEYED, survey
+from tlcli.cache import results
+from tlcli.model.classifier import OUTPUT
+from tlcli.model.groups import LayerGroups
+from tlcli.train import cached_results, checkpoint, events, freeze, policy, probe
+from tlcli.train.cached_results import cache_result, restore_cached, run_and_cache
+from tlcli.train.compile import batches_of, layer_of
 from tlcli.train.plan import trained_parameters
-from tlcli.train.session import Session, predict
+from tlcli.train.session import Session
+from tlcli.train.step import run_step
+
+# Batches of training images whose gradients a survey adds up.
+SURVEY_BATCHES = 16
+
+
+class Sums(keras.optimizers.SGD):
+    """Adds up the gradients it is given and changes no weight, on any backend."""
+
+    def build(self, variables: list[Any]) -> None:
+        """One sum for each variable."""
+        super().build(variables)
+        self._totals = [self.add_variable_from_reference(variable, name="total") for variable in variables]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Take note of one gradient."""
+        self.assign_add(self._totals[self._get_variable_index(variable)], gradient)
+
+    def norms(self) -> list[float]:
+        """The Euclidean norm of each sum, in the order of the variables."""
+        return [float(np.linalg.norm(ops.convert_to_numpy(total.value))) for total in self._totals]
+
+
+def measure_gradients(session: Session, wanted: policy.GradientSurvey) -> dict[str, float]:
+    """Relative gradient norm of every layer group over some batches of training images, with everything trainable."""
+    phase = session.recipe.phases[wanted.phase]
+    session.observe(events.Noticed(f"{phase.name}: measuring the gradient of every layer group"))
+    step = policy.Step(wanted.phase, 0, f"{phase.name} survey", session.groups.names, wanted.layers, 1)
+    session.enter(step)
+    trainee = session.stage.trainee
+    trainable = freeze.apply(session.classifier, step.layers, batch_norm=phase.batch_norm_policy)
+    sums = Sums(learning_rate=0.0)
+    trainee.uses_batch_statistics = False
+    trainee.compile(optimizer=sums, loss=keras.losses.CategoricalCrossentropy(), jit_compile=trainee.jit)
+    sums.build(trainable)
+    batches = list(
+        itertools.islice(batches_of(session, step, 0, np.random.default_rng(session.recipe.seed)), SURVEY_BATCHES)
+    )
+    for batch in batches:
+        trainee.train_on_batch(*batch)
+    return _relative_norms(trainable, sums, len(batches), session.groups, layer_of(session))
+
+
+def _relative_norms(
+    variables: list[Any], sums: Sums, batches: int, groups: LayerGroups, layer_of: dict[int, str]
+) -> dict[str, float]:
+    """Norm of the mean gradient of each group over the norm of its weights.
+
+    Ref: Lee et al. 2022, arXiv 2210.11466, who call it relative gradient norm.
+
+    Args:
+        variables: The trainable ones, in the order that `sums` was built for.
+        sums: After training for `batches` batches.
+        batches: How many.
+        groups: Of the backbone; a group none of whose weights is trainable has the norm 0.
+        layer_of: By the id of a variable the name of its layer.
+    """
+    group_of = {layer.name: group.name for group in groups.groups for layer in group.layers}
+    gradient, weight = dict.fromkeys(groups.names, 0.0), dict.fromkeys(groups.names, 0.0)
+    for variable, norm in zip(variables, sums.norms(), strict=True):
+        name = group_of.get(layer_of[id(variable)])
+        if name is not None:
+            gradient[name] += (norm / batches) ** 2
+            weight[name] += float(np.sum(np.square(ops.convert_to_numpy(variable.value), dtype=np.float64)))
+    return {name: (gradient[name] / weight[name]) ** 0.5 if weight[name] else 0.0 for name in groups.names}
 
 
 def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
@@ -18,26 +88,26 @@ def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
     resumed = saved if saved and "progress" in saved.state else None
     phases, groups = session.recipe.phases, session.groups
     if saved:
-        session.take_up(saved.state)
+        session.restore(saved.state)
         session.pretrained = saved.arrays["pretrained"]
-        checkpoint.restore(session.classifier.model.weights, saved.arrays["start"])
+        checkpoint.assign_values(session.classifier.model.weights, saved.arrays["start"])
     else:
         if any(phase.l2_sp for phase in phases):
-            session.pretrained = checkpoint.values(session.backbone_weights)
+            session.pretrained = checkpoint.copy_values(session.backbone_weights)
         if phases[0].starts_from_probe:
             start_from_probe(session)
     is_first = saved is None
     while found := policy.next_step(phases, groups, session.outcomes, session.norms):
-        if isinstance(found, policy.Survey):
-            _survey(session, found)
+        if isinstance(found, policy.GradientSurvey):
+            _survey_gradients(session, found)
             continue
         if resumed is None:
             # What the backbone was pretrained to never changes: it is written once.
             first = {"pretrained": session.pretrained} if is_first else {}
-            start = checkpoint.values(session.classifier.model.weights)
+            start = checkpoint.copy_values(session.classifier.model.weights)
             session.checkpoint.write(session.state(), {"start": start, **first}, keep=["pretrained"])
             is_first = False
-            done = recalled(session, found) or _in_time(session, found)
+            done = restore_cached(session, found) or _in_time(session, found)
         else:
             # The budget may have shortened it.
             done = run_step(session, replace(found, epochs=resumed.state["epochs"]), resumed=resumed)
@@ -46,75 +116,31 @@ def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
         resumed = None
 
 
-def _survey(session: Session, wanted: policy.Survey) -> None:
+def _survey_gradients(session: Session, wanted: policy.GradientSurvey) -> None:
     """Measure the gradients that a phase goes by, unless there is no time to train by them."""
     phases, groups = session.recipe.phases, session.groups
     (step,) = policy.steps_of(phases[wanted.phase], wanted.phase, groups)
     work = session.work(step)
-    share = min(SURVEYED * session.recipe.performance.batch_size / len(session.train), 1.0)
-    work = replace(work, before=work.before + share * work.an_epoch)
-    fitting, why = session.budget.fitted(step, work, is_first=not session.outcomes)
+    share = min(SURVEY_BATCHES * session.recipe.performance.batch_size / len(session.train), 1.0)
+    work = replace(work, before=work.before + share * work.epoch_flops)
+    fitting, why = session.budget.fit(step, work, is_first=not session.outcomes)
     if fitting is None:
-        done = left_out(session, step, why)
+        done = skipped_step(session, step, why)
         session.outcomes.append(done)
         session.observe(events.StepDone(done))
     else:
-        session.norms[wanted.phase] = survey(session, wanted)
+        session.norms[wanted.phase] = measure_gradients(session, wanted)
 
 
 def _in_time(session: Session, step: policy.Step) -> policy.Outcome:
     """Train a step for as long as the budget lets it, if it does."""
-    fitting, why = session.budget.fitted(step, session.work(step), is_first=not session.outcomes)
+    fitting, why = session.budget.fit(step, session.work(step), is_first=not session.outcomes)
     if fitting is None:
-        return left_out(session, step, why)
-    return (recalled(session, fitting) if fitting != step else None) or remembered(session, fitting)
+        return skipped_step(session, step, why)
+    return (restore_cached(session, fitting) if fitting != step else None) or run_and_cache(session, fitting)
 
 
-def recalled(session: Session, step: policy.Step) -> policy.Outcome | None:
-    """Put the result of a step in place that was trained before, exactly so. None where there is none."""
-    began = time.perf_counter()
-    key = _key(session, step)
-    found = session.memory.find(key) if session.memory and key else None
-    if found is None:
-        return None
-    session.enter(step)
-    _, moving = thawed(session, step)
-    checkpoint.restore(moving, found.arrays)
-    session.history += found.state["history"]
-    session.precisions |= found.state["precisions"]
-    outcome = policy.outcome_from(step, found.state["outcome"])
-    seconds = round(time.perf_counter() - began, 3)
-    return replace(outcome, seconds=seconds, recalled=True, reason=f"{outcome.reason}; as trained before")
-
-
-def remembered(session: Session, step: policy.Step) -> policy.Outcome:
-    """Train a step, and keep its result for the next who asks for the same."""
-    key = _key(session, step)
-    rows = len(session.history)
-    outcome = run_step(session, step)
-    if key and not outcome.lacked_time:
-        precisions = {name: value for name, value in session.precisions.items() if name == step.name}
-        state = {"outcome": policy.record(outcome), "history": session.history[rows:], "precisions": precisions}
-        _, moving = thawed(session, step)
-        _keep(session, key, memory.Result(state, checkpoint.values(moving)))
-    return outcome
-
-
-def _key(session: Session, step: policy.Step) -> str | None:
-    """What the result of a step is kept by; None where nothing is trained, or nothing kept."""
-    return memory.key_of_step(session, step) if session.memory and step.epochs else None
-
-
-def _keep(session: Session, key: str, result: memory.Result) -> None:
-    if session.memory:
-        try:
-            session.memory.keep(key, result)
-        except OSError as error:
-            said = f"{session.memory.folder}: what was trained cannot be kept for another run ({error.strerror})"
-            session.observe(events.Noticed(said, is_warning=True))
-
-
-def left_out(session: Session, step: policy.Step, why: str) -> policy.Outcome:
+def skipped_step(session: Session, step: policy.Step, why: str) -> policy.Outcome:
     """The outcome of a step for which there is no time."""
     phase = session.recipe.phases[step.phase]
     head = sum(int(np.prod(weight.shape)) for layer in session.classifier.head_layers for weight in layer.weights)
@@ -132,19 +158,8 @@ def left_out(session: Session, step: policy.Step, why: str) -> policy.Outcome:
         kept=False,
         reason=why,
         seconds=0.0,
-        lacked_time=True,
+        out_of_time=True,
     )
-
-
-def calibrate(session: Session) -> float:
-    """Divide the logits of the head by the temperature that fits the validation images, and return it.
-
-    Its guesses stay what they are; its probabilities come nearer to how often it is right.
-    """
-    level = temperature.fitted(predict(session, session.val), session.val.labels)
-    head = session.classifier.model.get_layer(OUTPUT)
-    head.set_weights([weight / np.float32(level) for weight in head.get_weights()])
-    return level
 
 
 def start_from_probe(session: Session) -> None:
@@ -155,11 +170,11 @@ def start_from_probe(session: Session) -> None:
     session.observe(events.Noticed("linear probe: solving the head on the frozen network"))
     pooled = session.pooled()
     train, val = (probe.Features(pooled(examples), examples.labels) for examples in (session.train, session.val))
-    key = memory.key_of_probe(train, val, classes=classes, balanced=balanced) if session.memory else None
-    found = session.memory.find(key) if session.memory and key else None
+    key = cached_results.probe_key(train, val, classes=classes, balanced=balanced) if session.results else None
+    found = session.results.find(key) if session.results and key else None
     if found is None:
         solution = probe.solve(train, val, classes=classes, balanced=balanced)
-        found = memory.Result({"inverse_l2": solution.inverse_l2}, [solution.kernel, solution.bias])
+        found = results.CachedResult({"inverse_l2": solution.inverse_l2}, [solution.kernel, solution.bias])
         if key:
-            _keep(session, key, found)
+            cache_result(session, key, found)
     head.set_weights(found.arrays)

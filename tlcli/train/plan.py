@@ -6,17 +6,21 @@ from typing import Any
 
 from tlcli.data.split import Splits
 from tlcli.errors import DataError, ModelError, Problem, RecipeError
+from tlcli.features import placement
 from tlcli.model.groups import LayerGroups
 from tlcli.model.selection import Selection
+from tlcli.recipe import fields
+from tlcli.recipe.fields import BatchNormPolicy
 from tlcli.recipe.phase import PhaseSpec
 from tlcli.recipe.schema import HeadSpec, Recipe
-from tlcli.recipe.spec import BatchNormPolicy
-from tlcli.train import cost, footing, policy
+from tlcli.train import budget
 from tlcli.train.budget import DEFAULT_FLOPS_PER_SECOND
+from tlcli.train.policy import rounds, selection_of, steps_of
 from tlcli.zoo.card import ModelCard
+from tlcli.zoo.resolve import input_size
 
 # A round that is not cheap follows only where the last one lowered the loss by this share.
-GO_ON_IF_DEAR = 0.5
+GAIN_IF_EXPENSIVE = 0.5
 
 
 @dataclass(frozen=True)
@@ -94,50 +98,7 @@ class TrainPlan:
         }
 
 
-def input_size(recipe: Recipe, card: ModelCard) -> tuple[int, int]:
-    """Height and width the network is given, pixels.
-
-    Raises:
-        ModelError: If it is below what the network takes.
-    """
-    size = (card.size, card.size) if recipe.data.size == "auto" else recipe.data.size
-    check_size(card, size, where="data.size")
-    return size
-
-
-def check_size(card: ModelCard, size: tuple[int, int], *, where: str) -> None:
-    """Refuse an input below what the network takes.
-
-    Raises:
-        ModelError: If it is.
-    """
-    if min(size) < card.min_size:
-        raise ModelError(
-            f"{card.name} takes at least {card.min_size} × {card.min_size} pixels (got {size[0]} × {size[1]})",
-            where=where,
-            hint=f"Choose {card.min_size} {card.min_size} or more; its own size is {card.size} {card.size}.",
-        )
-
-
-def settled_card(recipe: Recipe, card: ModelCard) -> ModelCard:
-    """The card with the recipe's preprocessing, where the recipe names one.
-
-    Raises:
-        ModelError: If neither says what the network expects.
-    """
-    if recipe.model.preprocessing is not None:
-        return card.model_copy(update={"preprocessing": recipe.model.preprocessing})
-    if card.preprocessing is None:
-        raise ModelError(
-            f"nothing in {card.name} says what it expects of its input",
-            where="model.preprocessing",
-            hint="Set it to tf (-1 to 1), torch (ImageNet normalised), caffe (BGR less the mean) or none (0-255):"
-            " --set model.preprocessing=tf.",
-        )
-    return card
-
-
-def make(
+def make_plan(
     recipe: Recipe,
     card: ModelCard,
     *,
@@ -157,24 +118,24 @@ def make(
         raise DataError("no image is left to train on", where="data")
     recipe = recipe.for_images(len(splits.train), epochs=card.fine_tuning.epochs)
     kept = dropped_top(recipe, groups)
-    recipe = _thawing(recipe, kept, len(splits.train))
+    recipe = _with_rounds(recipe, kept, len(splits.train))
     if problems := _misfits(recipe, splits):
         raise RecipeError(problems)
     head = head_parameters_of(recipe.head, kept, len(classes))
-    counts = footing.counts_of(splits)
+    counts = placement.counts_of(splits)
     phases = tuple(_planned(recipe, index, kept, head, counts=counts) for index in range(len(recipe.phases)))
     estimates = _estimates(recipe, size, kept, phases, splits, speed or DEFAULT_FLOPS_PER_SECOND)
     return TrainPlan(recipe, card, size, classes, splits, kept, head, phases, estimates)
 
 
-def _thawing(recipe: Recipe, groups: LayerGroups, images: int) -> Recipe:
-    """The recipe with numbers in the place of `step: auto` and `go_on: auto`; `images` are those to train on."""
+def _with_rounds(recipe: Recipe, groups: LayerGroups, images: int) -> Recipe:
+    """The recipe with numbers in the place of `step: auto` and `min_relative_gain: auto`; `images` are those to train on."""
     phases = []
     for phase in recipe.phases:
-        trained = phase.most_epochs * images
-        go_on = 0.0 if cost.is_cheap(groups, trained) else GO_ON_IF_DEAR
-        settled = phase.settled({"step": cost.thawed_at_once(groups, trained)})
-        phases.append(settled.model_copy(update={"until": settled.until.going_on(go_on)}))
+        trained = phase.max_epochs * images
+        min_relative_gain = 0.0 if budget.is_cheap(groups, trained) else GAIN_IF_EXPENSIVE
+        settled = phase.fill_auto({"step": budget.groups_per_round(groups, trained)})
+        phases.append(settled.model_copy(update={"until": settled.until.with_min_relative_gain(min_relative_gain)}))
     return recipe.model_copy(update={"phases": phases})
 
 
@@ -206,14 +167,14 @@ def dropped_top(recipe: Recipe, groups: LayerGroups) -> LayerGroups:
             hint=f"At most {len(groups.groups) - 1} can be dropped.",
         )
     left = groups.groups[:-drop]
-    if not left[-1].is_frontier:
+    if not left[-1].is_cut_point:
         raise ModelError(
             f"{groups.name} cannot be cut above {left[-1].name}: some paths pass it by",
             where=where,
             hint="Drop another number of groups; `tlcli inspect` shows where it can be cut.",
         )
     # What else was read above its output is read no more.
-    left = (*left[:-1], replace(left[-1], beside=None))
+    left = (*left[:-1], replace(left[-1], second_output=None))
     return LayerGroups(groups.name, groups.input_size, left)
 
 
@@ -256,8 +217,8 @@ def group_json(group: Any) -> dict[str, Any]:
         "activation_bytes": group.activation_bytes,
         "stored_bytes": group.stored_bytes,
         "batch_norm": group.batch_norms,
-        "frontier": group.is_frontier,
-        "beside": None if group.beside is None else group.beside.name,
+        "frontier": group.is_cut_point,
+        "second_output": None if group.second_output is None else group.second_output.name,
     }
 
 
@@ -279,22 +240,22 @@ def _misfits(recipe: Recipe, splits: Splits) -> list[Problem]:
     return problems
 
 
-def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int, *, counts: footing.Counts) -> PhasePlan:
+def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int, *, counts: placement.ImageCounts) -> PhasePlan:
     phase = recipe.phases[index]
     chosen = _chosen(phase, index, groups)
     trained = tuple(group.name for group in groups.groups if any(layer.name in chosen.layers for layer in group.layers))
     parameters = trained_parameters(groups, chosen.layers, batch_norm=phase.batch_norm_policy)
-    steps = policy.steps_of(phase, index, groups)
-    places = [footing.of_step(recipe, phase, step.layers, groups, counts) for step in steps]
+    steps = steps_of(phase, index, groups)
+    places = [placement.placement_of(recipe, phase, step.layers, groups, counts) for step in steps]
     return PhasePlan(
         name=phase.name,
         policy=phase.policy,
         train=phase.train or _described(phase, groups),
         groups=trained,
         trainable_parameters=parameters + head,
-        epochs=phase.most_epochs,
+        epochs=phase.max_epochs,
         steps=len(steps),
-        lr=phase.rate(recipe.optimizer.lr),
+        lr=phase.learning_rate(recipe.optimizer.lr),
         batch_norm=phase.batch_norm_policy,
         frontier=places[0].name,
         views=places[0].views,
@@ -306,13 +267,13 @@ def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int, *, coun
 def _described(phase: PhaseSpec, groups: LayerGroups) -> str:
     """What a phase trains that chooses its groups itself."""
     if phase.policy == "surgical":
-        return "all at rates by gradient" if phase.pick is None else f"{phase.pick} groups by gradient"
+        return "all at rates by gradient" if phase.group_count is None else f"{phase.group_count} groups by gradient"
     if not phase.is_gradual:
         return "all"
-    counts = list(dict.fromkeys(policy.rounds(phase, groups)))
+    counts = list(dict.fromkeys(rounds(phase, groups)))
     if len(counts) == 1:
         return "all at once"
-    if phase.thawed_more == 1:
+    if phase.groups_per_round == 1:
         return "top group by group"
     shown = [str(count) for count in counts]
     return f"top {', '.join(shown if len(shown) <= 5 else [*shown[:3], '…', shown[-1]])} groups"
@@ -320,7 +281,7 @@ def _described(phase: PhaseSpec, groups: LayerGroups) -> str:
 
 def _chosen(phase: PhaseSpec, index: int, groups: LayerGroups) -> Selection:
     try:
-        return policy.selection_of(phase, groups)
+        return selection_of(phase, groups)
     except ModelError as error:
         raise ModelError(error.message, where=f"phases[{index}].train", hint=error.hint) from error
 
@@ -338,9 +299,9 @@ def _estimates(
     images = sum(total.values())
     seconds = 8.0 + images * sum(group.flops for group in groups.groups) / speed
     for index in range(len(recipe.phases)):
-        seconds += _phase_flops(recipe, index, groups, footing.counts_of(splits), total["val"]) / speed
+        seconds += _phase_flops(recipe, index, groups, placement.counts_of(splits), total["val"]) / speed
     memory = max(_phase_memory(recipe, index, groups) for index in range(len(phases)))
-    stored = min(sum(phase.cache_bytes for phase in phases), footing.bytes_of(recipe.performance.cache_budget))
+    stored = min(sum(phase.cache_bytes for phase in phases), fields.bytes_of(recipe.performance.cache_budget))
     return Estimates(
         memory_bytes=memory,
         cache_bytes=images * size[0] * size[1] * 3 + stored,
@@ -351,7 +312,7 @@ def _estimates(
 def _phase_memory(recipe: Recipe, index: int, groups: LayerGroups) -> int:
     """Bytes that a phase takes at its peak; a gradual one when it has thawed all it may."""
     phase = recipe.phases[index]
-    return cost.memory_bytes(
+    return budget.memory_bytes(
         groups,
         _chosen(phase, index, groups).layers,
         batch=recipe.performance.batch_size,
@@ -360,17 +321,17 @@ def _phase_memory(recipe: Recipe, index: int, groups: LayerGroups) -> int:
     )
 
 
-def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: footing.Counts, val: int) -> float:
+def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: placement.ImageCounts, val: int) -> float:
     """Multiply-adds of a phase. A gradual one rarely thaws everything; half of its steps is the guess."""
     phase, total = recipe.phases[index], 0.0
-    steps = policy.steps_of(phase, index, groups)
+    steps = steps_of(phase, index, groups)
     for step in steps[: max(1, len(steps) // 2)]:
-        place = footing.of_step(recipe, phase, step.layers, groups, counts)
+        place = placement.placement_of(recipe, phase, step.layers, groups, counts)
         below = groups.names.index(place.group.name) + 1 if place.group else 0
         frozen, above = (sum(group.flops for group in part) for part in (groups.groups[:below], groups.groups[below:]))
         if place.is_stored:
             total += (place.views - 1) * counts.train * frozen
-        total += phase.most_epochs * cost.epoch_flops(
+        total += phase.max_epochs * budget.epoch_flops(
             frozen, above, train=counts.train, val=val, stored=place.is_stored
         )
     return total

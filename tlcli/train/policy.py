@@ -10,7 +10,7 @@ from tlcli.model.selection import Selection, select
 from tlcli.recipe.phase import PhaseSpec
 
 # Rounds that may follow the one that thaws everything.
-AGAIN = 2
+REPEATED_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class GradientSurvey:
     """Wanted before a phase can go on: the relative gradient norm of every layer group, with everything trainable."""
 
     phase: int
@@ -50,8 +50,8 @@ class Survey:
 class Outcome:
     """What a step brought. Losses are cross-entropies, accuracies 0-1; None where nothing was measured.
 
-    `blend` is how far the weights went from those before the step, 0, to those of its best epoch, 1; `lacked_time`
-    whether the time budget ended the step early or left it out; `recalled` whether its result was found again.
+    `interpolation` is how far the weights went from those before the step, 0, to those of its best epoch, 1; `out_of_time`
+    whether the time budget ended the step early or left it out; `from_cache` whether its result was found again.
     """
 
     step: Step
@@ -66,9 +66,9 @@ class Outcome:
     kept: bool
     reason: str
     seconds: float
-    blend: float = 1.0
-    lacked_time: bool = False
-    recalled: bool = False
+    interpolation: float = 1.0
+    out_of_time: bool = False
+    from_cache: bool = False
 
 
 def record(outcome: Outcome) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def next_step(
     groups: LayerGroups,
     outcomes: Sequence[Outcome],
     norms: Mapping[int, Mapping[str, float]] | None = None,
-) -> Step | Survey | None:
+) -> Step | GradientSurvey | None:
     """What follows the finished steps, or None when all phases are through.
 
     Args:
@@ -102,7 +102,7 @@ def next_step(
     for index, phase in enumerate(phases):
         done = [outcome for outcome in outcomes if outcome.step.phase == index]
         if phase.policy == "surgical" and not done and index not in (norms or {}):
-            return Survey(index, select("all", groups).layers)
+            return GradientSurvey(index, select("all", groups).layers)
         step = _next_of(phase, index, groups, done, (norms or {}).get(index))
         if step is not None:
             return step
@@ -116,15 +116,15 @@ def steps_of(phase: PhaseSpec, index: int, groups: LayerGroups, norms: Mapping[s
             chosen = [(f"{phase.name} {at + 1}", f"top:{count}") for at, count in enumerate(rounds(phase, groups))]
         case "lp_ft":
             chosen = [(f"{phase.name} head", "head"), (phase.name, "all")]
-        case "surgical" if norms and phase.pick:
-            chosen = [(phase.name, ", ".join(_picked(norms, phase.pick)))]
+        case "surgical" if norms and phase.group_count:
+            chosen = [(phase.name, ", ".join(_picked(norms, phase.group_count)))]
         case _:
             chosen = [(phase.name, phase.train or "all")]
     steps = []
     for number, (name, text) in enumerate(chosen):
         layers = select(text, groups).layers
-        epochs = 0 if phase.policy == "lp_ft" and number == 0 else phase.most_epochs
-        rates = _shares(norms) if norms and phase.policy == "surgical" and not phase.pick else ()
+        epochs = 0 if phase.policy == "lp_ft" and number == 0 else phase.max_epochs
+        rates = _shares(norms) if norms and phase.policy == "surgical" and not phase.group_count else ()
         steps.append(Step(index, number, name, _touched(groups, layers), layers, epochs, rates))
     return steps
 
@@ -147,12 +147,12 @@ def rounds(phase: PhaseSpec, groups: LayerGroups) -> list[int]:
     Where rounds may go part of the way, others may go on from there when all is thawed.
     """
     counts: list[int] = []
-    for count in _counts(phase.thawed_more, groups):
+    for count in _counts(phase.groups_per_round, groups):
         if count >= len(groups):
             break
         if count > (counts[-1] if counts else 0):
             counts.append(count)
-    return [*counts, len(groups), *[len(groups)] * (AGAIN if phase.blend else 0)]
+    return [*counts, len(groups), *[len(groups)] * (REPEATED_ROUNDS if phase.interpolate else 0)]
 
 
 def _counts(step: int | str, groups: LayerGroups) -> Iterator[int]:
@@ -172,21 +172,21 @@ def _counts(step: int | str, groups: LayerGroups) -> Iterator[int]:
         yield from itertools.count(more, more)
 
 
-def ahead(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -> list[Step]:
+def upcoming_steps(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -> list[Step]:
     """The steps that may follow a step (None: none yet) while everything is kept."""
     steps = [later for index, phase in enumerate(phases) for later in steps_of(phase, index, groups)]
     place = (step.phase, step.number) if step else (-1, 0)
     return [later for later in steps if (later.phase, later.number) > place]
 
 
-def likely(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -> list[Step]:
+def likely_steps(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -> list[Step]:
     """Those of the steps that may follow for which it pays to store ahead: not rounds that only a large gain brings."""
-    return [later for later in ahead(phases, groups, step) if _is_likely(later, phases[later.phase], step)]
+    return [later for later in upcoming_steps(phases, groups, step) if _is_likely(later, phases[later.phase], step)]
 
 
 def _is_likely(later: Step, phase: PhaseSpec, step: Step | None) -> bool:
     following = step.number + 1 if step and step.phase == later.phase else 0
-    return later.number <= following or not phase.is_gradual or phase.until.least_share == 0
+    return later.number <= following or not phase.is_gradual or phase.until.required_relative_gain == 0
 
 
 def _next_of(
@@ -201,21 +201,21 @@ def _next_of(
     return steps[len(done)] if len(done) < len(steps) else None
 
 
-def explained(outcome: Outcome, phase: PhaseSpec) -> Outcome:
+def with_end_reason(outcome: Outcome, phase: PhaseSpec) -> Outcome:
     """The outcome with the reason why no step follows it, where it was kept and brought too little for another."""
     if not phase.is_gradual or not outcome.kept or not _is_too_little(outcome, phase):
         return outcome
     what = "loss" if phase.until.metric == "val_loss" else "share of wrong answers"
-    gained, asked = _share_gained(outcome, phase), phase.until.least_share
+    gained, asked = _share_gained(outcome, phase), phase.until.required_relative_gain
     return replace(
         outcome,
-        reason=f"{outcome.reason}; the last, as it lowered the {what} by {gained:.0%} (until.go_on: {asked:.0%})",
+        reason=f"{outcome.reason}; the last, as it lowered the {what} by {gained:.0%} (until.min_relative_gain: {asked:.0%})",
     )
 
 
 def _is_too_little(outcome: Outcome, phase: PhaseSpec) -> bool:
     """Whether a kept step is to be the last of a gradual phase."""
-    return _share_gained(outcome, phase) < phase.until.least_share
+    return _share_gained(outcome, phase) < phase.until.required_relative_gain
 
 
 def _share_gained(outcome: Outcome, phase: PhaseSpec) -> float:

@@ -7,31 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
+from tlcli.cache.results import ResultCache
 from tlcli.data.augment import bounds_of
-from tlcli.model.classifier import Classifier
+from tlcli.data.pixels import Examples, Images
+from tlcli.features import extraction, placement
+from tlcli.model import precision
+from tlcli.model.backbone import Backbone
+from tlcli.model.classifier import POOLED, Classifier, assemble
 from tlcli.model.groups import LayerGroups
-from tlcli.model.head import POOLED
+from tlcli.paths import cache_dir
+from tlcli.recipe.fields import bytes_of
 from tlcli.recipe.schema import Recipe
-from tlcli.train import checkpoint, cost, events, footing, policy, precision, prefix, temperature
-from tlcli.train.budget import Budget, Work
-from tlcli.train.checkpoint import Arrays
-from tlcli.train.examples import Examples, Images
-from tlcli.train.memory import Memory
-from tlcli.train.stage import Ground, Stage, begin, frontier
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Per-image results on some examples: cross-entropies and hits (1 or 0), `float64 (images,)`."""
-
-    losses: np.ndarray
-    hits: np.ndarray
-
-    def judged(self, metric: str) -> list[float]:
-        """The numbers that a metric compares, one per image."""
-        return [float(value) for value in (self.losses if metric == "val_loss" else self.hits)]
+from tlcli.train import events, policy
+from tlcli.train.budget import Budget, StepCost, epoch_flops
+from tlcli.train.checkpoint import Arrays, Checkpoint
+from tlcli.train.preparation import Prepared
+from tlcli.train.stage import ImageSource, Stage, cut_point_of, open_stage
 
 
 @dataclass
@@ -51,9 +45,9 @@ class Session:
     train: Examples
     val: Examples
     test: Examples
-    shelf: prefix.Shelf
-    checkpoint: checkpoint.Checkpoint
-    observe: events.Observer
+    feature_cache: extraction.FeatureCache
+    checkpoint: Checkpoint
+    observe: events.Observer = events.ignore
     outcomes: list[policy.Outcome] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     prefix_s: float = 0.0
@@ -62,9 +56,9 @@ class Session:
     precisions: dict[str, Any] = field(default_factory=dict)
     norms: dict[int, dict[str, float]] = field(default_factory=dict)
     pretrained: Arrays = field(default_factory=list)
-    memory: Memory | None = None
+    results: ResultCache | None = None
     _stage: Stage | None = field(default=None, init=False, repr=False)
-    _passed: int = field(default=0, init=False, repr=False)
+    _images_done: int = field(default=0, init=False, repr=False)
 
     @property
     def stage(self) -> Stage:
@@ -80,7 +74,7 @@ class Session:
     @property
     def measurements(self) -> Path:
         """Where the speed of this machine is noted."""
-        return self.shelf.folder.parent / "precision.json"
+        return self.feature_cache.folder.parent / "precision.json"
 
     @property
     def backbone_weights(self) -> list[Any]:
@@ -90,44 +84,44 @@ class Session:
 
     def enter(self, step: policy.Step) -> None:
         """Have what the step is fed computed, or found, and the network above it built."""
-        place = self.place_of(step)
-        with self._passing(place):
+        place = self.placement_of(step)
+        with self._timed_pass(place):
             ahead = self._ahead(step, place) if place.is_stored else []
-            self._stage = begin(self.classifier, place, self._ground(), ahead=ahead, progress=self._progress)
+            self._stage = open_stage(self.classifier, place, self._ground(), ahead=ahead, progress=self._progress)
 
-    def work(self, step: policy.Step) -> Work:
+    def work(self, step: policy.Step) -> StepCost:
         """The multiply-adds of a step, if nothing of it is stored yet."""
-        place, counts = self.place_of(step), self._counts()
+        place, counts = self.placement_of(step), self._counts()
         below, above = self._flops(place)
-        an_epoch = cost.epoch_flops(below, above, train=counts.train, val=len(self.val), stored=place.is_stored)
+        per_epoch = epoch_flops(below, above, train=counts.train, val=len(self.val), stored=place.is_stored)
         passes = counts.images + (place.views - 1) * counts.train if place.is_stored else 0
-        return Work(passes * below, an_epoch)
+        return StepCost(passes * below, per_epoch)
 
-    def _flops(self, place: footing.Footing) -> tuple[int, int]:
+    def _flops(self, place: placement.Placement) -> tuple[int, int]:
         """Multiply-adds for one image below a frontier and above it."""
         costs, depth = [group.flops for group in self.groups.groups], self._depth(place)
         return sum(costs[:depth]), sum(costs[depth:])
 
     @contextmanager
-    def _passing(self, place: footing.Footing | None) -> Iterator[None]:
+    def _timed_pass(self, place: placement.Placement | None) -> Iterator[None]:
         """Count the time, and learn the speed where the frozen layers below a frontier (None: all) were computed."""
-        began, self._passed = time.perf_counter(), 0
+        began, self._images_done = time.perf_counter(), 0
         yield
         seconds = time.perf_counter() - began
         self.prefix_s += seconds
         below = self._flops(place)[0] if place else sum(group.flops for group in self.groups.groups)
-        self.budget.note_pass(self._passed * below, seconds)
+        self.budget.note_pass(self._images_done * below, seconds)
 
     def pooled(self) -> Callable[[Examples], np.ndarray]:
         """Pooled features of plain images, float32 (images, channels), from one pass over all there are."""
         ground = self._ground()
-        shelf = self.shelf if self.recipe.performance.cache == "auto" else None
-        also = self._ahead(None, None) if shelf else []
-        with self._passing(None):
-            (found,) = prefix.outputs(
+        feature_cache = self.feature_cache if self.recipe.performance.cache == "auto" else None
+        also = self._ahead(None, None) if feature_cache else []
+        with self._timed_pass(None):
+            (found,) = extraction.extract(
                 self.classifier,
                 ground.images,
-                shelf,
+                feature_cache,
                 at=[POOLED],
                 also=also,
                 view=ground.plain,
@@ -136,17 +130,17 @@ class Session:
         row = ground.row
         return lambda examples: found[row[examples.rows]]
 
-    def _ahead(self, step: policy.Step | None, place: footing.Footing | None) -> list[str]:
+    def _ahead(self, step: policy.Step | None, place: placement.Placement | None) -> list[str]:
         """Frontiers of the next steps, as far as the budget holds them beside that of this one.
 
         And as far as nothing below them learns before they are needed.
         """
         names: dict[str, None] = {}
-        lowest, room = self._depth(place), self.shelf.budget - (place.bytes if place else 0)
-        for later in policy.likely(self.recipe.phases, self.groups, step):
-            that = self.place_of(later)
-            name = frontier(that)
-            is_new = name not in (None, POOLED, frontier(place) if place else None, *names)
+        lowest, room = self._depth(place), self.feature_cache.budget - (place.bytes if place else 0)
+        for later in policy.likely_steps(self.recipe.phases, self.groups, step):
+            that = self.placement_of(later)
+            name = cut_point_of(that)
+            is_new = name not in (None, POOLED, cut_point_of(place) if place else None, *names)
             if that.is_stored and is_new and self._depth(that) <= lowest:
                 room -= that.bytes
                 if room < 0:
@@ -155,23 +149,23 @@ class Session:
             lowest = min(lowest, self._depth(that))
         return list(names)
 
-    def _depth(self, place: footing.Footing | None) -> int:
+    def _depth(self, place: placement.Placement | None) -> int:
         """How many groups lie below a frontier; all where no step has begun."""
         if place is None:
             return len(self.groups)
         return self.groups.names.index(place.group.name) + 1 if place.group else 0
 
     def _progress(self, done: int, total: int) -> None:
-        self._passed = done
+        self._images_done = done
         self.observe(events.Advanced("frozen layers", done, total))
 
-    def place_of(self, step: policy.Step) -> footing.Footing:
+    def placement_of(self, step: policy.Step) -> placement.Placement:
         """Where a step begins."""
         phase = self.recipe.phases[step.phase]
-        return footing.of_step(self.recipe, phase, step.layers, self.groups, self._counts())
+        return placement.placement_of(self.recipe, phase, step.layers, self.groups, self._counts())
 
-    def _counts(self) -> footing.Counts:
-        return footing.Counts(len(self.train) + len(self.val) + len(self.test), len(self.train))
+    def _counts(self) -> placement.ImageCounts:
+        return placement.ImageCounts(len(self.train) + len(self.val) + len(self.test), len(self.train))
 
     @property
     def frozen_precision(self) -> str:
@@ -185,25 +179,27 @@ class Session:
         if not is_open or not precision.is_worth_measuring(2.0 * images * flops, self.device):
             return precision.FULL
         if precision.FROZEN not in self.precisions:
-            shape = (*self.classifier.size, prefix.MEASURED)
-            key = precision.key(f"{self.groups.name} frozen", 2.0 * flops, shape, self.device)
-            self.precisions[precision.FROZEN] = precision.decided(self.measurements, key, self._measured)
+            shape = (*self.classifier.size, extraction.MEASURED_IMAGES)
+            key = precision.measurement_key(f"{self.groups.name} frozen", 2.0 * flops, shape, self.device)
+            self.precisions[precision.FROZEN] = precision.choose_precision(self.measurements, key, self._measured)
         return str(self.precisions[precision.FROZEN]["chosen"])
 
     def _measured(self) -> dict[str, float]:
         self.observe(events.Noticed(f"{precision.FROZEN}: measuring whether bfloat16 is faster"))
-        return prefix.measured(self.classifier, self.train)
+        return extraction.measure_precision(self.classifier, self.train)
 
-    def _ground(self) -> Ground:
+    def _ground(self) -> ImageSource:
         scored = np.unique(np.concatenate([self.val.rows, self.test.rows]))
         if self.frozen_precision == precision.FULL:
             # In an order that does not depend on the split: another split finds them again.
-            plain, rows = prefix.View(), np.union1d(self.train.rows, scored)
+            plain, rows = extraction.View(), np.union1d(self.train.rows, scored)
         else:
-            plain = prefix.View(precision=self.frozen_precision, exact=len(scored))
+            plain = extraction.View(precision=self.frozen_precision, exact=len(scored))
             rows = np.concatenate([scored, np.setdiff1d(self.train.rows, scored)])
         bounds = bounds_of(self.recipe.augment)
-        return Ground(Images(self.train.pixels, rows), self.train, self.shelf, bounds, self.recipe.seed, plain)
+        return ImageSource(
+            Images(self.train.pixels, rows), self.train, self.feature_cache, bounds, self.recipe.seed, plain
+        )
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold besides weights, JSON-ready."""
@@ -216,12 +212,12 @@ class Session:
             "norms": {str(phase): norms for phase, norms in self.norms.items()},
         }
 
-    def take_up(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint. Steps follow from the recipe, so only their results are stored."""
         self.norms = {int(phase): norms for phase, norms in state["norms"].items()}
         for line in state["outcomes"]:
             step = policy.next_step(self.recipe.phases, self.groups, self.outcomes, self.norms)
-            if isinstance(step, policy.Survey):
+            if isinstance(step, policy.GradientSurvey):
                 # There was no time even for that.
                 (step,) = policy.steps_of(self.recipe.phases[step.phase], step.phase, self.groups)
             if step is None or step.name != line["step"]:
@@ -231,24 +227,34 @@ class Session:
         self.precisions = dict(state["precisions"])
 
 
-def score(session: Session, examples: Examples) -> Scored:
-    """Per-image losses and hits without augmentation, in inference mode.
+def open_session(
+    prepared: Prepared, backbone: Backbone, checkpoint: Checkpoint, *, device: str, budget: Budget
+) -> Session:
+    """A session at the start of a run: a new head on the backbone, and the images of the plan.
 
-    Losses are those at the temperature that fits these examples, so that they compare between a head that was trained
-    with label smoothing and one that was not.
+    Args:
+        prepared: The plan and its images.
+        backbone: The network of the plan. Its layers become part of the classifier.
+        checkpoint: Where the state of the run is saved.
+        device: Where it computes.
+        budget: The time it may take.
     """
-    probabilities = predict(session, examples)
-    # Where training has failed there is nothing to fit; what is not a number shows in the loss.
-    if np.isfinite(probabilities).all():
-        level = temperature.fitted(probabilities, examples.labels)
-        right = temperature.applied(probabilities, level)[np.arange(len(examples)), examples.labels]
-    else:
-        right = probabilities[np.arange(len(examples)), examples.labels].astype(np.float64)
-    losses = -np.log(np.clip(right, temperature.EPSILON, 1.0))
-    return Scored(losses, (probabilities.argmax(axis=1) == examples.labels).astype(np.float64))
+    recipe, splits = prepared.plan.recipe, prepared.plan.splits
+    keras.utils.set_random_seed(recipe.seed)
+    made = assemble(backbone, recipe.head, classes=prepared.plan.classes, resize=recipe.data.resize)
+    cache = extraction.FeatureCache(
+        cache_dir() / "activations", bytes_of(recipe.performance.cache_budget), prepared.pixels.contents
+    )
+    train, val, test = (prepared.pixels.examples(images) for images in (splits.train, splits.val, splits.test))
+    groups, results = prepared.plan.groups, result_cache(recipe)
+    return Session(
+        recipe, made, groups, train, val, test, cache, checkpoint, device=device, budget=budget, results=results
+    )
 
 
-def predict(session: Session, examples: Examples) -> np.ndarray:
-    """Probabilities `float32 (images, classes)` in the order of the examples."""
-    here = session.stage
-    return here.outputs(here.scorer, examples, batch=session.recipe.performance.batch_size)
+def result_cache(recipe: Recipe) -> ResultCache | None:
+    """The result cache of this machine, an eighth of the cache budget; None if the recipe turns it off."""
+    spec = recipe.performance
+    if spec.cache == "off" or not spec.reuse_results:
+        return None
+    return ResultCache(cache_dir() / "results", bytes_of(spec.cache_budget) // 8)

@@ -9,15 +9,13 @@ import keras
 import numpy as np
 
 from tlcli.data.augment import Augment, Bounds
-from tlcli.model.classifier import Classifier
-from tlcli.model.cut import Cut, cut
+from tlcli.data.pixels import Images
+from tlcli.features import extraction
+from tlcli.features.extraction import FeatureCache, View
+from tlcli.features.placement import Placement
+from tlcli.model.classifier import POOLED, Classifier, Cut, cut_at
 from tlcli.model.fold import folded
-from tlcli.model.head import POOLED
-from tlcli.train import prefix
-from tlcli.train.examples import Images
-from tlcli.train.footing import Footing
-from tlcli.train.precision import FULL, computing
-from tlcli.train.prefix import Shelf, View
+from tlcli.model.precision import FULL, computing_in
 
 Progress = Callable[[int, int], None]
 
@@ -52,7 +50,7 @@ class Trainee(keras.Model):
         if self.lower is not None:
             x = self.lower(x, training=False)
         if self.upper is not None and self._inferring is not None:
-            with computing(self.upper, self.precision if training else FULL):
+            with computing_in(self.upper, self.precision if training else FULL):
                 x = self.upper(x, training=True) if training and self.uses_batch_statistics else self._inferring(x)
         return self.top(x, training=training)
 
@@ -69,7 +67,7 @@ class Stage:
         random: Stored outputs of random renderings of the training images, in their order.
     """
 
-    footing: Footing
+    footing: Placement
     trainee: Trainee
     plain: np.ndarray | None = None
     row: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -109,13 +107,13 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Ground:
+class ImageSource:
     """What all stages of a run stand on.
 
     Attributes:
         images: Every image that is trained on or scored.
         train: Those trained on.
-        shelf: Where outputs are stored.
+        feature_cache: Where outputs are stored.
         bounds: Of random renderings.
         seed: Of random renderings.
         plain: How the plain rendering of `images` is computed.
@@ -123,7 +121,7 @@ class Ground:
 
     images: Images
     train: Images
-    shelf: Shelf
+    feature_cache: FeatureCache
     bounds: Bounds
     seed: int
     plain: View = field(default_factory=View)
@@ -136,7 +134,9 @@ class Ground:
         return row
 
 
-def begin(classifier: Classifier, footing: Footing, ground: Ground, *, ahead: list[str], progress: Progress) -> Stage:
+def open_stage(
+    classifier: Classifier, footing: Placement, ground: ImageSource, *, ahead: list[str], progress: Progress
+) -> Stage:
     """Build a stage and have what it is fed computed, or found.
 
     Args:
@@ -146,16 +146,16 @@ def begin(classifier: Classifier, footing: Footing, ground: Ground, *, ahead: li
         ahead: Frontiers of steps that may follow: stored in the same passes, since that costs next to nothing.
         progress: Told (images done, images) of every pass.
     """
-    at = frontier(footing)
-    parts = cut(classifier, at)
+    at = cut_point_of(footing)
+    parts = cut_at(classifier, at)
     if not footing.is_stored:
         shape = (*classifier.size, 3)
         return Stage(footing, Trainee(parts, Augment(ground.bounds, seed=ground.seed), fed=(shape, "uint8")))
 
     def computed(images: Images, view: View) -> np.ndarray:
-        return prefix.outputs(classifier, images, ground.shelf, at=[str(at)], also=ahead, view=view, progress=progress)[
-            0
-        ]
+        return extraction.extract(
+            classifier, images, ground.feature_cache, at=[str(at)], also=ahead, view=view, progress=progress
+        )[0]
 
     plain = computed(ground.images, ground.plain)
     drawn = partial(View, bounds=ground.bounds, seed=ground.seed, precision=ground.plain.precision)
@@ -163,7 +163,7 @@ def begin(classifier: Classifier, footing: Footing, ground: Ground, *, ahead: li
     return Stage(footing, Trainee(parts, None, fed=(plain.shape[1:], "float32")), plain, ground.row, random)
 
 
-def frontier(footing: Footing) -> str | None:
+def cut_point_of(footing: Placement) -> str | None:
     """Where the classifier is cut."""
     if footing.pooled:
         return POOLED

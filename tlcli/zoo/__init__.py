@@ -1,1 +1,1 @@
-"""Which pretrained models exist and where their weights are."""
+"""Which pretrained networks exist, and their weights on disk."""

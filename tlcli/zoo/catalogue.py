@@ -1,4 +1,4 @@
-"""The catalogue: bundled model cards by name, card files, and cards made on the spot for model files and runs."""
+"""The catalogue: find the card for a name, a card file, a model file or a run."""
 
 import fnmatch
 import json
@@ -11,8 +11,7 @@ from typing import Any
 
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.paths import bundled
-from tlcli.zoo import card_file
-from tlcli.zoo.card import ModelCard, Preprocessing
+from tlcli.zoo.card import CARD_SUFFIXES, ModelCard, Preprocessing, read_card
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 DEFAULT_SIZE = 224
@@ -57,7 +56,7 @@ def find(text: str) -> ModelCard:
         return card
     if is_path(text):
         path = Path(text).expanduser()
-        return card_file.read(path) if _is_card_file(path) else _file_card(path)
+        return read_card(path) if _is_card_file(path) else _file_card(path)
     if not colon:
         raise ModelError(f"no model is called '{text}'", where="model", hint=_suggestion(text, known))
     if source != "keras":
@@ -95,7 +94,7 @@ def outputs(file: Path) -> int | None:
 
 @cache
 def _bundled_cards(folder: Path) -> dict[str, ModelCard]:
-    cards = [card_file.read(path) for path in sorted(folder.glob("*.yaml"))]
+    cards = [read_card(path) for path in sorted(folder.glob("*.yaml"))]
     return {card.name: card for card in sorted(cards, key=lambda card: card.name)}
 
 
@@ -121,11 +120,11 @@ def _suggestion(text: str, known: dict[str, ModelCard]) -> str:
 
 
 def _looks_like_path(text: str) -> bool:
-    return text.lower().endswith((*SUFFIXES, *card_file.SUFFIXES)) or "/" in text.partition(":")[0] or "\\" in text
+    return text.lower().endswith((*SUFFIXES, *CARD_SUFFIXES)) or "/" in text.partition(":")[0] or "\\" in text
 
 
 def _is_card_file(path: Path) -> bool:
-    return path.suffix.lower() in card_file.SUFFIXES and path.is_file()
+    return path.suffix.lower() in CARD_SUFFIXES and path.is_file()
 
 
 def _file_card(path: Path) -> ModelCard:

@@ -1,1 +1,1 @@
-"""One module a kind of source; each turns a card into a Keras model."""
+"""One file per kind of source; each turns a card into a Keras model."""

@@ -205,7 +205,7 @@ def _explained(error: Exception, card: ModelCard, arguments: dict[str, Any]) -> 
     place = file or "the folder 'models' in Keras's cache"
     advice = (
         f"Put the file at {place} by hand, or give it with --weights FILE. "
-        "Offline: --model drawn, --weights random, tlcli demo, or --model FILE.keras."
+        "Offline: --model mobilenet_synthetic, --weights random, tlcli demo, or --model FILE.keras."
     )
     if url:
         message = f"the ImageNet weights of {card.name} could not be fetched from {url} ({_reason(error, url)})"

@@ -1,0 +1,247 @@
+"""Networks of keras.applications: their arguments, and their weights from a real server on this machine."""
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras.src.applications import efficientnet, mobilenet_v2
+from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+from tlcli.errors import ModelError, WeightsError
+from tlcli.zoo.card import ModelCard
+from tlcli.zoo.sources import applications
+
+FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_96_no_top.h5"
+SMALL = {"size": (96, 96), "arguments": {"alpha": 0.35}}
+
+
+def card(kind: str, **changes) -> ModelCard:
+    known = {"name": kind.lower(), "source": f"keras:{kind}", "title": kind, "size": 224, "min_size": 32}
+    return ModelCard(**{**known, "preprocessing": "tf", "licence": "Apache-2.0", **changes})
+
+
+MOBILENET = card("MobileNetV2")
+
+
+@dataclass
+class Server:
+    url: str
+    folder: Path
+    cache: Path
+    stop: object
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch) -> Iterator[Server]:
+    """A file server in the place of Keras's, and an empty cache."""
+    folder, cache = tmp_path / "served", tmp_path / "keras"
+    folder.mkdir()
+    cache.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
+        thread.start()
+
+        def stop() -> None:
+            running.shutdown()
+            thread.join()
+            running.server_close()
+
+        url = f"http://127.0.0.1:{running.server_port}/"
+        monkeypatch.setattr(mobilenet_v2, "BASE_WEIGHT_PATH", url)
+        monkeypatch.setattr(efficientnet, "BASE_WEIGHTS_PATH", url)
+        # KERAS_HOME is read once, when Keras is imported.
+        monkeypatch.setattr(keras.src.backend.config, "_KERAS_DIR", str(cache))
+        yield Server(url, folder, cache, stop)
+        if thread.is_alive():
+            stop()
+
+
+def publish(network: keras.Model, path: Path) -> keras.Model:
+    with h5py.File(path, "w") as file:
+        save_weights_to_hdf5_group(file, network)
+    return network
+
+
+def published_mobilenet(server: Server) -> keras.Model:
+    return publish(applications.architecture(MOBILENET, **SMALL), server.folder / FILE)
+
+
+def same(network: keras.Model, other: keras.Model) -> bool:
+    pairs = zip(network.get_weights(), other.get_weights(), strict=True)
+    return all(np.array_equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_weights_are_downloaded_then_come_from_the_cache(server, capsys):
+    source = published_mobilenet(server)
+    assert same(applications.pretrained(MOBILENET, **SMALL), source)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Downloading" in printed.err
+    assert (server.cache / "models" / FILE).is_file()
+    server.stop()
+    assert same(applications.pretrained(MOBILENET, **SMALL), source)
+
+
+def test_sizes_without_weights_of_their_own_take_those_for_224(server):
+    name = FILE.replace("_96_", "_224_")
+    source = publish(applications.architecture(MOBILENET, **SMALL), server.folder / name)
+    network = applications.pretrained(MOBILENET, size=(80, 120), arguments={"alpha": 0.35})
+    assert network.input.shape == (None, 80, 120, 3)
+    assert same(network, source)
+
+
+def test_a_file_that_is_not_there_says_what_to_do(server):
+    with pytest.raises(WeightsError) as caught:
+        applications.pretrained(MOBILENET, **SMALL)
+    text = str(caught.value)
+    assert f"{server.url}{FILE} (404 -- " in text
+    assert f"Put the file at {server.cache / 'models' / FILE} by hand" in text
+    assert "--weights FILE" in text
+    assert "--weights random" in text
+    assert "tlcli demo" in text
+    assert "--model mobilenet_synthetic" in text
+
+
+def test_no_server_says_what_to_do(server):
+    server.stop()
+    with pytest.raises(WeightsError, match=rf"{server.url}{FILE} \(.*refused.*by hand"):
+        applications.pretrained(MOBILENET, **SMALL)
+
+
+def test_a_download_that_breaks_off_leaves_nothing(server, monkeypatch):
+    published_mobilenet(server)
+
+    def send_half(self, source, output):
+        output.write(source.read()[:5000])
+
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", send_half)
+    with pytest.raises(WeightsError, match=r"could not be fetched from .*5000 out of"):
+        applications.pretrained(MOBILENET, **SMALL)
+    assert not (server.cache / "models" / FILE).exists()
+
+
+def test_a_damaged_file_in_the_cache_is_named(server):
+    cached = server.cache / "models" / FILE
+    cached.parent.mkdir()
+    published_mobilenet(server)
+    cached.write_bytes((server.folder / FILE).read_bytes()[:5000])
+    with pytest.raises(WeightsError, match=rf"{FILE}: the cached .* cannot be used .*truncated.*Delete that file"):
+        applications.pretrained(MOBILENET, **SMALL)
+
+
+def test_a_file_put_into_the_cache_by_hand_is_used(server):
+    source = published_mobilenet(server)
+    (server.cache / "models").mkdir()
+    (server.folder / FILE).rename(server.cache / "models" / FILE)
+    assert same(applications.pretrained(MOBILENET, **SMALL), source)
+
+
+def efficientnet_with_imagenet_colours(path: Path) -> keras.Model:
+    network = applications.architecture(card("EfficientNetB0"), size=(32, 32), arguments={})
+    normalization = next(layer for layer in network.layers if isinstance(layer, keras.layers.Normalization))
+    imagenet = [[0.485, 0.456, 0.406], [0.229**2, 0.224**2, 0.225**2], 0]
+    normalization.set_weights([np.array(values) for values in imagenet])
+    normalization.finalize_state()
+    return publish(network, path)
+
+
+def test_efficientnet_from_a_file_is_the_network_keras_downloads(server, monkeypatch):
+    path = server.folder / "efficientnetb0_notop.h5"
+    network = efficientnet_with_imagenet_colours(path)
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(efficientnet.WEIGHTS_HASHES, "b0", ("", md5))
+    downloaded = applications.pretrained(card("EfficientNetB0"), size=(32, 32), arguments={})
+    completed = applications.as_published(card("EfficientNetB0"), network)
+    image = np.random.default_rng(0).random((1, 32, 32, 3), "float32") * 255
+    seen = [
+        keras.Model(net.inputs[0], net.get_layer("stem_conv_pad").input)(image).numpy()
+        for net in (network, downloaded, completed)
+    ]
+    assert not np.allclose(seen[0], seen[1], rtol=0.1)
+    np.testing.assert_allclose(seen[2], seen[1], rtol=1e-6)
+    assert same(completed, downloaded)
+    assert len(completed.layers) == len(downloaded.layers)
+
+
+def test_an_efficientnet_with_colours_of_its_own_is_left_alone():
+    network = applications.architecture(card("EfficientNetB0"), size=(32, 32), arguments={})
+    assert applications.as_published(card("EfficientNetB0"), network) is network
+
+
+def test_a_wrong_checksum_is_told(server):
+    (server.folder / "efficientnetb0_notop.h5").write_bytes(b"something else")
+    with pytest.raises(WeightsError, match=r"efficientnetb0_notop\.h5 \(.*hash does not match"):
+        applications.pretrained(card("EfficientNetB0"), size=(32, 32), arguments={})
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"), [("MobileNetV2", {"alpha": 0.42}), ("MobileNet", {"depth_multiplier": 2})]
+)
+def test_arguments_without_published_weights_are_told(kind, arguments):
+    with pytest.raises(WeightsError, match=r"publishes no ImageNet weights .*--weights random"):
+        applications.pretrained(card(kind), size=(96, 96), arguments=arguments)
+
+
+@pytest.mark.parametrize("build", [applications.architecture, applications.pretrained])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth_multiplier": 1}, r"no argument 'depth_multiplier'. Arguments of mobilenetv2: alpha \(default 1.0\)"),
+        ({"alhpa": 0.5}, "Did you mean 'alpha'"),
+        ({"include_top": True}, "no argument 'include_top'"),
+        ({"weights": "imagenet"}, "no argument 'weights'"),
+        ({"alpha": "wide"}, r"model.arguments.alpha: cannot be 'wide'"),
+        ({"alpha": -1}, "cannot be -1"),
+        ({"alpha": True}, "cannot be True"),
+    ],
+)
+def test_wrong_arguments_list_the_allowed_ones(build, arguments, message):
+    with pytest.raises(ModelError, match=message):
+        build(MOBILENET, size=(96, 96), arguments=arguments)
+
+
+def test_networks_without_arguments_say_so():
+    with pytest.raises(ModelError, match="Arguments of vgg16: none"):
+        applications.architecture(card("VGG16"), size=(96, 96), arguments={"alpha": 1.0})
+
+
+def test_images_below_the_smallest_size_are_refused():
+    with pytest.raises(ModelError, match=r"images of 64x70 pixels. The smallest it takes is 75x75"):
+        applications.architecture(card("InceptionV3", min_size=75), size=(64, 70), arguments={})
+
+
+def test_keras_refusing_a_size_the_card_allows_is_told():
+    with pytest.raises(ModelError, match="cannot be built"):
+        applications.architecture(card("InceptionV3", min_size=1), size=(64, 64), arguments={})
+
+
+def test_the_users_arguments_override_the_cards():
+    narrow = card("MobileNetV2", arguments={"alpha": 0.5})
+    build = applications.architecture
+    assert build(narrow, size=(32, 32), arguments={}).get_layer("Conv1").filters == 16
+    assert build(narrow, size=(32, 32), arguments={"alpha": 1.0}).get_layer("Conv1").filters == 32
+
+
+def test_the_top_is_built_when_asked_for():
+    network = applications.architecture(MOBILENET, size=(32, 32), arguments={}, include_top=True, classes=4)
+    assert network.output.shape == (None, 4)
+
+
+def test_a_network_keras_does_not_have_is_named():
+    with pytest.raises(ModelError, match="has no 'MobileNetV9'"):
+        applications.architecture(card("MobileNetV9"), size=(32, 32), arguments={})

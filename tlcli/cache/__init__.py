@@ -1,0 +1,1 @@
+"""Content-addressed storage on disk: arrays, results, eviction, locks."""

@@ -1,0 +1,33 @@
+"""`tlcli evaluate`."""
+
+from pathlib import Path
+
+import click
+
+from tlcli.cli.options import as_json, examples, state
+
+
+@click.command(epilog=examples("evaluate runs/first", "evaluate runs/first other-photos/ --json"))
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("data", required=False, type=click.Path(path_type=Path))
+@as_json
+@state
+def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
+    """Score the classifier of RUN.
+
+    On its own test images, or on DATA, a folder of class folders.
+    """
+    from tlcli.cli import console, progress, tables
+    from tlcli.report.record import require_classifier
+
+    require_classifier(run)
+    with console.loading_keras():
+        from tlcli.workflows import evaluate as workflow
+    with progress.bar("scoring") as advance:
+        scores, what, warning = workflow.evaluate(run, data, progress=advance)
+    if warning:
+        console.say(console.err(), console.safe(f"warning: {warning}", "yellow"))
+    if as_json:
+        console.print_json(scores.to_json())
+    else:
+        tables.print_scores(scores.to_json(), what)

@@ -1,1 +1,0 @@
-"""What `tlcli check` does: look at every file of DATA before anything is trained on them."""

@@ -1,1 +1,0 @@
-"""Images drawn by formula: classes of pictures in which there is nobody's photograph."""

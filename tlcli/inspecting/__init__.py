@@ -1,1 +1,0 @@
-"""Looking at networks, files and runs: the layer report, what training would take, and what training has changed."""

@@ -1,0 +1,60 @@
+"""Text for people: foreign names made safe to show, plurals, short numbers and times."""
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""The text with escapes for what a terminal or page would obey instead of showing; `keep` stays as it is.
+
+    >>> printable("a\tb\x1b[31m")
+    'a\\x09b\\x1b[31m'
+    """
+    return "".join(char if char.isprintable() or char in keep else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    """A character as an escape; what Python keeps of a byte of a file name that was no UTF-8 as that byte."""
+    code = ord(char)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\x{code:02x}"
+
+
+def plural(count: int, one: str) -> str:
+    """A number of things, in the plural where it is not one.
+
+    >>> counted(1, "image"), counted(0, "image"), counted(1200, "image")
+    ('1 image', '0 images', '1200 images')
+    """
+    return f"{count} {one}{'s' * (count != 1)}"
+
+
+def encodable(text: str) -> str:
+    r"""The text with escapes for bytes of a file name that were no UTF-8.
+
+    >>> encodable("caf\udce9")
+    'caf\\xe9'
+    """
+    return "".join(_escaped(char) if 0xD800 <= ord(char) <= 0xDFFF else char for char in text)
+
+
+def compact(value: float) -> str:
+    """A number in three digits.
+
+    >>> [count(950), count(1234), count(2257984), count(999_950), count(3.1e9)]
+    ['950', '1.23 k', '2.26 M', '1.00 M', '3.10 G']
+    """
+    if abs(value) < 999.5:
+        return f"{value:.3g}"
+    power = next((power for power in (1, 2, 3) if abs(value) < 999.5 * 1000**power), 4)
+    return f"{f'{value / 1000**power:#.3g}'.rstrip('.')} {'kMGT'[power - 1]}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> [duration(3.21), duration(59.97), duration(75.4), duration(4000)]
+    ['3.2 s', '1 min 00 s', '1 min 15 s', '1 h 06 min']
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

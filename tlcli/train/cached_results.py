@@ -1,0 +1,123 @@
+"""Steps and probes whose result is in the result cache: their keys, and how they are restored."""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import tlcli
+from tlcli.cache.results import CachedResult
+from tlcli.data.pixels import Examples
+from tlcli.features import extraction
+from tlcli.train import checkpoint, events, policy
+from tlcli.train.compile import trainable_variables
+from tlcli.train.probe import Features
+from tlcli.train.session import Session
+from tlcli.train.step import run_step
+
+
+def step_key(session: Session, step: policy.Step) -> str:
+    """A hash of everything that decides what a step brings."""
+    recipe, phase = session.recipe, session.recipe.phases[step.phase]
+    place = session.placement_of(step)
+    facts = [
+        _program(),
+        session.device,
+        asdict(step) | {"layers": sorted(step.layers)},
+        phase.model_dump(mode="json"),
+        # Whether there are scores from before it.
+        bool(session.outcomes),
+        [place.name, place.views],
+        recipe.seed,
+        [part.model_dump(mode="json") for part in (recipe.head, recipe.augment, recipe.optimizer)],
+        [recipe.data.class_weights, recipe.performance.batch_size],
+        [recipe.performance.precision, session.frozen_precision],
+        [_images_key(session, part) for part in (session.train, session.val)],
+        extraction.weights_key(session.classifier.model, without=("trainable",)),
+        _digest(session.pretrained) if phase.l2_sp else "",
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def probe_key(train: Features, val: Features, *, classes: int, balanced: bool) -> str:
+    """A hash of everything that decides the optimum of the linear probe."""
+    facts = [_program(), classes, balanced, _digest([train.x, train.y, val.x, val.y])]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+@cache
+def _program() -> list[str]:
+    """What computes: this program, to the letter, and the libraries below it."""
+    digest = hashlib.sha256()
+    home = Path(tlcli.__file__).parent
+    for path in sorted(home.rglob("*.py")):
+        digest.update(f"{path.relative_to(home).as_posix()}:".encode())
+        digest.update(path.read_bytes())
+    backend = keras.backend.backend()
+    libraries = (f"{name} {importlib.metadata.version(name)}" for name in ("keras", backend, "numpy", "scipy"))
+    return [digest.hexdigest(), *libraries]
+
+
+def _images_key(session: Session, examples: Examples) -> list[Any]:
+    contents = [session.feature_cache.contents[row] for row in examples.rows]
+    return [hashlib.sha256(json.dumps(contents).encode()).hexdigest(), _digest([examples.labels])]
+
+
+def _digest(arrays: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def restore_cached(session: Session, step: policy.Step) -> policy.Outcome | None:
+    """Put the result of a step in place that was trained before, exactly so. None where there is none."""
+    began = time.perf_counter()
+    key = cache_key(session, step)
+    found = session.results.find(key) if session.results and key else None
+    if found is None:
+        return None
+    session.enter(step)
+    _, moving = trainable_variables(session, step)
+    checkpoint.assign_values(moving, found.arrays)
+    session.history += found.state["history"]
+    session.precisions |= found.state["precisions"]
+    outcome = policy.outcome_from(step, found.state["outcome"])
+    seconds = round(time.perf_counter() - began, 3)
+    return replace(outcome, seconds=seconds, from_cache=True, reason=f"{outcome.reason}; as trained before")
+
+
+def run_and_cache(session: Session, step: policy.Step) -> policy.Outcome:
+    """Train a step, and keep its result for the next who asks for the same."""
+    key = cache_key(session, step)
+    rows = len(session.history)
+    outcome = run_step(session, step)
+    if key and not outcome.out_of_time:
+        precisions = {name: value for name, value in session.precisions.items() if name == step.name}
+        state = {"outcome": policy.record(outcome), "history": session.history[rows:], "precisions": precisions}
+        _, moving = trainable_variables(session, step)
+        cache_result(session, key, CachedResult(state, checkpoint.copy_values(moving)))
+    return outcome
+
+
+def cache_key(session: Session, step: policy.Step) -> str | None:
+    """What the result of a step is kept by; None where nothing is trained, or nothing kept."""
+    return step_key(session, step) if session.results and step.epochs else None
+
+
+def cache_result(session: Session, key: str, result: CachedResult) -> None:
+    if session.results:
+        try:
+            session.results.keep(key, result)
+        except OSError as error:
+            said = f"{session.results.folder}: what was trained cannot be kept for another run ({error.strerror})"
+            session.observe(events.Noticed(said, is_warning=True))

@@ -1,0 +1,245 @@
+"""From a resolved recipe to a plan: choose the network, read the images, split them."""
+
+import shlex
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+from tlcli.data import source, split
+from tlcli.data.pixels import Pixels, open_cache
+from tlcli.data.source import FolderIndex
+from tlcli.errors import DataError
+from tlcli.model.groups import LayerGroups
+from tlcli.model.structure import Measure
+from tlcli.paths import cache_dir
+from tlcli.quality.finding import quick_findings
+from tlcli.recipe.schema import Recipe
+from tlcli.text import plural
+from tlcli.train.events import Advanced, Noticed, Observer
+from tlcli.train.plan import TrainPlan, check_selections, make_plan
+from tlcli.zoo import catalogue
+from tlcli.zoo.card import ModelCard
+from tlcli.zoo.resolve import input_size, resolve_card
+
+Progress = Callable[[str, int, int], None]
+"""Receives (stage, done, total)."""
+
+# Files that are named in a message.
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ChosenNetwork:
+    """The network of a recipe: its card, input height and width in pixels, and layer groups."""
+
+    card: ModelCard
+    size: tuple[int, int]
+    groups: LayerGroups
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan and the images it is for."""
+
+    plan: TrainPlan
+    index: FolderIndex
+    pixels: Pixels
+
+
+class BackgroundRead:
+    """Reads and decodes the images of a recipe in a thread, while Keras loads.
+
+    The read begins at construction. Leaving the `with` block stops it.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.size = input_size(recipe)
+        self._stopped = threading.Event()
+        self._progress: Progress | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="reading")
+        self._future = self._pool.submit(_read, recipe, self.size, self._report)
+
+    def __enter__(self) -> "BackgroundRead":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._pool.shutdown()
+
+    def result(self, progress: Progress) -> tuple[FolderIndex, Pixels]:
+        """Wait for the result. Progress is reported from now on; errors of the read are raised here."""
+        self._progress = progress
+        return self._future.result()
+
+    def _report(self, stage: str, done: int, total: int) -> None:
+        if self._stopped.is_set():
+            raise _Stopped
+        if self._progress is not None:
+            self._progress(stage, done, total)
+
+
+class _Stopped(Exception):
+    """Ends a background read whose result nobody needs."""
+
+
+def check_images(recipe: Recipe) -> None:
+    """Check the image folders without opening an image.
+
+    Raises:
+        DataError: If the folders are not what the recipe needs.
+    """
+    data = recipe.data
+    source.check_layout(
+        data_root(recipe), classes=data.classes, val=_folder(data.val), test=_folder(data.test), exclude=data.exclude
+    )
+
+
+def choose_network(recipe: Recipe, *, measure: Measure) -> ChosenNetwork:
+    """The network of a recipe. Every selection of the recipe is checked against its layer groups.
+
+    Raises:
+        ModelError: If there is no such network, or it has no such groups.
+    """
+    card = resolve_card(recipe, catalogue.find(recipe.model.name))
+    size = input_size(recipe, card)
+    groups = measure(card, recipe.model.arguments, size)
+    check_selections(recipe, groups)
+    return ChosenNetwork(card, size, groups)
+
+
+def prepare(
+    recipe: Recipe,
+    network: ChosenNetwork,
+    *,
+    strict: bool,
+    observe: Observer,
+    reading: BackgroundRead | None = None,
+) -> Prepared:
+    """Read, decode and split the images, and make the plan.
+
+    Args:
+        recipe: A resolved recipe.
+        network: Its network.
+        strict: Whether an unreadable image is an error instead of a warning.
+        observe: Receives progress and notices.
+        reading: A background read; used if it reads at the input size of the network.
+
+    Raises:
+        TlcliError: For the first problem. Nothing but caches has been written.
+    """
+
+    def progress(stage: str, done: int, total: int) -> None:
+        observe(Advanced(stage, done, total))
+
+    if reading is not None and reading.size == network.size:
+        index, pixels = reading.result(progress)
+    else:
+        index, pixels = _read(recipe, network.size, progress)
+    _report_skipped(index, observe)
+    index = _readable(index, pixels, strict=strict, observe=observe)
+    _report_excluded(index, recipe, observe)
+    splits = split.make_splits(index, val=_fraction(recipe.data.val), test=_fraction(recipe.data.test))
+    splits = replace(splits, warnings=(*_quick_check(index, observe), *splits.warnings))
+    for warning in splits.warnings:
+        observe(Noticed(warning, is_warning=True))
+    plan = make_plan(recipe, network.card, groups=network.groups, splits=splits, classes=index.classes, speed=None)
+    return Prepared(plan, index, pixels)
+
+
+def output_bytes(plan: TrainPlan) -> int:
+    """Roughly the largest size of a run folder: weights at the start, now and best, and two optimiser states."""
+    trained = max(phase.trainable_parameters for phase in plan.phases)
+    return 1_000_000 + 4 * (2 * (plan.groups.parameters + plan.head_parameters) + 8 * trained)
+
+
+def data_root(recipe: Recipe) -> Path:
+    """The image folder of a recipe.
+
+    Raises:
+        DataError: If the recipe names none.
+    """
+    if recipe.data.path is None:
+        raise DataError(
+            "no image folder given", where="DATA", hint="Give a folder of class folders: tlcli finetune photos/"
+        )
+    return recipe.data.path
+
+
+def _read(recipe: Recipe, size: tuple[int, int], progress: Progress) -> tuple[FolderIndex, Pixels]:
+    index = source.scan(
+        data_root(recipe),
+        classes=recipe.data.classes,
+        val=_folder(recipe.data.val),
+        test=_folder(recipe.data.test),
+        exclude=recipe.data.exclude,
+        progress=lambda done, total: progress("reading", done, total),
+    )
+    pixels = open_cache(
+        index,
+        size=size,
+        mode=recipe.data.resize,
+        folder=cache_dir() / "pixels",
+        progress=lambda done, total: progress("decoding", done, total),
+    )
+    return index, pixels
+
+
+def _folder(value: float | Path) -> Path | None:
+    return value if isinstance(value, Path) else None
+
+
+def _fraction(value: float | Path) -> float:
+    return value if isinstance(value, float) else 0.0
+
+
+def _readable(index: FolderIndex, pixels: Pixels, *, strict: bool, observe: Observer) -> FolderIndex:
+    """The index without images that cannot be decoded: one warning per file, or an error if `strict`."""
+    broken = [image for image in index.images if image.sha256 in pixels.failures]
+    bad = [*index.unreadable, *((image.path, pixels.failures[image.sha256]) for image in broken)]
+    if bad and strict:
+        listed = "; ".join(f"{path} ({reason})" for path, reason in bad[:SHOWN])
+        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise DataError(
+            f"{plural(len(bad), 'unreadable image')}: {listed}{more}",
+            where=str(index.root),
+            hint="Repair or remove them, or leave out --strict to skip them.",
+        )
+    for path, reason in bad:
+        observe(Noticed(f"skipped {index.root / path}: {reason}", is_warning=True))
+    return index.without({image.sha256 for image in broken})
+
+
+def _quick_check(index: FolderIndex, observe: Observer) -> list[str]:
+    """Warnings of the checks that need no pixels; exact copies are found by the split."""
+    findings = quick_findings(index)
+    passed = "" if findings else "quick checks passed; "
+    observe(Noticed(f"{passed}for all checks: tlcli check {shlex.quote(str(index.root))}"))
+    return [f"{finding.message}. {finding.remedy}" for finding in findings]
+
+
+def _report_excluded(index: FolderIndex, recipe: Recipe, observe: Observer) -> None:
+    """Report how many images the exclusion list leaves out, and its lines that match no image."""
+    file = recipe.data.exclude
+    if file is None:
+        return
+    for number, path in index.unmatched[:SHOWN]:
+        observe(Noticed(f"{file}:{number}: there is no image '{path}' in {index.root}", is_warning=True))
+    if len(index.unmatched) > SHOWN:
+        more = plural(len(index.unmatched) - SHOWN, "more line")
+        observe(Noticed(f"{file}: {more} without an image", is_warning=True))
+    observe(Noticed(f"left out {plural(len(index.excluded), 'image')} listed in {file}"))
+
+
+def _report_skipped(index: FolderIndex, observe: Observer) -> None:
+    """Report the files that are not images, so that nobody misses theirs."""
+    files = [path for path in index.ignored if not path.endswith("/")]
+    if len(files) == 1:
+        observe(Noticed(f"skipped 1 file that is not an image: {files[0]}"))
+    elif files:
+        kinds = sorted({Path(path).suffix.lower() or "no suffix" for path in files})
+        observe(Noticed(f"skipped {len(files)} files that are not images ({', '.join(kinds[:8])})"))

@@ -1,0 +1,47 @@
+"""What `tlcli doctor` looks at."""
+
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tlcli.paths import bundled, cache_dir
+from tlcli.recipe import load
+from tlcli.report.record import versions
+from tlcli.zoo import catalogue, default
+
+# What each extra brings, by the package that shows it is there.
+EXTRAS = {"jax": "jax", "dev": "pytest"}
+
+
+def examine() -> dict[str, Any]:
+    """Versions, devices, folders and extras, as sections of name and value."""
+    return {
+        "versions": versions(),
+        "devices": {"backend": keras.backend.backend(), "found": ", ".join(keras.distribution.list_devices())}
+        | {"cpus": str(os.cpu_count())},
+        "folders": {
+            "cache": _folder(cache_dir()),
+            "downloaded weights": _folder(default.keras_cache() / "models"),
+            "recipes": f"{bundled('recipes')} ({len(load.names())})",
+            "models": f"{bundled('models')} ({len(catalogue.load())})",
+        },
+        "extras": {name: _installed(package) for name, package in EXTRAS.items()},
+    }
+
+
+def _folder(path: Path) -> str:
+    if not path.is_dir():
+        return f"{path} (not there yet)"
+    used = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return f"{path} ({used / 1e6:.0f} MB used, {shutil.disk_usage(path).free / 1e9:.0f} GB free)"
+
+
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,71 @@
+"""Inspect: the layer report of a network, or what changed between two. Keras loads only for the second."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from tlcli.model import structure
+from tlcli.model.groups import LayerGroups
+from tlcli.paths import cache_dir
+from tlcli.recipe.fields import BatchNormPolicy
+from tlcli.report.layer_report import layer_report, selection_effect
+from tlcli.report.target import InspectOptions, find_pair, find_target
+from tlcli.zoo.card import ModelCard
+
+
+def inspect(
+    text: str,
+    options: InspectOptions,
+    *,
+    selection: str | None = None,
+    batch_norm: BatchNormPolicy | None = None,
+    by_layer: bool = False,
+) -> dict[str, Any]:
+    """The layer report of a card, a model file or a run, as JSON values.
+
+    Args:
+        text: What the user named.
+        options: Input size and recipe settings.
+        selection: Layers to train; the report then shows what that would train and cost.
+        batch_norm: What BatchNorm of trained layers does; None for what the card asks for.
+        by_layer: Whether to report every layer.
+
+    Raises:
+        TlcliError: If there is no such network, or the selection matches nothing.
+    """
+    target = find_target(text, options)
+    effect = None if selection is None else selection_effect(target, selection, batch_norm)
+    return layer_report(target, effect, by_layer=by_layer)
+
+
+def compare_weights(
+    names: tuple[str, str],
+    options: InspectOptions,
+    *,
+    by_layer: bool,
+    loading: Callable[[], AbstractContextManager[None]],
+) -> dict[str, Any]:
+    """What changed from the first network to the second, as JSON values.
+
+    Args:
+        names: What the user named.
+        options: Input size and recipe settings.
+        by_layer: Whether to report every layer.
+        loading: A context in which Keras loads.
+
+    Raises:
+        TlcliError: If there is no such network, or the two cannot be compared.
+    """
+
+    def measure(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int]) -> LayerGroups:
+        known = structure.find(card, dict(arguments), size, cache=cache_dir())
+        if known is not None:
+            return known
+        with loading():
+            from tlcli.model import graph
+        return graph.measure_groups(card, arguments, size)
+
+    pair = find_pair(names, InspectOptions(options.size, options.settings, measure))
+    with loading():
+        from tlcli.report.weight_changes import compare_networks
+    return compare_networks(*pair, by_layer=by_layer)

@@ -1,0 +1,108 @@
+"""From a recipe to its network: the card, the input size, and a check that the weights exist."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tlcli.errors import ModelError, WeightsError
+from tlcli.recipe.schema import RANDOM, Recipe
+from tlcli.zoo import catalogue, default
+from tlcli.zoo.card import ModelCard, require_arguments, verified_weights
+
+
+def input_size(recipe: Recipe, card: ModelCard | None = None) -> tuple[int, int]:
+    """Height and width of the network's input, pixels. Without `card`, the card is that of the recipe's network.
+
+    Raises:
+        ModelError: If there is no such network, or the size is below its minimum.
+    """
+    card = card or catalogue.find(recipe.model.name)
+    size = (card.size, card.size) if recipe.data.size == "auto" else recipe.data.size
+    check_size(card, size, where="data.size")
+    return size
+
+
+def check_size(card: ModelCard, size: tuple[int, int], *, where: str) -> None:
+    """Check that an input size, pixels, is not below the minimum of the network.
+
+    Raises:
+        ModelError: If it is below.
+    """
+    if min(size) < card.min_size:
+        raise ModelError(
+            f"{card.name} takes at least {card.min_size} × {card.min_size} pixels (got {size[0]} × {size[1]})",
+            where=where,
+            hint=f"Choose {card.min_size} {card.min_size} or more; its own size is {card.size} {card.size}.",
+        )
+
+
+def resolve_card(recipe: Recipe, card: ModelCard) -> ModelCard:
+    """The card, with the preprocessing of the recipe if the recipe names one.
+
+    Raises:
+        ModelError: If neither the recipe nor the card states the preprocessing.
+    """
+    if recipe.model.preprocessing is not None:
+        return card.model_copy(update={"preprocessing": recipe.model.preprocessing})
+    if card.preprocessing is None:
+        raise ModelError(
+            f"{card.name} does not state its preprocessing",
+            where="model.preprocessing",
+            hint="Set it to tf (-1 to 1), torch (ImageNet normalised), caffe (BGR less the mean) or none (0-255):"
+            " --set model.preprocessing=tf.",
+        )
+    return card
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """A checked recipe whose network is decided.
+
+    Attributes:
+        recipe: The recipe with the values of the card in place of `auto`.
+        notices: What the user should know about the choice of the network.
+        began: When the command began, seconds on `time.perf_counter`.
+    """
+
+    recipe: Recipe
+    notices: tuple[str, ...] = ()
+    began: float = field(default_factory=time.perf_counter)
+
+
+def resolve(recipe: Recipe, *, needs_weights: bool = True) -> ResolvedRecipe:
+    """Decide which network a recipe means and check everything that needs neither Keras nor images.
+
+    Raises:
+        TlcliError: If there is no such network, the input size is too small, or the weights are missing or damaged.
+    """
+    named, notices = _named(recipe)
+    card = resolve_card(named, catalogue.find(named.model.name))
+    input_size(named, card)
+    if needs_weights:
+        _require_weights(named, card)
+    phases = [phase.fill_auto(card.fine_tuning.model_dump(exclude={"epochs"})) for phase in named.phases]
+    return ResolvedRecipe(named.model_copy(update={"phases": phases}), notices)
+
+
+def _named(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe with a network in place of `auto`, and notices about the choice."""
+    model, size = recipe.model, recipe.data.size
+    if model.name != default.AUTO:
+        return recipe, ()
+    choice = default.choose_default(model.arguments, None if size == "auto" else size, model.weights)
+    named = recipe.model_copy(update={"model": model.model_copy(update={"name": choice.name})})
+    return named, (choice.notice,) if choice.notice else ()
+
+
+def _require_weights(recipe: Recipe, card: ModelCard) -> None:
+    """Check the weights before Keras loads: missing, damaged, or made for other arguments."""
+    weights = recipe.model.weights
+    if weights is None and card.weights is not None:
+        require_arguments(card, recipe.model.arguments)
+        verified_weights(card)
+    if weights not in (None, RANDOM) and not Path(str(weights)).is_file():
+        raise WeightsError(
+            f"there is no file '{weights}'",
+            where="model.weights",
+            hint=f"Give a path of .h5 or .keras weights, or: {RANDOM}",
+        )
