@@ -20,6 +20,13 @@ DEFAULT = "unfreeze-until-plateau"
 # Command-line names of keys that are not called so.
 OPTIONS = {"data.path": "DATA", "model.name": "--model"}
 MAX_BYTES = 1_000_000
+# Keys of former versions, and what they are called now.
+RENAMED = {
+    "go_on": "min_relative_gain",
+    "blend": "interpolate",
+    "pick": "group_count",
+    "recall": "reuse_results",
+}
 
 
 @dataclass
@@ -248,6 +255,8 @@ def _problem(details: ErrorDetails, recipe: Draft, alternatives: str) -> Problem
     origin = recipe.origin(path)
     # An option of its own says what it is about; a place in a file, and --set, do not.
     where = origin if origin.startswith("--") and origin != "--set" else f"{origin} {_dotted(path)}".strip()
+    if details["type"] == "extra_forbidden" and path[-1] in RENAMED:
+        return Problem(where, f"{path[-1]} was renamed", f"Write {RENAMED[str(path[-1])]} instead.")
     if details["type"] == "extra_forbidden":
         siblings = _fields_at(path[:-1])
         hint = did_you_mean(str(path[-1]), siblings) or f"Known keys: {', '.join(siblings)}."

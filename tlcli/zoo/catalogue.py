@@ -15,6 +15,8 @@ from tlcli.zoo.card import CARD_SUFFIXES, ModelCard, Preprocessing, read_card
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 DEFAULT_SIZE = 224
+# Networks of former versions, and what they are called now.
+RENAMED = {"drawn": "mobilenet_synthetic"}
 _TAKEN = (
     "This version takes card names, keras:NAME, card files (.yaml), .keras and .h5 files, and run folders;"
     " see: tlcli zoo list"
@@ -57,6 +59,8 @@ def find(text: str) -> ModelCard:
     if is_path(text):
         path = Path(text).expanduser()
         return read_card(path) if _is_card_file(path) else _file_card(path)
+    if text in RENAMED:
+        raise ModelError(f"'{text}' was renamed", where="model", hint=f"Write {RENAMED[text]} instead.")
     if not colon:
         raise ModelError(f"no model is called '{text}'", where="model", hint=_suggestion(text, known))
     if source != "keras":
