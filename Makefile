@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow lint bench bench-bundled pretrain clean
 
-# The whole job in a minute or two: fine-tune on handwritten digits, offline.
+# The whole job in about a minute: fine-tune on handwritten digits, offline.
 demo: $(READY)
 	$(BIN)/tlcli demo
 
@@ -24,16 +24,16 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# tlcli beside the two-phase script of the Keras guide, on the same images and weights.
+# Compares tlcli with the two-phase script of the Keras guide, on the same images and weights.
 # make bench BENCH="photos/ --alpha 0.35 --weights FILE"
 bench: $(READY)
 	$(BIN)/python benchmarks/against_keras.py $(BENCH)
 
-# What the bundled weights are worth; make bench-bundled BENCH="--data SAMPLES" for more than digits. Half an hour or more.
+# Scores the bundled weights; BENCH="--data SAMPLES" adds more than digits. Takes half an hour or more.
 bench-bundled: $(READY)
 	$(BIN)/python benchmarks/bundled.py --json benchmarks/results-bundled.json $(BENCH)
 
-# The bundled network again, from nothing: about an hour on two cores. A test refuses the card without new structures.
+# Trains the bundled network again, in about an hour on two cores. A test fails if the structures are not measured again.
 pretrain: $(READY)
 	$(BIN)/tlcli pretrain --synthetic --out models/mobilenet_synthetic.yaml --overwrite --licence Apache-2.0
 	$(BIN)/python scripts/measure_structures.py

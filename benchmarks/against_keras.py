@@ -1,13 +1,13 @@
-"""tlcli beside a two-phase Keras script: same images, split, weights and input size, in one sitting.
+"""Compare tlcli with a two-phase Keras script on the same images, split, weights and input size.
 
-For every set of images: builds the split as `train/ val/ test/` folders of links, then runs both as programs of their
-own, one after the other, `--rounds` times, each tlcli run with empty caches and, the first time, twice more with full
-ones: as it is, and with everything trained anew. Prints one table a set and writes JSON, where the same command goes
-on when it was stopped.
+For every set of images, the script lays out the split as folders `train/ val/ test/` of hard links. Then it runs both
+programs alternately, `--rounds` times, as separate processes. Every tlcli run starts with empty caches. In the first
+round it runs twice more with full caches: once unchanged, once without reusing results. It prints one line per run and
+writes JSON; after an interruption, the same command resumes.
 
     python benchmarks/against_keras.py FLOWERS TRASH --alpha 0.35 --weights FILE.weights.h5 --json results.json
 
-Without images it uses scikit-learn's digits and random weights: that shows the times, not what pretraining is worth.
+Without images, it uses scikit-learn's digits and random weights. That compares times, but says nothing about transfer.
 """
 
 import argparse
@@ -29,30 +29,31 @@ from tlcli.workflows.demo import write_digits
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE / "keras_two_phase.py"
 SCRIPT_NAME = "keras two-phase"
+# Suffixes of program names in the results: full caches, and full caches without reused results.
 WARM, ANEW = ", warm", ", warm, trained anew"
 
 
 def main() -> None:
     args = _arguments()
-    found = json.loads(args.json.read_text(encoding="utf-8")) if args.json and args.json.is_file() else {"sets": {}}
+    results = json.loads(args.json.read_text(encoding="utf-8")) if args.json and args.json.is_file() else {"sets": {}}
     with tempfile.TemporaryDirectory() as home:
         for data in args.data or [write_digits(Path(home) / "digits")]:
-            of_set = found["sets"].setdefault(data.name, {"runs": []})
-            folders, of_set["counts"] = _split_folders(data, Path(home) / data.name)
-            for job in _jobs(args)[len(of_set["runs"]) :]:
-                run = _script(args, folders) if job == SCRIPT_NAME else _tlcli(args, job, folders, Path(home))
-                print(f"{data.name:<12} {_line(run)}", flush=True)
-                of_set["runs"].append(run)
-                of_set["summary"] = _summary(of_set["runs"])
-                found |= {"machine": _machine(), "times_faster": _geometric_means(found["sets"])}
+            set_results = results["sets"].setdefault(data.name, {"runs": []})
+            folders, set_results["counts"] = _split_folders(data, Path(home) / data.name)
+            for job in _jobs(args)[len(set_results["runs"]) :]:
+                run = _run_script(args, folders) if job == SCRIPT_NAME else _run_tlcli(args, job, folders, Path(home))
+                print(f"{data.name:<12} {_format(run)}", flush=True)
+                set_results["runs"].append(run)
+                set_results["summary"] = _summarise(set_results["runs"])
+                results |= {"machine": _machine(), "times_faster": _geometric_means(results["sets"])}
                 if args.json:
-                    args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({name: of_set["summary"] for name, of_set in found["sets"].items()}, indent=1))
-    print(json.dumps(found["times_faster"], indent=1))
+                    args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({name: set_results["summary"] for name, set_results in results["sets"].items()}, indent=1))
+    print(json.dumps(results["times_faster"], indent=1))
 
 
 def _jobs(args: argparse.Namespace) -> list[str]:
-    """What runs after what for one set; `, warm` and `trained anew` are the run before once more, with full caches."""
+    """The programs to run on one set of images, in order. Runs with a suffix reuse the caches of the run before."""
     jobs = []
     for number in range(args.rounds):
         jobs += [SCRIPT_NAME] if number < args.script_rounds else []
@@ -63,14 +64,14 @@ def _jobs(args: argparse.Namespace) -> list[str]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="*")
+    parser.add_argument("data", type=Path, nargs="*", help="folders of class folders; default: digits")
     parser.add_argument("--model", default="mobilenet_v2")
     parser.add_argument("--arch", default="MobileNetV2", help="the same network in keras.applications")
     parser.add_argument("--alpha", type=float)
     parser.add_argument("--weights", default="random")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--recipes", nargs="+", default=["head-only", "unfreeze-until-plateau"])
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="as of tlcli finetune")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="as in tlcli finetune")
     parser.add_argument("--script", type=Path, default=SCRIPT, help="another script with the same arguments and output")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--script-rounds", type=int, default=1)
@@ -82,8 +83,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _split_folders(data: Path, home: Path) -> tuple[dict[str, Path], dict[str, int]]:
-    """Lay tlcli's own split of DATA out as folders, so that both programs see the same three sets."""
-    command = [sys.executable, "-c", _PLAN, str(data)]
+    """Lay out tlcli's own split of `data` as folders, so that both programs use the same split; count its images."""
+    command = [sys.executable, "-c", _PRINT_SPLIT, str(data)]
     rows = csv.DictReader(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines())
     counts = {"train": 0, "val": 0, "test": 0}
     for number, row in enumerate(rows):
@@ -97,17 +98,18 @@ def _split_folders(data: Path, home: Path) -> tuple[dict[str, Path], dict[str, i
     return {split: home / split for split in counts}, counts
 
 
-_PLAN = """
+_PRINT_SPLIT = """
 import sys
 from pathlib import Path
-from tlcli.data import folder, split
+from tlcli.data.source import scan
+from tlcli.data.split import make_splits
 from tlcli.report.folder import splits_csv
-index = folder.scan(Path(sys.argv[1]))
-print(splits_csv(split.make(index, val=0.15, test=0.15), index.classes), end="")
+index = scan(Path(sys.argv[1]))
+print(splits_csv(make_splits(index, val=0.15, test=0.15), index.classes), end="")
 """
 
 
-def _script(args: argparse.Namespace, folders: dict[str, Path]) -> dict[str, object]:
+def _run_script(args: argparse.Namespace, folders: dict[str, Path]) -> dict[str, object]:
     command = [
         sys.executable,
         str(args.script),
@@ -118,19 +120,19 @@ def _script(args: argparse.Namespace, folders: dict[str, Path]) -> dict[str, obj
     ]
     command += ["--arch", args.arch, "--weights", str(args.weights), "--size", str(args.size)]
     command += ["--alpha", str(args.alpha)] if args.alpha else []
-    wall, output, memory, _ = _timed(command)
-    found = json.loads(output.strip().splitlines()[-1])
+    wall_s, output, memory_mb, _ = _time(command)
+    scores = json.loads(output.strip().splitlines()[-1])
     return {
         "program": SCRIPT_NAME,
-        "wall_s": wall,
-        "phase_s": found["phase_s"],
-        "val_accuracy": found["val_accuracy"],
-        "test_accuracy": found["test_accuracy"],
-        "peak_memory_mb": memory,
+        "wall_s": wall_s,
+        "phase_s": scores["phase_s"],
+        "val_accuracy": scores["val_accuracy"],
+        "test_accuracy": scores["test_accuracy"],
+        "peak_memory_mb": memory_mb,
     }
 
 
-def _tlcli(args: argparse.Namespace, job: str, folders: dict[str, Path], home: Path) -> dict[str, object]:
+def _run_tlcli(args: argparse.Namespace, job: str, folders: dict[str, Path], home: Path) -> dict[str, object]:
     recipe, cache = job.partition(",")[0], home / "cache"
     if not job.endswith((WARM, ANEW)):
         shutil.rmtree(cache, ignore_errors=True)
@@ -141,51 +143,60 @@ def _tlcli(args: argparse.Namespace, job: str, folders: dict[str, Path], home: P
     command += ["--set", "performance.reuse_results=false"] if job.endswith(ANEW) else []
     with tempfile.TemporaryDirectory(dir=home) as out:
         command += ["--out", str(Path(out) / "run")]
-        # The first line about the head says that the linear probe is solved.
-        wall, output, memory, probe = _timed(command, until="head: ", TLCLI_CACHE=str(cache))
-    found = json.loads(output)
+        # The first line about the head appears when the linear probe is solved.
+        wall_s, output, memory_mb, probe_s = _time(command, until="head: ", TLCLI_CACHE=str(cache))
+    record = json.loads(output)
     return {
         "program": f"tlcli {job}",
-        "wall_s": wall,
-        "probe_s": probe,
-        "prefix_s": found["seconds"]["prefix"],
-        "phase_s": found["seconds"]["phases"],
-        "val_accuracy": found["scores"]["val"]["accuracy"],
-        "test_accuracy": found["scores"]["test"]["accuracy"],
-        "peak_memory_mb": memory,
-        "decisions": [phase["reason"] for phase in found["phases"]],
+        "wall_s": wall_s,
+        "probe_s": probe_s,
+        "prefix_s": record["seconds"]["prefix"],
+        "phase_s": record["seconds"]["phases"],
+        "val_accuracy": record["scores"]["val"]["accuracy"],
+        "test_accuracy": record["scores"]["test"]["accuracy"],
+        "peak_memory_mb": memory_mb,
+        "decisions": [phase["reason"] for phase in record["phases"]],
     }
 
 
-def _timed(command: list[str], until: str | None = None, **environment: str) -> tuple[float, str, int, float | None]:
-    """Of a process: wall seconds, stdout, peak memory in megabytes, and seconds until a line of stderr begins so."""
+def _time(command: list[str], until: str | None = None, **environment: str) -> tuple[float, str, int, float | None]:
+    """Run a command and measure it.
+
+    Args:
+        command: The command.
+        until: Start of a line on stderr to wait for.
+        environment: Additional environment variables.
+
+    Returns:
+        Wall time in seconds, stdout, peak memory in megabytes, and the seconds until the line on stderr, or None.
+    """
     with tempfile.TemporaryFile("w+") as output:
-        began = time.perf_counter()
+        started = time.perf_counter()
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
         )
-        said, reached = [], None
+        lines, reached_s = [], None
         for line in process.stderr or ():
-            said.append(line)
-            if until and reached is None and line.startswith(until):
-                reached = round(time.perf_counter() - began, 1)
+            lines.append(line)
+            if until and reached_s is None and line.startswith(until):
+                reached_s = round(time.perf_counter() - started, 1)
         _, status, usage = os.wait4(process.pid, 0)
-        wall = round(time.perf_counter() - began, 1)
+        wall_s = round(time.perf_counter() - started, 1)
         output.seek(0)
         if status:
-            raise SystemExit(f"{' '.join(command)}\n{''.join(said)}")
-        return wall, output.read(), usage.ru_maxrss // 1024, reached
+            raise SystemExit(f"{' '.join(command)}\n{''.join(lines)}")
+        return wall_s, output.read(), usage.ru_maxrss // 1024, reached_s
 
 
-def _line(run: dict[str, object]) -> str:
+def _format(run: dict[str, object]) -> str:
     return (
         f"{run['program']:<50} {run['wall_s']:>7} s  val {run['val_accuracy']:.4f}  test {run['test_accuracy']:.4f}"
         f"  {run['peak_memory_mb']} MB"
     )
 
 
-def _summary(runs: list[dict[str, object]]) -> dict[str, dict[str, float]]:
-    """Medians by program, and how many times faster than the script each is."""
+def _summarise(runs: list[dict[str, object]]) -> dict[str, dict[str, float]]:
+    """Medians per program, and the factor by which each is faster than the script."""
     programs = list(dict.fromkeys(str(run["program"]) for run in runs))
     summary = {
         program: {
@@ -204,12 +215,12 @@ def _summary(runs: list[dict[str, object]]) -> dict[str, dict[str, float]]:
 
 
 def _geometric_means(sets: dict[str, dict]) -> dict[str, float]:
-    """Times faster than the script over all sets, by program."""
-    found: dict[str, list[float]] = {}
-    for of_set in sets.values():
-        for program, values in of_set.get("summary", {}).items():
-            found.setdefault(program, []).append(values.get("times_faster", math.nan))
-    return {program: round(statistics.geometric_mean(each), 2) for program, each in found.items()}
+    """Geometric means over all sets of the factor by which each program is faster than the script."""
+    factors: dict[str, list[float]] = {}
+    for set_results in sets.values():
+        for program, values in set_results.get("summary", {}).items():
+            factors.setdefault(program, []).append(values.get("times_faster", math.nan))
+    return {program: round(statistics.geometric_mean(values), 2) for program, values in factors.items()}
 
 
 def _machine() -> dict[str, object]:

@@ -1,6 +1,6 @@
-"""What the parts of a run cost beside what stock Keras takes for the same: decoding, warps, head epochs, tail epochs.
+"""Compare the times of parts of a run with stock Keras: decoding, warps, epochs of the head and of the upper layers.
 
-Every pair is timed alternating, in one process where both can be, and medians are compared. Prints a table and writes
+Both sides are timed alternately, in one process if possible, and their medians are compared. Prints a table and writes
 JSON.
 
     python benchmarks/parts.py FLOWERS --alpha 0.35 --weights FILE.weights.h5 --json results-parts.json
@@ -40,44 +40,44 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = {}
-    with tempfile.TemporaryDirectory() as place:
-        home = Path(place)
-        large = _large_pictures(args.data, home / "large")
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        large = _enlarge_images(args.data, home / "large")
         for name, job in {
-            "decode and resize": lambda: _decoding(args.data, args.size, home),
-            "decode and resize, 12 megapixels": lambda: _decoding(large, args.size, home),
-            "warp": lambda: _warps(args.size),
-            "head epochs": lambda: _head(args, home),
-            "tail epoch": lambda: _tail(args, home),
+            "decode and resize": lambda: _time_decoding(args.data, args.size, home),
+            "decode and resize, 12 megapixels": lambda: _time_decoding(large, args.size, home),
+            "warp": lambda: _time_warps(args.size),
+            "head epochs": lambda: _time_head(args, home),
+            "tail epoch": lambda: _time_tail(args, home),
         }.items():
-            found[name] = job()
-            print(f"{name:<34}", json.dumps(found[name]), flush=True)
+            results[name] = job()
+            print(f"{name:<34}", json.dumps(results[name]), flush=True)
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def _alternating(**jobs: Callable[[], object]) -> dict[str, float]:
-    """Median seconds of each, after one unmeasured call of all."""
+def _time_alternately(**jobs: Callable[[], object]) -> dict[str, float]:
+    """Median seconds of each job over `ROUNDS` alternating calls, after one unmeasured call of each."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(1 + ROUNDS):
         for name, job in jobs.items():
-            began = time.perf_counter()
+            started = time.perf_counter()
             job()
             if number:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: round(statistics.median(each), 4) for name, each in seconds.items()}
+                seconds[name].append(time.perf_counter() - started)
+    return {name: round(statistics.median(times), 4) for name, times in seconds.items()}
 
 
-def _decoding(data: Path, size: int, home: Path) -> dict[str, float]:
+def _time_decoding(data: Path, size: int, home: Path) -> dict[str, float]:
     index = scan(data)
     cache = home / "pixels"
 
-    def ours() -> None:
+    def decode_with_tlcli() -> None:
         shutil.rmtree(cache, ignore_errors=True)
-        pixels.open_cache(index, size=(size, size), mode="crop", folder=cache, at_once=2)
+        pixels.open_cache(index, size=(size, size), mode="crop", folder=cache, worker_count=2)
 
-    def theirs() -> None:
+    def decode_with_keras() -> None:
         options = tf.data.Options()
         options.threading.private_threadpool_size = 2
         dataset = keras.utils.image_dataset_from_directory(
@@ -86,12 +86,12 @@ def _decoding(data: Path, size: int, home: Path) -> dict[str, float]:
         for _ in dataset.with_options(options):
             pass
 
-    found = _alternating(tlcli=ours, keras=theirs)
-    return {"images": len(index.images), **found, "times_faster": round(found["keras"] / found["tlcli"], 2)}
+    seconds = _time_alternately(tlcli=decode_with_tlcli, keras=decode_with_keras)
+    return {"images": len(index.images), **seconds, "times_faster": round(seconds["keras"] / seconds["tlcli"], 2)}
 
 
-def _large_pictures(data: Path, home: Path) -> Path:
-    """Some of the pictures at the size of a telephone's camera."""
+def _enlarge_images(data: Path, home: Path) -> Path:
+    """Copy 24 of the images at 12 megapixels, the size of phone photos."""
     for label in ("a", "b"):
         (home / label).mkdir(parents=True)
     for number, path in enumerate(sorted(data.rglob("*.jpg"))[:24]):
@@ -100,57 +100,59 @@ def _large_pictures(data: Path, home: Path) -> Path:
     return home
 
 
-def _warps(size: int) -> dict[str, float]:
-    """The light preset, on 64 pictures."""
+def _time_warps(size: int) -> dict[str, float]:
+    """The light preset on 64 images."""
     bounds = Bounds(**PRESETS["light"])
-    turn, zoom, shift = bounds.rotation / 360, bounds.zoom, bounds.shift
+    rotation, zoom, shift = bounds.rotation / 360, bounds.zoom, bounds.shift
     layers = [
         keras.layers.RandomFlip("horizontal"),
-        keras.layers.RandomRotation(turn, fill_mode="nearest"),
+        keras.layers.RandomRotation(rotation, fill_mode="nearest"),
         keras.layers.RandomZoom(zoom, fill_mode="nearest"),
         keras.layers.RandomTranslation(shift, shift, fill_mode="nearest"),
     ]
-    one, stacked = Augment(bounds), keras.Sequential(layers)
-    ours, theirs = (tf.function(lambda x, layer=layer: layer(x, training=True)) for layer in (one, stacked))
+    single, stacked = (
+        tf.function(lambda x, layer=layer: layer(x, training=True))
+        for layer in (Augment(bounds), keras.Sequential(layers))
+    )
     images = tf.constant(np.random.default_rng(0).uniform(0, 255, (64, size, size, 3)), tf.float32)
-    found = _alternating(tlcli=lambda: ours(images), keras=lambda: theirs(images))
-    return {"images": 64, **found, "times_faster": round(found["keras"] / found["tlcli"], 2)}
+    seconds = _time_alternately(tlcli=lambda: single(images), keras=lambda: stacked(images))
+    return {"images": 64, **seconds, "times_faster": round(seconds["keras"] / seconds["tlcli"], 2)}
 
 
-def _finetuned(args: argparse.Namespace, home: Path, cache: str, recipe: str, *settings: str) -> Path:
-    """A run folder, with its own cache or one that is there."""
+def _finetune(args: argparse.Namespace, home: Path, cache: str, recipe: str, *settings: str) -> Path:
+    """Run tlcli with the named cache, which is kept for later runs; return the run folder."""
     out = home / f"run-{len(list(home.glob('run-*')))}"
     command = [sys.executable, "-m", "tlcli", "finetune", str(args.data), "--model", "mobilenet_v2"]
     command += ["--weights", str(args.weights), "--out", str(out), "--recipe", recipe, "--quiet", "--json"]
-    command += [f"--set={each}" for each in (f"model.arguments.alpha={args.alpha}", *settings)]
+    command += [f"--set={setting}" for setting in (f"model.arguments.alpha={args.alpha}", *settings)]
     command += ["--set", f"data.size=[{args.size},{args.size}]", "--set", "performance.reuse_results=false"]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"TLCLI_CACHE": str(home / cache)})
     return out
 
 
-def _seconds(run: Path) -> list[float]:
+def _epoch_seconds(run: Path) -> list[float]:
     with (run / "history.csv").open(encoding="utf-8", newline="") as file:
         return [float(row["seconds"]) for row in csv.DictReader(file)]
 
 
-def _head(args: argparse.Namespace, home: Path) -> dict[str, float]:
-    """Twenty epochs of the head by Adam, validation included, and the one forward pass that they stand on."""
+def _time_head(args: argparse.Namespace, home: Path) -> dict[str, float]:
+    """Twenty epochs of the head with Adam, validation included, and the forward pass that computes their features."""
     settings = ("phases.0.init=random", "phases.0.epochs=20", "augment.preset=none")
     passes, epochs = [], []
     for number in range(3):
-        run = _finetuned(args, home, f"cache-{number}", "head-only", *settings)
-        epochs.append(sum(_seconds(run)))
+        run = _finetune(args, home, f"cache-{number}", "head-only", *settings)
+        epochs.append(sum(_epoch_seconds(run)))
         passes.append(json.loads((run / "run.json").read_text(encoding="utf-8"))["seconds"]["prefix"])
-    found = {"twenty_epochs": statistics.median(epochs), "pass": statistics.median(passes)}
-    return {key: round(value, 3) for key, value in found.items()} | {
-        "share": round(found["twenty_epochs"] / found["pass"], 3)
+    seconds = {"twenty_epochs": statistics.median(epochs), "pass": statistics.median(passes)}
+    return {key: round(value, 3) for key, value in seconds.items()} | {
+        "share": round(seconds["twenty_epochs"] / seconds["pass"], 3)
     }
 
 
-def _tail(args: argparse.Namespace, home: Path) -> dict[str, float]:
-    """An epoch that trains the last third of the layers: above stored outputs, and in stock Keras."""
+def _time_tail(args: argparse.Namespace, home: Path) -> dict[str, float]:
+    """An epoch that trains the last third of the layers: on cached features, and in stock Keras."""
     settings = ("phases.1.policy=fixed", "phases.1.step=1", "phases.1.train=top:7", "phases.1.epochs=4")
-    run = _finetuned(args, home, "cache-0", load.DEFAULT, "performance.batch=32", *settings)
+    run = _finetune(args, home, "cache-0", load.DEFAULT, "performance.batch=32", *settings)
     with (run / "splits.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] != "test"]
     for number, row in enumerate(rows):
@@ -158,17 +160,20 @@ def _tail(args: argparse.Namespace, home: Path) -> dict[str, float]:
         target = home / "split" / row["split"] / row["label"] / f"{number}{source.suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    ours, theirs = [], []
+    tlcli_s, keras_s = [], []
     for _ in range(3):
-        # Without the first epoch, which traces the network, in both.
-        ours += _seconds(_finetuned(args, home, "cache-0", load.DEFAULT, "performance.batch=32", *settings))[1:]
-        theirs += _stock_epochs(args, home / "split")[1:]
-    found = {"tlcli": statistics.median(ours), "keras": statistics.median(theirs)}
-    return {key: round(value, 3) for key, value in found.items()} | {"share": round(found["tlcli"] / found["keras"], 3)}
+        run = _finetune(args, home, "cache-0", load.DEFAULT, "performance.batch=32", *settings)
+        # The first epoch traces the network and is left out on both sides.
+        tlcli_s += _epoch_seconds(run)[1:]
+        keras_s += _time_stock_epochs(args, home / "split")[1:]
+    seconds = {"tlcli": statistics.median(tlcli_s), "keras": statistics.median(keras_s)}
+    return {key: round(value, 3) for key, value in seconds.items()} | {
+        "share": round(seconds["tlcli"] / seconds["keras"], 3)
+    }
 
 
-def _stock_epochs(args: argparse.Namespace, split: Path) -> list[float]:
-    """Seconds of epochs of the usual model, from block 11 upwards trained, BatchNorm in inference mode."""
+def _time_stock_epochs(args: argparse.Namespace, split: Path) -> list[float]:
+    """Seconds of two epochs of a stock Keras model, trained from block 11 upwards, BatchNorm in inference mode."""
     size = (args.size, args.size)
     train, val = (
         keras.utils.image_dataset_from_directory(split / name, image_size=size, verbose=False).prefetch(2)
@@ -189,9 +194,9 @@ def _stock_epochs(args: argparse.Namespace, split: Path) -> list[float]:
     model.compile(keras.optimizers.Adam(1e-5), "sparse_categorical_crossentropy", metrics=["accuracy"])
     seconds = []
     for _ in range(2):
-        began = time.perf_counter()
+        started = time.perf_counter()
         model.fit(train, validation_data=val, epochs=1, verbose=0)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - started)
     return seconds
 
 

@@ -1,21 +1,21 @@
-"""The default recipe beside policies fixed in advance: what choosing the depth by validation costs and brings.
+"""Compare the default recipe, which chooses the depth by validation, with policies fixed in advance.
 
-Every cell is a set of images, a number of labelled images a class, and a seed that draws them; about a sixth of the
-labelled ones validate, all others are the test (at most 400 a class). In a cell all recipes run on the same split, one
-after the other, in one process, with one cache.
+A cell is a set of images, a number of labelled images per class, and a seed that selects them. About a sixth of the
+labelled images are for validation. All other images are for the test, at most 400 per class. In a cell, all ways run on
+the same split, one after the other, in one process, with one cache.
 
 - fixed: `head-only`, `two-phase`, `full`, `lp-ft`, `surgical`, and the probe's head with the top 30 % or all of the
-  groups thawed at once, trained like a round of the default recipe;
-- automatic: the default recipe, with several rules for how much a round thaws and when another follows.
+  groups unfrozen at once, trained like a round of the default recipe;
+- automatic: the default recipe, with several rules for the groups per round and for when another round follows.
 
-Three cells have nothing for thawing to find: `shuffled` (flowers with their labels permuted within each split),
+On three sets, unfreezing cannot help: `shuffled` (flowers with their labels permuted within each split),
 `noisy-colours` (shades of three colours, a fifth of the labels wrong) and `three-pictures` (the same with one shade of
-each colour: three pictures, of which a head can say all there is to say). There, kept rounds are false; how many of
-them raised the loss on the test images is counted, too.
+each colour: three distinct images, which a head can separate completely). Rounds that are kept there are false. The
+summary counts them, and how many of them raised the loss on the test images.
 
     python benchmarks/policies.py --data SAMPLES --weights FILE.weights.h5 --json benchmarks/results-policies.json
 
-Finished runs are kept in the JSON file; the same command goes on where it stopped.
+Finished runs are stored in the JSON file; after an interruption, the same command resumes.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from pathlib import Path
 from typing import Any
 
 SIZE = 128
-VAL_SHARE = 0.15 / 0.85
-MOST_TEST = 400
+VAL_FRACTION = 0.15 / 0.85
+MAX_TEST_IMAGES = 400
 SETS = ("clothing", "sign_digits", "tf_flowers", "trashnet")
 SPLITS = {"train", "val", "validation", "test"}
-# Sets that have too few images for 100 labelled ones a class and a test: of these seven in ten are labelled.
+# Sets with too few images for 100 labelled ones per class and a test. Of these, 70 % of the images are labelled.
 SMALL = ("clothing", "sign_digits")
 NULLS = ("shuffled", "noisy-colours", "three-pictures")
 ROUND = ("policy=fixed", "lr=auto", "schedule=one_cycle", "layer_decay=auto", "batch_norm=auto", "epochs=auto")
@@ -48,29 +48,30 @@ HEAD = "head-only"
 
 @dataclass(frozen=True)
 class Way:
-    """One recipe, with settings, and whether it is fixed in advance."""
+    """A recipe with settings. `is_fixed` is true if what it trains is fixed in advance."""
 
     recipe: str
     settings: tuple[str, ...] = ()
     is_fixed: bool = True
 
 
-def _thawed(selection: str) -> Way:
-    return Way(DEFAULT, (*(f"phases.1.{each}" for each in ROUND), f"phases.1.train={selection}"))
+def _fixed(selection: str) -> Way:
+    return Way(DEFAULT, (*(f"phases.1.{setting}" for setting in ROUND), f"phases.1.train={selection}"))
 
 
 def _automatic(*settings: str) -> Way:
-    return Way(DEFAULT, tuple(f"phases.1.{each}" for each in settings), is_fixed=False)
+    return Way(DEFAULT, tuple(f"phases.1.{setting}" for setting in settings), is_fixed=False)
 
 
+# The names are those of the committed results.
 WAYS = {
     "head-only": Way("head-only"),
     "two-phase": Way("two-phase"),
     "full": Way("full"),
     "lp-ft": Way("lp-ft"),
     "surgical": Way("surgical"),
-    "top-30%": _thawed("top:5"),
-    "top-100%": _thawed("all"),
+    "top-30%": _fixed("top:5"),
+    "top-100%": _fixed("all"),
     "30% a round, while the loss halves": _automatic("step=30%", "until.min_relative_gain=0.5"),
     "30% a round, while the loss halves, 80% sure, blended": _automatic(
         "step=30%", "until.min_relative_gain=0.5", "until.confidence=0.8", "interpolate=true"
@@ -121,27 +122,31 @@ def main() -> None:
         if (labelled == 20 or name in NULLS) or (labelled == 0) == (name in SMALL)
     ]
     for cell in cells:
-        known = {run["way"] for run in result["runs"] if all(run[key] == value for key, value in cell.items())}
-        # Fixed ways but the head keep whatever they train.
-        wanted = [way for way in args.ways if cell["set"] not in NULLS or not WAYS[way].is_fixed or way == HEAD]
-        left = [way for way in wanted if way not in known]
-        if left:
-            for run in _in_child(cell | {"ways": left}):
+        finished = {run["way"] for run in result["runs"] if all(run[key] == value for key, value in cell.items())}
+        # Fixed ways other than the head always keep what they train, so they say nothing about false rounds.
+        ways = [way for way in args.ways if cell["set"] not in NULLS or not WAYS[way].is_fixed or way == HEAD]
+        remaining = [way for way in ways if way not in finished]
+        if remaining:
+            for run in _run_in_subprocess(cell | {"ways": remaining}):
                 result["runs"].append(cell | run)
                 args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
                 print(json.dumps(result["runs"][-1]), flush=True)
-    result["summary"] = summary(result["runs"])
+    result["summary"] = summarise(result["runs"])
     args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result["summary"], indent=1))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the sets of images")
-    parser.add_argument("--weights", required=True, help="MobileNetV2 0.35 without its top")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the sets of images")
+    parser.add_argument("--weights", required=True, help="weights of MobileNetV2 0.35 without top")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument(
-        "--labelled", nargs="+", type=int, default=[20, 100, 0], help="a class; 0: seven in ten of small sets"
+        "--labelled",
+        nargs="+",
+        type=int,
+        default=[20, 100, 0],
+        help="labelled images per class; 0 for 70 %% of small sets",
     )
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, default=3)
@@ -150,10 +155,10 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _in_child(job: dict[str, Any]) -> Any:
-    """The runs of one cell, from a process of its own, as they finish."""
-    words = [*sys.argv[1:], "--one", json.dumps(job)]
-    with subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True) as child:
+def _run_in_subprocess(job: dict[str, Any]) -> Any:
+    """Run the ways of a cell in a new process; yield the results as they finish."""
+    options = [*sys.argv[1:], "--one", json.dumps(job)]
+    with subprocess.Popen([sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True) as child:
         for line in child.stdout or ():
             if line.startswith("{"):
                 yield json.loads(line)
@@ -167,10 +172,13 @@ def _run_cell(job: dict[str, Any], args: argparse.Namespace) -> None:
         data = Path(home) / "images"
         lay_out(job, args.data, data)
         for name in job["ways"]:
-            print(json.dumps({"way": name} | finetuned(WAYS[name], data, args.weights, Path(home) / name)), flush=True)
+            print(
+                json.dumps({"way": name} | run_finetune(WAYS[name], data, args.weights, Path(home) / name)), flush=True
+            )
 
 
-def finetuned(way: Way, data: Path, weights: str, out: Path) -> dict[str, Any]:
+def run_finetune(way: Way, data: Path, weights: str, out: Path) -> dict[str, Any]:
+    """Run tlcli in one way; return scores, times and decisions."""
     import keras
 
     from tlcli.train import events
@@ -178,97 +186,97 @@ def finetuned(way: Way, data: Path, weights: str, out: Path) -> dict[str, Any]:
     from tlcli.workflows.request import Request, check_request
 
     settings = ("model.name=mobilenet_v2", "model.arguments.alpha=0.35", f"data.size=[{SIZE},{SIZE}]", *way.settings)
-    # Times are compared, so each trains for itself.
+    # Times are compared, so no way may reuse the results of another.
     settings += ("performance.reuse_results=false",)
     options = {"data.path": str(data), "model.weights": weights}
     keras.backend.clear_session()
-    began = time.perf_counter()
+    started = time.perf_counter()
     request = Request(recipe=way.recipe, settings=settings, options=options, out=out)
-    _, note = finetune.finetune(request, check_request(request), events.ignore)
+    _, record = finetune.finetune(request, check_request(request), events.ignore)
     return {
-        "test": note.scores["test"]["accuracy"],
-        "test_loss": note.scores["test"]["loss"],
-        "val": note.scores["val"]["accuracy"],
-        "test_images": note.scores["test"]["count"],
-        "val_images": note.scores["val"]["count"],
-        "train_images": note.data["counts"]["train"],
-        "wall_s": round(time.perf_counter() - began, 2),
-        "phase_s": round(sum(note.seconds["phases"]), 2),
-        "kept": [phase["kept"] for phase in note.phases[1:]],
-        "sure": [phase["confidence"] for phase in note.phases[1:]],
-        "val_loss": [(phase["loss_before"], phase["val_loss"]) for phase in note.phases[1:]],
-        "val_accuracy": [(phase["accuracy_before"], phase["val_accuracy"]) for phase in note.phases[1:]],
+        "test": record.scores["test"]["accuracy"],
+        "test_loss": record.scores["test"]["loss"],
+        "val": record.scores["val"]["accuracy"],
+        "test_images": record.scores["test"]["count"],
+        "val_images": record.scores["val"]["count"],
+        "train_images": record.data["counts"]["train"],
+        "wall_s": round(time.perf_counter() - started, 2),
+        "phase_s": round(sum(record.seconds["phases"]), 2),
+        "kept": [phase["kept"] for phase in record.phases[1:]],
+        "sure": [phase["confidence"] for phase in record.phases[1:]],
+        "val_loss": [(phase["loss_before"], phase["val_loss"]) for phase in record.phases[1:]],
+        "val_accuracy": [(phase["accuracy_before"], phase["val_accuracy"]) for phase in record.phases[1:]],
     }
 
 
 def lay_out(job: dict[str, Any], source: Path, target: Path) -> None:
-    """The images of a cell as train/, val/ and test/ of class folders."""
-    draw = random.Random(f"{job['set']} {job['labelled']} {job['seed']}")
+    """Lay out the images of a cell as `train/`, `val/` and `test/` with class folders."""
+    rng = random.Random(f"{job['set']} {job['labelled']} {job['seed']}")
     if job["set"] in ("noisy-colours", "three-pictures"):
-        _colours(target, draw, shades=job["set"] == "noisy-colours")
+        _write_colours(target, rng, shades=job["set"] == "noisy-colours")
         return
-    classes = _images(source / ("tf_flowers" if job["set"] == "shuffled" else job["set"]))
+    classes = _images_by_class(source / ("tf_flowers" if job["set"] == "shuffled" else job["set"]))
     parts: dict[str, list[tuple[Path, str]]] = {"train": [], "val": [], "test": []}
     for label, images in sorted(classes.items()):
-        draw.shuffle(images)
+        rng.shuffle(images)
         labelled = job["labelled"] or round(0.7 * len(images))
-        val = max(1, round(VAL_SHARE * labelled))
-        borders = {"val": images[:val], "train": images[val:labelled], "test": images[labelled:][:MOST_TEST]}
-        for name, chosen in borders.items():
-            parts[name] += [(path, label) for path in chosen]
+        val = max(1, round(VAL_FRACTION * labelled))
+        chosen = {"val": images[:val], "train": images[val:labelled], "test": images[labelled:][:MAX_TEST_IMAGES]}
+        for name, paths in chosen.items():
+            parts[name] += [(path, label) for path in paths]
     for name, pairs in parts.items():
         labels = [label for _, label in pairs]
         if job["set"] == "shuffled":
-            draw.shuffle(labels)
+            rng.shuffle(labels)
         for number, ((path, _), label) in enumerate(zip(pairs, labels, strict=True)):
             folder = target / name / label
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{number}{path.suffix}").write_bytes(path.read_bytes())
 
 
-def _images(folder: Path) -> dict[str, list[Path]]:
-    """By class the images of a set, whatever split they come in; of equal files the first."""
-    found: dict[str, list[Path]] = defaultdict(list)
+def _images_by_class(folder: Path) -> dict[str, list[Path]]:
+    """The distinct images of a set by class, regardless of the splits of the set."""
+    images: dict[str, list[Path]] = defaultdict(list)
     seen: set[bytes] = set()
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in {".jpg", ".jpeg", ".png"} and (content := path.read_bytes()) not in seen:
             seen.add(content)
-            found[path.parent.name].append(path)
-    return dict(found)
+            images[path.parent.name].append(path)
+    return dict(images)
 
 
-def _colours(target: Path, draw: random.Random, *, shades: bool) -> None:
-    """Three colours, each picture one of them or a shade of it; one label in five is another's."""
+def _write_colours(target: Path, rng: random.Random, *, shades: bool) -> None:
+    """Write uniform images of three colours, or of shades of them; one label in five is wrong."""
     from PIL import Image, PngImagePlugin
 
     names = ("blue", "green", "red")
     for part, count in (("train", 240), ("val", 60), ("test", 300)):
         for number in range(count):
             true = number % 3
-            shade = [draw.randint(0, 60) if shades else 30 for _ in range(3)]
-            shade[true] = draw.randint(160, 255) if shades else 200
-            label = names[true] if draw.random() < 0.8 else names[(true + draw.choice((1, 2))) % 3]
+            colour = [rng.randint(0, 60) if shades else 30 for _ in range(3)]
+            colour[true] = rng.randint(160, 255) if shades else 200
+            label = names[true] if rng.random() < 0.8 else names[(true + rng.choice((1, 2))) % 3]
             folder = target / part / label
             folder.mkdir(parents=True, exist_ok=True)
-            # Files are told apart by their bytes.
-            name = PngImagePlugin.PngInfo()
-            name.add_text("Title", f"{part} {number}")
-            Image.new("RGB", (SIZE, SIZE), tuple(shade)).save(folder / f"{number}.png", pnginfo=name)
+            # tlcli treats files with the same bytes as copies; a title makes them differ.
+            title = PngImagePlugin.PngInfo()
+            title.add_text("Title", f"{part} {number}")
+            Image.new("RGB", (SIZE, SIZE), tuple(colour)).save(folder / f"{number}.png", pnginfo=title)
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Regret of every way in points of test accuracy, and what it was compared with.
+def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Regret of every way against the best fixed way of each cell, in percentage points of test accuracy.
 
-    The best fixed way of a set is the best by its mean over the seeds: the best of every single cell would be chosen by
-    the chance of its test images.
+    The best fixed way has the highest mean over the seeds. The best of every single run would depend on the chance of
+    its test images.
     """
     fixed = [name for name, way in WAYS.items() if way.is_fixed]
-    mean = _means([run for run in runs if run["set"] not in NULLS], "test")
-    mean = {cell: found for cell, found in mean.items() if found.keys() >= set(fixed)}
-    best = {cell: max(fixed, key=lambda way: mean[cell][way]) for cell in mean}
+    means = _mean_accuracies([run for run in runs if run["set"] not in NULLS])
+    means = {cell: of_cell for cell, of_cell in means.items() if of_cell.keys() >= set(fixed)}
+    best = {cell: max(fixed, key=lambda way: means[cell][way]) for cell in means}
     ways: dict[str, Any] = {}
     for name in WAYS:
-        regrets, share, seeds = _regrets(runs, name, best, fixed)
+        regrets, time_share, count = _regrets(runs, name, best, fixed)
         if not regrets:
             continue
         worst = min(regrets, key=lambda cell: regrets[cell])
@@ -276,12 +284,12 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             "mean_regret": round(100 * statistics.fmean(regrets.values()), 2),
             "worst_regret": round(100 * regrets[worst], 2),
             "worst_at": worst,
-            "share_of_time": round(share, 3),
-            "runs": seeds,
-            **{f"beats_{other}": _beaten(runs, name, other) for other in ("two-phase", "full")},
+            "share_of_time": round(time_share, 3),
+            "runs": count,
+            **{f"beats_{other}": _count_wins(runs, name, other) for other in ("two-phase", "full")},
         }
     return {
-        "cells": {cell: {way: round(value, 4) for way, value in found.items()} for cell, found in mean.items()},
+        "cells": {cell: {way: round(mean, 4) for way, mean in of_cell.items()} for cell, of_cell in means.items()},
         "best_fixed": best,
         "ways": ways,
         "false_keeps": _false_keeps([run for run in runs if run["set"] in NULLS]),
@@ -289,48 +297,57 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _false_keeps(runs: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """By cell and way: runs, those that kept a round, and those whose test loss is above that of the head after it."""
+    """By set and way: runs, runs that kept a round, and those of them with a higher test loss than the head alone."""
     heads = {(run["set"], run["seed"]): run["test_loss"] for run in runs if run["way"] == HEAD}
-    found: dict[str, dict[str, int]] = {}
+    by_way: dict[str, dict[str, int]] = {}
     for run in runs:
         if WAYS[run["way"]].is_fixed:
             continue
-        counts = found.setdefault(f"{run['set']}, {run['way']}", {"runs": 0, "kept": 0, "kept_and_worse": 0})
+        counts = by_way.setdefault(f"{run['set']}, {run['way']}", {"runs": 0, "kept": 0, "kept_and_worse": 0})
         is_worse = run.get("test_loss", 0.0) > heads.get((run["set"], run["seed"]), math.inf)
         counts["runs"] += 1
         counts["kept"] += any(run["kept"])
         counts["kept_and_worse"] += any(run["kept"]) and is_worse
-    return found
+    return by_way
 
 
-def _means(runs: list[dict[str, Any]], key: str) -> dict[str, dict[str, float]]:
-    """By cell and way, the mean over the seeds."""
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+def _cell_name(run: dict[str, Any]) -> str:
+    return f"{run['set']}, {run['labelled'] or 'all'}"
+
+
+def _mean_accuracies(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The mean test accuracy over the seeds, by cell and way."""
+    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        values[f"{run['set']}, {run['labelled'] or 'all'}"][run["way"]].append(float(run[key]))
-    return {cell: {way: statistics.fmean(each) for way, each in ways.items()} for cell, ways in values.items()}
+        scores[_cell_name(run)][run["way"]].append(float(run["test"]))
+    return {cell: {way: statistics.fmean(of_way) for way, of_way in ways.items()} for cell, ways in scores.items()}
 
 
 def _regrets(
     runs: list[dict[str, Any]], name: str, best: dict[str, str], fixed: list[str]
 ) -> tuple[dict[str, float], float, int]:
-    """By cell the mean over the seeds that a way ran with, and its time as a share of that of all fixed ways there."""
-    found = {(f"{run['set']}, {run['labelled'] or 'all'}", run["seed"], run["way"]): run for run in runs}
-    apart: dict[str, list[float]] = defaultdict(list)
+    """Regrets of one way.
+
+    Returns:
+        The regret per cell, mean over the seeds; the time of the way relative to the time of all fixed ways; and the
+        number of runs that were compared.
+    """
+    by_key = {(_cell_name(run), run["seed"], run["way"]): run for run in runs}
+    differences: dict[str, list[float]] = defaultdict(list)
     own_s, fixed_s = 0.0, 0.0
-    for (cell, seed, way), run in found.items():
-        others = [found.get((cell, seed, each)) for each in fixed]
-        if way != name or cell not in best or None in others:
+    for (cell, seed, way), run in by_key.items():
+        fixed_runs = [by_key.get((cell, seed, fixed_way)) for fixed_way in fixed]
+        if way != name or cell not in best or None in fixed_runs:
             continue
-        apart[cell].append(run["test"] - found[cell, seed, best[cell]]["test"])
+        differences[cell].append(run["test"] - by_key[cell, seed, best[cell]]["test"])
         own_s += run["wall_s"]
-        fixed_s += sum(other["wall_s"] for other in others if other)
-    regrets = {cell: statistics.fmean(each) for cell, each in apart.items()}
-    return regrets, own_s / fixed_s if fixed_s else 0.0, sum(len(each) for each in apart.values())
+        fixed_s += sum(fixed_run["wall_s"] for fixed_run in fixed_runs if fixed_run)
+    regrets = {cell: statistics.fmean(of_cell) for cell, of_cell in differences.items()}
+    return regrets, own_s / fixed_s if fixed_s else 0.0, sum(len(of_cell) for of_cell in differences.values())
 
 
-def _beaten(runs: list[dict[str, Any]], way: str, other: str) -> str:
-    """In how many cells, seeds apart, a way had the higher test accuracy, and in how many the same."""
+def _count_wins(runs: list[dict[str, Any]], way: str, other: str) -> str:
+    """Count the pairs of runs on one split in which a way has a higher test accuracy than another, and the ties."""
     scores = {
         (run["set"], run["labelled"], run["seed"], run["way"]): run["test"] for run in runs if run["set"] not in NULLS
     }
@@ -339,7 +356,7 @@ def _beaten(runs: list[dict[str, Any]], way: str, other: str) -> str:
         for key, score in scores.items()
         if key[3] == way and (*key[:3], other) in scores
     ]
-    won, even = sum(mine > theirs for mine, theirs in pairs), sum(mine == theirs for mine, theirs in pairs)
+    won, even = sum(own > others for own, others in pairs), sum(own == others for own, others in pairs)
     return f"{won} of {len(pairs)}, {even} even"
 
 

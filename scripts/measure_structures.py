@@ -1,43 +1,31 @@
-"""Measure the networks of all bundled cards of `keras.applications` and write `models/structures/*.json`.
+"""Measure the networks of all bundled `keras.applications` cards and write `models/structures/*.json`.
 
-Run it after a change to a card, to the measuring, or to the Keras version: `python scripts/measure_structures.py`.
-Only networks without values are built; it takes about half a minute.
+Run it after a change to a card, to the measurement, or to the Keras version: `python scripts/measure_structures.py`.
+It builds networks without weight values and takes about half a minute.
 """
 
 import sys
 from pathlib import Path
 
-import keras
-
 from tlcli.model import structure
-from tlcli.model.graph import measure, weightless
-from tlcli.model.grouping import assign
-from tlcli.model.groups import LayerGroups
+from tlcli.model.graph import build_unweighted, groups_of
 from tlcli.zoo import catalogue
-from tlcli.zoo.card import ModelCard
 
 FOLDER = Path(__file__).resolve().parent.parent / "models" / "structures"
 
 
-def measured(card: ModelCard) -> LayerGroups:
-    """The groups of a card's network at the card's own size."""
-    build = getattr(keras.applications, card.source.removeprefix("keras:"))
-    with weightless():
-        network = build(weights=None, include_top=False, input_shape=(card.size, card.size, 3), **card.arguments)
-    return assign(measure(network), card.groups, name=card.name, input_size=(card.size, card.size))
-
-
 def main() -> None:
-    """Write one file a card, and take away files without one."""
+    """Write one file per card, at the card's own input size, and delete files without a card."""
     cards = [card for card in catalogue.load().values() if card.source.startswith("keras:")]
     for card in cards:
-        groups = measured(card)
-        name = structure.key(card.source, card.arguments, card.groups)
-        path = structure.write(groups, FOLDER / f"{card.name}.json", name)
+        size = (card.size, card.size)
+        groups = groups_of(build_unweighted(card, {}, size), card, size)
+        key = structure.key(card.source, card.arguments, card.groups)
+        path = structure.write(groups, FOLDER / f"{card.name}.json", key)
         sys.stderr.write(f"{path.name}: {len(groups)} groups, {groups.parameters:,} parameters\n")
-    known = {card.name for card in cards}
+    names = {card.name for card in cards}
     for path in FOLDER.glob("*.json"):
-        if path.stem not in known:
+        if path.stem not in names:
             path.unlink()
 
 

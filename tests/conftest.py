@@ -1,4 +1,4 @@
-"""What all tests share: a scrubbed environment, the sample material, the command line, and one finished run."""
+"""Shared fixtures: a clean environment, sample images, the command line, and one finished run."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# How long an example takes says something of the machine, which others may use as well, and nothing of the program.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
-# Quiet TensorFlow's C++ start-up lines; set before any test imports it.
+# The time of an example depends on the load of the machine, so there is no deadline.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+# Silences the start-up messages of TensorFlow. Must be set before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def _offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reaches the internet or finds downloaded weights: the proxy is a closed door, which fails at once."""
+    """Cut the tests off from the internet, by a proxy that refuses connections, and from downloaded weights."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             environment.setenv(name, "http://127.0.0.1:9")
@@ -34,7 +34,7 @@ def _offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Every test has a cache of its own and no settings of the person who runs it."""
+    """Give every test its own cache, and remove the settings of the user."""
     for name in [name for name in os.environ if name.startswith("TLCLI_") and name != "TLCLI_TEST_DATA"]:
         monkeypatch.delenv(name)
     for name in ("NO_COLOR", "COLUMNS"):
@@ -44,7 +44,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a sample set by name. `TLCLI_TEST_DATA` holds folders or tars; skips where there are none."""
+    """Finds the folder of a sample set by name, as a folder or tar in `TLCLI_TEST_DATA`. Skips the test without it."""
     home = Path(os.environ.get("TLCLI_TEST_DATA", CHECKOUT.parent / "shared" / "data"))
     unpacked = tmp_path_factory.mktemp("samples")
 
@@ -56,15 +56,15 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
                 with tarfile.open(archive) as tar:
                     tar.extractall(unpacked, filter="data")
         if not (unpacked / name).is_dir():
-            pytest.skip(f"sample data '{name}' is not in {home} (set TLCLI_TEST_DATA)")
+            pytest.skip(f"no sample data '{name}' in {home} (set TLCLI_TEST_DATA)")
         return unpacked / name
 
     return find
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a command said and how it ended."""
+class CommandResult:
+    """Exit code and output of a command."""
 
     code: int
     stdout: str
@@ -72,30 +72,30 @@ class Told:
 
     @property
     def document(self) -> Any:
-        """Stdout as the one JSON document that it must be."""
+        """Stdout, parsed as one JSON document."""
         return json.loads(self.stdout)
 
 
 @pytest.fixture(scope="session")
-def tlcli() -> Callable[..., Told]:
-    """The command line in this process: `tlcli("plan", folder)`."""
+def tlcli() -> Callable[..., CommandResult]:
+    """Runs the command line in this process: `tlcli("plan", folder)`."""
     from click.testing import CliRunner
 
     from tlcli.cli.main import cli
 
-    def run(*words: object) -> Told:
-        done = CliRunner().invoke(cli, [str(word) for word in words])
-        return Told(done.exit_code, done.stdout, done.stderr)
+    def run(*words: object) -> CommandResult:
+        result = CliRunner().invoke(cli, [str(word) for word in words])
+        return CommandResult(result.exit_code, result.stdout, result.stderr)
 
     return run
 
 
 @pytest.fixture(scope="session")
 def draw() -> Callable[..., Path]:
-    """Write class folders of small pictures that a network can learn: `draw(folder, ["a", "b"], count=4)`.
+    """Writes class folders of small images that a network can learn: `draw(folder, ["a", "b"], count=4)`.
 
-    The pictures are BMP and computed in whole numbers, so that their bytes, and with them the splits, are the same
-    on every machine; 33 is a number with which every class of ten has images in every split.
+    The images are BMP and computed in integers, so their bytes, and with them the splits, are the same on every
+    machine. With the offset 33, every class of ten has images in every split.
     """
     import numpy as np
     from PIL import Image
@@ -106,9 +106,9 @@ def draw() -> Callable[..., Path]:
             (folder / name).mkdir(parents=True)
             for number in range(count):
                 texture = (rows * (label + 2) + columns * (number + 3) + 33) * 37 % 90
-                picture = np.repeat(texture[..., None], 3, axis=2)
-                picture[..., label % 3] += 110 + 5 * (number % 10)
-                Image.fromarray(picture.astype(np.uint8)).save(folder / name / f"{number:02}.bmp")
+                image = np.repeat(texture[..., None], 3, axis=2)
+                image[..., label % 3] += 110 + 5 * (number % 10)
+                Image.fromarray(image.astype(np.uint8)).save(folder / name / f"{number:02}.bmp")
         return folder
 
     return write
@@ -116,7 +116,7 @@ def draw() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Path]) -> Path:
-    """Three classes of ten pictures. Not to be changed: others use them, too."""
+    """Three classes of ten images. Tests share the folder and must not change it."""
     return draw(tmp_path_factory.mktemp("data") / "photos")
 
 
@@ -134,7 +134,7 @@ expect: [seconds.total <= 3600]
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe file that trains a very small network in seconds: the head, then two rounds of thawing at most."""
+    """A recipe file that trains a very small network in seconds: the head, then at most two unfreezing rounds."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(TINY_RECIPE, encoding="utf-8")
     return path
@@ -142,12 +142,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, tlcli: Callable[..., Told], photos: Path, tiny: Path
-) -> tuple[Path, Told]:
-    """The folder of a run of `tiny` on `photos`, and what `finetune --json` said. Not to be changed."""
+    tmp_path_factory: pytest.TempPathFactory, tlcli: Callable[..., CommandResult], photos: Path, tiny: Path
+) -> tuple[Path, CommandResult]:
+    """The folder of a run of `tiny` on `photos`, and the result of `finetune --json`. Tests must not change it."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TLCLI_CACHE", str(tmp_path_factory.mktemp("cache")))
-        said = tlcli("finetune", photos, "--recipe", tiny, "--out", folder, "--json")
-    assert said.code == 0, said.stderr
-    return folder, said
+        result = tlcli("finetune", photos, "--recipe", tiny, "--out", folder, "--json")
+    assert result.code == 0, result.stderr
+    return folder, result

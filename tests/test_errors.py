@@ -1,4 +1,4 @@
-"""Errors: sentences, exit codes, suggestions."""
+"""Errors: texts, exit codes and suggestions."""
 
 import inspect
 
@@ -20,16 +20,16 @@ CODES = {
 
 
 def kinds() -> dict[str, type[TlcliError]]:
-    found = {name: value for name, value in vars(errors).items() if inspect.isclass(value)}
-    return {name: value for name, value in found.items() if issubclass(value, TlcliError) and value is not TlcliError}
+    classes = {name: value for name, value in vars(errors).items() if inspect.isclass(value)}
+    return {name: kind for name, kind in classes.items() if issubclass(kind, TlcliError) and kind is not TlcliError}
 
 
-def test_every_error_has_a_kind_and_the_contracts_exit_code() -> None:
+def test_every_error_has_a_kind_and_the_exit_code_of_the_contract() -> None:
     assert {name: (error.kind, error.exit_code) for name, error in kinds().items()} == CODES
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_the_tree_at_the_top_draws_it(name: str) -> None:
+def test_the_module_docstring_lists_every_error(name: str) -> None:
     (line,) = [line for line in (errors.__doc__ or "").splitlines() if f"─ {name} " in line]
     assert f"exit {CODES[name][1]} " in line
 
@@ -43,16 +43,16 @@ def test_the_tree_at_the_top_draws_it(name: str) -> None:
         ("data.size", "Choose 32.", "data.size: too small. Choose 32."),
     ],
 )
-def test_where_what_and_what_next(where: str, hint: str, sentence: str) -> None:
+def test_the_text_joins_place_message_and_hint(where: str, hint: str, sentence: str) -> None:
     assert str(errors.DataError("too small", where=where, hint=hint)) == sentence
 
 
 @pytest.mark.parametrize("message", ["done.", "really?", "no!"])
-def test_a_sentence_ends_once(message: str) -> None:
+def test_the_text_ends_with_one_punctuation_mark(message: str) -> None:
     assert str(TlcliError(message)) == message
 
 
-def test_all_problems_of_a_recipe_are_told() -> None:
+def test_a_recipe_error_shows_all_problems() -> None:
     first, second = Problem("a:1:1 x", "unknown key", "Did you mean 'y'?"), Problem("a:2:1 z", "is missing")
     error = RecipeError([first, second])
     assert str(error) == "a:1:1 x: unknown key. Did you mean 'y'?\na:2:1 z: is missing."
@@ -61,7 +61,7 @@ def test_all_problems_of_a_recipe_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "known", "said"),
+    ("word", "known", "suggestion"),
     [
         ("epochss", ["epochs", "lr"], "Did you mean 'epochs'?"),
         ("RESNET50", ["ResNet50", "vgg16"], "Did you mean 'ResNet50'?"),
@@ -70,5 +70,5 @@ def test_all_problems_of_a_recipe_are_told() -> None:
         ("a", [], ""),
     ],
 )
-def test_suggestions(word: str, known: list[str], said: str) -> None:
-    assert did_you_mean(word, known) == said
+def test_suggestions(word: str, known: list[str], suggestion: str) -> None:
+    assert did_you_mean(word, known) == suggestion

@@ -2,6 +2,6 @@
 
 __version__ = "0.1.0"
 
-# True in the `tlcli` program, set by its entry point. Only a guarded program may start worker processes: each of them
-# loads the main module of its parent, and an unguarded script would run once more in every one of them.
+# True in the `tlcli` program; its entry point sets it. Only a guarded program may start worker processes: each worker
+# loads the main module of its parent, so an unguarded script would run again in every worker.
 is_program = False

@@ -1,13 +1,13 @@
-"""The error tree. Every mistake of a user, a file or a machine is a TlcliError; bugs keep their own types.
+"""The errors of this program. Errors of a user, a file or a machine are TlcliErrors; bugs raise other types.
 
 TlcliError
-├── UsageError            exit 2   the command line asks for something that cannot be
-├── RecipeError           exit 2   a recipe is wrong; carries all its problems at once
-├── DataError             exit 2   the images or their folders are wrong
-├── ModelError            exit 2   the network, a selection or its layers are wrong
+├── UsageError            exit 2   the command line is invalid
+├── RecipeError           exit 2   a recipe is invalid; carries all problems
+├── DataError             exit 2   the images or their folders are invalid
+├── ModelError            exit 2   the network, a selection of layers or the input size is invalid
 │   └── WeightsError      exit 2   weights are missing, damaged or do not fit
 ├── OutputError           exit 2   the run folder cannot be used
-├── RunError              exit 1   a run started and could not be finished
+├── RunError              exit 1   a run started and failed
 └── ExpectationError      exit 3   an expectation or a gate was not met
 """
 
@@ -18,11 +18,11 @@ from typing import ClassVar
 
 
 class TlcliError(Exception):
-    """A mistake that can be explained in one sentence.
+    """An error that one sentence explains.
 
     Args:
-        message: What is wrong, with the value that was given.
-        where: File, recipe key or option it concerns.
+        message: What is wrong, with the given value.
+        where: The file, recipe key or option.
         hint: What is allowed, and the next step.
     """
 
@@ -39,21 +39,21 @@ class TlcliError(Exception):
 
 
 class UsageError(TlcliError):
-    """The command line asks for something that cannot be."""
+    """The command line is invalid."""
 
     kind = "usage"
     exit_code = 2
 
 
 class DataError(TlcliError):
-    """The images or their folders are wrong."""
+    """The images or their folders are invalid."""
 
     kind = "data"
     exit_code = 2
 
 
 class ModelError(TlcliError):
-    """The network, a selection of its layers, or its input size is wrong."""
+    """The network, a selection of its layers, or its input size is invalid."""
 
     kind = "model"
     exit_code = 2
@@ -73,7 +73,7 @@ class OutputError(TlcliError):
 
 
 class RunError(TlcliError):
-    """A run started and could not be finished."""
+    """A run started and failed."""
 
     kind = "run"
     exit_code = 1
@@ -88,7 +88,7 @@ class ExpectationError(TlcliError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a recipe: `where` is `file:line:column key`."""
+    """One problem of a recipe. `where` is `file:line:column key`."""
 
     where: str
     message: str
@@ -99,7 +99,7 @@ class Problem:
 
 
 class RecipeError(TlcliError):
-    """A recipe is wrong. All problems are collected and shown together."""
+    """A recipe is invalid. Carries all its problems, so that they are shown together."""
 
     kind = "recipe"
     exit_code = 2

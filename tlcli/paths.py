@@ -1,4 +1,4 @@
-"""Bundled files, the cache folder, and files that appear by rename."""
+"""Bundled files, the cache folder, and atomic writes."""
 
 import json
 import os
@@ -12,16 +12,16 @@ from tlcli.errors import OutputError
 
 
 def bundled(kind: Literal["recipes", "models"]) -> Path:
-    """The folder of bundled recipes or model cards: in the wheel inside the package, in a checkout beside it."""
+    """The folder of bundled recipes or model cards: inside the package in a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent
     packaged = package / "_bundled" / kind
     return packaged if packaged.is_dir() else package.parent / kind
 
 
 def cache_dir() -> Path:
-    """The cache folder: `TLCLI_CACHE` if set, else the platform's own place for caches. Not created here."""
-    if chosen := os.environ.get("TLCLI_CACHE"):
-        return Path(chosen).expanduser()
+    """The cache folder: `TLCLI_CACHE` if set, else the cache folder of the platform. It is not created here."""
+    if folder := os.environ.get("TLCLI_CACHE"):
+        return Path(folder).expanduser()
     from platformdirs import user_cache_path
 
     return user_cache_path("tlcli", appauthor=False)
@@ -29,9 +29,9 @@ def cache_dir() -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path` in one rename.
+    """Yield a temporary path; on success the file there replaces `path` in one rename.
 
-    The temporary name keeps the suffix of `path`, since writers such as Keras choose a format by it.
+    The temporary name has the suffix of `path`, because writers such as Keras choose the format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
@@ -46,13 +46,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 with Unix line ends, atomically."""
+    """Write `text` as UTF-8 with Unix line endings, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. Not-a-number is refused: it is not JSON."""
+    """Write `value` as indented JSON, atomically. NaN and infinity raise a ValueError, because JSON has neither."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -63,29 +63,28 @@ def _umask() -> int:
 
 
 def require_new_file(path: Path, option: str, *, outside: Path | None = None) -> None:
-    """Find out before the work what would otherwise be told after it.
+    """Check that a new file can be written, before the work for it starts.
 
     Args:
-        path: The file that is to be written.
-        option: What named it, for messages.
-        outside: A folder that it must not lie in: that of the images.
+        path: The file.
+        option: The option that names it, for messages.
+        outside: The folder of the images, which must not contain the file.
 
     Raises:
-        OutputError: If it exists, lies in there, or cannot be written.
+        OutputError: If the file exists, lies in `outside`, or cannot be written.
     """
     if outside is not None and path.resolve().is_relative_to(outside.resolve()):
-        raise OutputError("would lie among the images", where=str(path), hint=f"Choose a {option} outside {outside}.")
+        raise OutputError("is inside the image folder", where=str(path), hint=f"Choose a {option} outside {outside}.")
     if path.is_dir():
-        raise OutputError("is a folder, a file is expected", where=str(path), hint=f"Name a file for {option}.")
+        raise OutputError("is a folder, not a file", where=str(path), hint=f"Name a file for {option}.")
     if path.exists():
         raise OutputError("the file already exists", where=str(path), hint="Name another file, or remove this one.")
     parent = path.resolve().parent
     if not parent.is_dir():
-        raise OutputError(
-            "there is no such folder", where=str(path.parent), hint=f"Make it, or choose another {option}."
-        )
+        hint = f"Create it, or choose another {option}."
+        raise OutputError("there is no such folder", where=str(path.parent), hint=hint)
     try:
         tempfile.TemporaryFile(dir=parent).close()
     except OSError as error:
-        message = f"nothing can be written there ({error.strerror})"
+        message = f"the folder cannot be written to ({error.strerror})"
         raise OutputError(message, where=str(path.parent), hint=f"Choose another {option}.") from error

@@ -1,8 +1,8 @@
-"""Text for people: foreign names made safe to show, plurals, short numbers and times."""
+"""Text for people: safe display of foreign names, plurals, short numbers and times."""
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    r"""The text with escapes for what a terminal or page would obey instead of showing; `keep` stays as it is.
+    r"""The text with unprintable characters escaped, except those in `keep`.
 
     >>> printable("a\tb\x1b[31m")
     'a\\x09b\\x1b[31m'
@@ -11,22 +11,22 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def _escaped(char: str) -> str:
-    """A character as an escape; what Python keeps of a byte of a file name that was no UTF-8 as that byte."""
+    """The escape for a character. A surrogate that stands for a byte of a file name becomes the escape of the byte."""
     code = ord(char)
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\x{code:02x}"
 
 
-def plural(count: int, one: str) -> str:
-    """A number of things, in the plural where it is not one.
+def plural(count: int, singular: str) -> str:
+    """A count with its noun, in the plural unless the count is 1.
 
-    >>> counted(1, "image"), counted(0, "image"), counted(1200, "image")
+    >>> plural(1, "image"), plural(0, "image"), plural(1200, "image")
     ('1 image', '0 images', '1200 images')
     """
-    return f"{count} {one}{'s' * (count != 1)}"
+    return f"{count} {singular}{'s' * (count != 1)}"
 
 
 def encodable(text: str) -> str:
-    r"""The text with escapes for bytes of a file name that were no UTF-8.
+    r"""The text with escapes for bytes of a file name that are not valid UTF-8, so that it can be encoded.
 
     >>> encodable("caf\udce9")
     'caf\\xe9'
@@ -35,9 +35,9 @@ def encodable(text: str) -> str:
 
 
 def compact(value: float) -> str:
-    """A number in three digits.
+    """A number with three digits and a unit prefix.
 
-    >>> [count(950), count(1234), count(2257984), count(999_950), count(3.1e9)]
+    >>> [compact(950), compact(1234), compact(2257984), compact(999_950), compact(3.1e9)]
     ['950', '1.23 k', '2.26 M', '1.00 M', '3.10 G']
     """
     if abs(value) < 999.5:
@@ -47,7 +47,7 @@ def compact(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """A duration in seconds as text, with minutes and hours.
 
     >>> [duration(3.21), duration(59.97), duration(75.4), duration(4000)]
     ['3.2 s', '1 min 00 s', '1 min 15 s', '1 h 06 min']

@@ -51,7 +51,7 @@ def test_a_clean_folder(tlcli: Callable, data: Path) -> None:
     said = tlcli("check", data, *SIZE)
     assert said.code == 0
     assert "nothing was found" in said.stdout
-    assert "24 images" in said.stdout.splitlines()[0]
+    assert "24 readable images" in said.stdout.splitlines()[0]
     assert "decoding: 24 of 24" in said.stderr
 
 
@@ -107,10 +107,10 @@ def test_quarantine_and_exclude(tlcli: Callable, data: Path, tmp_path: Path, mon
     said = tlcli("check", data, *SIZE, "--quarantine", "bad.txt")
     lines = Path("bad.txt").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if not line.startswith("#")] == [
-        "cat/00.png\tthe same as dog/copy.png, under another class",
-        "cat/broken.jpg\tcannot be read: not an image of a format that is read (JPEG, PNG, GIF, BMP, WebP, TIFF)",
+        "cat/00.png\tthe same as dog/copy.png, in another class",
+        "cat/broken.jpg\tcannot be read: not a valid JPEG, PNG, GIF, BMP, WebP or TIFF image",
         "cat/copy.png\ta copy of cat/01.png",
-        "dog/copy.png\tthe same as cat/00.png, under another class",
+        "dog/copy.png\tthe same as cat/00.png, in another class",
     ]
     command = next(line for line in said.stdout.splitlines() if line.startswith("use it"))
     assert command.endswith(f"tlcli finetune {data} --exclude bad.txt --set 'data.size=[32,32]'")
@@ -160,13 +160,13 @@ def test_finetune_warns_of_what_costs_nothing_to_find(tlcli: Callable, data: Pat
         path.unlink()
     words = ("plan", data, *RANDOM, "--json")
     warnings = " ".join(tlcli(*words).document["data"]["warnings"])
-    assert "differ only by case, white space or Unicode form: 'Cat' and 'cat'. Join" in warnings
+    assert "differ only by case, white space or Unicode form: 'Cat' and 'cat'. Merge" in warnings
     assert "fewer than 10 different images: 'dog' (2)" in warnings
     assert "class 'Cat' has 12 images, 'dog' only 2" in warnings
 
 
 CASES: dict[str, tuple[Callable[[Path, Path], list[Any]], list[str]]] = {
-    "no folder": (lambda data, _: ["check", data.parent / "dta"], ["dta: DATA is not there", "'data'"]),
+    "no folder": (lambda data, _: ["check", data.parent / "dta"], ["dta: no such folder (given as DATA)", "'data'"]),
     "a file": (
         lambda data, _: ["check", data / "cat" / "00.png"],
         ["DATA is a file", "one folder of images per class"],
@@ -181,20 +181,20 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[Any]], list[str]]] = {
     ),
     "page among the images": (
         lambda data, _: ["check", data, "--html", data / "page.html"],
-        ["would lie among the images", "--html outside"],
+        ["is inside the image folder", "--html outside"],
     ),
     "list among the images": (
         lambda data, _: ["check", data, "--quarantine", data / "cat" / "bad.txt"],
-        ["would lie among the images", "--quarantine outside"],
+        ["is inside the image folder", "--quarantine outside"],
     ),
-    "page is a folder": (lambda data, place: ["check", data, "--html", place], ["is a folder, a file is expected"]),
+    "page is a folder": (lambda data, place: ["check", data, "--html", place], ["is a folder, not a file"]),
     "page in no folder": (
         lambda data, place: ["check", data, "--html", place / "no" / "page.html"],
         ["there is no such folder", "another --html"],
     ),
     "page where nothing can be written": (
         lambda data, _: ["check", data, "--html", "/proc/page.html"],
-        ["/proc: nothing can be written there"],
+        ["/proc: the folder cannot be written to"],
     ),
     "page that is there": (
         lambda data, place: ["check", data, "--html", _written(place / "page.html")],
@@ -215,7 +215,7 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[Any]], list[str]]] = {
     ),
     "a line that is no path": (
         lambda data, place: ["plan", data, "--exclude", _written(place / "bad.txt", "cat/00.png\n/x.png\n")],
-        ["bad.txt:2: is no path relative to DATA (got '/x.png')"],
+        ["bad.txt:2: is not a path relative to DATA (got '/x.png')"],
     ),
     "unknown severity": (lambda data, _: ["check", data, "--fail-on", "errors"], ["--fail-on", "'errors'"]),
 }
@@ -286,7 +286,7 @@ def test_a_list_that_takes_all_of_a_class(
     Image.new("RGB", (60, 60), "red").save(data / "cow" / "6.png")
     said = tlcli("check", data, *SIZE, "--quarantine", "bad.txt")
     use = next(line for line in said.stdout.splitlines() if line.startswith("use it"))
-    assert use.endswith("take lines out, or add images: fewer than two classes are left")
+    assert use.endswith("remove lines from the list, or add images: fewer than two classes are left")
     assert "Use:" not in Path("bad.txt").read_text(encoding="utf-8")
     # The picture of one class comes back, and that of another: the command that is printed has to do.
     shutil.rmtree(data / "dog")
@@ -326,7 +326,7 @@ def test_class_folders_that_no_list_can_help(
     (data / "dog").rename(data / "d\tog")
     said = tlcli("check", data, *SIZE, "--quarantine", "bad.txt")
     use = next(line for line in said.stdout.splitlines() if line.startswith("use it"))
-    assert use.endswith("rename the class folders named above, which training refuses")
+    assert use.endswith("rename the class folders named above; training refuses them")
     assert "Use:" not in Path("bad.txt").read_text(encoding="utf-8")
 
 

@@ -95,12 +95,12 @@ DATA_CASES = {
     "no folder": (lambda p: ["plan", p.path / "phots"], ["phots", "no such folder"]),
     "mistyped folder": (lambda p: ["plan", p.photos.parent / "phots"], ["no such folder", "'photos'"]),
     "folder without images": (lambda p: ["plan", p.path], ["holds no images"]),
-    "no class folders": (lambda p: ["plan", no_class_folders(p)], ["1 images but no class folders"]),
+    "no class folders": (lambda p: ["plan", no_class_folders(p)], ["1 image but no class folders"]),
     "one class": (lambda p: ["plan", p.draw(p.path / "x", ["cat"])], ["only one class", "'cat'"]),
     "a class with one image": (lambda p: ["plan", a_class_with_one_image(p)], ["'red'", "got 1, at least 2"]),
     "a run for images": (lambda p: ["plan", p.finished], ["the folder of a run, not of images", "tlcli evaluate"]),
     "check a run": (lambda p: ["check", p.finished], ["the folder of a run, not of images"]),
-    "a file for a folder": (lambda p: ["plan", p.file("photo.jpg")], ["is a file, a folder is expected"]),
+    "a file for a folder": (lambda p: ["plan", p.file("photo.jpg")], ["is a file, not a folder"]),
     "no folder named": (lambda _: ["plan"], ["no image folder given"]),
     "val with other classes": (lambda p: ["plan", val_with_other_classes(p)], ["lacks dog", "also has dgo"]),
     "unknown class": (
@@ -114,9 +114,9 @@ DATA_CASES = {
 }
 MODEL_CASES = {
     "mistyped model": (lambda p: ["plan", p.photos, "-m", "mobilnet_v2"], ["'mobilnet_v2'", "'mobilenet_v2'"]),
-    "unknown source": (lambda p: ["plan", p.photos, "-m", "hub:x"], ["'hub:' are not taken"]),
+    "unknown source": (lambda p: ["plan", p.photos, "-m", "hub:x"], ["'hub:' are not supported"]),
     "no model file": (lambda p: ["plan", p.photos, "-m", "mine.keras"], ["mine.keras", "no such file"]),
-    "damaged model file": (lambda p: ["plan", p.photos, "-m", p.file("a.keras")], ["a.keras", "is no Keras model"]),
+    "damaged model file": (lambda p: ["plan", p.photos, "-m", p.file("a.keras")], ["a.keras", "is not a Keras model"]),
     "size below the network's": (
         lambda p: ["plan", p.photos, "--set", "data.size=[16,16]"],
         ["data.size", "at least 32 × 32", "16 × 16"],
@@ -154,11 +154,11 @@ RECIPE_CASES = {
     ),
     "said twice": (
         lambda p: ["plan", p.photos, "--budget", "10m", "--set", "performance.budget=5m"],
-        ["--set performance.budget=5m", "is said by --budget, too"],
+        ["--set performance.budget=5m", "is also set by --budget"],
     ),
     "two models": (
         lambda p: ["plan", p.photos, *SMALL, "--set", "model.name=resnet50"],
-        ["is said by --model, too"],
+        ["is also set by --model"],
     ),
     "bad expectation": (lambda p: ["plan", p.photos, "--set", "expect=[good]"], ["expect", "'good'"]),
 }
@@ -191,7 +191,7 @@ RUN_CASES = {
         ["interrupted", "tlcli finetune --resume"],
     ),
     "predict a missing file": (lambda p: ["predict", p.finished, "no.jpg"], ["no.jpg: there is no such file"]),
-    "predict an empty folder": (lambda p: ["predict", p.finished, p.path], ["holds no pictures"]),
+    "predict an empty folder": (lambda p: ["predict", p.finished, p.path], ["holds no images"]),
     "a damaged classifier": (
         lambda p: ["predict", p.file("model.keras"), p.photos],
         ["model.keras", "is not a classifier"],

@@ -90,13 +90,13 @@ def test_the_plan_says_what_is_stored(
     small = stored(tlcli(*words, "--set", "performance.cache_budget=200kB"))
     assert small[:2] == ["pooled, < 1 MB", "–"]
     assert " ".join(small[2:]) == (
-        "fine-tune: frozen layers are computed anew in every epoch: stored activations take more than 200kB"
+        "fine-tune: frozen layers are computed anew in every epoch: the features exceed the cache budget of 200kB"
     )
 
 
 def test_what_is_stored_stands_in_the_json(tlcli: Callable, photos: Path) -> None:
     words = ["plan", photos, "--json", "--recipe", "two-phase", "--model", "mobilenet_v2"]
-    keys = ("frontier", "views", "cache_bytes", "why_live")
+    keys = ("cut_point", "views", "cache_bytes", "uncached_reason")
     plan = tlcli(*words).document
     found = [tuple(phase[key] for key in keys) for phase in plan["phases"]]
     # One of each image, the others of the 20 that are trained on.
@@ -108,7 +108,7 @@ def test_what_is_stored_stands_in_the_json(tlcli: Callable, photos: Path) -> Non
     phase = tlcli(*gradual).document["phases"][1]
     sizes = [plan["groups"][-(1 + rounds * 7)]["activation_bytes"] for rounds in (1, 2)]
     # The third round trains everything, and so do two more.
-    assert (phase["steps"], phase["frontier"], phase["why_live"]) == (5, "block10", "")
+    assert (phase["steps"], phase["cut_point"], phase["uncached_reason"]) == (5, "block10", "")
     assert phase["cache_bytes"] == sum(sizes) * renderings
     live = tlcli(*words, "--set", "performance.cache=off").document
     assert [tuple(phase[key] for key in keys) for phase in live["phases"]] == [("top", 0, 0, ""), ("block15", 0, 0, "")]

@@ -65,7 +65,7 @@ def test_the_card_says_what_it_is(made: Made) -> None:
     assert card["arguments"] == {"alpha": 0.25}
     assert (card["size"], card["min_size"], card["preprocessing"]) == (32, 32, "tf")
     assert card["parameters"] == 218_544
-    assert card["data"] == "64 pictures of 'heap' without labels"
+    assert card["data"] == "64 images of 'heap' without labels"
     assert card["licence"] == "yours"
     assert [group["name"] for group in card["groups"]] == ["stem", "block{1}"]
     weights = made.card.with_name(card["weights"])
@@ -76,8 +76,8 @@ def test_the_page_says_how_it_came_about_and_no_path_of_this_machine(made: Made,
     text = made.card.with_suffix(".md").read_text(encoding="utf-8")
     for part in (
         "2011.10566",
-        "64 pictures of 'heap'",
-        "128, repetitions counted, in 4 steps",
+        "64 images of 'heap'",
+        "128 (repetitions included) in 4 steps",
         "mine.png",
         "## Limits",
     ):
@@ -99,7 +99,7 @@ def test_what_the_command_said(made: Made, heap: Path) -> None:
     assert re.search(r"loss -?\d\.\d{3} → -?\d\.\d{3}, ", out)
     assert "1 unreadable files were left out" in out
     assert f"warning: left out {heap}/broken.jpg: " in err
-    assert "left out 1 of 65 pictures that are copies of others" in err
+    assert "left out 1 of 65 images: copies of other images" in err
     assert len(re.findall(r"^ +[12]/2  loss -?0\.\d{4}  spread 0\.04\d\d ", err, re.MULTILINE)) == 2
     assert "pretraining:" not in err, "a line for each epoch is enough"
 
@@ -118,8 +118,9 @@ def test_other_commands_take_the_card(made: Made, photos: Path, tlcli: Callable,
 
 def job(heap: Path, out: Path, *, stop_at: str | None = None, **asked: Any) -> tuple[PretrainResult, list[str]]:
     """The same pretraining as `made`, below the command line; returns it with the lines it told."""
-    from tlcli.pretrain import request, run
+    from tlcli.pretrain import request
     from tlcli.train.events import Event, Noticed
+    from tlcli.workflows import pretrain as workflow
 
     told: list[str] = []
 
@@ -132,7 +133,7 @@ def job(heap: Path, out: Path, *, stop_at: str | None = None, **asked: Any) -> t
     usual = {"model": "mobilenet", "weights": "random", "settings": ("model.arguments.alpha=0.25",)}
     short = {"size": 32, "epochs": 2, "batch": 32}
     task = request.check_request(request.PretrainRequest(out=out, unlabelled=heap, **(usual | short | asked)))
-    return run.pretrain(task, observe), told
+    return workflow.pretrain(task, observe), told
 
 
 @pytest.mark.slow
@@ -142,7 +143,7 @@ def test_interrupted_the_same_command_ends_the_same(made: Made, heap: Path, tmp_
         job(heap, out, stop_at=" 2/2 ")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.unfinished"]
     done, told = job(heap, out)
-    assert any("going on after epoch 1" in line for line in told)
+    assert any("resuming after epoch 1" in line for line in told)
     assert sum(" loss " in line for line in told) == 1
     wanted = yaml.safe_load(made.card.read_text(encoding="utf-8"))
     assert done.card.sha256 == wanted["sha256"]
@@ -162,12 +163,12 @@ def test_it_goes_on_from_a_card_replaces_it_and_says_so(
     document = said.document
     assert document["card"] == str(card)
     assert document["files"] == [str(tmp_path / f"mine{end}") for end in (".weights.h5", ".png", ".md", ".yaml")]
-    assert (document["pictures"], document["unreadable"], document["steps"], document["seed"]) == (64, 1, 4, 3)
+    assert (document["images"], document["unreadable"], document["steps"], document["seed"]) == (64, 1, 4, 3)
     assert [point["images"] for point in document["points"]] == [64, 128]
     after = yaml.safe_load(card.read_text(encoding="utf-8"))
     assert after["sha256"] == document["sha256"] != before["sha256"]
     assert after["arguments"] == before["arguments"]
-    assert after["data"] == f"64 pictures of 'heap' without labels, going on from weights trained on {before['data']}"
+    assert after["data"] == f"64 images of 'heap' without labels, starting from weights trained on {before['data']}"
     assert after["licence"] == "yours, on weights under yours"
 
 
@@ -184,7 +185,7 @@ class Place:
 
 
 CASES: dict[str, tuple[Callable[[Place], list[object]], list[str]]] = {
-    "no pictures": (lambda p: ["-o", p.path / "x"], ["UNLABELLED", "no pictures were named", "--synthetic"]),
+    "no pictures": (lambda p: ["-o", p.path / "x"], ["UNLABELLED", "no folder of images given", "--synthetic"]),
     "both": (lambda p: [p.heap, "--synthetic", "-o", p.path / "x"], ["exclude each other"]),
     "no folder": (lambda p: [p.path / "no", "-m", "mobilenet", "-o", p.path / "x"], ["no such folder"]),
     "epochs of drawn": (lambda p: ["--synthetic", "--epochs", 3, "-o", p.path / "x"], ["--epochs", "--images"]),
@@ -195,7 +196,7 @@ CASES: dict[str, tuple[Callable[[Place], list[object]], list[str]]] = {
         lambda p: [p.heap, "-o", p.file("x.weights.h5").parent / "x"],
         ["x.weights.h5", "--overwrite"],
     ),
-    "out among the pictures": (lambda p: [p.heap, *TINY, "-o", p.heap / "x"], ["among the pictures"]),
+    "out among the pictures": (lambda p: [p.heap, *TINY, "-o", p.heap / "x"], ["lies inside the folder of images"]),
     "out below a file": (lambda p: [p.heap, *TINY, "-o", p.file("f") / "x"], ["/f: is a file"]),
     "no name for a card": (lambda p: [p.heap, *TINY, "-o", p.path / "my net"], ["'my net'"]),
     "no such model": (lambda p: [p.heap, "-m", "mobilnet", "-o", p.path / "x"], ["'mobilnet'", "'mobilenet'"]),
@@ -207,7 +208,7 @@ CASES: dict[str, tuple[Callable[[Place], list[object]], list[str]]] = {
     ),
     "too few pictures": (
         lambda p: [p.heap / "a", *TINY, "--size", 32, "-o", p.path / "x"],
-        ["too few different readable pictures", "got 16, at least 32"],
+        ["too few distinct readable images (got 16", "At least 32"],
     ),
     "batch of one": (lambda p: [p.heap, "--batch-size", 1, "-o", p.path / "x"], ["--batch-size"]),
 }

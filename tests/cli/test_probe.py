@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from tlcli.cli import probe
 from tlcli.model import graph
-from tlcli.train.depth_probe import Depth, NetworkComparison, NetworkProbe, ProbeResult, lead
+from tlcli.train.depth_probe import Depth, NetworkComparison, NetworkProbe, ProbeResult, compare_losses
 from tlcli.zoo import catalogue
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "probe.md").read_text(encoding="utf-8")
@@ -142,7 +142,7 @@ def finished(
         Depth(f"{group}{number}", 2048, share, 2 - number, 0.03, loss, 0.123, 0.987)
         for number, (share, loss) in enumerate(zip((0.1, 0.5, 1.0), losses, strict=True))
     )
-    over_top = lead([0.2, 0.3, 0.4], [0.3, 0.4, 0.6])
+    over_top = compare_losses([0.2, 0.3, 0.4], [0.3, 0.4, 0.6])
     models = tuple(
         NetworkProbe(name, "card (a)", (32, 32), depths, over_top, {"features": 1.0, "probes": 61.0}) for name in names
     )

@@ -1,4 +1,4 @@
-"""For every card: the classifier that is trained has the layers that the plan spoke of, and freezing reaches them."""
+"""For every card: freezing the classifier leaves exactly the planned parameters trainable."""
 
 import inspect
 
@@ -17,7 +17,7 @@ from tlcli.zoo.sources import applications
 
 CARDS = catalogue.load()
 CLASSES = ("a", "b", "c")
-# One network of each family is looked at every time, its larger sisters with the slow tests.
+# Larger networks of families whose smallest member is always tested. They are slow tests.
 LARGER = {
     *("convnext_small", "convnext_base", "convnext_large", "convnext_xlarge", "densenet169", "densenet201"),
     *(f"efficientnet_b{number}" for number in range(1, 8)),
@@ -41,24 +41,24 @@ def _parameters(variables):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGER else ()) for name in sorted(CARDS)]
 )
-def test_freezing_reaches_exactly_the_planned_layers(name):
+def test_exactly_the_planned_layers_are_trainable(name):
     card = CARDS[name]
     size = (card.size, card.size)
     groups = graph.measure_groups(card, {}, size)
     with weightless():
         network = applications.architecture(card, size=size, arguments={})
-        built = Backbone(card, network, size, "none", "")
-        made = classifier.assemble(built, HeadSpec(), classes=CLASSES, resize="crop")
+        backbone = Backbone(card, network, size, "none", "")
+        assembled = classifier.assemble(backbone, HeadSpec(), classes=CLASSES, resize="crop")
     head = plan.head_parameters_of(HeadSpec(), groups, len(CLASSES))
-    assert _parameters(freeze.apply(made, frozenset(), batch_norm="frozen")) == head
+    assert _parameters(freeze.set_trainable(assembled, frozenset(), batch_norm="frozen")) == head
     for selection in ("top:1", "top:30%", "all"):
-        chosen = select(selection, groups).layers
-        trained = freeze.apply(made, chosen, batch_norm="affine")
-        planned = sum(layer.trainable_parameters for layer in groups.layers if layer.name in chosen)
+        layers = select(selection, groups).layers
+        trained = freeze.set_trainable(assembled, layers, batch_norm="affine")
+        planned = sum(layer.trainable_parameters for layer in groups.layers if layer.name in layers)
         assert _parameters(trained) == planned + head, selection
     with_norms = _parameters(trained)
-    without_norms = _parameters(freeze.apply(made, chosen, batch_norm="frozen"))
-    planned_without = plan.trained_parameters(groups, chosen, batch_norm="frozen") + head
+    without_norms = _parameters(freeze.set_trainable(assembled, layers, batch_norm="frozen"))
+    planned_without = plan.trained_parameters(groups, layers, batch_norm="frozen") + head
     assert without_norms == planned_without
     has_norms = any(group.batch_norms for group in groups.groups)
     assert (without_norms < with_norms) == has_norms

@@ -1,4 +1,4 @@
-"""What the documents say: every recipe and key is there, every command in them is one, every example holds."""
+"""The documentation: it has every recipe and key, its commands exist, and its examples work."""
 
 import doctest
 import importlib
@@ -22,25 +22,26 @@ RECIPES = (CHECKOUT / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 
 def models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """All Pydantic models in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
         yield from models_in(argument)
 
 
-def keys(model: type[BaseModel] = Recipe, above: str = "") -> Iterator[tuple[str, str]]:
-    """Every key of the schema with the section it stands in."""
+def keys(model: type[BaseModel] = Recipe, section: str = "") -> Iterator[tuple[str, str]]:
+    """Every key of the schema, after its section."""
     for name, field in model.model_fields.items():
-        yield above, name
-        for below in models_in(field.annotation):
-            yield from keys(below, name)
+        yield section, name
+        for nested in models_in(field.annotation):
+            yield from keys(nested, name)
 
 
 KEYS = list(keys())
 
 
 def documented() -> Iterator[list[str]]:
-    """The words of every `tlcli …` line in the documents' code blocks."""
+    """The words of every `tlcli …` line in the code blocks of the documentation."""
     for path in (CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *(CHECKOUT / "docs").rglob("*.md")):
         for block in re.findall(r"^```sh\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
             for line in block.splitlines():
@@ -60,19 +61,19 @@ def recipe_examples() -> Iterator[list[str]]:
 
 
 def parsed(words: list[str]) -> click.Context:
-    """Read a command line as the program would, without running it."""
+    """Parse a command line without running it."""
     context = cli.make_context("tlcli", list(words))
     command: click.Command = cli
     while isinstance(command, click.Group):
         rest = [*context._protected_args, *context.args]
-        name, found, rest = command.resolve_command(context, rest)
-        assert found is not None
-        command, context = found, found.make_context(name, rest, parent=context)
+        name, subcommand, rest = command.resolve_command(context, rest)
+        assert subcommand is not None
+        command, context = subcommand, subcommand.make_context(name, rest, parent=context)
     return context
 
 
 @pytest.mark.parametrize("name", load.names())
-def test_every_recipe_stands_in_the_readme(name: str) -> None:
+def test_every_recipe_is_in_the_readme(name: str) -> None:
     assert f"| `{name}` |" in README
     assert load.load(name).description
 
@@ -82,30 +83,30 @@ def test_there_are_nine_recipes() -> None:
     assert len(re.findall(r"^\| `[a-z-]+` \|", README, re.MULTILINE)) == 9
 
 
-def test_the_walk_saw_the_whole_schema() -> None:
+def test_keys_covers_the_whole_schema() -> None:
     assert len(KEYS) > 60
     assert {"units", "min_delta", "cache_budget", "label_smoothing"} <= {name for _, name in KEYS}
 
 
 @pytest.mark.parametrize(("section", "name"), KEYS, ids=[".".join(filter(None, key)) for key in KEYS])
-def test_every_key_stands_in_the_recipe_page(section: str, name: str) -> None:
-    """Keys at the top as they are written or as a heading, others in the part of their section."""
+def test_every_key_is_on_the_recipe_page(section: str, name: str) -> None:
+    """Top-level keys as a heading or a line of a recipe, other keys in the part of their section."""
     parts = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", RECIPES, re.DOTALL | re.MULTILINE))
     if not section:
         assert name in parts or re.search(rf"^{name}:", RECIPES, re.MULTILINE)
         return
-    # hidden layers and `until` are told in the line of their section.
-    home = {"hidden": "head", "until": "phases"}.get(section, section)
-    assert re.search(rf"`[^`]*\b{name}\b[^`]*`|\b{name}\b \(", parts[home]), f"{name} is not in '## {home}'"
+    # Keys of hidden layers and of `until` are documented in the section that contains them.
+    part = {"hidden": "head", "until": "phases"}.get(section, section)
+    assert re.search(rf"`[^`]*\b{name}\b[^`]*`|\b{name}\b \(", parts[part]), f"{name} is not in '## {part}'"
 
 
-def test_there_are_many_command_lines_in_the_documents() -> None:
+def test_the_documentation_has_command_lines() -> None:
     assert len(LINES) >= 18
     assert len(list(recipe_examples())) >= 6
 
 
 @pytest.mark.parametrize("words", [*LINES, *recipe_examples()], ids=" ".join)
-def test_every_documented_command_line_is_one(words: list[str]) -> None:
+def test_every_documented_command_line_is_valid(words: list[str]) -> None:
     context = parsed(words)
     assert context.command.callback is not None
     settings = context.params.get("settings", ())
@@ -113,17 +114,15 @@ def test_every_documented_command_line_is_one(words: list[str]) -> None:
     load.load(recipe if recipe in load.names() else load.DEFAULT, settings=settings)
 
 
-def test_the_parser_of_this_test_refuses_what_is_wrong() -> None:
+def test_parsed_refuses_an_invalid_command_line() -> None:
     with pytest.raises(click.UsageError):
         parsed(["finetune", "photos/", "--modle", "x"])
 
 
-def test_models_in_the_readme_have_cards() -> None:
+def test_networks_in_the_readme_have_cards() -> None:
     from tlcli.zoo import catalogue
 
-    named = {match for match in re.findall(r"--model (\w+)(?![\w.])", README)} | set(
-        re.findall(r"tlcli inspect (\w+)", README)
-    )
+    named = {*re.findall(r"--model (\w+)(?![\w.])", README), *re.findall(r"tlcli inspect (\w+)", README)}
     named.discard("my_network")
     assert len(named) >= 3
     assert named <= set(catalogue.load())
@@ -131,13 +130,13 @@ def test_models_in_the_readme_have_cards() -> None:
 
 
 def test_files_of_a_run_are_those_of_the_readme(finished: tuple) -> None:
-    part = README.partition("## What a run leaves behind")[2].partition("`status`")[0]
+    part = README.partition("## The run folder")[2].partition("`status`")[0]
     listed = set(re.findall(r"^  ([\w.]+)  ", part, re.MULTILINE))
     assert listed == {path.name for path in finished[0].iterdir()}
 
 
-def leads_somewhere(link: str) -> bool:
-    """To a file, and where it names a heading of it, to one that is there."""
+def is_valid_link(link: str) -> bool:
+    """True if the file exists and has the linked heading, if there is one."""
     name, _, anchor = link.partition("#")
     path = CHECKOUT / name
     if not path.exists() or not anchor:
@@ -146,19 +145,19 @@ def leads_somewhere(link: str) -> bool:
     return anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
 
 
-def test_the_readme_links_to_files_that_are_there() -> None:
+def test_links_of_the_readme_are_valid() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert len(links) >= 4
-    assert [link for link in links if not leads_somewhere(link)] == []
+    assert [link for link in links if not is_valid_link(link)] == []
 
 
 @pytest.mark.parametrize("page", sorted((CHECKOUT / "docs").rglob("*.md")), ids=lambda path: path.stem)
-def test_pages_link_to_pages_that_are_there(page: Path) -> None:
+def test_links_of_the_pages_lead_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
-def test_the_plain_keras_example_of_the_readme_runs(
+def test_the_plain_keras_example_of_the_readme_works(
     finished: tuple, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     code = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)[0]
@@ -172,7 +171,7 @@ def test_the_plain_keras_example_of_the_readme_runs(
     assert 1 / 3 <= float(probability) <= 1
 
 
-def test_examples_in_docstrings_hold() -> None:
+def test_examples_in_docstrings_are_right() -> None:
     sources = [path for path in (CHECKOUT / "tlcli").rglob("*.py") if ">>> " in path.read_text(encoding="utf-8")]
     attempted = 0
     for path in sources:

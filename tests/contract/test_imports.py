@@ -1,4 +1,4 @@
-"""What a command may load: help nothing heavy, and what only looks no Keras."""
+"""Imports of the commands: help loads no large package, and commands without training load no Keras."""
 
 import json
 import os
@@ -13,25 +13,25 @@ HEAVY = ("keras", "tensorflow", "numpy", "sklearn", "h5py", "PIL", "pydantic")
 NETWORKS = ("keras", "tensorflow", "jax", "torch", "sklearn")
 BUDGET_S = 0.25
 
-# Runs the command line as the program does, then tells on the last line of stderr which modules are there.
+# Runs the command line, then prints exit code and loaded modules on the last line of stderr.
 PROBE = """
 import json, sys
 from tlcli.cli.main import cli
 try:
     cli.main(sys.argv[1:])
-except SystemExit as done:
+except SystemExit as exited:
     sys.stdout.flush()
-    print(json.dumps({"code": done.code or 0, "modules": sorted(sys.modules)}), file=sys.stderr)
+    print(json.dumps({"code": exited.code or 0, "modules": sorted(sys.modules)}), file=sys.stderr)
 """
 
 
 def loaded(*words: object, code: int = 0) -> set[str]:
-    """The modules in memory after a command that ends with that exit code."""
+    """The modules that a command loads. The command must end with exit code `code`."""
     command = [sys.executable, "-c", PROBE, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = json.loads(done.stderr.splitlines()[-1])
-    assert found["code"] == code, done.stderr
-    return set(found["modules"])
+    report = json.loads(done.stderr.splitlines()[-1])
+    assert report["code"] == code, done.stderr
+    return set(report["modules"])
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:
@@ -70,14 +70,14 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     ],
     ids=" ".join,
 )
-def test_looking_loads_no_keras(words: list[str]) -> None:
+def test_inspect_zoo_and_recipe_load_no_keras(words: list[str]) -> None:
     assert set(NETWORKS) & loaded(*words) == set()
 
 
-def test_planning_loads_no_keras(photos: Path) -> None:
-    found = loaded("plan", photos)
-    assert set(NETWORKS) & found == set()
-    assert "PIL" in found, "the probe sees what is loaded"
+def test_plan_loads_no_keras(photos: Path) -> None:
+    modules = loaded("plan", photos)
+    assert set(NETWORKS) & modules == set()
+    assert "PIL" in modules, "the probe detects loaded modules"
 
 
 @pytest.mark.parametrize(
@@ -93,26 +93,26 @@ def test_planning_loads_no_keras(photos: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_mistakes_are_told_before_keras_is_loaded(words: list[str]) -> None:
+def test_mistakes_are_reported_before_keras_loads(words: list[str]) -> None:
     assert set(NETWORKS) & loaded(*words, code=2) == set()
 
 
-def test_checking_loads_no_keras(photos: Path) -> None:
-    found = loaded("check", photos)
-    assert set(NETWORKS) & found == set()
-    assert "tlcli" in found, "the probe sees what is loaded"
+def test_check_loads_no_keras(photos: Path) -> None:
+    modules = loaded("check", photos)
+    assert set(NETWORKS) & modules == set()
+    assert "tlcli" in modules, "the probe detects loaded modules"
 
 
 def test_doctor_loads_keras() -> None:
-    assert "keras" in loaded("doctor"), "the probe sees what is loaded"
+    assert "keras" in loaded("doctor"), "the probe detects loaded modules"
 
 
 @pytest.mark.parametrize("word", ["--help", "--version"])
-def test_help_and_version_come_at_once(word: str) -> None:
+def test_help_and_version_are_fast(word: str) -> None:
     command = [str(Path(sys.executable).with_name("tlcli")), word]
     seconds = []
     for _ in range(5):
-        # Seconds of computing, which a busy machine stretches less than those of the clock.
+        # CPU time depends less on the load of the machine than elapsed time.
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, capture_output=True, check=True, env=os.environ)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -120,7 +120,7 @@ def test_help_and_version_come_at_once(word: str) -> None:
     assert min(seconds) < BUDGET_S
 
 
-def test_keras_is_loaded_without_what_takes_long_and_is_not_used() -> None:
+def test_keras_loads_without_slow_packages_that_are_not_used() -> None:
     code = """
 import sys
 from tlcli.cli import console

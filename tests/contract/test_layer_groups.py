@@ -1,4 +1,4 @@
-"""Every bundled card against the network Keras builds: groups, parameters, bundled structures."""
+"""Every bundled card against the network that Keras builds: groups, parameters, bundled structures."""
 
 import inspect
 import re
@@ -17,12 +17,14 @@ from tlcli.zoo import catalogue
 from tlcli.zoo.card import ModelCard
 
 CARDS = {name: card for name, card in catalogue.load().items() if card.source.startswith("keras:")}
-# One network of each paper; CARDS is large.
+# Cards with the weights of Keras; the other cards have bundled weights.
 PUBLISHED = {name: card for name, card in CARDS.items() if card.weights is None}
+# The smallest network of each paper.
 SMALLEST = sorted(
     min((card for card in PUBLISHED.values() if card.paper == paper), key=lambda card: card.parameters or 0).name
     for paper in {card.paper for card in PUBLISHED.values()}
 )
+# Their cells pass on two tensors, so a cut point has two outputs.
 CUT_AT_TWO = {"nasnet_mobile", "nasnet_large"}
 WIDTHS = [
     *(("mobilenet", {"alpha": alpha}) for alpha in (0.25, 0.5, 0.75)),
@@ -34,14 +36,13 @@ WIDTHS = [
 
 def build(card: ModelCard, side: int, **arguments: float) -> keras.Model:
     function = getattr(keras.applications, card.source.removeprefix("keras:"))
-    chosen = {**card.arguments, **arguments}
     with weightless():
-        return function(weights=None, include_top=False, input_shape=(side, side, 3), **chosen)
+        return function(weights=None, include_top=False, input_shape=(side, side, 3), **card.arguments, **arguments)
 
 
 @cache
 def measured(name: str) -> tuple[LayerGraph, LayerGroups, int]:
-    """Graph, groups and Keras's own count of parameters, at the card's size."""
+    """Layer graph, layer groups and the parameter count of Keras, at the size of the card."""
     card = CARDS[name]
     model = build(card, card.size)
     graph = measure(model)
@@ -50,23 +51,24 @@ def measured(name: str) -> tuple[LayerGraph, LayerGroups, int]:
 
 
 def members(graph: LayerGraph, groups: LayerGroups) -> dict[str, int]:
-    """Position of the group that every layer, weighted or not, falls into: the first whose boundary needs it."""
-    level: dict[str, int] = {}
-    for position, group in reversed(list(enumerate(groups))):
-        level |= dict.fromkeys(upstream(graph, group.boundary), position)
-    return level
+    """Index of the group of every layer, weighted or not: the first group whose boundary depends on the layer."""
+    index: dict[str, int] = {}
+    for number, group in reversed(list(enumerate(groups))):
+        index |= dict.fromkeys(upstream(graph, group.boundary), number)
+    return index
 
 
 def upstream(graph: LayerGraph, name: str) -> set[str]:
-    needed = {name}
+    """The layer and all layers that it depends on."""
+    names = {name}
     for layer in reversed(graph.layers):
-        if layer.name in needed:
-            needed.update(layer.inputs)
-    return needed
+        if layer.name in names:
+            names.update(layer.inputs)
+    return names
 
 
 def path_is_left(graph: LayerGraph, *removed: str) -> bool:
-    """Whether the output can still be reached from an input when layers are taken out."""
+    """True if a path from an input to the output avoids the removed layers."""
     reached = {layer.name for layer in graph.layers if not layer.inputs}.difference(removed)
     for layer in graph.layers:
         if layer.name not in removed and reached.intersection(layer.inputs):
@@ -87,9 +89,9 @@ def test_groups_are_total_disjoint_and_ordered(name: str) -> None:
     graph, groups, parameters = measured(name)
     weighted = [layer.name for layer in graph.layers if layer.is_weighted]
     assert sorted(layer.name for layer in groups.layers) == sorted(weighted)
-    level = {layer.name: position for position, group in enumerate(groups) for layer in group.layers}
+    index = {layer.name: number for number, group in enumerate(groups) for layer in group.layers}
     for layer in weighted:
-        assert all(level[below] <= level[layer] for below in upstream(graph, layer) if below in level)
+        assert all(index[below] <= index[layer] for below in upstream(graph, layer) if below in index)
     assert len(groups) >= 4
     assert all(group.layers for group in groups)
     assert groups.parameters == parameters == CARDS[name].parameters
@@ -97,55 +99,55 @@ def test_groups_are_total_disjoint_and_ordered(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CARDS.keys() - CUT_AT_TWO))
-def test_groups_end_at_tensors_that_every_path_passes(name: str) -> None:
+def test_every_path_passes_the_end_of_a_group(name: str) -> None:
     graph, groups, _ = measured(name)
     for group in groups:
         assert group.is_cut_point
         assert group.second_output is None
         assert not path_is_left(graph, group.boundary)
-    level = members(graph, groups)
+    index = members(graph, groups)
     boundaries = {group.boundary for group in groups}
     for layer in graph.layers:
         for below in layer.inputs:
-            assert level[below] == level[layer.name] or below in boundaries
+            assert index[below] == index[layer.name] or below in boundaries
 
 
 @pytest.mark.parametrize("name", sorted(CUT_AT_TWO))
-def test_nasnet_keeps_every_cell_in_one_group(name: str) -> None:
-    """Its cells pass on two tensors, where they are cut; the rule is one group a cell of Keras."""
+def test_nasnet_has_one_group_per_cell(name: str) -> None:
+    """A cell is that of Keras, by layer names. It is cut at the two tensors that it passes on."""
     graph, groups, _ = measured(name)
     cells: dict[str, set[str]] = {}
     for layer in groups.layers:
-        # Weights of a cell end in its id; the convolution and normalisation below all cells do not.
+        # Names of weighted layers in a cell end in its id. Those of the layers below all cells do not.
         if match := re.search(r"_(stem_\d|reduce_\d+|\d+)$", layer.name):
             cells.setdefault(match[1], set()).add(groups.group_of(layer.name).name)
     assert len(cells) == {"nasnet_mobile": 16, "nasnet_large": 22}[name]
-    assert all(len(found) == 1 for found in cells.values())
-    homes = {cell: found.pop() for cell, found in cells.items()}
-    assert homes.pop("stem_1") == homes.pop("stem_2") == "stem"
-    assert set(homes.values()) == {f"cell{cell}" if cell.isdigit() else cell.replace("_", "") for cell in homes}
-    assert set(homes.values()) | {"stem"} == set(groups.names)
+    assert all(len(names) == 1 for names in cells.values())
+    group_of = {cell: names.pop() for cell, names in cells.items()}
+    assert group_of.pop("stem_1") == group_of.pop("stem_2") == "stem"
+    assert set(group_of.values()) == {f"cell{cell}" if cell.isdigit() else cell.replace("_", "") for cell in group_of}
+    assert set(group_of.values()) | {"stem"} == set(groups.names)
     for group in groups:
         assert group.is_cut_point
-        assert not path_is_left(graph, *group.cut.split("/"))
+        assert not path_is_left(graph, *group.cut_point.split("/"))
         assert (group.second_output is None) == (group.boundary == graph.output)
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_the_bundled_structure_is_what_keras_builds(name: str) -> None:
+def test_the_bundled_structure_is_that_of_keras(name: str) -> None:
     card, groups = CARDS[name], measured(name)[1]
     stored = structure.find(card, {}, (card.size, card.size), cache=bundled("models") / "no-cache")
     assert stored == groups, "run scripts/measure_structures.py"
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_the_smallest_size_is_that_of_keras(name: str) -> None:
+def test_the_minimum_size_is_that_of_keras(name: str) -> None:
     with pytest.raises(ValueError, match="at least"):
         build(CARDS[name], CARDS[name].min_size - 1)
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_the_smallest_size_builds_the_same_groups(name: str) -> None:
+def test_the_minimum_size_has_the_same_groups(name: str) -> None:
     card, groups = CARDS[name], measured(name)[1]
     smallest = assign(measure(build(card, card.min_size)), card.groups, name=name, input_size=groups.input_size)
     assert [[layer.name for layer in group.layers] for group in smallest] == [
@@ -178,7 +180,7 @@ def test_cards_are_complete(name: str) -> None:
     assert 0.6 < card.imagenet_top1 < 0.9
 
 
-def test_groups_are_named_as_in_the_house() -> None:
+def test_names_of_groups() -> None:
     assert measured("mobilenet_v2")[1].names == ("stem", *(f"block{n}" for n in range(1, 17)), "top")
     assert [layer.name for layer in measured("mobilenet_v2")[1]["top"].layers] == ["Conv_1", "Conv_1_bn"]
     assert measured("inception_v3")[1].names == ("stem", *(f"mixed{n}" for n in range(11)))

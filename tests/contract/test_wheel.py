@@ -1,4 +1,4 @@
-"""The wheel: built from this checkout, it brings its recipes, cards and licence, and works far from here."""
+"""The wheel: it contains recipes, cards and licence, and works outside the checkout."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Run the installed wheel's command line outside the checkout; returns its stdout."""
+    """Runs the command line of the installed wheel outside the checkout and returns stdout."""
     site = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
     subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
@@ -45,7 +45,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return run
 
 
-def test_it_holds_the_program_its_data_and_its_licence(wheel: Path) -> None:
+def test_the_wheel_contains_modules_templates_and_licence(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         text = archive.read(next(name for name in names if name.endswith("licenses/LICENSE"))).decode()
@@ -58,13 +58,13 @@ def test_it_holds_the_program_its_data_and_its_licence(wheel: Path) -> None:
     assert not [name for name in names if "test" in name or name.endswith(".pyc")]
 
 
-def test_it_knows_the_bundled_recipes_and_cards(installed: Callable[..., str]) -> None:
+def test_the_installed_tlcli_finds_the_bundled_recipes_and_cards(installed: Callable[..., str]) -> None:
     assert len(json.loads(installed("recipe", "list", "--json"))) == 9
     assert len(json.loads(installed("zoo", "list", "--json"))) == 41
     assert len(installed("zoo", "list").splitlines()) == 42
 
 
-def test_it_brings_the_bundled_weights_whole(installed: Callable[..., str]) -> None:
+def test_the_wheel_contains_the_bundled_weights(installed: Callable[..., str]) -> None:
     card = json.loads(installed("zoo", "show", "mobilenet_synthetic", "--json"))
     weights = Path(card["weights"])
     assert not weights.is_relative_to(CHECKOUT)
@@ -72,22 +72,24 @@ def test_it_brings_the_bundled_weights_whole(installed: Callable[..., str]) -> N
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == card["sha256"]
 
 
-def test_the_source_archive_holds_what_the_wheel_is_built_from(tmp_path: Path) -> None:
+def test_the_source_archive_contains_recipes_models_and_weights(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(CHECKOUT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
-        held = {name.partition("/")[2]: name for name in archive.getnames()}
-        weights = archive.extractfile(held["models/mobilenet_synthetic.weights.h5"])
+        members = {name.partition("/")[2]: name for name in archive.getnames()}
+        weights = archive.extractfile(members["models/mobilenet_synthetic.weights.h5"])
         assert weights is not None
         assert weights.read() == (CHECKOUT / "models" / "mobilenet_synthetic.weights.h5").read_bytes()
     for kind in ("recipes", "models"):
         files = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / kind).rglob("*") if path.is_file()}
-        assert files <= held.keys()
+        assert files <= members.keys()
 
 
-def test_it_plans_without_measuring(installed: Callable[..., str], photos: Path, tmp_path: Path) -> None:
+def test_the_installed_tlcli_plans_without_measuring(
+    installed: Callable[..., str], photos: Path, tmp_path: Path
+) -> None:
     plan = json.loads(installed("plan", photos, "--json", "--model", "resnet50"))
     assert plan["data"]["counts"]["train"] > 0
     assert plan["groups"][0]["name"] == "stem"
-    assert not (Path(os.environ["TLCLI_CACHE"]) / "structures").exists(), "the bundled measurement was found"
+    assert not (Path(os.environ["TLCLI_CACHE"]) / "structures").exists(), "the bundled structure is used"

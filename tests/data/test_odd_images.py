@@ -1,4 +1,4 @@
-"""Every file of the collection of odd images: read and right, or refused with a reason that names it."""
+"""The collection of odd images: every file is decoded correctly, or refused with a reason."""
 
 import csv
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from tlcli.errors import DataError
 Sample = Callable[[str], Path]
 COUNT, READ, REFUSED = 111, 87, 24
 
-# Files that Pillow opens and this program does not.
-REFUSED_THOUGH_PILLOW_READS = {
+# Files that Pillow opens and tlcli does not.
+UNSUPPORTED = {
     "other_formats/16bit.cropped.jp2": "JPEG 2000",
-    "other_formats/hopper.ico": "an icon",
-    "other_formats/hopper.psd": "a Photoshop file",
+    "other_formats/hopper.ico": "icon files",
+    "other_formats/hopper.psd": "Photoshop files",
     "webp_avif/hopper.avif": "AVIF",
 }
 REASONS = {
@@ -28,12 +28,12 @@ REASONS = {
     "cut_or_padded/png_first_half.png": "image file is truncated",
     "gif_broken/decompression_bomb.gif": "exceeds limit of",
     "not_an_image/lfs_pointer.jpg": "git lfs pull",
-    "not_an_image/text.png": "not an image of a format that is read",
+    "not_an_image/text.png": "not a valid JPEG, PNG, GIF, BMP, WebP or TIFF image",
     "not_an_image/zero_byte.png": "the file is empty",
     "png_broken/png_decompression_dos.png": "Decompressed data too large",
-} | REFUSED_THOUGH_PILLOW_READS
-# The same picture in other files: (file, reference, greatest mean difference in gray levels).
-TWINS = [
+} | UNSUPPORTED
+# Other files of the same image: (file, reference, greatest mean difference in gray levels).
+SAME_IMAGES = [
     ("exif_orientation/Landscape_6.jpg", "exif_orientation/Landscape_1.jpg", 5),
     *((f"exif_orientation/Portrait_{number}.jpg", "exif_orientation/Portrait_0.jpg", 4) for number in (2, 4, 6, 8)),
     *((f"exif_orientation/hopper_orientation_{number}.jpg", "wrong_name/bmp_named.png", 5) for number in (3, 5, 8)),
@@ -54,7 +54,7 @@ TWINS = [
     ("webp_avif/iss634.webp", "png_valid_unusual/iss634.apng", 4),
     ("other_formats/sugarshack_no_data.mpo", "jpeg_broken/sugarshack_bad_mpo_header.jpg", 0),
 ]
-# Pixels known from what the files are: (file, x, y, RGB).
+# Pixels known from the description of the files: (file, x, y, RGB).
 KNOWN = [
     ("odd_shapes_modes/fully_transparent.png", 10, 10, (255, 255, 255)),
     ("odd_shapes_modes/all_black.jpg", 100, 100, (0, 0, 0)),
@@ -100,18 +100,18 @@ def test_every_file_is_read_or_refused_as_listed(sample: Sample) -> None:
         else:
             assert image.mode == "RGB"
             assert read(path, (32, 48), "crop").shape == (32, 48, 3)
-    expected = {row["file"] for row in rows if not is_read_by_pillow(row)} | REFUSED_THOUGH_PILLOW_READS.keys()
+    expected = {row["file"] for row in rows if not is_read_by_pillow(row)} | UNSUPPORTED.keys()
     assert refused.keys() == expected
     assert (len(rows), len(rows) - len(refused), len(refused)) == (COUNT, READ, REFUSED)
     for name, words in REASONS.items():
         assert words in refused[name], name
 
 
-@pytest.mark.parametrize(("name", "reference", "limit"), TWINS)
-def test_the_same_picture_comes_out_the_same(sample: Sample, name: str, reference: str, limit: float) -> None:
-    image, wanted = decode(sample("odd_images") / name), decode(sample("odd_images") / reference)
-    assert image.size == wanted.size
-    assert np.abs(np.asarray(image, float) - np.asarray(wanted, float)).mean() <= limit
+@pytest.mark.parametrize(("name", "reference", "limit"), SAME_IMAGES)
+def test_files_of_the_same_image_have_the_same_pixels(sample: Sample, name: str, reference: str, limit: float) -> None:
+    image, expected = decode(sample("odd_images") / name), decode(sample("odd_images") / reference)
+    assert image.size == expected.size
+    assert np.abs(np.asarray(image, float) - np.asarray(expected, float)).mean() <= limit
 
 
 @pytest.mark.parametrize(("name", "x", "y", "colour"), KNOWN)
@@ -119,12 +119,12 @@ def test_known_pixels(sample: Sample, name: str, x: int, y: int, colour: tuple[i
     assert decode(sample("odd_images") / name).getpixel((x, y)) == colour
 
 
-def test_orientation_comes_from_xmp_and_tiff_too(sample: Sample) -> None:
+def test_orientation_is_also_read_from_xmp_and_tiff(sample: Sample) -> None:
     folder = sample("odd_images") / "exif_orientation"
     with Image.open(folder / "xmp_tags_orientation.png") as stored:
         assert stored.getchannel("A").getextrema() == (255, 255)
-        turned = stored.convert("RGB").transpose(Image.Transpose.ROTATE_180)
-    assert (np.asarray(decode(folder / "xmp_tags_orientation.png")) == np.asarray(turned)).all()
+        upright = stored.convert("RGB").transpose(Image.Transpose.ROTATE_180)
+    assert (np.asarray(decode(folder / "xmp_tags_orientation.png")) == np.asarray(upright)).all()
     text = decode(folder / "g4_orientation_6.tif")
     assert text.size == (590, 88)
     assert 200 < np.asarray(text).mean() < 255
@@ -152,8 +152,8 @@ def test_12_bits_are_scaled_by_4095(sample: Sample) -> None:
     assert (np.asarray(decode(file))[..., 0] == np.rint(values * 255 / 4095)).all()
 
 
-def test_a_folder_of_all_of_them_is_scanned_and_decoded(sample: Sample, tmp_path: Path) -> None:
-    """As classes: hidden files are not seen, files of no image extension only where their content is one."""
+def test_the_folder_of_all_files_is_scanned_and_decoded(sample: Sample, tmp_path: Path) -> None:
+    """Hidden files are skipped; files without an image extension count only if their content is an image."""
     index = scan(sample("odd_images"), classes=["exif_orientation", "not_an_image", "wrong_name", "other_formats"])
     names = {image.path for image in index.images}
     assert "wrong_name/.hidden.jpg" not in names

@@ -1,3 +1,5 @@
+"""Decoding, resizing and the pixel cache."""
+
 import io
 import subprocess
 import sys
@@ -36,7 +38,7 @@ def data(tmp_path: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         gradient(40 + number, 30).save(folder / f"{number}.png")
     (tmp_path / "data/even/copy.png").write_bytes((tmp_path / "data/odd/1.png").read_bytes())
-    (tmp_path / "data/odd/broken.png").write_bytes(b"nothing of the kind")
+    (tmp_path / "data/odd/broken.png").write_bytes(b"not an image")
     return tmp_path / "data"
 
 
@@ -49,7 +51,7 @@ def test_crop_takes_the_centre() -> None:
     assert (fitted == (0, 0, 255)).all()
 
 
-def test_pad_keeps_all_on_black() -> None:
+def test_pad_keeps_the_whole_image_on_black() -> None:
     fitted = fit(Image.new("RGB", (40, 20), "red"), (20, 20), "pad")
     assert (fitted[6:14] == (255, 0, 0)).all()
     assert (fitted[:4] == 0).all()
@@ -58,7 +60,7 @@ def test_pad_keeps_all_on_black() -> None:
     assert (upright == fitted.transpose(1, 0, 2)).all()
 
 
-def test_stretch_keeps_all() -> None:
+def test_stretch_keeps_the_whole_image() -> None:
     fitted = fit(gradient(90, 30), (30, 30), "stretch")
     assert fitted[:, 0, 0].max() < 10
     assert fitted[:, -1, 0].min() > 245
@@ -88,11 +90,11 @@ def test_fit_agrees_with_the_layer_inside_the_saved_model(sample: Sample, mode: 
         assert np.abs(read(photo, size, mode) - expected).mean() < 0.45
 
 
-def test_large_jpegs_are_decoded_small_only_as_far_as_asked(sample: Sample) -> None:
+def test_large_jpegs_are_decoded_no_smaller_than_the_minimum(sample: Sample) -> None:
     photo = sample("odd_images") / "exif_orientation/Landscape_6.jpg"
     assert decode(photo).size == (1800, 1200)
-    assert decode(photo, at_least=(448, 448)).size == (900, 600)
-    assert decode(photo, at_least=(1300, 100)).size == (1800, 1200)
+    assert decode(photo, min_size=(448, 448)).size == (900, 600)
+    assert decode(photo, min_size=(1300, 100)).size == (1800, 1200)
 
 
 def test_wide_gray_keeps_its_range(tmp_path: Path) -> None:
@@ -113,13 +115,13 @@ def test_wide_gray_keeps_its_range(tmp_path: Path) -> None:
         assert np.abs(decoded - expected[..., None]).max() <= 1, name
 
 
-def test_not_a_number_becomes_black(tmp_path: Path) -> None:
+def test_nan_becomes_black(tmp_path: Path) -> None:
     Image.fromarray(np.array([[np.nan, 1.0, np.inf, 0.5]], np.float32)).save(tmp_path / "nan.tif")
     assert np.asarray(decode(tmp_path / "nan.tif"))[0, :, 0].tolist() == [0, 255, 0, 128]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
-def test_modes_come_out_as_the_same_rgb(tmp_path: Path, mode: str) -> None:
+def test_all_modes_give_the_same_rgb(tmp_path: Path, mode: str) -> None:
     image = Image.new("RGB", (16, 16), "white")
     image.paste("black", (0, 0, 8, 16))
     suffix = "tif" if mode == "CMYK" else "png"
@@ -127,7 +129,7 @@ def test_modes_come_out_as_the_same_rgb(tmp_path: Path, mode: str) -> None:
     assert np.abs(np.asarray(decode(tmp_path / f"image.{suffix}")).astype(int) - np.asarray(image)).max() <= 1
 
 
-def test_transparency_stands_on_white(tmp_path: Path) -> None:
+def test_transparency_is_put_on_white(tmp_path: Path) -> None:
     image = Image.new("RGBA", (3, 1), (200, 0, 0, 255))
     image.putpixel((1, 0), (200, 0, 0, 0))
     image.putpixel((2, 0), (0, 0, 0, 128))
@@ -136,7 +138,7 @@ def test_transparency_stands_on_white(tmp_path: Path) -> None:
 
 
 def test_16_bit_rgb_with_a_transparent_colour_is_read(tmp_path: Path) -> None:
-    """Its transparent colour may lie beyond 8 bits."""
+    """The transparent colour may have more than 8 bits."""
     out = io.BytesIO()
     PngImagePlugin.putchunk(out, b"IHDR", (2).to_bytes(4, "big") + (1).to_bytes(4, "big") + b"\x10\x02\0\0\0")
     PngImagePlugin.putchunk(out, b"tRNS", b"\xff\xff\x80\x80\0\0")
@@ -147,7 +149,7 @@ def test_16_bit_rgb_with_a_transparent_colour_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.png", "."])
-def test_what_cannot_be_opened_is_named(tmp_path: Path, name: str) -> None:
+def test_errors_name_a_file_that_cannot_be_count_decoded(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="cannot be read") as caught:
         read(tmp_path / name, SIZE, "crop")
     assert caught.value.where == str(tmp_path / name)
@@ -162,8 +164,8 @@ def test_damaged_bytes_give_an_image_or_a_data_error(
     whole = io.BytesIO()
     gradient(20, 15).save(whole, format=kind)
     damaged = bytearray(whole.getvalue())
-    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(damaged) - 1), st.integers(0, 255)))):
-        damaged[place] = value
+    for position, value in data.draw(st.lists(st.tuples(st.integers(0, len(damaged) - 1), st.integers(0, 255)))):
+        damaged[position] = value
     file = tmp_path_factory.getbasetemp() / "damaged"
     file.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
     try:
@@ -172,8 +174,8 @@ def test_damaged_bytes_give_an_image_or_a_data_error(
         assert error.where == str(file)  # noqa: PT017
 
 
-def test_pillows_warnings_do_not_leak_and_filters_are_put_back(sample: Sample) -> None:
-    """From many threads, since the filters belong to the process."""
+def test_pillow_warnings_are_silenced_and_filters_restored(sample: Sample) -> None:
+    """In many threads, because the filters belong to the process."""
     file = sample("odd_images") / "jpeg_broken/exif_gps_typeerror.jpg"
     before = list(warnings.filters)
     with ThreadPoolExecutor(8) as pool:
@@ -181,21 +183,21 @@ def test_pillows_warnings_do_not_leak_and_filters_are_put_back(sample: Sample) -
     assert list(warnings.filters) == before
 
 
-def opened(index: FolderIndex, folder: Path, mode: Mode = "crop") -> tuple[Pixels, int]:
-    """The cache, and how many images were decoded for it."""
+def count_decoded(index: FolderIndex, folder: Path, mode: Mode = "crop") -> tuple[Pixels, int]:
+    """The cache, and the number of images decoded for it."""
     calls: list[int] = []
     pixels = open_cache(index, size=SIZE, mode=mode, folder=folder, progress=lambda done, _: calls.append(done))
     assert calls == list(range(1, len(calls) + 1))
     return pixels, len(calls)
 
 
-def test_cache_holds_every_content_once(data: Path, tmp_path: Path) -> None:
+def test_the_cache_holds_every_content_once(data: Path, tmp_path: Path) -> None:
     index = scan(data)
-    pixels, decoded = opened(index, tmp_path / "cache")
+    pixels, decoded = count_decoded(index, tmp_path / "cache")
     assert (len(index.images), decoded, pixels.array.shape) == (12, 11, (11, *SIZE, 3))
     assert (len(pixels.rows), list(pixels.failures.values())) == (
         10,
-        ["not an image of a format that is read (JPEG, PNG, GIF, BMP, WebP, TIFF)"],
+        ["not a valid JPEG, PNG, GIF, BMP, WebP or TIFF image"],
     )
     good = [image for image in index.images if image.sha256 in pixels.rows]
     rows = pixels.rows_of(good)
@@ -205,67 +207,67 @@ def test_cache_holds_every_content_once(data: Path, tmp_path: Path) -> None:
     assert not pixels.array.flags.writeable
 
 
-def test_rows_of_a_failed_image_is_an_error(data: Path, tmp_path: Path) -> None:
+def test_rows_of_a_failed_image_are_an_error(data: Path, tmp_path: Path) -> None:
     index = scan(data)
-    pixels, _ = opened(index, tmp_path / "cache")
-    with pytest.raises(DataError, match=r"odd/broken\.png: not an image"):
+    pixels, _ = count_decoded(index, tmp_path / "cache")
+    with pytest.raises(DataError, match=r"odd/broken\.png: not a valid JPEG"):
         pixels.rows_of(index.images)
 
 
-def test_cache_is_found_again_by_content_only(data: Path, tmp_path: Path) -> None:
-    first, decoded = opened(scan(data), tmp_path / "cache")
+def test_the_cache_depends_on_content_only(data: Path, tmp_path: Path) -> None:
+    first, decoded = count_decoded(scan(data), tmp_path / "cache")
     moved = data.rename(tmp_path / "moved")
     (moved / "even").rename(moved / "zzz")
-    again, decoded_again = opened(scan(moved), tmp_path / "cache")
+    again, decoded_again = count_decoded(scan(moved), tmp_path / "cache")
     assert (decoded, decoded_again) == (11, 0)
     assert (again.rows, again.failures) == (first.rows, first.failures)
-    assert opened(scan(moved), tmp_path / "cache", "pad")[1] == 11
+    assert count_decoded(scan(moved), tmp_path / "cache", "pad")[1] == 11
     (moved / "odd/broken.png").unlink()
-    assert opened(scan(moved), tmp_path / "cache")[1] == 10
+    assert count_decoded(scan(moved), tmp_path / "cache")[1] == 10
 
 
-def short(place: Path) -> None:
-    with (place / "pixels.npy").open("r+b") as file:
+def truncate(path: Path) -> None:
+    with (path / "pixels.npy").open("r+b") as file:
         file.truncate(1000)
 
 
-def longer(place: Path) -> None:
-    with (place / "pixels.npy").open("ab") as file:
+def extend(path: Path) -> None:
+    with (path / "pixels.npy").open("ab") as file:
         file.write(b"x")
 
 
-def other_shape(place: Path) -> None:
-    np.save(place / "pixels.npy", np.zeros((11, *SIZE, 1), np.uint8))
+def change_shape(path: Path) -> None:
+    np.save(path / "pixels.npy", np.zeros((11, *SIZE, 1), np.uint8))
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "short": short,
-    "longer": longer,
-    "other shape": other_shape,
-    "no header": lambda place: (place / "pixels.npy").write_bytes(b"garbage" * 10_000),
-    "no pixels": lambda place: (place / "pixels.npy").unlink(),
-    "empty pixels": lambda place: (place / "pixels.npy").write_bytes(b""),
-    "no notes": lambda place: (place / "rows.json").unlink(),
-    "half notes": lambda place: (place / "rows.json").write_text('{"failures": {'),
-    "binary notes": lambda place: (place / "rows.json").write_bytes(b"\xff\xfe\0"),
-    "other notes": lambda place: (place / "rows.json").write_text("[1, 2]"),
-    "notes without failures": lambda place: (place / "rows.json").write_text("{}"),
+    "short": truncate,
+    "longer": extend,
+    "other shape": change_shape,
+    "no header": lambda path: (path / "pixels.npy").write_bytes(b"garbage" * 10_000),
+    "no pixels": lambda path: (path / "pixels.npy").unlink(),
+    "empty pixels": lambda path: (path / "pixels.npy").write_bytes(b""),
+    "no rows file": lambda path: (path / "rows.json").unlink(),
+    "half a rows file": lambda path: (path / "rows.json").write_text('{"failures": {'),
+    "binary rows file": lambda path: (path / "rows.json").write_bytes(b"\xff\xfe\0"),
+    "rows file of another kind": lambda path: (path / "rows.json").write_text("[1, 2]"),
+    "rows file without failures": lambda path: (path / "rows.json").write_text("{}"),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_cache_is_decoded_again(data: Path, tmp_path: Path, name: str) -> None:
     index = scan(data)
-    first, _ = opened(index, tmp_path / "cache")
-    wanted = np.array(first.array)
-    (place,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
-    DAMAGES[name](place)
-    again, decoded = opened(index, tmp_path / "cache")
+    first, _ = count_decoded(index, tmp_path / "cache")
+    expected = np.array(first.array)
+    (cache,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    DAMAGES[name](cache)
+    again, decoded = count_decoded(index, tmp_path / "cache")
     assert decoded == 11
-    assert (again.array == wanted).all()
+    assert (again.array == expected).all()
 
 
-def test_leftovers_of_interrupted_processes_are_swept(data: Path, tmp_path: Path) -> None:
+def test_leftovers_of_interrupted_processes_are_removed(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     index = scan(data)
     with pytest.raises(KeyboardInterrupt):
@@ -275,7 +277,7 @@ def test_leftovers_of_interrupted_processes_are_swept(data: Path, tmp_path: Path
     for leftover in (f".{key}-123", f".{'0' * 32}-99"):
         (folder / leftover).mkdir()
         (folder / leftover / "pixels.npy").write_bytes(b"half")
-    assert opened(index, folder)[1] == 11
+    assert count_decoded(index, folder)[1] == 11
     assert [path.name for path in folder.iterdir() if path.is_dir()] == [key]
 
 
@@ -284,58 +286,58 @@ def interrupt(done: int, of: int) -> None:
         raise KeyboardInterrupt
 
 
-def test_a_file_that_changed_since_the_scan_fails_and_is_tried_again(data: Path, tmp_path: Path) -> None:
+def test_a_file_that_changed_after_the_scan_fails_and_is_decoded_again(data: Path, tmp_path: Path) -> None:
     index = scan(data)
     file = data / "even/0.png"
     before = file.read_bytes()
     file.write_bytes(before + b"more")
-    pixels, _ = opened(index, tmp_path / "cache")
+    pixels, _ = count_decoded(index, tmp_path / "cache")
     changed = next(image for image in index.images if image.path == "even/0.png")
     assert pixels.failures[changed.sha256] == "the file changed after the folder was scanned"
     file.unlink()
-    pixels, decoded = opened(index, tmp_path / "cache")
+    pixels, decoded = count_decoded(index, tmp_path / "cache")
     assert (decoded, pixels.failures[changed.sha256]) == (11, "cannot be read (No such file or directory)")
     file.write_bytes(before)
-    pixels, decoded = opened(index, tmp_path / "cache")
+    pixels, decoded = count_decoded(index, tmp_path / "cache")
     assert (decoded, changed.sha256 in pixels.rows) == (11, True)
-    assert opened(index, tmp_path / "cache")[1] == 0
+    assert count_decoded(index, tmp_path / "cache")[1] == 0
 
 
-def test_two_processes_decode_once(data: Path, tmp_path: Path) -> None:
+def test_one_of_several_processes_decodes(data: Path, tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from tlcli.data.folder import scan; "
+        "import sys; from pathlib import Path; from tlcli.data.source import scan; "
         "from tlcli.data.pixels import open_cache; calls = []; "
         "p = open_cache(scan(Path(sys.argv[1])), size=(24, 32), mode='crop', folder=Path(sys.argv[2]), "
         "progress=lambda *n: calls.append(n)); print(len(calls), len(p.rows))"
     )
     command = [sys.executable, "-c", script, str(data), str(tmp_path / "cache")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    said = sorted(process.communicate(timeout=60)[0].strip() for process in running)
-    assert said == ["0 10", "0 10", "11 10"]
+    outputs = sorted(process.communicate(timeout=60)[0].strip() for process in running)
+    assert outputs == ["0 10", "0 10", "11 10"]
 
 
-def test_too_little_room_is_said_before_anything_is_decoded(data: Path, tmp_path: Path) -> None:
+def test_too_little_disk_space_is_an_error_before_decoding(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"needs 1,320,000,000,000,000 bytes on disk \([\d,]+ free\).*TLCLI_CACHE"):
         open_cache(scan(data), size=(2_000_000, 20_000_000), mode="crop", folder=tmp_path / "cache")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes there")
-def test_a_disk_that_fills_up_is_explained(data: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on file sizes")
+def test_a_disk_that_fills_up_is_an_error(data: Path, tmp_path: Path) -> None:
     script = (
-        "import resource, sys; from pathlib import Path; from tlcli.data.folder import scan; "
+        "import resource, sys; from pathlib import Path; from tlcli.data.source import scan; "
         "from tlcli.data.pixels import open_cache; from tlcli.errors import DataError\n"
         "index = scan(Path(sys.argv[1])); resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
         "try: open_cache(index, size=(24, 32), mode='crop', folder=Path(sys.argv[2]))\n"
         "except DataError as error: print(error)"
     )
     command = [sys.executable, "-c", script, str(data), str(tmp_path / "cache")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert "needs 25,344 bytes on disk (File too large)" in said
-    assert "TLCLI_CACHE" in said
+    output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "needs 25,344 bytes on disk (File too large)" in output
+    assert "TLCLI_CACHE" in output
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
-def test_a_cache_folder_that_is_a_file_is_explained(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("in the way")
+def test_a_cache_folder_that_is_a_file_is_an_error(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("not a folder")
     with pytest.raises(DataError, match=r"cannot be written .*TLCLI_CACHE"):
         open_cache(scan(data), size=SIZE, mode="crop", folder=tmp_path / "cache")

@@ -1,3 +1,5 @@
+"""Scanning DATA: layouts, classes, names, links, and errors."""
+
 import hashlib
 import os
 import sys
@@ -46,7 +48,7 @@ def test_class_folders_give_sorted_classes_images_and_hashes(tmp_path: Path) -> 
     ("train", "val", "test"),
     [("train", "val", "test"), ("Train", "VALID", "Test"), ("TRAIN", "validation", "test")],
 )
-def test_split_folders_are_seen_in_any_case(tmp_path: Path, train: str, val: str, test: str) -> None:
+def test_split_folders_are_recognised_in_any_case(tmp_path: Path, train: str, val: str, test: str) -> None:
     put(tmp_path, *(f"{split}/{name}/{split}.png" for split in (train, val, test) for name in ("a", "b")))
     index = scan(tmp_path)
     assert index.classes == ("a", "b")
@@ -70,7 +72,7 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
     assert index.given_splits == ()
 
 
-def test_val_folder_elsewhere(tmp_path: Path) -> None:
+def test_a_val_folder_elsewhere(tmp_path: Path) -> None:
     put(tmp_path, "home/a/1.png", "home/b/2.png", "other/a/3.png", "other/b/4.png")
     index = scan(tmp_path / "home", val=tmp_path / "other")
     assert paths_of(index, "val") == ["../other/a/3.png", "../other/b/4.png"]
@@ -78,7 +80,7 @@ def test_val_folder_elsewhere(tmp_path: Path) -> None:
     assert all(index.file(image).is_file() for image in index.images)
 
 
-def test_val_folder_inside_data_is_no_class_and_replaces_the_one_of_the_layout(tmp_path: Path) -> None:
+def test_a_val_folder_inside_data_is_not_a_class_and_replaces_the_one_of_data(tmp_path: Path) -> None:
     put(tmp_path, "one/a/1.png", "one/b/2.png", "one/held/a/3.png", "one/held/b/4.png")
     index = scan(tmp_path / "one", val=tmp_path / "one" / "held")
     assert index.classes == ("a", "b")
@@ -88,14 +90,14 @@ def test_val_folder_inside_data_is_no_class_and_replaces_the_one_of_the_layout(t
     assert index.ignored == ("val/",)
 
 
-def test_data_through_a_link_finds_a_val_folder_elsewhere(tmp_path: Path) -> None:
+def test_a_val_folder_elsewhere_if_data_is_a_link(tmp_path: Path) -> None:
     put(tmp_path, "far/away/home/a/1.png", "far/away/home/b/2.png", "other/a/3.png", "other/b/4.png")
     (tmp_path / "link").symlink_to(tmp_path / "far/away/home")
     index = scan(tmp_path / "link", val=tmp_path / "other")
     assert all(index.file(image).is_file() for image in index.images)
 
 
-def test_content_decides_where_the_extension_says_nothing(tmp_path: Path) -> None:
+def test_content_decides_for_other_extensions(tmp_path: Path) -> None:
     put(tmp_path, "a/photo.txt", "a/noext", "b/1.PNG")
     Image.new("L", (2, 2)).save(tmp_path / "a" / "scan", format="TIFF")
     Image.new("L", (2, 2)).save(tmp_path / "a" / "camera.nef", format="TIFF")
@@ -108,7 +110,7 @@ def test_content_decides_where_the_extension_says_nothing(tmp_path: Path) -> Non
     assert index.ignored == ("a/camera.nef", "a/memo", "readme.md", "stray.png")
 
 
-def test_hidden_names_are_not_looked_at(tmp_path: Path) -> None:
+def test_hidden_names_are_skipped(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/2.png", ".git/3.png", "__MACOSX/a/4.png", "a/.5.png", "a/.thumbs/6.png")
     for name in ("Thumbs.db", "a/desktop.ini", "a/.DS_Store"):
         (tmp_path / name).write_text("x")
@@ -128,7 +130,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert index.ignored == ("b/gone.png",)
 
 
-def test_classes_fix_order_and_subset(tmp_path: Path) -> None:
+def test_classes_give_order_and_subset(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/2.png", "c/3.png")
     index = scan(tmp_path, classes=["c", "a"])
     assert index.classes == ("c", "a")
@@ -150,9 +152,9 @@ def test_without_keeps_the_classes(tmp_path: Path) -> None:
 
 
 def test_progress_counts_every_file(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    scan(put(tmp_path, "a/1.png", "b/2.png", "b/3.png"), progress=lambda done, of: seen.append((done, of)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    calls: list[tuple[int, int]] = []
+    scan(put(tmp_path, "a/1.png", "b/2.png", "b/3.png"), progress=lambda done, of: calls.append((done, of)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_real_sets(sample: Sample) -> None:
@@ -167,12 +169,12 @@ WRONG: dict[str, tuple[list[str], str, str]] = {
     "images without class folders": (["1.png", "2.png"], "holds 2 images but no class folders", "one folder of images"),
     "nothing": ([], "holds no images", "one folder of images"),
     "one class": (["a/1.png"], "holds only one class (got 'a')", "one folder of images"),
-    "wrapped": (["wrap/a/1.png", "wrap/b/2.png"], "holds only one class (got 'wrap')", "wrap instead?"),
+    "wrapped": (["wrap/a/1.png", "wrap/b/2.png"], "holds only one class (got 'wrap')", "/wrap?"),
     "no train": (["val/a/1.png", "test/a/2.png"], "holds test/ and val/ but no train/ folder", "train/"),
-    "train without classes": (["train/1.png", "val/2.png"], "holds 1 images but no class folders", "train/cat"),
+    "train without classes": (["train/1.png", "val/2.png"], "holds 1 image but no class folders", "train/cat"),
     "two val folders": (
         ["train/a/1.png", "train/b/1.png", "val/a/2.png", "valid/a/3.png"],
-        "two folders stand for the same split (got train/, val/, valid/)",
+        "two folders are for the same split (got train/, val/, valid/)",
         "Keep one",
     ),
     "missing in val": (
@@ -189,7 +191,7 @@ WRONG: dict[str, tuple[list[str], str, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_layouts_are_explained(tmp_path: Path, name: str) -> None:
+def test_wrong_layouts_are_errors(tmp_path: Path, name: str) -> None:
     paths, message, hint = WRONG[name]
     with pytest.raises(DataError) as caught:
         scan(put(tmp_path, *paths))
@@ -202,7 +204,7 @@ def test_class_folder_without_images(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/2.png", "c/keep")
     (tmp_path / "c" / "keep").rename(tmp_path / "c" / "photo.heic")
     (tmp_path / "c" / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
-    with pytest.raises(DataError, match=r"class folder 'c' holds no images \(1 other files such as 'photo\.heic'\)"):
+    with pytest.raises(DataError, match=r"class folder 'c' holds no images \(1 other file such as 'photo\.heic'\)"):
         scan(tmp_path)
 
 
@@ -252,14 +254,14 @@ def test_file_instead_of_folder(tmp_path: Path) -> None:
         scan(tmp_path / "data", val=tmp_path / "a.png")
 
 
-def test_names_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+def test_class_names_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b\nc/2.png")
     with pytest.raises(DataError, match="cannot be written"):
         scan(tmp_path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
-def test_names_that_are_not_unicode_or_not_distinct(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_not_utf_8_or_not_distinct(tmp_path: Path) -> None:
     put(tmp_path, "one/a/1.png", "one/b/2.png")
     os.rename(tmp_path / "one/b/2.png", os.fsencode(tmp_path / "one/b") + b"/\xff.png")
     with pytest.raises(DataError, match="not valid UTF-8"):
@@ -269,8 +271,8 @@ def test_names_that_are_not_unicode_or_not_distinct(tmp_path: Path) -> None:
         scan(tmp_path / "two")
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="this user may read everything")
-def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="this user can read everything")
+def test_errors_name_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/2.png")
     (tmp_path / "b").chmod(0)
     try:
@@ -281,8 +283,8 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path) -> None:
     assert caught.value.where == str(tmp_path / "b")
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="this user may read everything")
-def test_an_image_that_may_not_be_read_is_left_out_by_name(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="this user can read everything")
+def test_an_image_without_permission_is_unreadable(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/2.png", "b/3.png")
     (tmp_path / "b/2.png").chmod(0)
     index = scan(tmp_path)
@@ -290,7 +292,7 @@ def test_an_image_that_may_not_be_read_is_left_out_by_name(tmp_path: Path) -> No
     assert [image.path for image in index.images] == ["a/1.png", "b/3.png"]
 
 
-def test_an_image_that_goes_away_is_left_out_by_name(tmp_path: Path) -> None:
+def test_an_image_that_is_replaced_by_a_broken_link_is_left_out(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/2.png", "b/3.png")
     (tmp_path / "b/2.png").unlink()
     (tmp_path / "b/2.png").symlink_to(tmp_path / "b/2.png")

@@ -1,4 +1,4 @@
-"""`tlcli demo`, whole: it learns, and what it says to type next works."""
+"""`tlcli demo`: the classifier learns, and the suggested commands work."""
 
 import json
 import re
@@ -11,14 +11,14 @@ import pytest
 
 @pytest.fixture(scope="module")
 def demo(tlcli: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    """The folder of a demo and what it said."""
+    """The folder of a demo and its result."""
     home = tmp_path_factory.mktemp("demo") / "home"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TLCLI_CACHE", str(tmp_path_factory.mktemp("cache")))
         environment.setenv("COLUMNS", "120")
-        said = tlcli("demo", "-o", home)
-    assert said.code == 0, said.stderr
-    return home, said
+        result = tlcli("demo", "-o", home)
+    assert result.code == 0, result.stderr
+    return home, result
 
 
 def next_commands(stdout: str) -> list[list[str]]:
@@ -27,7 +27,7 @@ def next_commands(stdout: str) -> list[list[str]]:
 
 
 def test_it_learns_to_read_digits(demo: tuple) -> None:
-    home, said = demo
+    home, result = demo
     record = json.loads((home / "run" / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "complete"
     assert record["scores"]["test"]["accuracy"] > 0.85
@@ -35,35 +35,35 @@ def test_it_learns_to_read_digits(demo: tuple) -> None:
     assert record["warnings"] == []
     assert record["data"]["classes"] == [str(digit) for digit in range(10)]
     assert len(list((home / "digits").rglob("*.png"))) == 600
-    assert f"test  accuracy {record['scores']['test']['accuracy']:.4f}" in said.stdout
+    assert f"test  accuracy {record['scores']['test']['accuracy']:.4f}" in result.stdout
 
 
-def test_it_is_well_above_the_same_network_from_random_weights(demo: tuple) -> None:
-    home, said = demo
+def test_it_is_clearly_better_than_the_same_network_from_random_weights(demo: tuple) -> None:
+    home, result = demo
     tuned, scratch = (
         json.loads((home / name / "run.json").read_text(encoding="utf-8")) for name in ("run", "from-scratch")
     )
-    scores = [note["scores"]["test"]["accuracy"] for note in (tuned, scratch)]
+    scores = [record["scores"]["test"]["accuracy"] for record in (tuned, scratch)]
     assert scores[0] > scores[1] + 0.1
-    # From scratch is given a fair chance: the same images, and epochs in plenty.
+    # The comparison is fair: the run from scratch has the same images, and epochs in plenty.
     assert scores[1] > 0.4
     assert (home / "run" / "splits.csv").read_bytes() == (home / "from-scratch" / "splits.csv").read_bytes()
     assert scratch["model"]["weights"] == "random"
     for name, score in zip(("the bundled weights", "random weights"), scores, strict=True):
-        assert re.search(rf"{name} +test accuracy {score:.4f} ", said.stdout)
+        assert re.search(rf"{name} +test accuracy {score:.4f} ", result.stdout)
 
 
-def test_it_shows_some_guesses(demo: tuple) -> None:
+def test_it_prints_test_images_with_their_predictions(demo: tuple) -> None:
     _, _, part = demo[1].stdout.partition("Some test images:\n")
-    picture, _, _ = part.partition("What to type next:")
-    lines = picture.splitlines()
+    images, _, _ = part.partition("What to type next:")
+    lines = images.splitlines()
     assert any("@" in line for line in lines[:12])
-    guesses = re.findall(r"(\d) \((\d+)%\) (right|is \d)", lines[12])
-    assert len(guesses) == 4
-    assert sum(verdict == "right" for *_, verdict in guesses) >= 2
+    predictions = re.findall(r"(\d) \((\d+)%\) (right|is \d)", lines[12])
+    assert len(predictions) == 4
+    assert sum(verdict == "right" for *_, verdict in predictions) >= 2
 
 
-def test_what_to_type_next_works(
+def test_the_suggested_commands_work(
     demo: tuple, tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -72,13 +72,13 @@ def test_what_to_type_next_works(
         ["tlcli", name] for name in ("predict", "evaluate", "zoo", "inspect", "plan", "finetune")
     ]
     for program, *words in commands[:5]:
-        said = tlcli(*(str(photos) if word == "YOUR-PHOTOS/" else word for word in words))
-        assert said.code == 0, (program, words, said)
-        assert said.stdout
+        result = tlcli(*(str(photos) if word == "YOUR-PHOTOS/" else word for word in words))
+        assert result.code == 0, (program, words, result)
+        assert result.stdout
     assert re.search(r"7/\w+\.png  \d \d+\.\d%$", tlcli(*commands[0][1:]).stdout.splitlines()[-1])
 
 
 def test_a_second_demo_in_the_same_place_is_refused(demo: tuple, tlcli: Callable) -> None:
-    said = tlcli("demo", "--out", demo[0])
-    assert said.code == 2
-    assert "already exists and is not empty" in said.stderr
+    result = tlcli("demo", "--out", demo[0])
+    assert result.code == 2
+    assert "already exists and is not empty" in result.stderr

@@ -1,4 +1,4 @@
-"""The main job, whole: what a run leaves behind, and using it."""
+"""`tlcli finetune` from start to end: the run folder, and using the classifier."""
 
 import csv
 import hashlib
@@ -24,7 +24,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def content(folder: Path) -> dict[str, tuple[bytes, int]]:
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes and modification time of every file, by path."""
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
@@ -40,11 +41,11 @@ def record(finished: tuple) -> dict[str, Any]:
 # The run folder
 
 
-def test_the_folder_holds_what_the_contract_lists_and_nothing_else(finished: tuple) -> None:
+def test_the_folder_has_the_files_of_the_contract_and_no_others(finished: tuple) -> None:
     assert {path.name for path in finished[0].iterdir()} == FILES
 
 
-def test_the_record_keeps_the_contracts_promises(finished: tuple, record: dict[str, Any]) -> None:
+def test_the_record_has_the_values_of_the_contract(finished: tuple, record: dict[str, Any]) -> None:
     assert record["status"] == "complete"
     for key in ("accuracy", "loss"):
         assert isinstance(record["scores"]["val"][key], float)
@@ -71,7 +72,7 @@ def test_the_record_keeps_the_contracts_promises(finished: tuple, record: dict[s
     assert record["error"] is None
 
 
-def test_nothing_in_the_record_names_the_machine_or_its_user(finished: tuple, record: dict[str, Any]) -> None:
+def test_the_record_does_not_name_the_machine_or_its_user(finished: tuple, record: dict[str, Any]) -> None:
     import getpass
     import platform
 
@@ -82,15 +83,15 @@ def test_nothing_in_the_record_names_the_machine_or_its_user(finished: tuple, re
 
 
 def test_stdout_is_the_record_and_stderr_the_progress(finished: tuple, record: dict[str, Any]) -> None:
-    folder, said = finished
-    assert said.document == {"run": str(folder), **record}
-    lines = said.stderr.splitlines()
+    folder, result = finished
+    assert result.document == {"run": str(folder), **record}
+    lines = result.stderr.splitlines()
     assert any(line.startswith("head: training head, ") for line in lines)
     assert sum("val_loss" in line and "/2  loss" in line for line in lines) == len(rows_of(folder / "history.csv"))
-    assert "\x1b" not in said.stderr
+    assert "\x1b" not in result.stderr
 
 
-def test_splits_are_well_formed_and_share_no_content(finished: tuple, photos: Path, record: dict[str, Any]) -> None:
+def test_splits_are_complete_and_share_no_image(finished: tuple, photos: Path, record: dict[str, Any]) -> None:
     rows = rows_of(finished[0] / "splits.csv")
     assert list(rows[0]) == ["path", "label", "split", "sha256"]
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
@@ -104,7 +105,7 @@ def test_splits_are_well_formed_and_share_no_content(finished: tuple, photos: Pa
         assert sum(row["split"] == split for row in rows) == count
 
 
-def test_classes_stand_in_one_order_everywhere(finished: tuple, record: dict[str, Any]) -> None:
+def test_the_order_of_classes_is_the_same_everywhere(finished: tuple, record: dict[str, Any]) -> None:
     from tlcli.model import classifier
 
     folder = finished[0]
@@ -114,7 +115,7 @@ def test_classes_stand_in_one_order_everywhere(finished: tuple, record: dict[str
     assert list(classifier.load(folder / "model.keras").classes) == CLASSES
 
 
-def test_decisions_and_history_tell_the_same_story_as_the_record(finished: tuple, record: dict[str, Any]) -> None:
+def test_decisions_and_history_agree_with_the_record(finished: tuple, record: dict[str, Any]) -> None:
     folder = finished[0]
     lines = [json.loads(line) for line in (folder / "phases.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [{"name": line["step"], **line} for line in lines] == record["phases"]
@@ -129,83 +130,74 @@ def test_decisions_and_history_tell_the_same_story_as_the_record(finished: tuple
         assert record["scores"]["val"]["loss"] == pytest.approx(kept[-1]["val_loss"], rel=1e-5)
 
 
-def test_its_recipe_run_again_gives_the_same_run(
+def test_the_recipe_of_a_run_gives_the_same_run(
     finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path, record: dict[str, Any]
 ) -> None:
-    """Also: the images stay as they are, and --quiet is silent."""
-    before = content(photos)
-    again = tlcli("finetune", "--recipe", finished[0] / "recipe.yaml", "--out", tmp_path / "again", "--json", "--quiet")
-    assert (again.code, again.stderr) == (0, "")
-    assert content(photos) == before
+    """Also: the images do not change, and --quiet prints nothing."""
+    before = contents(photos)
+    recipe, out = finished[0] / "recipe.yaml", tmp_path / "again"
+    repeated = tlcli("finetune", "--recipe", recipe, "--out", out, "--json", "--quiet")
+    assert (repeated.code, repeated.stderr) == (0, "")
+    assert contents(photos) == before
     for name in ("recipe.yaml", "splits.csv", "labels.txt"):
-        assert (tmp_path / "again" / name).read_bytes() == (finished[0] / name).read_bytes()
-    assert again.document["model"]["weights_sha256"] == record["model"]["weights_sha256"]
+        assert (out / name).read_bytes() == (finished[0] / name).read_bytes()
+    assert repeated.document["model"]["weights_sha256"] == record["model"]["weights_sha256"]
     for split in ("val", "test"):
-        assert again.document["scores"][split]["accuracy"] == record["scores"][split]["accuracy"]
-        assert again.document["scores"][split]["loss"] == pytest.approx(record["scores"][split]["loss"], rel=1e-5)
-    assert [phase["kept"] for phase in again.document["phases"]] == [phase["kept"] for phase in record["phases"]]
+        assert repeated.document["scores"][split]["accuracy"] == record["scores"][split]["accuracy"]
+        assert repeated.document["scores"][split]["loss"] == pytest.approx(record["scores"][split]["loss"], rel=1e-5)
+    assert [phase["kept"] for phase in repeated.document["phases"]] == [phase["kept"] for phase in record["phases"]]
 
 
 @pytest.mark.slow
-def test_a_run_is_a_network_to_start_from(
+def test_a_run_can_start_from_another_run(
     finished: tuple, photos: Path, tiny: Path, tlcli: Callable, tmp_path: Path
 ) -> None:
-    """Its classifier already resizes and preprocesses; only its head is taken off. So is that of a run of a run."""
+    """The classifier of a run resizes and preprocesses its input; only its head is replaced. This works repeatedly."""
 
     def words(start: Path, out: str) -> list[str]:
-        named = "model={name: " + str(start) + "}"
-        return ["finetune", str(photos), "--recipe", str(tiny), "--set", named, "--out", str(tmp_path / out), "--json"]
+        model = "model={name: " + str(start) + "}"
+        return ["finetune", str(photos), "--recipe", str(tiny), "--set", model, "--out", str(tmp_path / out), "--json"]
 
-    # In a process of its own: there Keras has named nothing yet, and would give names that stand in the file already.
+    # In a new process, Keras numbers layer names from the start, so new layers could take names of the file.
     command = [sys.executable, "-m", "tlcli", *words(finished[0], "next")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["model"]["source"].startswith("file:")
-    said = tlcli(*words(tmp_path / "next", "third"))
-    assert said.code == 0, said.stderr
+    result = tlcli(*words(tmp_path / "next", "third"))
+    assert result.code == 0, result.stderr
     assert tlcli("evaluate", tmp_path / "third").code == 0
 
 
-@pytest.mark.parametrize("out", ["photos", "photos/runs/first"])
-def test_a_run_folder_among_the_images_is_refused(out: str, draw: Callable, tlcli: Callable, tmp_path: Path) -> None:
-    draw(tmp_path / "photos")
-    before = content(tmp_path / "photos")
-    said = tlcli("plan", tmp_path / "photos", "--out", tmp_path / out)
-    assert said.code == 2
-    assert "would lie among the images" in said.stderr
-    assert content(tmp_path / "photos") == before
-
-
-def test_files_of_other_kinds_are_told(draw: Callable, tlcli: Callable, tmp_path: Path) -> None:
+def test_skipped_files_are_reported(draw: Callable, tlcli: Callable, tmp_path: Path) -> None:
     folder = draw(tmp_path / "photos")
     for name in ("one.heic", "two.avif"):
-        next(path for path in folder.iterdir()).joinpath(name).write_bytes(b"not read")
-    said = tlcli("plan", folder)
-    assert "skipped 2 files" in said.stderr
-    assert ".avif, .heic" in said.stderr
+        next(folder.iterdir()).joinpath(name).write_bytes(b"not read")
+    result = tlcli("plan", folder)
+    assert "skipped 2 files" in result.stderr
+    assert ".avif, .heic" in result.stderr
 
 
 def test_without_out_runs_are_numbered(
     photos: Path, tiny: Path, tlcli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also: the result as a person reads it, and an expectation that is not met."""
+    """Also: the printed result, and an expectation that is not met."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "photos-mobilenet-3").mkdir(parents=True)
     short = ["--set", "phases=[{name: head, train: head, epochs: 1}]", "--set", "expect=[test.accuracy > 1, seed == 0]"]
-    said = tlcli("recipe", "run", tiny, photos, *short)
-    assert said.code == 3
+    result = tlcli("recipe", "run", tiny, photos, *short)
+    assert result.code == 3
     folder = tmp_path / "runs" / "photos-mobilenet-4"
     assert {path.name for path in folder.iterdir()} == FILES
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "complete"
     assert [verdict["passed"] for verdict in record["expectations"]] == [False, True]
-    assert "not met  test.accuracy > 1" in said.stdout
-    assert "met      seed == 0" in said.stdout
-    assert "run folder   runs/photos-mobilenet-4" in said.stdout
-    assert said.stderr.splitlines()[-1] == "1 of 2 expectations not met"
+    assert "not met  test.accuracy > 1" in result.stdout
+    assert "met      seed == 0" in result.stdout
+    assert "run folder   runs/photos-mobilenet-4" in result.stdout
+    assert result.stderr.splitlines()[-1] == "1 of 2 expectations not met"
 
 
-def test_expectations_that_are_met_are_told(finished: tuple, record: dict[str, Any]) -> None:
+def test_met_expectations_are_recorded(finished: tuple, record: dict[str, Any]) -> None:
     (verdict,) = record["expectations"]
     assert verdict["passed"]
     assert verdict["expectation"] == "seconds.total <= 3600"
@@ -219,53 +211,54 @@ import json, sys
 import keras, numpy as np
 from PIL import Image
 classifier = keras.saving.load_model(sys.argv[1])
-found = []
+results = []
 for path in sys.argv[2:]:
-    picture = np.asarray(Image.open(path).convert("RGB"), dtype="float32")[None]
-    resized = np.asarray(classifier.get_layer("resize")(picture))[0]
-    found.append([classifier.predict(picture, verbose=0)[0].tolist(), resized.tolist()])
+    image = np.asarray(Image.open(path).convert("RGB"), dtype="float32")[None]
+    resized = np.asarray(classifier.get_layer("resize")(image))[0]
+    results.append([classifier.predict(image, verbose=0)[0].tolist(), resized.tolist()])
 assert not any(name.split(".")[0] == "tlcli" for name in sys.modules)
-print(json.dumps(found))
+print(json.dumps(results))
 """
 
 
-def test_plain_keras_gives_what_predict_gives(finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path) -> None:
-    """To the last digits at the network's own size, and with the same pixels up to rounding at others."""
+def test_plain_keras_predicts_the_same(finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path) -> None:
+    """Equal probabilities at the network's input size; at other sizes equal pixels, up to rounding."""
     import numpy as np
     from PIL import Image
 
     from tlcli.data import pixels
 
-    with Image.open(photos / "red" / "03.bmp") as picture:
+    with Image.open(photos / "red" / "03.bmp") as image:
         for number, size in enumerate([(32, 32), (48, 40), (150, 41), (20, 90)]):
-            picture.resize(size).save(tmp_path / f"{number}.png")
-    pictures = sorted(tmp_path.glob("*.png"))
-    command = [sys.executable, "-I", "-c", PLAIN_KERAS, str(finished[0] / "model.keras"), *map(str, pictures)]
+            image.resize(size).save(tmp_path / f"{number}.png")
+    images = sorted(tmp_path.glob("*.png"))
+    command = [sys.executable, "-I", "-c", PLAIN_KERAS, str(finished[0] / "model.keras"), *map(str, images)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     plain = json.loads(done.stdout.splitlines()[-1])
-    said = tlcli("predict", finished[0], *pictures, "--top", 3, "--json").document
-    for path, row, (probabilities, resized) in zip(pictures, said, plain, strict=True):
+    result = tlcli("predict", finished[0], *images, "--top", 3, "--json").document
+    for path, row, (probabilities, resized) in zip(images, result, plain, strict=True):
         ours = {guess["label"]: guess["probability"] for guess in row["top"]}
         is_own_size = path.stem == "0"
-        # The probe on a random network tells tiny differences apart, so that half a grey level shows.
+        # The probe on a random network amplifies tiny differences, even half a grey level.
         assert [ours[name] for name in CLASSES] == pytest.approx(probabilities, abs=1e-5 if is_own_size else 0.3)
         difference = np.abs(pixels.read(path, (32, 32), "crop") - np.array(resized))
         assert difference.max() < (1e-3 if is_own_size else 1)
 
 
-def test_predict_takes_paths_folders_and_globs_each_once(finished: tuple, photos: Path, tlcli: Callable) -> None:
+def test_predict_accepts_paths_folders_and_globs(finished: tuple, photos: Path, tlcli: Callable) -> None:
     run, red = finished[0], photos / "red"
-    said = tlcli("predict", run, red / "05.bmp", red, f"{photos}/*/0[0-2].bmp", "--json")
-    paths = [row["path"] for row in said.document]
+    # Every image is predicted once, although the patterns overlap.
+    result = tlcli("predict", run, red / "05.bmp", red, f"{photos}/*/0[0-2].bmp", "--json")
+    paths = [row["path"] for row in result.document]
     greens = [str(photos / name / f"0{n}.bmp") for name in ("blue", "green") for n in range(3)]
     assert paths == [str(red / "05.bmp"), *(str(red / f"{n:02}.bmp") for n in range(10) if n != 5), *greens]
-    for row in said.document:
+    for row in result.document:
         assert set(row) == {"path", "label", "probability", "top"}
         assert row["top"] == [{"label": row["label"], "probability": row["probability"]}]
 
 
 @pytest.mark.parametrize(("top", "count"), [(1, 1), (2, 2), (3, 3), (99, 3)])
-def test_top_names_the_most_probable_first(
+def test_top_lists_the_most_probable_classes_first(
     top: int, count: int, finished: tuple, photos: Path, tlcli: Callable
 ) -> None:
     (row,) = tlcli("predict", finished[0], photos / "red" / "01.bmp", "--top", top, "--json").document
@@ -276,16 +269,16 @@ def test_top_names_the_most_probable_first(
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_file_that_cannot_be_read_stops_nothing(
+def test_an_unreadable_file_does_not_stop_the_others(
     finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.jpg"
-    bad.write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    bad.write_bytes(b"\xff\xd8\xff\xe0 no image")
     words = ["predict", finished[0], photos / "red" / "01.bmp", bad, photos / "red" / "02.bmp"]
-    said = tlcli(*words, "--json")
-    assert said.code == 1
-    assert [set(row) - {"path"} for row in said.document][1] == {"error"}
-    assert [row.get("label") is not None for row in said.document] == [True, False, True]
+    result = tlcli(*words, "--json")
+    assert result.code == 1
+    assert [set(row) - {"path"} for row in result.document][1] == {"error"}
+    assert [row.get("label") is not None for row in result.document] == [True, False, True]
     table = list(csv.DictReader(io.StringIO(tlcli(*words, "--csv").stdout)))
     assert [bool(row["error"]) for row in table] == [False, True, False]
     text = tlcli(*words)
@@ -294,7 +287,7 @@ def test_a_file_that_cannot_be_read_stops_nothing(
     assert text.stdout.splitlines()[1].startswith(f"{bad}  ")
 
 
-def test_a_classifier_alone_predicts_too(finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path) -> None:
+def test_a_classifier_file_alone_predicts(finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path) -> None:
     alone = shutil.copy(finished[0] / "model.keras", tmp_path / "mine.keras")
     words = [photos / "red", "--json", "--quiet"]
     assert tlcli("predict", alone, *words).stdout == tlcli("predict", finished[0], *words).stdout
@@ -302,15 +295,15 @@ def test_a_classifier_alone_predicts_too(finished: tuple, photos: Path, tlcli: C
     assert "no test images" in tlcli("evaluate", alone).stderr
 
 
-def test_hostile_class_names_arrive_unharmed(draw: Callable, tlcli: Callable, tiny: Path, tmp_path: Path) -> None:
+def test_hostile_class_names_stay_intact(draw: Callable, tlcli: Callable, tiny: Path, tmp_path: Path) -> None:
     names = sorted(HOSTILE)
     folder, run = draw(tmp_path / "data [bold]", names, count=8), tmp_path / "run, [red]"
     short = ["--set", "phases=[{name: '[green]head', train: head, epochs: 1}]"]
-    said = tlcli("finetune", folder, "--recipe", tiny, *short, "--out", run)
-    assert said.code == 0
-    assert f"run folder   {run}" in said.stdout.splitlines()
-    assert "[green]head" in said.stdout
-    assert "[green]head: training head" in said.stderr
+    result = tlcli("finetune", folder, "--recipe", tiny, *short, "--out", run)
+    assert result.code == 0
+    assert f"run folder   {run}" in result.stdout.splitlines()
+    assert "[green]head" in result.stdout
+    assert "[green]head: training head" in result.stderr
     assert (run / "labels.txt").read_text(encoding="utf-8").splitlines() == names
     assert {row["label"] for row in rows_of(run / "splits.csv")} == set(names)
 
@@ -332,39 +325,37 @@ def test_hostile_class_names_arrive_unharmed(draw: Callable, tlcli: Callable, ti
 # Evaluation
 
 
-def test_its_own_test_images_give_the_scores_of_the_record(
-    finished: tuple, tlcli: Callable, record: dict[str, Any]
-) -> None:
-    found = tlcli("evaluate", finished[0], "--json").document
-    noted = record["scores"]["test"]
-    assert {"count", "accuracy", "loss", "top_k", "per_class", "confusion", "classes"} <= set(found)
-    assert found["loss"] == pytest.approx(noted["loss"], abs=1e-6, rel=1e-6)
-    assert {**found, "loss": 0} == {**noted, "loss": 0}
-    assert sum(map(sum, found["confusion"])) == found["count"] == 5
+def test_the_own_test_images_give_the_recorded_scores(finished: tuple, tlcli: Callable, record: dict[str, Any]) -> None:
+    scores = tlcli("evaluate", finished[0], "--json").document
+    recorded = record["scores"]["test"]
+    assert {"count", "accuracy", "loss", "top_k", "per_class", "confusion", "classes"} <= set(scores)
+    assert scores["loss"] == pytest.approx(recorded["loss"], abs=1e-6, rel=1e-6)
+    assert {**scores, "loss": 0} == {**recorded, "loss": 0}
+    assert sum(map(sum, scores["confusion"])) == scores["count"] == 5
 
 
 def test_scores_on_a_folder_agree_with_single_predictions(finished: tuple, photos: Path, tlcli: Callable) -> None:
-    found = tlcli("evaluate", finished[0], photos, "--json").document
+    scores = tlcli("evaluate", finished[0], photos, "--json").document
     rows = tlcli("predict", finished[0], photos, "--json").document
     right = [row for row in rows if Path(row["path"]).parent.name == row["label"]]
-    assert found["count"] == len(rows) == 30
-    assert found["accuracy"] == pytest.approx(len(right) / 30)
-    assert [each["support"] for each in found["per_class"]] == [10, 10, 10]
+    assert scores["count"] == len(rows) == 30
+    assert scores["accuracy"] == pytest.approx(len(right) / 30)
+    assert [row["support"] for row in scores["per_class"]] == [10, 10, 10]
     text = tlcli("evaluate", finished[0], photos).stdout
     assert text.splitlines()[0] == f"30 images of {photos}"
-    assert f"accuracy {found['accuracy']:.4f}" in text
+    assert f"accuracy {scores['accuracy']:.4f}" in text
 
 
-def test_images_that_were_trained_on_are_told(finished: tuple, photos: Path, tlcli: Callable) -> None:
+def test_training_images_cause_a_warning(finished: tuple, photos: Path, tlcli: Callable) -> None:
     with (finished[0] / "splits.csv").open(encoding="utf-8", newline="") as stream:
         count = sum(row["split"] == "train" for row in csv.DictReader(stream))
-    said = tlcli("evaluate", finished[0], photos, "--json")
-    assert f"warning: the run was trained on {count} of these 30 images" in said.stderr
-    assert said.document["count"] == 30
+    result = tlcli("evaluate", finished[0], photos, "--json")
+    assert f"warning: the run was trained on {count} of these 30 images" in result.stderr
+    assert result.document["count"] == 30
     assert "warning" not in tlcli("evaluate", finished[0]).stderr
 
 
-def test_given_test_folders_are_preferred(finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path) -> None:
+def test_a_test_folder_is_preferred(finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path) -> None:
     for split, count in (("train", 10), ("test", 4)):
         for name in CLASSES:
             (tmp_path / split / name).mkdir(parents=True)
@@ -373,20 +364,20 @@ def test_given_test_folders_are_preferred(finished: tuple, photos: Path, tlcli: 
     assert tlcli("evaluate", finished[0], tmp_path, "--json").document["count"] == 12
 
 
-@pytest.mark.parametrize("what", ["changed", "missing"])
-def test_test_images_must_be_those_of_the_run(
-    what: str, finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path
+@pytest.mark.parametrize("problem", ["changed", "missing"])
+def test_test_images_must_be_unchanged(
+    problem: str, finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path
 ) -> None:
     run, data = shutil.copytree(finished[0], tmp_path / "run"), shutil.copytree(photos, tmp_path / "photos")
     text = (run / "run.json").read_text(encoding="utf-8")
     (run / "run.json").write_text(text.replace(str(photos), str(data)), encoding="utf-8")
     assert tlcli("evaluate", run).code == 0
     test = next(data / row["path"] for row in rows_of(run / "splits.csv") if row["split"] == "test")
-    if what == "changed":
+    if problem == "changed":
         test.write_bytes(test.read_bytes() + b"\0")
     else:
         test.unlink()
-    said = tlcli("evaluate", run)
-    assert said.code == 2
-    assert f"{test}: a test image" in said.stderr
-    assert what in said.stderr
+    result = tlcli("evaluate", run)
+    assert result.code == 2
+    assert f"{test}: a test image" in result.stderr
+    assert problem in result.stderr

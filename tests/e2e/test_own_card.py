@@ -1,4 +1,4 @@
-"""A network of one's own from a card file, and the network taken where none is named: from plan to prediction."""
+"""A user's own network from a card file, and the default network, from plan to prediction."""
 
 import json
 import os
@@ -35,7 +35,7 @@ phases:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a card, its weights and a recipe. Not to be changed."""
+    """A folder with a card, its weights and a recipe. Tests share it and must not change it."""
     import keras
 
     from tlcli.zoo.sources import weights_file
@@ -51,10 +51,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(home: Path, tmp_path: Path) -> Path:
+    """A copy of `home` that a test may change."""
     return Path(shutil.copytree(home, tmp_path / "own"))
 
 
-def test_a_card_of_ones_own_from_plan_to_prediction(
+def test_an_own_card_works_from_plan_to_prediction(
     home: Path, tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
@@ -62,27 +63,27 @@ def test_a_card_of_ones_own_from_plan_to_prediction(
     plan = tlcli("plan", *words, "--json").document
     assert (plan["model"]["name"], plan["model"]["size"], plan["notices"]) == ("mine", [32, 32], [])
     assert plan["recipe"]["model"]["name"] == str(home / "mine.yaml")
-    assert len(list((Path(os.environ["TLCLI_CACHE"]) / "structures").glob("*.json"))) == 1, "measured once, and kept"
+    assert len(list((Path(os.environ["TLCLI_CACHE"]) / "structures").glob("*.json"))) == 1, "measured once and stored"
 
     run = tmp_path / "run"
-    said = tlcli("finetune", *words, "--out", run, "--json")
-    assert said.code == 0, said.stderr
-    model = said.document["model"]
+    result = tlcli("finetune", *words, "--out", run, "--json")
+    assert result.code == 0, result.stderr
+    model = result.document["model"]
     assert model["weights"] == "card (mine)"
     assert (model["card"]["weights"], model["card"]["data"]) == ("mine.weights.h5", "leaves")
     assert len(list((Path(os.environ["TLCLI_CACHE"]) / "structures").glob("*.json"))) == 1
 
     monkeypatch.chdir(tmp_path)
     assert tlcli("plan", "--recipe", run / "recipe.yaml", "--json").document["model"]["name"] == "mine"
-    assert tlcli("evaluate", run, "--json").document["accuracy"] == said.document["scores"]["test"]["accuracy"]
+    assert tlcli("evaluate", run, "--json").document["accuracy"] == result.document["scores"]["test"]["accuracy"]
     assert len(tlcli("predict", run, photos / "red", "--json").document) == 10
     assert tlcli("inspect", run, "--format", "json").document["parameters"] == model["parameters"]
 
 
-def test_an_unfinished_run_is_taken_up_without_the_weights(
+def test_an_interrupted_run_resumes_without_the_weights_file(
     copied: Path, tlcli: Callable, photos: Path, tmp_path: Path
 ) -> None:
-    """They are in its checkpoint."""
+    """The checkpoint has the weights."""
     from tlcli.train.events import Event, StepBegun
     from tlcli.workflows import finetune
     from tlcli.workflows.request import Request, check_request
@@ -102,35 +103,38 @@ def test_an_unfinished_run_is_taken_up_without_the_weights(
     before = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert (before["status"], before["model"]["weights"]) == ("interrupted", "card (mine)")
     (copied / "mine.weights.h5").unlink()
-    said = tlcli("finetune", "--resume", tmp_path / "run", "--json")
-    assert said.code == 0, said.stderr
-    assert said.document["status"] == "complete"
-    assert said.document["model"]["weights"] == "card (mine)"
-    assert said.document["model"]["weights_sha256"] == before["model"]["weights_sha256"]
+    result = tlcli("finetune", "--resume", tmp_path / "run", "--json")
+    assert result.code == 0, result.stderr
+    assert result.document["status"] == "complete"
+    assert result.document["model"]["weights"] == "card (mine)"
+    assert result.document["model"]["weights_sha256"] == before["model"]["weights_sha256"]
 
 
-def test_inspect_and_show_take_a_card_file(home: Path, tlcli: Callable) -> None:
-    found = tlcli("inspect", home / "mine.yaml", "--format", "json").document
-    assert (found["name"], found["input_size"]) == ("mine", [32, 32])
-    assert found["parameters"] == 218_544
-    told = tlcli("zoo", "show", home / "mine.yaml", "--json").document
-    assert (told["weights"], told["data"]) == (str(home / "mine.weights.h5"), "leaves")
+def test_inspect_and_zoo_show_accept_a_card_file(home: Path, tlcli: Callable) -> None:
+    report = tlcli("inspect", home / "mine.yaml", "--format", "json").document
+    assert (report["name"], report["input_size"]) == ("mine", [32, 32])
+    assert report["parameters"] == 218_544
+    card = tlcli("zoo", "show", home / "mine.yaml", "--json").document
+    assert (card["weights"], card["data"]) == (str(home / "mine.weights.h5"), "leaves")
 
 
-def test_the_bundled_network_is_known_without_measuring(tlcli: Callable) -> None:
-    found = tlcli("inspect", "mobilenet_synthetic", "--format", "json").document
+def test_the_bundled_network_needs_no_measurement(tlcli: Callable) -> None:
+    report = tlcli("inspect", "mobilenet_synthetic", "--format", "json").document
     card = catalogue.find("mobilenet_synthetic")
-    assert (found["parameters"], found["input_size"]) == (card.parameters, [card.size, card.size])
+    assert (report["parameters"], report["input_size"]) == (card.parameters, [card.size, card.size])
     assert not (Path(os.environ["TLCLI_CACHE"]) / "structures").exists()
 
 
-def flip(home: Path) -> None:
+def flip_bit(home: Path) -> None:
+    """Change one bit of the weights."""
     data = bytearray((home / "mine.weights.h5").read_bytes())
     data[len(data) // 2] ^= 1
     (home / "mine.weights.h5").write_bytes(data)
 
 
 def edit(old: str, new: str) -> Callable[[Path], None]:
+    """The function that replaces a text in the card."""
+
     def change(home: Path) -> None:
         path = home / "mine.yaml"
         text = path.read_text(encoding="utf-8")
@@ -141,10 +145,10 @@ def edit(old: str, new: str) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "words", "wanted"),
+    ("damage", "words", "messages"),
     [
-        (flip, [], ["mine.weights.h5: is not the file", "expected sha256", "got"]),
-        (lambda home: (home / "mine.weights.h5").unlink(), [], ["mine.weights.h5: the weights of mine are not there"]),
+        (flip_bit, [], ["mine.weights.h5: is not the file", "expected sha256", "got"]),
+        (lambda home: (home / "mine.weights.h5").unlink(), [], ["mine.weights.h5: the weights of mine are missing"]),
         (edit("mine.weights.h5", "../x.h5"), [], ["mine.yaml", "weights: must be the name", "'../x.h5'"]),
         (edit("title", "titel"), [], ["mine.yaml", "titel: unknown key"]),
         (lambda _: None, ["--set", "model.arguments.alpha=0.5"], ["model.arguments.alpha", "fit only {alpha: 0.25}"]),
@@ -152,32 +156,32 @@ def edit(old: str, new: str) -> Callable[[Path], None]:
     ids=["flipped bit", "no weights", "elsewhere", "unknown key", "arguments"],
 )
 @pytest.mark.parametrize("command", ["plan", "finetune"])
-def test_what_is_wrong_is_told_at_once(
-    command: str, damage: Callable, words: list[str], wanted: list[str], copied: Path, tlcli: Callable, photos: Path
+def test_problems_are_reported_at_once(
+    command: str, damage: Callable, words: list[str], messages: list[str], copied: Path, tlcli: Callable, photos: Path
 ) -> None:
     damage(copied)
-    said = tlcli(command, photos, "--model", copied / "mine.yaml", *words)
-    assert (said.code, said.stdout) == (2, "")
-    assert len(said.stderr.splitlines()) == 1, "before Keras is loaded and any image is read"
-    for text in wanted:
-        assert text in said.stderr
+    result = tlcli(command, photos, "--model", copied / "mine.yaml", *words)
+    assert (result.code, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1, "before Keras loads and images are read"
+    for message in messages:
+        assert message in result.stderr
 
 
-@pytest.mark.parametrize("damage", [flip, lambda home: (home / "mine.weights.h5").unlink()], ids=["flipped", "gone"])
-def test_weights_that_are_not_wanted_need_not_be_right(
-    damage: Callable, copied: Path, tlcli: Callable, photos: Path
-) -> None:
+@pytest.mark.parametrize(
+    "damage", [flip_bit, lambda home: (home / "mine.weights.h5").unlink()], ids=["flipped bit", "no weights"]
+)
+def test_unused_weights_are_not_checked(damage: Callable, copied: Path, tlcli: Callable, photos: Path) -> None:
     damage(copied)
     words = ["--model", copied / "mine.yaml", "--weights", "random", "--set", "model.arguments.alpha=0.5"]
-    said = tlcli("plan", photos, *words, "--json")
-    assert said.code == 0, said.stderr
-    assert said.document["model"]["parameters"] == 829_536
+    result = tlcli("plan", photos, *words, "--json")
+    assert result.code == 0, result.stderr
+    assert result.document["model"]["parameters"] == 829_536
 
 
-# No network named: `auto`
+# The default network: `auto`
 
 
-def test_without_weights_at_hand_the_bundled_network_is_used_and_it_is_said(
+def test_without_available_weights_the_bundled_network_is_used_with_a_notice(
     home: Path, tlcli: Callable, photos: Path, tmp_path: Path
 ) -> None:
     plan = tlcli("plan", photos, "--json").document
@@ -187,31 +191,31 @@ def test_without_weights_at_hand_the_bundled_network_is_used_and_it_is_said(
     assert f"Note: {notice}." in tlcli("plan", photos).stdout.splitlines()
 
     run = tmp_path / "run"
-    said = tlcli("finetune", photos, "--recipe", home / "short.yaml", "--out", run, "--json", "--quiet")
-    assert said.code == 0, said.stderr
-    assert said.stderr == f"warning: {notice}\n"
-    assert (said.document["model"]["name"], said.document["model"]["weights"]) == (
+    result = tlcli("finetune", photos, "--recipe", home / "short.yaml", "--out", run, "--json", "--quiet")
+    assert result.code == 0, result.stderr
+    assert result.stderr == f"warning: {notice}\n"
+    assert (result.document["model"]["name"], result.document["model"]["weights"]) == (
         "mobilenet_synthetic",
         "card (mobilenet_synthetic)",
     )
-    assert said.document["model"]["size"] == [64, 64]
-    assert notice in said.document["warnings"]
-    assert "name: drawn\n" in (run / "recipe.yaml").read_text(encoding="utf-8")
+    assert result.document["model"]["size"] == [64, 64]
+    assert notice in result.document["warnings"]
+    assert "name: mobilenet_synthetic\n" in (run / "recipe.yaml").read_text(encoding="utf-8")
     assert tlcli("evaluate", run).code == 0
 
 
-def test_who_names_the_bundled_network_is_told_nothing(tlcli: Callable, photos: Path) -> None:
+def test_there_is_no_notice_for_the_bundled_network_by_name(tlcli: Callable, photos: Path) -> None:
     plan = tlcli("plan", photos, "--json", "--model", "mobilenet_synthetic").document
     assert (plan["model"]["name"], plan["notices"]) == ("mobilenet_synthetic", [])
 
 
 @pytest.mark.parametrize("words", [["--set", "data.size=[48,48]"], ["--model", "auto", "--set", "data.size=[48,48]"]])
-def test_a_size_of_ones_own_is_kept(words: list[str], tlcli: Callable, photos: Path) -> None:
+def test_a_given_size_is_kept(words: list[str], tlcli: Callable, photos: Path) -> None:
     plan = tlcli("plan", photos, "--json", *words).document
     assert (plan["model"]["name"], plan["model"]["size"]) == ("mobilenet_synthetic", [48, 48])
 
 
-def test_with_weights_in_the_cache_it_is_mobilenet(
+def test_with_downloaded_weights_the_default_is_mobilenet_v2(
     tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
@@ -221,11 +225,11 @@ def test_with_weights_in_the_cache_it_is_mobilenet(
     assert (plan["model"]["name"], plan["model"]["size"], plan["notices"]) == ("mobilenet_v2", [96, 96], [])
     assert plan["recipe"]["model"]["name"] == "mobilenet_v2"
     assert tlcli("plan", photos, "--json").document["model"]["name"] == "mobilenet_synthetic", (
-        "another size has other weights"
+        "the weights are for one size"
     )
 
 
-def test_with_weights_of_ones_own_it_is_mobilenet(tlcli: Callable, photos: Path) -> None:
+def test_with_given_weights_the_default_is_mobilenet_v2(tlcli: Callable, photos: Path) -> None:
     plan = tlcli("plan", photos, "--json", "--weights", "random").document
     assert (plan["model"]["name"], plan["notices"]) == ("mobilenet_v2", [])
 
@@ -238,13 +242,13 @@ def test_a_folder_called_auto_changes_nothing(
     assert tlcli("plan", photos, "--json").document["model"]["name"] == "mobilenet_synthetic"
 
 
-def test_a_mistake_is_told_before_any_server_is_asked(
+def test_mistakes_are_reported_before_a_server_is_contacted(
     tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(default, "can_fetch", lambda url: bool(asked.append(url)))
+    urls: list[str] = []
+    monkeypatch.setattr(default, "can_fetch", lambda url: bool(urls.append(url)))
     assert tlcli("plan", tmp_path / "phots").code == 2
     assert tlcli("finetune", photos, "--out", photos / "run").code == 2
-    assert asked == []
+    assert urls == []
     assert tlcli("plan", photos).code == 0
-    assert len(asked) == 1
+    assert len(urls) == 1

@@ -1,4 +1,4 @@
-"""Long trainings on real images with real pretrained weights."""
+"""Long runs on real images with real pretrained weights."""
 
 import json
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def trained(sample, tmp_path_factory):
-    """Records of whole runs on the flowers, by recipe."""
+    """Records of complete runs on tf_flowers, by recipe."""
     from click.testing import CliRunner
 
     weights = sample("mobilenet_v2_0.35_224_imagenet_notop") / "mobilenet_v2_0.35_224_no_top.weights.h5"
@@ -26,23 +26,23 @@ def trained(sample, tmp_path_factory):
     return records
 
 
-def test_the_probe_on_frozen_features_reaches_what_is_known_of_them(trained):
-    # Logistic regression on these features is published at 87.6 % for another split of the same pictures.
+def test_the_probe_on_frozen_features_reaches_the_published_accuracy(trained):
+    # Published for logistic regression on these features: 87.6 %, on another split of the same images.
     assert trained["head-only"]["scores"]["val"]["accuracy"] > 0.82
     assert trained["head-only"]["scores"]["test"]["accuracy"] > 0.82
 
 
-def test_thawing_helps_and_never_harms_validation(trained):
-    head, thawed = trained["head-only"]["scores"]["val"], trained["unfreeze-until-plateau"]["scores"]["val"]
-    assert thawed["loss"] < head["loss"]
-    assert thawed["accuracy"] >= head["accuracy"]
+def test_unfreezing_improves_the_validation_scores(trained):
+    head, unfrozen = trained["head-only"]["scores"]["val"], trained["unfreeze-until-plateau"]["scores"]["val"]
+    assert unfrozen["loss"] < head["loss"]
+    assert unfrozen["accuracy"] >= head["accuracy"]
     assert (
         trained["unfreeze-until-plateau"]["scores"]["test"]["accuracy"]
         > trained["head-only"]["scores"]["test"]["accuracy"]
     )
 
 
-def test_the_log_says_what_was_kept_and_why(trained):
+def test_the_record_states_what_was_kept_and_why(trained):
     phases = trained["unfreeze-until-plateau"]["phases"]
     assert phases[0]["reason"] == "kept: the optimum of the linear probe"
     assert any(phase["kept"] and phase["trained_groups"] for phase in phases)

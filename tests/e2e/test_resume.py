@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped and taken up again: the same result as if nothing had happened."""
+"""Resuming killed and stopped runs: the result is that of an uninterrupted run."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 PROGRAM = str(Path(sys.executable).with_name("tlcli"))
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 
 # Every kind of state that a checkpoint holds: BatchNorm statistics, dropout, augmentation, a schedule, momentum,
 # rolled-back steps.
@@ -32,8 +32,8 @@ optimizer: {name: adam, schedule: cosine, clip_norm: 1.0}
 phases:
   - {name: head, train: head, epochs: 5}
   - {name: everything, policy: all, epochs: 9, lr: 3.0e-3, batch_norm: train}
-  - {name: thaw, policy: gradual, step: 14, epochs: 6, patience: 4, lr: 1.0e-3, layer_decay: 0.8}
-# Every run trains for itself.
+  - {name: unfreeze, policy: gradual, step: 14, epochs: 6, patience: 4, lr: 1.0e-3, layer_decay: 0.8}
+# Without cached results, every run trains.
 performance: {batch: 8, reuse_results: false}
 """
 
@@ -51,11 +51,11 @@ def data(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Path]) ->
 
 
 def history(run: Path) -> list[dict[str, str]]:
+    """The rows of history.csv without the times, which may differ between runs."""
     path = run / "history.csv"
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as stream:
-        # How long something took is the one thing that may differ.
         clock = ("seconds", "images_per_second")
         return [{key: value for key, value in row.items() if key not in clock} for row in csv.DictReader(stream)]
 
@@ -66,15 +66,15 @@ def status(run: Path) -> str:
 
 @contextmanager
 def running(*words: object) -> Iterator[subprocess.Popen]:
-    """The program in a process of its own, gone at the end."""
+    """tlcli in a new process, which is killed at the end."""
 
-    def heed_ctrl_c() -> None:
-        # A test runner in the background hands on that Ctrl-C is ignored.
+    def accept_ctrl_c() -> None:
+        # A test runner in the background ignores Ctrl-C, and child processes inherit this.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     command = [PROGRAM, *map(str, words)]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_ctrl_c)
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=accept_ctrl_c)
     try:
         yield process
     finally:
@@ -82,127 +82,127 @@ def running(*words: object) -> Iterator[subprocess.Popen]:
         process.communicate()
 
 
-def until_epochs(run: Path, process: subprocess.Popen, count: int) -> None:
-    """Wait until so many epochs stand in history.csv."""
-    deadline = time.monotonic() + PATIENCE_S
+def wait_for_epochs(run: Path, process: subprocess.Popen, count: int) -> None:
+    """Wait until history.csv has `count` epochs."""
+    deadline = time.monotonic() + TIMEOUT_S
     while len(history(run)) < count:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"no {count} epochs in {PATIENCE_S} s"
+        assert time.monotonic() < deadline, f"fewer than {count} epochs in {TIMEOUT_S} s"
         time.sleep(0.01)
 
 
-def stopped(run: Path, how: signal.Signals, count: int, *words: object) -> tuple[int, str, str]:
-    """Start or resume a run and stop it after so many epochs; exit code, stdout and stderr."""
+def stop(run: Path, by: signal.Signals, count: int, *words: object) -> tuple[int, str, str]:
+    """Start or resume a run and stop it after `count` epochs. Returns exit code, stdout and stderr."""
     with running(*words) as process:
-        until_epochs(run, process, count)
-        process.send_signal(how)
-        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+        wait_for_epochs(run, process, count)
+        process.send_signal(by)
+        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
         return process.returncode, stdout, stderr
 
 
 @pytest.fixture(scope="module")
 def whole(data: Path, recipe: Path, tlcli: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """The same run without interruption."""
+    """The same run, uninterrupted."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    said = tlcli("finetune", data, "--recipe", recipe, "--out", run, "--json")
-    assert said.code == 0, said.stderr
-    return run, said.document
+    result = tlcli("finetune", data, "--recipe", recipe, "--out", run, "--json")
+    assert result.code == 0, result.stderr
+    return run, result.document
 
 
 @pytest.mark.slow
-def test_a_run_killed_and_stopped_three_times_ends_as_if_nothing_had_happened(
+def test_a_run_that_is_interrupted_three_times_ends_like_an_uninterrupted_one(
     whole: tuple, data: Path, recipe: Path, tlcli: Callable, tmp_path: Path
 ) -> None:
     run, epochs = tmp_path / "run", len(history(whole[0]))
     first, second, third = sorted(random.sample(range(2, epochs - 1), 3))
     moments = f"killed after {first}, SIGINT after {second}, SIGTERM after {third} of {epochs} epochs"
 
-    # Killed: nothing could be tidied up.
-    code, _, _ = stopped(run, signal.SIGKILL, first, "finetune", data, "--recipe", recipe, "--out", run)
+    # Killed: no clean-up.
+    code, _, _ = stop(run, signal.SIGKILL, first, "finetune", data, "--recipe", recipe, "--out", run)
     assert code == -signal.SIGKILL
     assert status(run) == "interrupted", moments
     assert not (run / "model.keras").exists()
     for command in (["evaluate", run], ["predict", run, data]):
-        said = tlcli(*command)
-        assert said.code == 2
-        assert f"tlcli finetune --resume {run}" in said.stderr
+        result = tlcli(*command)
+        assert result.code == 2
+        assert f"tlcli finetune --resume {run}" in result.stderr
 
-    # Other images: refused, and the run stays as it was.
-    stray = shutil.copy(data / "red" / "00.bmp", data / "red" / "new.bmp")
-    said = tlcli("finetune", "--resume", run)
-    Path(stray).unlink()
-    assert said.code == 2
-    assert "the images have changed since the run began" in said.stderr
+    # Changed images: refused, and the run stays as it is.
+    added = shutil.copy(data / "red" / "00.bmp", data / "red" / "new.bmp")
+    result = tlcli("finetune", "--resume", run)
+    Path(added).unlink()
+    assert result.code == 2
+    assert "the images have changed since the run began" in result.stderr
     assert status(run) == "interrupted"
 
-    # Stopped politely, twice: exit code 130 and what to type.
-    for how, count in ((signal.SIGINT, second), (signal.SIGTERM, third)):
-        code, stdout, stderr = stopped(run, how, count, "finetune", "--resume", run, "--json")
+    # Stopped twice: exit code 130, and the command that resumes.
+    for by, count in ((signal.SIGINT, second), (signal.SIGTERM, third)):
+        code, stdout, stderr = stop(run, by, count, "finetune", "--resume", run, "--json")
         assert (code, stdout) == (130, ""), (moments, stderr)
-        assert f"Interrupted. Go on with: tlcli finetune --resume {run}" in stderr
+        assert f"Interrupted. Resume with: tlcli finetune --resume {run}" in stderr
         assert "Traceback" not in stderr
         assert status(run) == "interrupted"
         assert not (run / ".lock").exists()
 
-    said = tlcli("finetune", "--resume", run, "--json")
-    assert said.code == 0, (moments, said.stderr)
+    result = tlcli("finetune", "--resume", run, "--json")
+    assert result.code == 0, (moments, result.stderr)
     assert history(run) == history(whole[0]), moments
-    wanted = whole[1]
-    assert said.document["scores"] == wanted["scores"], moments
-    for mine, other in zip(said.document["phases"], wanted["phases"], strict=True):
-        assert {**mine, "seconds": 0} == {**other, "seconds": 0}, moments
-    assert said.document["model"]["weights_sha256"] == wanted["model"]["weights_sha256"]
+    expected = whole[1]
+    assert result.document["scores"] == expected["scores"], moments
+    for step, expected_step in zip(result.document["phases"], expected["phases"], strict=True):
+        assert {**step, "seconds": 0} == {**expected_step, "seconds": 0}, moments
+    assert result.document["model"]["weights_sha256"] == expected["model"]["weights_sha256"]
     assert {path.name for path in run.iterdir()} == {path.name for path in whole[0].iterdir()}
     assert (run / "splits.csv").read_bytes() == (whole[0] / "splits.csv").read_bytes()
 
 
-def test_a_run_in_progress_is_left_alone(
+def test_a_run_in_progress_is_not_resumed(
     finished: tuple, photos: Path, tiny: Path, tlcli: Callable, tmp_path: Path
 ) -> None:
-    """Then it is killed and taken up: the solution of its linear probe is not lost."""
+    """After it is killed, it resumes with the solution of its linear probe."""
     run = tmp_path / "run"
     with running("finetune", photos, "--recipe", tiny, "--out", run) as process:
-        until_epochs(run, process, 1)
+        wait_for_epochs(run, process, 1)
         os.kill(process.pid, signal.SIGSTOP)
         before = sorted(path.name for path in run.iterdir())
-        said = tlcli("finetune", "--resume", run)
-        assert said.code == 2
-        assert "a run is in progress in this folder" in said.stderr
+        result = tlcli("finetune", "--resume", run)
+        assert result.code == 2
+        assert "a run is in progress in this folder" in result.stderr
         assert sorted(path.name for path in run.iterdir()) == before
         assert status(run) == "interrupted"
-    said = tlcli("finetune", "--resume", run, "--json")
-    assert said.code == 0, said.stderr
+    result = tlcli("finetune", "--resume", run, "--json")
+    assert result.code == 0, result.stderr
     assert history(run) == history(finished[0])
-    assert said.document["scores"] == finished[1].document["scores"]
-    assert said.document["seconds"]["prefix"] > 0
+    assert result.document["scores"] == finished[1].document["scores"]
+    assert result.document["seconds"]["prefix"] > 0
 
 
-def test_killed_before_the_first_epoch(finished: tuple, tlcli: Callable, tmp_path: Path) -> None:
-    """There is no checkpoint yet: the run starts over, to the same result."""
+def test_a_run_killed_before_the_first_epoch_starts_over(finished: tuple, tlcli: Callable, tmp_path: Path) -> None:
+    """There is no checkpoint yet. The result is the same."""
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
     for name in ("model.keras", "labels.txt", "history.csv", "phases.jsonl"):
         (run / name).unlink()
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     (run / "run.json").write_text(json.dumps({**record, "status": "interrupted", "phases": [], "scores": {}}))
-    said = tlcli("finetune", "--resume", run, "--json")
-    assert said.code == 0, said.stderr
+    result = tlcli("finetune", "--resume", run, "--json")
+    assert result.code == 0, result.stderr
     assert history(run) == history(finished[0])
-    assert said.document["scores"] == finished[1].document["scores"]
-    assert said.document["started"] == record["started"]
+    assert result.document["scores"] == finished[1].document["scores"]
+    assert result.document["started"] == record["started"]
 
 
-def test_a_damaged_checkpoint_is_told(tlcli: Callable, finished: tuple, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_an_error(tlcli: Callable, finished: tuple, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     (run / "run.json").write_text(json.dumps({**record, "status": "interrupted"}))
     (run / "checkpoint").mkdir()
     (run / "checkpoint" / "state.json").write_text("{")
-    said = tlcli("finetune", "--resume", run)
-    assert said.code == 1
-    assert "the checkpoint is damaged" in said.stderr
-    assert "Start the run anew" in said.stderr
+    result = tlcli("finetune", "--resume", run)
+    assert result.code == 1
+    assert "the checkpoint is damaged" in result.stderr
+    assert "Start the run again without --resume" in result.stderr
 
 
 STORED_RECIPE = RECIPE.replace("preset: strong, mixup: 0.2", "preset: strong, views: 3").replace(
@@ -212,23 +212,23 @@ STORED_RECIPE = RECIPE.replace("preset: strong, mixup: 0.2", "preset: strong, vi
 
 
 @pytest.mark.slow
-def test_a_run_above_stored_outputs_is_taken_up_where_they_are(data: Path, tlcli: Callable, tmp_path: Path) -> None:
-    """Killed in a step that is fed stored renderings. Every process finds those of the first, and computes no pass."""
+def test_a_run_on_stored_features_resumes_with_them(data: Path, tlcli: Callable, tmp_path: Path) -> None:
+    """Killed in a step that trains on stored views. Later runs find the features of the first and compute none."""
     recipe, run = tmp_path / "stored.yaml", tmp_path / "run"
     recipe.write_text(STORED_RECIPE, encoding="utf-8")
     assert ("views: 3" in STORED_RECIPE, "top:40%" in STORED_RECIPE, "mixup" in STORED_RECIPE) == (True, True, False)
-    plain = tlcli("finetune", data, "--recipe", recipe, "--out", tmp_path / "whole", "--json")
-    assert plain.code == 0, plain.stderr
-    assert "frozen layers: " in plain.stderr
-    # Somewhere in the second phase.
+    uninterrupted = tlcli("finetune", data, "--recipe", recipe, "--out", tmp_path / "whole", "--json")
+    assert uninterrupted.code == 0, uninterrupted.stderr
+    assert "frozen layers: " in uninterrupted.stderr
+    # In the second phase.
     count = random.randrange(6, 13)
-    code, _, stderr = stopped(run, signal.SIGKILL, count, "finetune", data, "--recipe", recipe, "--out", run)
+    code, _, stderr = stop(run, signal.SIGKILL, count, "finetune", data, "--recipe", recipe, "--out", run)
     assert (code, status(run)) == (-signal.SIGKILL, "interrupted")
     assert "upper: training" in stderr
     assert "frozen layers: " not in stderr
-    said = tlcli("finetune", "--resume", run, "--json")
-    assert said.code == 0, (count, said.stderr)
-    assert "frozen layers: " not in said.stderr, count
+    result = tlcli("finetune", "--resume", run, "--json")
+    assert result.code == 0, (count, result.stderr)
+    assert "frozen layers: " not in result.stderr, count
     assert history(run) == history(tmp_path / "whole"), count
-    assert said.document["scores"] == plain.document["scores"], count
-    assert said.document["model"]["weights_sha256"] == plain.document["model"]["weights_sha256"], count
+    assert result.document["scores"] == uninterrupted.document["scores"], count
+    assert result.document["model"]["weights_sha256"] == uninterrupted.document["model"]["weights_sha256"], count

@@ -1,4 +1,4 @@
-"""Outputs of frozen layers are kept from run to run: found by content, whatever the folder is called."""
+"""The feature cache between runs: features are found by image content, whatever the name of the folder."""
 
 import csv
 from collections.abc import Callable
@@ -20,20 +20,20 @@ phases:
 
 
 def history(run: Path) -> list[dict[str, str]]:
+    """The rows of history.csv without the times, which may differ between runs."""
     with (run / "history.csv").open(encoding="utf-8", newline="") as stream:
-        # How long something took is the one thing that may differ.
         clock = ("seconds", "images_per_second")
         return [{key: value for key, value in row.items() if key not in clock} for row in csv.DictReader(stream)]
 
 
-def test_another_run_on_the_same_images_computes_no_pass(tlcli: Callable, draw: Callable, tmp_path: Path) -> None:
+def test_another_run_on_the_same_images_computes_no_features(tlcli: Callable, draw: Callable, tmp_path: Path) -> None:
     recipe = tmp_path / "brief.yaml"
     recipe.write_text(RECIPE, encoding="utf-8")
 
     def finetune(data: Path, out: str, *words: str) -> tuple[Any, bool]:
-        said = tlcli("finetune", data, "--recipe", recipe, "--out", tmp_path / out, "--json", *words)
-        assert said.code == 0, said.stderr
-        return said.document, "frozen layers: " in said.stderr
+        result = tlcli("finetune", data, "--recipe", recipe, "--out", tmp_path / out, "--json", *words)
+        assert result.code == 0, result.stderr
+        return result.document, "frozen layers: " in result.stderr
 
     data = draw(tmp_path / "photos")
     first, has_computed = finetune(data, "first")
@@ -46,8 +46,8 @@ def test_another_run_on_the_same_images_computes_no_pass(tlcli: Callable, draw: 
     assert second["model"]["weights_sha256"] == first["model"]["weights_sha256"]
     assert second["seconds"]["prefix"] < first["seconds"]["prefix"]
 
-    # Another head and other rates make nothing new; another picture does.
+    # Another head or learning rate needs no new features; a changed image does.
     assert not finetune(moved, "third", "--set", "head.dropout=0.4", "--set", "optimizer.lr=0.01")[1]
-    with Image.open(moved / "red" / "03.bmp") as picture:
-        picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(moved / "red" / "03.bmp")
+    with Image.open(moved / "red" / "03.bmp") as image:
+        image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(moved / "red" / "03.bmp")
     assert finetune(moved, "fourth")[1]

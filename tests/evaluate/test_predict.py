@@ -1,4 +1,4 @@
-"""Predicting files: order, batches, files that cannot be read."""
+"""Predictions for files: order, batches, unreadable files."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from tlcli.data import pixels
 from tlcli.errors import DataError
-from tlcli.evaluate.predict import BATCH, Guess, predict, probabilities_of
+from tlcli.evaluate.predict import BATCH, ClassProbability, predict, probabilities_of
 from tlcli.model.classifier import Classifier
 
 SIZE = (6, 8)
@@ -18,7 +18,7 @@ CLASSES = ("red", "green", "blue")
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    """Says which colour there is most of."""
+    """A classifier by mean colour."""
     image = keras.Input((None, None, 3))
     x = keras.layers.Resizing(*SIZE, antialias=True, crop_to_aspect_ratio=True)(image)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 64)(x))
@@ -27,7 +27,7 @@ def classifier() -> Classifier:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> list[Path]:
-    """More than two batches, no two alike, of different sizes."""
+    """More than two batches of different images of different sizes."""
     folder, random, paths = tmp_path_factory.mktemp("photos"), np.random.default_rng(0), []
     for number in range(2 * BATCH + 5):
         shape = random.integers(5, 30, 2)
@@ -39,84 +39,84 @@ def photos(tmp_path_factory) -> list[Path]:
 
 
 def expected(classifier: Classifier, paths: list[Path]) -> np.ndarray:
-    """By hand, one picture at a time."""
-    found = []
+    """Probabilities computed with NumPy, one image at a time."""
+    rows = []
     for path in paths:
         means = pixels.read(path, SIZE, "crop").mean(axis=(0, 1)) / 64
-        found.append(np.exp(means) / np.exp(means).sum())
-    return np.array(found)
+        rows.append(np.exp(means) / np.exp(means).sum())
+    return np.array(rows)
 
 
 def test_probabilities_of_many_files_come_in_order(classifier, photos):
-    told = []
-    found = probabilities_of(classifier, photos, progress=lambda *args: told.append(args))
-    assert found.shape == (len(photos), 3)
-    np.testing.assert_allclose(found, expected(classifier, photos), rtol=1e-3)
+    reports = []
+    probabilities = probabilities_of(classifier, photos, progress=lambda *args: reports.append(args))
+    assert probabilities.shape == (len(photos), 3)
+    np.testing.assert_allclose(probabilities, expected(classifier, photos), rtol=1e-3)
     backwards = probabilities_of(classifier, photos[::-1], progress=lambda *args: None)
-    np.testing.assert_allclose(backwards[::-1], found, rtol=1e-5)
-    assert told == [(32, 69), (64, 69), (69, 69)]
+    np.testing.assert_allclose(backwards[::-1], probabilities, rtol=1e-5)
+    assert reports == [(32, 69), (64, 69), (69, 69)]
 
 
-def test_predictions_name_the_most_probable_first(classifier, photos):
+def test_the_most_probable_class_comes_first(classifier, photos):
     by_hand = expected(classifier, photos)
-    found = list(predict(classifier, photos, top=2, progress=lambda *args: None))
-    assert [each.path for each in found] == [path.as_posix() for path in photos]
-    assert all(each.error is None for each in found)
-    for each, row in zip(found, by_hand, strict=True):
+    predictions = list(predict(classifier, photos, top=2, progress=lambda *args: None))
+    assert [prediction.path for prediction in predictions] == [path.as_posix() for path in photos]
+    assert all(prediction.error is None for prediction in predictions)
+    for prediction, row in zip(predictions, by_hand, strict=True):
         order = np.argsort(-row)[:2]
-        assert [guess.label for guess in each.top] == [CLASSES[index] for index in order]
-        assert [guess.probability for guess in each.top] == pytest.approx(row[order], rel=1e-3)
+        assert [candidate.label for candidate in prediction.top] == [CLASSES[index] for index in order]
+        assert [candidate.probability for candidate in prediction.top] == pytest.approx(row[order], rel=1e-3)
 
 
 def test_equal_probabilities_keep_the_order_of_the_classes(classifier, tmp_path):
     Image.new("RGB", (9, 9), (50, 50, 50)).save(tmp_path / "grey.png")
-    (found,) = predict(classifier, [tmp_path / "grey.png"], top=9, progress=lambda *args: None)
-    assert [guess.label for guess in found.top] == list(CLASSES)
-    assert found.top[0] == Guess("red", pytest.approx(1 / 3))
+    (prediction,) = predict(classifier, [tmp_path / "grey.png"], top=9, progress=lambda *args: None)
+    assert [candidate.label for candidate in prediction.top] == list(CLASSES)
+    assert prediction.top[0] == ClassProbability("red", pytest.approx(1 / 3))
 
 
-def spoiled(folder: Path, photos: list[Path]) -> list[Path]:
-    """The photos with files among them that cannot be read: first, in the middle, a whole batch, last."""
-    (folder / "text.png").write_text("not a picture")
+def with_unreadable(folder: Path, photos: list[Path]) -> list[Path]:
+    """The photos and unreadable files: at the start, in the middle, as a whole batch, and at the end."""
+    (folder / "text.png").write_text("not an image")
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "half.png").write_bytes(photos[0].read_bytes()[:40])
     bad = [folder / "text.png", folder / "empty.jpg", folder / "half.png", folder / "gone.png"]
     return [bad[0], *photos[:40], bad[1], *photos[40:], *(bad * 20), bad[2], photos[0], bad[3]]
 
 
-def test_unreadable_files_have_an_error_and_stop_nothing(classifier, photos, tmp_path):
-    paths = spoiled(tmp_path, photos)
-    found = list(predict(classifier, paths, top=1, progress=lambda *args: None))
-    assert [each.path for each in found] == [path.as_posix() for path in paths]
-    good = [each for each in found if each.error is None]
-    assert [each.path for each in good] == [path.as_posix() for path in [*photos, photos[0]]]
+def test_an_unreadable_file_has_an_error_and_the_others_are_predicted(classifier, photos, tmp_path):
+    paths = with_unreadable(tmp_path, photos)
+    predictions = list(predict(classifier, paths, top=1, progress=lambda *args: None))
+    assert [prediction.path for prediction in predictions] == [path.as_posix() for path in paths]
+    readable = [prediction for prediction in predictions if prediction.error is None]
+    assert [prediction.path for prediction in readable] == [path.as_posix() for path in [*photos, photos[0]]]
     by_hand = expected(classifier, photos)
-    for each, row in zip(good, [*by_hand, by_hand[0]], strict=True):
-        assert each.top[0].label == CLASSES[row.argmax()]
-        assert each.top[0].probability == pytest.approx(row.max(), rel=1e-3)
-    bad = [each for each in found if each.error is not None]
-    assert len(bad) == len(paths) - len(good)
-    assert all(each.error and each.top == () for each in bad)
+    for prediction, row in zip(readable, [*by_hand, by_hand[0]], strict=True):
+        assert prediction.top[0].label == CLASSES[row.argmax()]
+        assert prediction.top[0].probability == pytest.approx(row.max(), rel=1e-3)
+    unreadable = [prediction for prediction in predictions if prediction.error is not None]
+    assert len(unreadable) == len(paths) - len(readable)
+    assert all(prediction.error and prediction.top == () for prediction in unreadable)
 
 
-def test_probabilities_need_every_file(classifier, photos, tmp_path):
-    paths = spoiled(tmp_path, photos)
+def test_an_unreadable_file_stops_probabilities(classifier, photos, tmp_path):
+    paths = with_unreadable(tmp_path, photos)
     with pytest.raises(DataError) as caught:
         probabilities_of(classifier, [photos[0], *paths[41:]], progress=lambda *args: None)
     assert caught.value.where == str(tmp_path / "empty.jpg")
 
 
-def test_pictures_are_read_as_the_classifier_wants_them(classifier, tmp_path):
-    """A wide picture: red in the middle, blue at the sides, which a crop does not see."""
+def test_images_are_resized_as_the_classifier_requires(classifier, tmp_path):
+    """The image is wide, red in the middle and blue at the sides, which a crop removes."""
     image = np.zeros((10, 60, 3), np.uint8)
     image[..., 2] = 250
     image[:, 23:37] = (250, 0, 0)
     Image.fromarray(image).save(tmp_path / "wide.png")
     for resize, label in (("crop", "red"), ("stretch", "blue")):
-        other = Classifier(classifier.model, CLASSES, SIZE, resize)
-        (found,) = predict(other, [tmp_path / "wide.png"], top=1, progress=lambda *args: None)
-        assert found.top[0].label == label
+        resizing = Classifier(classifier.model, CLASSES, SIZE, resize)
+        (prediction,) = predict(resizing, [tmp_path / "wide.png"], top=1, progress=lambda *args: None)
+        assert prediction.top[0].label == label
 
 
-def test_no_files_no_predictions(classifier):
+def test_no_files_give_no_predictions(classifier):
     assert list(predict(classifier, [], top=1, progress=lambda *args: None)) == []

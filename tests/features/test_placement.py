@@ -1,4 +1,4 @@
-"""Where a step begins, decided from numbers alone: the highest frontier that the budget holds."""
+"""Placement, decided from numbers alone: the highest cut point within the cache budget."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from tlcli.model.groups import Layer, LayerGroup, LayerGroups
 from tlcli.recipe import fields
 from tlcli.recipe.schema import Recipe
 
-# Bytes of an image at each frontier, from the bottom; block2 ends where another path passes it by.
+# Bytes of one image at the end of each group, from the bottom. The end of block2 is not a cut point.
 BYTES = {"stem": 4000, "block1": 2000, "block2": 1000, "block3": 1600, "top": 400}
 CHANNELS = 10
 NAMES = tuple(BYTES)
@@ -18,8 +18,8 @@ COUNTS = ImageCounts(images=100, train=60)
 
 
 def groups(*, cut: tuple[str, ...] = ("stem", "block1", "block3", "top")) -> LayerGroups:
-    """Each of one layer of its own name; the output has ten channels."""
-    made = [
+    """Groups of one layer each; the output has ten channels."""
+    invented = [
         LayerGroup(
             name=name,
             layers=(Layer(name, "conv", parameters=4, trainable_parameters=2),),
@@ -30,7 +30,7 @@ def groups(*, cut: tuple[str, ...] = ("stem", "block1", "block3", "top")) -> Lay
         )
         for name, size in BYTES.items()
     ]
-    return LayerGroups("invented", (8, 8), tuple(made))
+    return LayerGroups("invented", (8, 8), tuple(invented))
 
 
 def recipe(budget: str = "8GB", *, cache: str = "auto", epochs: int = 10, pooling: str = "avg", **augment) -> Recipe:
@@ -45,10 +45,10 @@ def recipe(budget: str = "8GB", *, cache: str = "auto", epochs: int = 10, poolin
     )
 
 
-def of(
-    trained: tuple[str, ...], made: Recipe, known: LayerGroups | None = None, counts: ImageCounts = COUNTS
+def place(
+    trained: tuple[str, ...], recipe: Recipe, layer_groups: LayerGroups | None = None, counts: ImageCounts = COUNTS
 ) -> Placement:
-    return placement.placement_of(made, made.phases[0], trained, known or groups(), counts)
+    return placement.placement_of(recipe, recipe.phases[0], trained, layer_groups or groups(), counts)
 
 
 @pytest.mark.parametrize(
@@ -62,99 +62,103 @@ def of(
         (("block1", "block3"), "stem", 4000),
     ],
 )
-def test_training_begins_as_high_as_it_can(trained, name, size):
-    found = of(trained, recipe())
-    assert (found.name, found.views, found.bytes, found.why) == (name, 1, 100 * size, "")
-    assert found.is_stored
-    assert found.pooled == (name == "pooled")
+def test_the_highest_cut_point_is_chosen(trained, name, size):
+    placed = place(trained, recipe())
+    assert (placed.name, placed.views, placed.bytes, placed.reason) == (name, 1, 100 * size, "")
+    assert placed.is_stored
+    assert placed.is_pooled == (name == "pooled")
     # The pooled features are above all groups.
-    assert found.group is not None
-    assert found.group.name == ("top" if found.pooled else name)
+    assert placed.group is not None
+    assert placed.group.name == ("top" if placed.is_pooled else name)
 
 
 @pytest.mark.parametrize("trained", [NAMES, ("stem",), ("stem", "top")])
-def test_where_the_lowest_group_learns_nothing_can_be_stored(trained):
-    assert of(trained, recipe()) == Placement(None, False, 0, 0, "")
-    assert of(trained, recipe()).name == "pixels"
-    assert not of(trained, recipe()).is_stored
+def test_nothing_is_stored_if_the_lowest_group_is_trained(trained):
+    assert place(trained, recipe()) == Placement(None, False, 0, 0, "")
+    assert place(trained, recipe()).name == "pixels"
+    assert not place(trained, recipe()).is_stored
 
 
-def test_a_network_without_frontiers_says_that_it_cannot_be_cut():
-    known = groups(cut=("top",))
-    assert of((), recipe(), known).name == "pooled"
-    found = of(("top",), recipe(), known)
-    assert (found.name, found.views, found.why) == ("pixels", 0, "the network cannot be cut below what is trained")
+def test_a_network_without_cut_points_gives_a_reason():
+    uncut = groups(cut=("top",))
+    assert place((), recipe(), uncut).name == "pooled"
+    placed = place(("top",), recipe(), uncut)
+    assert (placed.name, placed.views, placed.reason) == (
+        "pixels",
+        0,
+        "the network has no cut point below the trained layers",
+    )
 
 
-def test_pooled_features_of_both_kinds_take_twice_as_much():
-    assert of((), recipe(pooling="avg_max")).bytes == 2 * of((), recipe(pooling="avg")).bytes == 2 * 100 * 40
+def test_both_poolings_together_need_twice_the_space():
+    assert place((), recipe(pooling="avg_max")).bytes == 2 * place((), recipe(pooling="avg")).bytes == 2 * 100 * 40
 
 
-def test_only_training_images_have_random_renderings():
-    """The plain one is of all images, since scoring needs it."""
-    found = of(("top",), recipe(preset="light", views=3))
-    assert (found.views, found.bytes) == (3, 1600 * (100 + 2 * 60))
+def test_only_training_images_have_augmented_views():
+    """The plain view exists for all images, because scoring needs it."""
+    placed = place(("top",), recipe(preset="light", views=3))
+    assert (placed.views, placed.bytes) == (3, 1600 * (100 + 2 * 60))
 
 
 @pytest.mark.parametrize(
-    ("budget", "name", "views", "why"),
+    ("budget", "name", "views", "reason"),
     [
         ("1MB", "block3", 4, ""),
-        # 100 plain and 3 × 60 random renderings of 1600 bytes.
+        # 100 plain and 3 × 60 augmented images of 1600 bytes.
         ("448kB", "block3", 4, ""),
         ("447kB", "stem", 4, ""),
         ("112kB", "stem", 4, ""),
-        ("111kB", "stem", 3, "4 views take more than the budget"),
-        ("88kB", "stem", 3, "4 views take more than the budget"),
-        ("87kB", "stem", 2, "4 views take more than the budget"),
-        ("64kB", "stem", 2, "4 views take more than the budget"),
-        ("63kB", "block3", 0, "stored activations take more than 63kB"),
+        ("111kB", "stem", 3, "4 views exceed the cache budget"),
+        ("88kB", "stem", 3, "4 views exceed the cache budget"),
+        ("87kB", "stem", 2, "4 views exceed the cache budget"),
+        ("64kB", "stem", 2, "4 views exceed the cache budget"),
+        ("63kB", "block3", 0, "the features exceed the cache budget of 63kB"),
     ],
 )
-def test_a_budget_lowers_the_frontier_then_the_renderings_then_stores_nothing(budget, name, views, why):
-    """In a network whose output is smaller at its stem than further up."""
-    made = [
+def test_a_budget_lowers_the_cut_point_then_the_views_then_stores_nothing(budget, name, views, reason):
+    """The output of the stem is smaller than that of higher groups."""
+    widening = [
         LayerGroup(group.name, group.layers, group.boundary, group.is_cut_point, (size // 4,), 1)
         for group, size in zip(groups(), (400, 2000, 1000, 1600, 400), strict=True)
     ]
-    found = of(("top",), recipe(budget, preset="light", views=4), LayerGroups("widening", (8, 8), tuple(made)))
-    assert (found.name, found.views, found.why) == (name, views, why)
-    assert found.bytes <= fields.bytes_of(budget)
-    assert found.is_stored == (views > 0)
+    placed = place(("top",), recipe(budget, preset="light", views=4), LayerGroups("widening", (8, 8), tuple(widening)))
+    assert (placed.name, placed.views, placed.reason) == (name, views, reason)
+    assert placed.bytes <= fields.bytes_of(budget)
+    assert placed.is_stored == (views > 0)
 
 
-def test_a_head_whose_pooled_features_are_too_many_is_trained_live():
-    found = of((), recipe("3kB"))
-    assert (found.name, found.views, found.bytes) == ("top", 0, 0)
-    assert found.why == "stored activations take more than 3kB"
-    assert of((), recipe("4kB")).name == "pooled"
+def test_nothing_is_stored_if_pooled_features_exceed_the_budget():
+    placed = place((), recipe("3kB"))
+    assert (placed.name, placed.views, placed.bytes) == ("top", 0, 0)
+    assert placed.reason == "the features exceed the cache budget of 3kB"
+    assert place((), recipe("4kB")).name == "pooled"
 
 
-def test_a_frontier_of_unknown_size_is_not_stored():
-    known = groups()
-    open_sized = LayerGroup("top", known["top"].layers, "top_end", True, (None, None, CHANNELS), 1)
-    known = LayerGroups("open", (8, 8), (*known.groups[:-1], open_sized))
-    assert of((), recipe(), known).name == "pooled"
-    assert of((), recipe("3kB"), known).views == 0
+def test_outputs_of_open_size_are_not_stored():
+    sized = groups()
+    open_sized = LayerGroup("top", sized["top"].layers, "top_end", True, (None, None, CHANNELS), 1)
+    unsized = LayerGroups("open", (8, 8), (*sized.groups[:-1], open_sized))
+    assert place((), recipe(), unsized).name == "pooled"
+    assert place((), recipe("3kB"), unsized).views == 0
 
 
 @pytest.mark.parametrize("trained", [(), ("top",)])
 def test_mixup_and_cache_off_and_live_views_store_nothing(trained):
     below = "top" if not trained else "block3"
-    mixed = of(trained, recipe(mixup=0.2))
+    mixed = place(trained, recipe(mixup=0.2))
     assert (mixed.name, mixed.views, mixed.bytes) == (below, 0, 0)
-    assert "mixup" in mixed.why
-    for made in (recipe(cache="off"), recipe(cache="off", mixup=0.2), recipe(preset="light", views="live")):
-        found = of(trained, made)
-        assert (found.name, found.pooled, found.views, found.bytes, found.why) == (below, False, 0, 0, "")
+    assert "mixup" in mixed.reason
+    for spec in (recipe(cache="off"), recipe(cache="off", mixup=0.2), recipe(preset="light", views="live")):
+        placed = place(trained, spec)
+        assert (placed.name, placed.is_pooled, placed.views, placed.bytes, placed.reason) == (below, False, 0, 0, "")
 
 
-def test_what_learns_from_the_pixels_on_is_no_matter_of_mixup():
-    assert of(NAMES, recipe(mixup=0.2)).why == ""
+def test_training_from_the_pixels_needs_no_reason_with_mixup():
+    assert place(NAMES, recipe(mixup=0.2)).reason == ""
 
 
 @pytest.mark.parametrize(
-    ("augment", "epochs", "head", "above"),
+    ("augment", "epochs", "head", "backbone"),
     [
         ({}, 10, 1, 1),
         ({"views": 5}, 10, 1, 1),
@@ -167,15 +171,15 @@ def test_what_learns_from_the_pixels_on_is_no_matter_of_mixup():
         ({"preset": "light", "views": "live"}, 3, 0, 0),
     ],
 )
-def test_a_head_is_given_the_plain_rendering_and_nobody_more_than_there_are_epochs(augment, epochs, head, above):
-    made = recipe(epochs=epochs, **augment)
-    assert (of((), made).views, of(("top",), made).views) == (head, above)
+def test_the_number_of_views_follows_from_recipe_and_epochs(augment, epochs, head, backbone):
+    spec = recipe(epochs=epochs, **augment)
+    assert (place((), spec).views, place(("top",), spec).views) == (head, backbone)
 
 
-def test_a_probe_alone_has_a_rendering():
-    made = recipe(preset="light", views=5)
-    phase = made.phases[0].model_copy(update={"epochs": 0, "init": "probe"})
-    assert placement.stored_views(made.augment, phase, is_head=True) == 1
+def test_a_probe_without_epochs_has_one_view():
+    spec = recipe(preset="light", views=5)
+    phase = spec.phases[0].model_copy(update={"epochs": 0, "init": "probe"})
+    assert placement.stored_views(spec.augment, phase, is_head=True) == 1
 
 
 @given(
@@ -188,23 +192,26 @@ def test_a_probe_alone_has_a_rendering():
     train=st.integers(1, 300),
     others=st.integers(0, 300),
 )
-def test_whatever_is_asked_for(trained, cut, budget, views, epochs, preset, train, others):
-    """What is stored fits the budget, lies below what learns, and gets no worse with more room."""
-    known, counts = groups(cut=(*cut, "top")), ImageCounts(train + others, train)
-    made = recipe(f"{budget}B", epochs=epochs, preset=preset, views=views)
-    found = of(tuple(trained), made, known, counts)
-    assert found.views <= epochs
-    if found.is_stored:
-        assert 0 < found.bytes <= budget
-        below = known.names[: known.names.index(found.group.name) + 1]
+def test_any_placement_is_consistent(trained, cut, budget, views, epochs, preset, train, others):
+    """Stored features fit the budget, are below the trained layers, and improve with a larger budget."""
+    layer_groups, counts = groups(cut=(*cut, "top")), ImageCounts(train + others, train)
+    spec = recipe(f"{budget}B", epochs=epochs, preset=preset, views=views)
+    placed = place(tuple(trained), spec, layer_groups, counts)
+    assert placed.views <= epochs
+    if placed.is_stored:
+        assert 0 < placed.bytes <= budget
+        below = layer_groups.names[: layer_groups.names.index(placed.group.name) + 1]
         assert not trained & set(below)
-        assert found.pooled or found.group.is_cut_point
+        assert placed.is_pooled or placed.group.is_cut_point
     else:
-        assert (found.bytes, found.pooled) == (0, False)
-    more = of(tuple(trained), recipe("1TB", epochs=epochs, preset=preset, views=views), known, counts)
-    assert more.views >= found.views
-    assert (more.group, more.why) == (known.cut_below(trained), "" if more.group or "stem" in trained else more.why)
-    assert more.pooled == (more.is_stored and not trained)
+        assert (placed.bytes, placed.is_pooled) == (0, False)
+    more = place(tuple(trained), recipe("1TB", epochs=epochs, preset=preset, views=views), layer_groups, counts)
+    assert more.views >= placed.views
+    assert (more.group, more.reason) == (
+        layer_groups.cut_below(trained),
+        "" if more.group or "stem" in trained else more.reason,
+    )
+    assert more.is_pooled == (more.is_stored and not trained)
 
 
 @pytest.mark.parametrize(

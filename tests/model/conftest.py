@@ -1,4 +1,4 @@
-"""Fixtures of the laboratory."""
+"""Shared fixtures: a tiny network, its images, and an observer."""
 
 from laboratory import cells_lab, lab, recorder
 

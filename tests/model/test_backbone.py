@@ -1,4 +1,4 @@
-"""From card to network with weights."""
+"""Backbones: the network of a card, its weights and its preprocessing."""
 
 import dataclasses
 import shutil
@@ -31,7 +31,7 @@ def image(side: int) -> np.ndarray:
     return np.random.default_rng(0).random((2, side, side, 3), "float32")
 
 
-def test_random_weights_are_fresh_and_seeded():
+def test_random_weights_follow_the_seed():
     built = []
     for seed in (1, 1, 2):
         keras.utils.set_random_seed(seed)
@@ -43,7 +43,7 @@ def test_random_weights_are_fresh_and_seeded():
     assert built[0].weights_sha256 == built[1].weights_sha256 != built[2].weights_sha256
 
 
-def test_one_set_of_weights_has_one_hash_in_every_format(sample):
+def test_the_same_weights_have_the_same_hash_in_every_format(sample):
     folder = sample(REAL)
     weights = [folder / "mobilenet_v1_0.25_224.h5", folder / "mobilenet_v1_0.25_224.weights.h5"]
     built = [backbone.build(MOBILENET, size=(96, 96), arguments=NARROW, weights=str(path)) for path in weights]
@@ -54,14 +54,14 @@ def test_one_set_of_weights_has_one_hash_in_every_format(sample):
     np.testing.assert_allclose(whole.network(image(96)), built[0].network(image(96)), rtol=1e-5, atol=1e-5)
 
 
-def test_the_hash_sees_every_weight():
+def test_the_hash_covers_the_last_weight():
     built = backbone.build(MOBILENET, size=(32, 32), arguments=NARROW, weights="random")
     last = built.network.weights[-1]
     last.assign(last + 1e-6)
     assert backbone.weights_sha256(built.network) != built.weights_sha256
 
 
-def test_a_file_model_takes_random_or_other_weights(sample):
+def test_a_model_file_accepts_random_or_other_weights(sample):
     folder = sample(REAL)
     card = catalogue.find(str(folder / "mobilenet_v1_0.25_224.h5"))
     own = backbone.build(card, size=(224, 224), arguments={}, weights=None)
@@ -72,18 +72,18 @@ def test_a_file_model_takes_random_or_other_weights(sample):
     assert other.network.input.shape == (None, 64, 64, 3)
 
 
-def test_a_file_model_takes_no_arguments(sample):
+def test_a_model_file_takes_no_arguments(sample):
     card = catalogue.find(str(sample("cifar10_resnet8_mlperf_tiny") / "pretrainedResnet.h5"))
-    with pytest.raises(ModelError, match=r"model.arguments: a model file takes none .*alpha"):
+    with pytest.raises(ModelError, match=r"model.arguments: a model file takes no arguments .*alpha"):
         backbone.build(card, size=(32, 32), arguments=NARROW, weights=None)
 
 
-def test_weights_that_are_not_there_are_named():
+def test_a_missing_weights_file_is_named():
     with pytest.raises(WeightsError, match=r"no file 'gone.h5'.*random"):
         backbone.build(MOBILENET, size=(32, 32), arguments=NARROW, weights="gone.h5")
 
 
-def test_a_file_called_random_is_reached_by_a_path(sample, tmp_path, monkeypatch):
+def test_a_file_named_random_needs_a_path(sample, tmp_path, monkeypatch):
     shutil.copyfile(sample(REAL) / "mobilenet_v1_0.25_224.weights.h5", tmp_path / "random")
     monkeypatch.chdir(tmp_path)
     assert backbone.build(MOBILENET, size=(32, 32), arguments=NARROW, weights="random").weights_origin == "random"
@@ -93,7 +93,7 @@ def test_a_file_called_random_is_reached_by_a_path(sample, tmp_path, monkeypatch
 
 @pytest.fixture
 def own(tmp_path) -> ModelCard:
-    """A card with weights of its own, as read from its file."""
+    """A card that names a weights file."""
     keras.utils.set_random_seed(5)
     network = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3), alpha=0.25)
     sha256 = weights_file.save(network, tmp_path / "mine.weights.h5", half=True)
@@ -101,7 +101,7 @@ def own(tmp_path) -> ModelCard:
     return MOBILENET.model_copy(update=changes)
 
 
-def test_a_card_brings_its_own_weights(own):
+def test_the_weights_of_a_card_are_loaded(own):
     built = backbone.build(own, size=(64, 32), arguments={}, weights=None)
     again = backbone.build(own, size=(32, 32), arguments=NARROW, weights=None)
     assert built.weights_origin == "card (mine)"
@@ -112,47 +112,47 @@ def test_a_card_brings_its_own_weights(own):
     np.testing.assert_array_equal(built.network(image(64)[:, :, :32]), reference(image(64)[:, :, :32]))
 
 
-def test_a_cards_own_weights_can_be_replaced(own, sample):
+def test_the_weights_of_a_card_can_be_replaced(own, sample):
     fresh = backbone.build(own, size=(32, 32), arguments={}, weights="random")
     assert fresh.weights_origin == "random"
     path = sample(REAL) / "mobilenet_v1_0.25_224.weights.h5"
     other = backbone.build(own, size=(32, 32), arguments={}, weights=str(path))
     assert other.weights_origin == f"file:{path.name}"
     mine = backbone.build(own, size=(32, 32), arguments={}, weights=None)
-    assert len({each.weights_sha256 for each in (fresh, other, mine)}) == 3
+    assert len({built.weights_sha256 for built in (fresh, other, mine)}) == 3
     wide = backbone.build(own, size=(32, 32), arguments={"alpha": 0.5}, weights="random")
     assert wide.network.output.shape[-1] == 512
 
 
 @pytest.mark.parametrize(
-    ("arguments", "fitting"),
+    ("arguments", "allowed"),
     [({"alpha": 0.5}, "fit only {alpha: 0.25} (got {alpha: 0.5})"), ({"depth_multiplier": 2}, "{depth_multiplier: 1}")],
     ids=str,
 )
-def test_arguments_against_a_cards_own_weights_are_refused(own, arguments, fitting):
+def test_arguments_that_do_not_fit_the_weights_of_a_card_are_refused(own, arguments, allowed):
     with pytest.raises(WeightsError, match=r"model\.arguments\.\w+: the weights of mine") as caught:
         backbone.build(own, size=(32, 32), arguments=arguments, weights=None)
-    assert fitting in str(caught.value)
+    assert allowed in str(caught.value)
 
 
-def test_changed_weights_of_a_card_are_never_loaded(own):
-    """The file is still one that Keras reads; only its content is another."""
+def test_a_changed_weights_file_of_a_card_is_refused(own):
+    """Keras could read the file, but its hash differs."""
     keras.utils.set_random_seed(6)
     network = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3), alpha=0.25)
     backbone.build(own, size=(32, 32), arguments={}, weights=None)
     weights_file.save(network, Path(own.weights), half=True)
-    with pytest.raises(WeightsError, match=r"mine\.weights\.h5: is not the file that the card of mine names"):
+    with pytest.raises(WeightsError, match=r"mine\.weights\.h5: is not the file of the card of mine"):
         backbone.build(own, size=(32, 32), arguments={}, weights=None)
     assert backbone.build(own, size=(32, 32), arguments={}, weights="random").weights_origin == "random"
 
 
-def test_own_weights_of_another_network_are_told(own):
+def test_weights_of_another_network_are_refused(own):
     wrong = own.model_copy(update={"arguments": {}})
     with pytest.raises(WeightsError, match=r"does not fit mobilenet_1\.00_32"):
         backbone.build(wrong, size=(32, 32), arguments={}, weights=None)
 
 
-def test_the_bundled_weights_are_loaded():
+def test_bundled_weights_are_loaded():
     card = catalogue.find("mobilenet_synthetic")
     built = backbone.build(card, size=(64, 64), arguments={}, weights=None)
     assert built.weights_origin == "card (mobilenet_synthetic)"
@@ -164,14 +164,14 @@ def test_the_bundled_weights_are_loaded():
     assert built.weights_sha256 == backbone.weights_sha256(reference)
 
 
-def test_other_kinds_of_source_are_refused():
+def test_other_sources_are_refused():
     card = MOBILENET.model_copy(update={"source": "tfhub:x"})
-    with pytest.raises(ModelError, match="'tfhub:' are not taken"):
+    with pytest.raises(ModelError, match="mobilenet: cannot build a backbone from the source 'tfhub:x'"):
         backbone.build(card, size=(32, 32), arguments={}, weights=None)
 
 
-def test_a_top_with_flatten_is_loaded_at_its_own_size(tmp_path):
-    """VGG's kernels after Flatten are bound to the size of the card; the backbone is not."""
+def test_weights_with_a_flatten_top_are_loaded_at_the_size_of_the_card(tmp_path):
+    """The kernels of VGG after Flatten depend on the input size; those of the backbone do not."""
     card = ModelCard(
         name="vgg16", source="keras:VGG16", title="VGG16", size=32, min_size=32, preprocessing="caffe", licence="x"
     )
@@ -181,7 +181,7 @@ def test_a_top_with_flatten_is_loaded_at_its_own_size(tmp_path):
     assert np.array_equal(built.network.get_layer("block5_conv3").kernel, source.get_layer("block5_conv3").kernel)
 
 
-def test_the_top_can_be_cut_off():
+def test_upper_layers_can_be_left_out():
     built = backbone.build(MOBILENET, size=(64, 64), arguments=NARROW, weights="random", cut="conv_pw_6_relu")
     assert built.network.layers[-1].name == "conv_pw_6_relu"
     assert built.network.output.shape == (None, 4, 4, 128)
@@ -190,7 +190,7 @@ def test_the_top_can_be_cut_off():
         backbone.build(MOBILENET, size=(64, 64), arguments=NARROW, weights="random", cut="nowhere")
 
 
-def test_a_backbone_cannot_be_changed():
+def test_a_backbone_is_immutable():
     built = backbone.build(MOBILENET, size=(32, 32), arguments=NARROW, weights="random")
     with pytest.raises(dataclasses.FrozenInstanceError):
         built.size = (1, 1)
@@ -198,7 +198,7 @@ def test_a_backbone_cannot_be_changed():
 
 @pytest.mark.parametrize("mode", ["tf", "torch", "caffe"])
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
-def test_preprocessing_stays_exact_in_mixed_precision(mode, precision):
+def test_preprocessing_is_exact_in_mixed_precision(mode, precision):
     inputs = keras.Input((4, 4, 3))
     exact = keras.Model(inputs, backbone.preprocess(inputs, mode))
     pixels = image(4) * 255
@@ -212,6 +212,6 @@ def test_preprocessing_stays_exact_in_mixed_precision(mode, precision):
     assert np.array_equal(mixed(pixels), exact(pixels))
 
 
-def test_no_preprocessing_leaves_the_tensor_alone():
+def test_no_preprocessing_returns_the_same_tensor():
     inputs = keras.Input((4, 4, 3))
     assert backbone.preprocess(inputs, "none") is inputs

@@ -1,4 +1,4 @@
-"""Heads: pooling, hidden layers, penalties, limits, and probabilities."""
+"""Heads: pooling, hidden layers, penalties, norm limits and probabilities."""
 
 from typing import get_args
 
@@ -51,10 +51,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def test_pooling_and_probabilities(pooling, pooled):
     model, x = head(HeadSpec(pooling=pooling, dropout=0.5)), features()
     kernel, bias = model.get_layer("head_probabilities").get_weights()
-    found = model.predict_on_batch(x)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, softmax(pooled(x) @ kernel + bias), rtol=1e-4)
-    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    probabilities = model.predict_on_batch(x)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, softmax(pooled(x) @ kernel + bias), rtol=1e-4)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -70,17 +70,18 @@ def test_a_hidden_layer_is_dense_norm_activation(activation):
     last, offset = model.get_layer("head_probabilities").get_weights()
     expected = softmax(ACTIVATIONS[activation](inner) @ last + offset)
     np.testing.assert_allclose(model.predict_on_batch(x), expected, rtol=1e-3, atol=1e-6)
-    # The zoo's 0.999 would not follow within the few hundred steps of a head.
+    # The momentum of the zoo, 0.999, is too slow for the few hundred steps of a head.
     assert norm.momentum == 0.9
 
 
-def test_every_activation_of_the_recipe_is_known():
+def test_every_activation_of_the_recipe_works():
     for activation in get_args(HiddenSpec.model_fields["activation"].annotation):
-        found = head(HeadSpec(hidden=[HiddenSpec(units=2, activation=activation)])).predict_on_batch(features())
-        np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5, err_msg=activation)
+        spec = HeadSpec(hidden=[HiddenSpec(units=2, activation=activation)])
+        probabilities = head(spec).predict_on_batch(features())
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5, err_msg=activation)
 
 
-def test_layers_come_in_the_order_of_the_recipe():
+def test_layers_are_in_the_order_of_the_recipe():
     hidden = [HiddenSpec(units=5, batch_norm=True, dropout=0.1), HiddenSpec(units=3)]
     names = [layer.name for layer in head(HeadSpec(pooling="avg_max", hidden=hidden, dropout=0.2)).layers[1:]]
     assert names == [
@@ -100,13 +101,13 @@ def test_layers_come_in_the_order_of_the_recipe():
 
 
 @pytest.mark.parametrize("spec", [{"dropout": 0.5}, {"dropout": 0.0, "hidden": [{"units": 64, "dropout": 0.5}]}])
-def test_dropout_is_for_training_only(spec):
+def test_dropout_applies_only_in_training(spec):
     model, x = head(HeadSpec.model_validate(spec)), features()
     np.testing.assert_array_equal(model(x, training=False), model(x, training=False))
     assert not np.array_equal(model(x, training=True), model(x, training=True))
 
 
-def test_dropout_drops_its_share():
+def test_dropout_drops_its_fraction():
     model = head(HeadSpec(dropout=0.3))
     dropped = np.asarray(model.get_layer("head_dropout")(np.ones((400, 50), np.float32), training=True))
     assert (dropped == 0).mean() == pytest.approx(0.3, abs=0.02)
@@ -137,7 +138,7 @@ def test_initialisers(initializer, deviation):
     assert not model.get_layer("head_probabilities").kernel.numpy().any()
 
 
-def test_penalties_are_of_every_kernel_and_no_bias():
+def test_penalties_apply_to_every_kernel_and_no_bias():
     model = head(HeadSpec(hidden=[HiddenSpec(units=5)], l1=0.01, l2=0.1))
     for name in ("head_dense_1", "head_probabilities"):
         model.get_layer(name).bias.assign(np.full(model.get_layer(name).bias.shape, 100.0))
@@ -150,17 +151,17 @@ def test_penalties_are_of_every_kernel_and_no_bias():
 @pytest.mark.parametrize("limit", [0.4, None])
 def test_the_norm_limit_holds_after_a_step(limit):
     model = head(HeadSpec(hidden=[HiddenSpec(units=5)], dropout=0.0, max_norm=limit))
-    rule = keras.optimizers.SGD(1.0)
-    rule.build(model.trainable_variables)
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build(model.trainable_variables)
     random = np.random.default_rng(0)
-    rule.apply([random.normal(size=variable.shape) for variable in model.trainable_variables])
+    optimizer.apply([random.normal(size=variable.shape) for variable in model.trainable_variables])
     norms = [
         np.linalg.norm(model.get_layer(name).kernel.numpy(), axis=0) for name in ("head_dense_1", "head_probabilities")
     ]
-    assert all(np.all(each <= limit + 1e-5) if limit else each.max() > 1 for each in norms)
+    assert all(np.all(norm <= limit + 1e-5) if limit else norm.max() > 1 for norm in norms)
 
 
-def test_probabilities_are_full_precision_under_any_policy():
+def test_probabilities_are_float32_under_any_policy():
     keras.config.set_dtype_policy("mixed_float16")
     try:
         model = head(HeadSpec(hidden=[HiddenSpec(units=5)]))
@@ -169,7 +170,7 @@ def test_probabilities_are_full_precision_under_any_policy():
     assert model.get_layer("head_dense_1").compute_dtype == "float16"
     assert model.output.dtype == "float32"
     model.get_layer("head_probabilities").bias.assign([0.0, -18.0, -18.0, -18.0])
-    # Less than the smallest number that float16 tells from zero.
+    # Below the smallest positive float16 number.
     assert 0 < model.predict_on_batch(features() * 0).min() < 5e-8
 
 
@@ -177,7 +178,7 @@ def test_probabilities_are_full_precision_under_any_policy():
     "spec",
     [{}, {"pooling": "avg_max"}, {"hidden": [{"units": 9, "batch_norm": True}, {"units": 3}], "pooling": "max"}],
 )
-def test_the_plan_counts_what_the_head_has(spec):
+def test_the_plan_counts_the_parameters_of_the_head(spec):
     recipe = Recipe.model_validate({"name": "r", "head": spec, "phases": [{"name": "p", "train": "head"}]})
     top = LayerGroup("top", (Layer("conv", "Conv2D", parameters=1),), "conv", True, (3, 5, CHANNELS), 1)
     model = head(recipe.head)

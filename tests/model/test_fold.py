@@ -1,4 +1,4 @@
-"""BatchNorm within the convolution before it: the same outputs and gradients, with fewer operations."""
+"""Folding BatchNorm into the preceding convolution: the same outputs and gradients with fewer operations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tlcli.model.fold import folded
+from tlcli.model.fold import fold_batch_norm
 
 
 def network(body: Callable[[Any], Any]) -> keras.Model:
-    """A network with BatchNorm that has seen something: statistics, scales and offsets all over the place."""
+    """A network whose BatchNorm layers have random statistics, scales and offsets."""
     image = keras.Input((8, 8, 4))
-    return unsettled(keras.Model(image, body(image)))
+    return randomize_norms(keras.Model(image, body(image)))
 
 
-def unsettled(model: keras.Model) -> keras.Model:
+def randomize_norms(model: keras.Model) -> keras.Model:
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -34,8 +34,8 @@ def norm(**settings: Any) -> keras.layers.Layer:
 
 
 def shared(x: Any) -> Any:
-    both = conv()
-    return norm()(both(x)) + norm()(both(x[:, ::-1]))
+    layer = conv()
+    return norm()(layer(x)) + norm()(layer(x[:, ::-1]))
 
 
 def read_twice(x: Any) -> Any:
@@ -63,41 +63,42 @@ BODIES: dict[str, Callable[[Any], Any]] = {
 
 
 def assert_same(model: keras.Model, pixels: np.ndarray) -> None:
-    other = folded(model)
+    folded = fold_batch_norm(model)
 
-    def judged(call: Callable[[Any], Any]) -> tuple[Any, list[Any]]:
+    def differentiate(call: Callable[[Any], Any]) -> tuple[Any, list[Any]]:
         with tf.GradientTape() as tape:
             outputs = call(tf.constant(pixels))
             loss = keras.ops.mean(keras.ops.square(outputs))
         return outputs, tape.gradient(loss, [weight.value for weight in model.trainable_weights])
 
-    (wanted, slopes), (found, others) = judged(lambda x: model(x, training=False)), judged(other)
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(np.abs(wanted).max()))
-    for slope, also in zip(slopes, others, strict=True):
-        np.testing.assert_allclose(also, slope, rtol=1e-2, atol=1e-3 * float(np.abs(slope).max()))
+    expected, expected_gradients = differentiate(lambda x: model(x, training=False))
+    outputs, gradients = differentiate(folded)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-3, atol=1e-4 * float(np.abs(expected).max()))
+    for gradient, reference in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, reference, rtol=1e-2, atol=1e-3 * float(np.abs(reference).max()))
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_outputs_and_gradients_are_what_they_were(body: Callable[[Any], Any]) -> None:
+def test_outputs_and_gradients_do_not_change(body: Callable[[Any], Any]) -> None:
     assert_same(network(body), np.random.default_rng(1).normal(size=(5, 8, 8, 4)).astype("float32"))
 
 
 @pytest.mark.parametrize("build", [keras.applications.MobileNetV2, keras.applications.DenseNet121], ids=["v2", "dense"])
-def test_whole_networks(build: Callable[..., keras.Model]) -> None:
+def test_outputs_and_gradients_of_whole_networks_do_not_change(build: Callable[..., keras.Model]) -> None:
     options = {"alpha": 0.35} if build is keras.applications.MobileNetV2 else {}
     model = build(weights=None, include_top=False, input_shape=(32, 32, 3), **options)
     assert_same(model, np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype("float32"))
 
 
-def test_nothing_is_left_of_the_norm() -> None:
+def test_no_operation_of_batch_norm_is_left() -> None:
     model = network(BODIES["plain"])
-    graph = tf.function(folded(model)).get_concrete_function(tf.TensorSpec((1, 8, 8, 4))).graph
+    graph = tf.function(fold_batch_norm(model)).get_concrete_function(tf.TensorSpec((1, 8, 8, 4))).graph
     shaped = [
         operation for operation in graph.get_operations() if operation.outputs and operation.outputs[0].shape.rank == 4
     ]
-    # Kernel, convolution and bias; the norm would multiply and add once more each.
+    # Kernel, convolution and bias; BatchNorm would add another multiplication and addition.
     assert [
         operation.type for operation in shaped if operation.type in ("Mul", "AddV2", "Sub", "Conv2D", "BiasAdd")
     ].count("Conv2D") == 1
-    pictures = [operation for operation in shaped if operation.outputs[0].shape[1:3] == (8, 8)]
-    assert {operation.type for operation in pictures} <= {"Placeholder", "Conv2D", "AddV2", "BiasAdd", "Identity"}
+    on_maps = [operation for operation in shaped if operation.outputs[0].shape[1:3] == (8, 8)]
+    assert {operation.type for operation in on_maps} <= {"Placeholder", "Conv2D", "AddV2", "BiasAdd", "Identity"}

@@ -1,4 +1,4 @@
-"""Measuring Keras networks: order, weights, FLOPs, and names that do not depend on what was built before."""
+"""Measuring Keras networks: order, weights, FLOPs, and names that do not depend on earlier networks."""
 
 import math
 
@@ -8,10 +8,11 @@ import pytest
 from keras import layers
 
 from tlcli.errors import ModelError
-from tlcli.model.cut_points import LayerGraph, cut_points
+from tlcli.model.cut_points import LayerGraph, find_cut_points
 from tlcli.model.graph import fresh_names, measure, tensors_at, weightless
 
-FRONTIERS = {
+# Number of layers and of cut points.
+SIZES = {
     "VGG16": (19, 19),
     "MobileNetV2": (154, 74),
     "MobileNetV3Small": (157, 59),
@@ -35,11 +36,11 @@ def flops(graph: LayerGraph) -> int:
     return sum(layer.flops for layer in graph.layers)
 
 
-@pytest.mark.parametrize("handle", FRONTIERS)
-def test_known_networks_have_their_known_frontiers(handle: str) -> None:
+@pytest.mark.parametrize("handle", SIZES)
+def test_networks_have_the_expected_layers_and_cut_points(handle: str) -> None:
     model = build(handle)
     graph = measure(model)
-    assert (len(model.layers), len(cut_points(graph))) == FRONTIERS[handle]
+    assert (len(model.layers), len(find_cut_points(graph))) == SIZES[handle]
     assert [layer.name for layer in graph.layers] == [operation.name for operation in model.operations]
     assert sum(layer.parameters for layer in graph.layers) == model.count_params()
     trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
@@ -49,7 +50,7 @@ def test_known_networks_have_their_known_frontiers(handle: str) -> None:
 @pytest.mark.parametrize(
     ("handle", "side", "published"),
     [
-        # Multiply-adds of the papers, whose classifiers add less than a percent.
+        # Multiply-adds from the papers; their classifiers add less than a percent.
         ("MobileNet", 224, 569e6),
         ("MobileNetV2", 224, 300e6),
         ("VGG16", 224, 15.35e9),
@@ -77,7 +78,7 @@ def test_flops_are_those_of_the_papers(handle: str, side: int, published: float)
         (keras.Sequential([layers.Conv2D(5, 1), layers.ReLU(), layers.Dense(2)]), 64 * (4 * 5 + 5 * 2)),
     ],
 )
-def test_flops_count_multiplications_with_their_additions(layer: keras.Layer, expected: int) -> None:
+def test_flops_are_multiply_adds(layer: keras.Layer, expected: int) -> None:
     inputs = keras.Input((8, 8, 4))
     assert measure(keras.Model(inputs, layer(inputs))).layers[-1].flops == expected
 
@@ -88,7 +89,7 @@ def test_an_open_input_size_gives_open_shapes_and_no_flops() -> None:
     assert (layer.output_shape, layer.flops, layer.parameters) == ((None, None, 5), 0, 185)
 
 
-def test_freezing_does_not_change_what_could_be_trained() -> None:
+def test_freezing_does_not_change_the_trainable_parameters() -> None:
     inputs = keras.Input((8, 8, 4))
     model = keras.Model(inputs, layers.BatchNormalization()(layers.Conv2D(5, 3)(inputs)))
     before = measure(model)
@@ -106,7 +107,7 @@ def test_a_nested_model_is_one_layer_with_all_its_weights() -> None:
     assert (layer.kind, layer.parameters, layer.trainable_parameters, layer.batch_norms) == ("Sequential", 65, 45, 2)
 
 
-def test_a_shared_layer_has_its_weights_once() -> None:
+def test_the_first_call_of_a_shared_layer_has_its_weights() -> None:
     inputs = keras.Input((4,))
     shared = layers.Dense(4, name="shared")
     model = keras.Model(inputs, shared(layers.ReLU(name="relu")(shared(inputs))))
@@ -119,7 +120,7 @@ def test_a_shared_layer_has_its_weights_once() -> None:
     assert graph.output == "shared@2"
 
 
-def test_only_the_models_own_uses_of_a_layer_count() -> None:
+def test_calls_in_other_models_are_ignored() -> None:
     inputs = keras.Input((4,))
     first = layers.Dense(4, name="first")(inputs)
     second = layers.Dense(4, name="second")
@@ -134,21 +135,21 @@ def test_the_tail_of_a_network_can_be_measured() -> None:
     assert [layer.name for layer in measure(tail).layers][1] == "block_16_expand"
 
 
-def test_operations_that_are_no_layers_are_in_the_graph() -> None:
+def test_operations_other_than_layers_are_in_the_graph() -> None:
     inputs = keras.Input((8, 8, 3))
     flipped = keras.ops.flip(inputs, axis=-1)
     graph = measure(keras.Model(inputs, layers.Conv2D(2, 1)(flipped + inputs)))
     assert [layer.kind for layer in graph.layers] == ["InputLayer", "Flip", "Add", "Conv2D"]
     assert [layer.parameters for layer in graph.layers] == [0, 0, 0, 8]
-    assert len(cut_points(graph)) == 3
+    assert len(find_cut_points(graph)) == 3
 
 
-def test_sequential_networks_are_graphs_too() -> None:
+def test_sequential_networks_are_graphs() -> None:
     graph = measure(keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2, name="b")]))
     assert [layer.parameters for layer in graph.layers] == [0, 15, 8]
 
 
-def test_networks_that_are_no_graphs_are_refused() -> None:
+def test_networks_without_exactly_one_symbolic_output_are_refused() -> None:
     inputs = keras.Input((4,))
     with pytest.raises(ModelError, match="2 symbolic outputs"):
         measure(keras.Model(inputs, [layers.Dense(1)(inputs), layers.Dense(1)(inputs)]))
@@ -156,7 +157,7 @@ def test_networks_that_are_no_graphs_are_refused() -> None:
         measure(keras.Sequential([layers.Dense(1)]))
 
 
-def test_automatic_names_do_not_depend_on_what_was_built_before() -> None:
+def test_automatic_names_do_not_depend_on_earlier_networks() -> None:
     first = [layer.name for layer in build("InceptionV3", 96).layers]
     build("Xception", 96)
     layers.Conv2D(1, 1)
@@ -172,15 +173,15 @@ def test_layers_built_after_fresh_names_do_not_repeat_names() -> None:
     assert layers.Conv2D(1, 1).name not in inside | {before}
 
 
-def test_a_weightless_network_takes_no_memory_later() -> None:
+def test_a_weightless_network_never_allocates_its_weights() -> None:
     model = build("VGG16", 32)
-    # Tracing a function makes Keras give values to whatever it still holds without one.
+    # Tracing a function makes Keras initialize all variables that still wait for it.
     layers.Lambda(lambda tensor: 2 * tensor)(keras.Input((4,)))
     assert all(weight._value is None for weight in model.weights)
 
 
-def test_tensors_are_those_of_the_model_that_was_asked() -> None:
-    """The layers stand in two models; Keras's own `layer.output` is always that of the first."""
+def test_tensors_belong_to_the_given_model() -> None:
+    """The layers are part of two models; `layer.output` of Keras always belongs to the first."""
     below = keras.Input((4,), name="below")
     twice = layers.Dense(4, name="twice")
     inner = keras.Model(below, layers.Dense(2, name="last")(twice(layers.ReLU(name="relu")(twice(below)))))
@@ -191,18 +192,19 @@ def test_tensors_are_those_of_the_model_that_was_asked() -> None:
     kernel, bias = twice.get_weights()
     first = -3 * x @ kernel + bias
     second = np.maximum(first, 0) @ kernel + bias
-    found = keras.Model(image, tensors_at(outer, names)).predict_on_batch(x)
+    outputs = keras.Model(image, tensors_at(outer, names)).predict_on_batch(x)
     expected = [np.maximum(first, 0), second, outer.predict_on_batch(x), first, np.maximum(first, 0)]
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
-    assert all(tensor is not known for tensor, known in zip(tensors_at(outer, ["last"]), inner.outputs, strict=True))
+    for output, reference in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(output, reference, rtol=1e-5, atol=1e-5)
+    (last,) = tensors_at(outer, ["last"])
+    assert last is not inner.outputs[0]
 
 
-def test_every_layer_that_is_measured_has_its_tensor() -> None:
+def test_every_measured_layer_has_a_tensor() -> None:
     model = build("MobileNetV2", 96)
     graph = measure(model)
-    found = tensors_at(model, [layer.name for layer in graph.layers])
-    assert [tuple(tensor.shape[1:]) for tensor in found] == [layer.output_shape for layer in graph.layers]
+    tensors = tensors_at(model, [layer.name for layer in graph.layers])
+    assert [tuple(tensor.shape[1:]) for tensor in tensors] == [layer.output_shape for layer in graph.layers]
 
 
 def test_the_tensor_of_an_unknown_layer_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Receptive fields: those that were published, those that gradients show, and what gates do to them."""
+"""Receptive fields: compared with published ones and with gradients, and the effect of gates."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from keras import layers
 
 from tlcli.model import structure
 from tlcli.model.graph import measure
-from tlcli.model.receptive_field import IMAGE, WHOLE, Field, Span, Window, join, through
+from tlcli.model.receptive_field import IMAGE, WHOLE, Field, Span, Window, merge, propagate
 from tlcli.zoo import catalogue
 
-# Araujo et al. 2019, Distill, doi:10.23915/distill.00021, the table of networks. VGG-16 there ends with its last pool.
+# Araujo et al. 2019, Distill, doi:10.23915/distill.00021, table of networks. Its VGG-16 ends at the last pooling.
 PUBLISHED = {
     "vgg16": 212,
     "mobilenet": 315,
@@ -26,7 +26,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_fields_are_those_of_the_paper(name: str) -> None:
+def test_fields_equal_the_published_ones(name: str) -> None:
     card = catalogue.find(name)
     groups = structure.find(card, {}, (card.size, card.size), cache=Path("nowhere"))
     assert groups is not None
@@ -36,14 +36,14 @@ def test_fields_are_those_of_the_paper(name: str) -> None:
 
 
 def test_every_layer_of_every_network_has_a_field() -> None:
-    seen = 0
+    count = 0
     for card in catalogue.load().values():
         groups = structure.find(card, {}, (card.size, card.size), cache=Path("nowhere"))
         assert groups is not None
         for layer in (layer for group in groups for layer in group.members):
             assert layer.sees_all or (layer.receptive_field and layer.stride), f"{card.name}: {layer.name}"
-            seen += 1
-    assert seen > 10_000
+            count += 1
+    assert count > 10_000
 
 
 def convolution(size: tuple[int, int], stride: int = 1, padding: str = "same", dilation: int = 1) -> keras.Layer:
@@ -81,36 +81,38 @@ STACKS = {
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_fields_are_what_gradients_reach(name: str) -> None:
-    """All weights are positive, so nothing cancels: the gradient of a place in the middle marks what it sees."""
-    picture = keras.Input((48, 48, 1))
-    model = keras.Model(picture, STACKS[name](picture))
+def test_fields_equal_the_reach_of_gradients(name: str) -> None:
+    """All weights are positive, so gradients never cancel: that of a position marks its receptive field."""
+    image = keras.Input((48, 48, 1))
+    model = keras.Model(image, STACKS[name](image))
     layer = measure(model)[measure(model).output]
+    field = layer.receptive_field
+    assert field is not None
     pixels = tf.ones((1, 48, 48, 1))
     reached = []
     for step in (0, 1):
         with tf.GradientTape() as tape:
             tape.watch(pixels)
-            answer = model(pixels)
-            middle = tf.reduce_sum(answer[0, answer.shape[1] // 2 + step, answer.shape[2] // 2 + step])
-        seen = np.argwhere(tape.gradient(middle, pixels).numpy()[0, ..., 0] > 0)
-        reached.append((seen.min(axis=0), seen.max(axis=0)))
+            output = model(pixels)
+            middle = tf.reduce_sum(output[0, output.shape[1] // 2 + step, output.shape[2] // 2 + step])
+        nonzero = np.argwhere(tape.gradient(middle, pixels).numpy()[0, ..., 0] > 0)
+        reached.append((nonzero.min(axis=0), nonzero.max(axis=0)))
     (low, high), (next_low, next_high) = reached
     size = high - low + 1
     if name == "enlarged":
-        # Places see more or less, as they fall on the grid below; the field is the largest.
+        # The reach varies with the position on the grid below; the field is the largest.
         assert layer.stride == (1, 1)
-        assert all(most - 2 <= got <= most for got, most in zip(size, layer.receptive_field or (), strict=True))
+        assert all(largest - 2 <= reach <= largest for reach, largest in zip(size, field, strict=True))
     else:
-        assert tuple(size) == layer.receptive_field
+        assert tuple(size) == field
         assert tuple(next_low - low) == tuple(next_high - high) == layer.stride
 
 
-def test_gates_let_the_whole_picture_in_and_leave_the_field() -> None:
-    picture = keras.Input((32, 32, 3))
-    x = layers.Conv2D(4, 3, name="conv")(picture)
+def test_gates_see_the_whole_image_and_keep_the_field() -> None:
+    image = keras.Input((32, 32, 3))
+    x = layers.Conv2D(4, 3, name="conv")(image)
     gate = layers.Reshape((1, 1, 4), name="gate")(layers.GlobalAveragePooling2D(name="mean")(x))
-    model = keras.Model(picture, layers.Conv2D(4, 3, name="after")(layers.Multiply()([x, gate])))
+    model = keras.Model(image, layers.Conv2D(4, 3, name="after")(layers.Multiply()([x, gate])))
     graph = measure(model)
     assert (graph["conv"].receptive_field, graph["conv"].sees_all) == ((3, 3), False)
     assert (graph["mean"].receptive_field, graph["mean"].sees_all) == (None, True)
@@ -118,15 +120,15 @@ def test_gates_let_the_whole_picture_in_and_leave_the_field() -> None:
     assert (graph["after"].receptive_field, graph["after"].sees_all) == ((5, 5), True)
 
 
-def test_what_is_not_known_stays_unknown() -> None:
-    assert through(None, IMAGE) is None
-    assert through(Window(), None) is None
-    assert join([IMAGE, None]) is None
-    assert through(WHOLE, IMAGE) == Field(None, sees_all=True)
+def test_unknown_fields_stay_unknown() -> None:
+    assert propagate(None, IMAGE) is None
+    assert propagate(Window(), None) is None
+    assert merge([IMAGE, None]) is None
+    assert propagate(WHOLE, IMAGE) == Field(None, sees_all=True)
 
 
-def test_what_is_joined_sees_what_either_saw() -> None:
+def test_a_merged_field_covers_all_fields() -> None:
     left = Field((Span(2, -3, 1), Span(2, 0, 0)))
     right = Field((Span(2, 0, 4), Span(2, 0, 0)), sees_all=True)
-    assert join([left, right]) == Field((Span(2, -3, 4), Span(2, 0, 0)), sees_all=True)
-    assert join([left, right]).size == (8, 1)
+    assert merge([left, right]) == Field((Span(2, -3, 4), Span(2, 0, 0)), sees_all=True)
+    assert merge([left, right]).size == (8, 1)

@@ -1,4 +1,4 @@
-"""The grammar of selections, on the bundled structure of MobileNetV2: no Keras needed."""
+"""The grammar of selections, on the bundled structure of MobileNetV2, without Keras."""
 
 from pathlib import Path
 
@@ -15,13 +15,13 @@ BLOCKS = tuple(f"block{number}" for number in range(1, 17))
 
 @pytest.fixture(scope="module")
 def groups() -> LayerGroups:
-    found = structure.find(catalogue.find("mobilenet_v2"), {}, (224, 224), cache=Path("nowhere"))
-    assert found is not None
-    return found
+    bundled = structure.find(catalogue.find("mobilenet_v2"), {}, (224, 224), cache=Path("nowhere"))
+    assert bundled is not None
+    return bundled
 
 
 @pytest.mark.parametrize(
-    ("text", "expected", "head"),
+    ("text", "expected", "trains_head"),
     [
         ("none", (), False),
         ("head", (), True),
@@ -48,36 +48,38 @@ def groups() -> LayerGroups:
         (r"re:^block_(1|2)_,re:^block_4_", ("block1", "block2", "block4"), True),
     ],
 )
-def test_selections_mean_whole_groups(groups: LayerGroups, text: str, expected: tuple[str, ...], head: bool) -> None:
+def test_selections_of_whole_groups(
+    groups: LayerGroups, text: str, expected: tuple[str, ...], trains_head: bool
+) -> None:
     selection = select(text, groups)
     assert set(whole_groups(selection, groups)) == set(expected)
-    assert selection.head is head
+    assert selection.trains_head is trains_head
     assert selection.text == text
 
 
-def test_an_expression_can_take_parts_of_groups(groups: LayerGroups) -> None:
+def test_an_expression_can_select_parts_of_groups(groups: LayerGroups) -> None:
     selection = select("re:block_1[0-3]_project$", groups)
     assert selection.layers == {f"block_{number}_project" for number in range(10, 14)}
     assert whole_groups(selection, groups) == ()
     assert partial_groups(selection, groups) == ("block10", "block11", "block12", "block13")
 
 
-def test_an_expression_finds_weighted_layers_only(groups: LayerGroups) -> None:
+def test_an_expression_matches_weighted_layers_only(groups: LayerGroups) -> None:
     assert all("relu" not in layer for layer in select("re:block_3_depthwise", groups).layers)
     with pytest.raises(ModelError, match="no layer with weights"):
         select("re:_relu$", groups)
 
 
 @pytest.mark.parametrize("percent", [1, 10, 25, 50, 75, 99])
-def test_a_share_is_the_fewest_groups_that_hold_it(groups: LayerGroups, percent: int) -> None:
+def test_a_percentage_selects_the_fewest_groups_that_hold_it(groups: LayerGroups, percent: int) -> None:
     chosen = whole_groups(select(f"top:{percent}%", groups), groups)
-    held = [groups[name].trainable_parameters for name in chosen]
-    wanted = percent / 100 * groups.trainable_parameters
-    assert sum(held) >= wanted > sum(held[1:])
+    parameters = [groups[name].trainable_parameters for name in chosen]
+    required = percent / 100 * groups.trainable_parameters
+    assert sum(parameters) >= required > sum(parameters[1:])
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "empty part"),
         ("  ", "empty part"),
@@ -96,15 +98,15 @@ def test_a_share_is_the_fewest_groups_that_hold_it(groups: LayerGroups, percent:
         ("heads", "Did you mean 'head'?"),
         ("block9x", "Groups: stem, block1 … block16, top."),
         ("conv*", "Groups: stem, block1 … block16, top."),
-        ("re:(", "is no regular expression"),
+        ("re:(", "is not a regular expression"),
         ("re:", "matches ''"),
         ("re:nothing_here", "tlcli inspect --by layer"),
         ("top,re:nothing_here", "matches 'nothing_here'"),
     ],
 )
-def test_mistakes_are_told_with_what_is_allowed(groups: LayerGroups, text: str, told: str) -> None:
+def test_errors_name_what_is_allowed(groups: LayerGroups, text: str, message: str) -> None:
     with pytest.raises(ModelError) as error:
         select(text, groups, where="phases[1].train")
     assert str(error.value).startswith("phases[1].train: ")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert error.value.hint

@@ -1,4 +1,4 @@
-"""A network that trains in seconds, and pictures with something in them to find."""
+"""Fixtures: a network that trains in seconds, and images with learnable structure."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ CARD = ModelCard(
 
 
 def network(*, constant: bool = False) -> keras.Model:
-    """Two convolutions with the BatchNorm momentum of the zoo; with `constant` the same output for every picture."""
+    """Two convolutions with the BatchNorm momentum of the zoo; with `constant`, the same output for every image."""
     layers = keras.layers
     image = keras.Input((SIZE, SIZE, 3))
     x = layers.Conv2D(12, 3, strides=2, padding="same", use_bias=False, name="stem_conv")(image)
@@ -29,24 +29,24 @@ def network(*, constant: bool = False) -> keras.Model:
 
 @pytest.fixture
 def tiny_backbone() -> Callable[..., Backbone]:
-    """Makes the network with weights that follow from a seed."""
+    """A function that builds the network with weights from a seed."""
 
     def make(*, seed: int = 0, constant: bool = False) -> Backbone:
         keras.utils.set_random_seed(seed)
-        made = network(constant=constant)
-        return Backbone(CARD, made, (SIZE, SIZE), "random", weights_sha256(made))
+        tiny = network(constant=constant)
+        return Backbone(CARD, tiny, (SIZE, SIZE), "random", weights_sha256(tiny))
 
     return make
 
 
 @pytest.fixture(scope="session")
 def stripes() -> ImageSet:
-    """64 pictures of stripes in many directions, widths and colours, in a cache with an order of its own."""
+    """64 images of stripes in many directions, widths and colours, in random rows of a pixel cache of 70."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[0:SIDE, 0:SIDE]
-    made = np.empty((70, SIDE, SIDE, 3), np.uint8)
-    for picture in made:
+    pixels = np.empty((70, SIDE, SIDE, 3), np.uint8)
+    for image in pixels:
         down, across = random.normal(0, 0.8, 2)
         wave = np.sin(rows * down + columns * across + random.uniform(0, 6))[..., None]
-        picture[:] = np.clip(127 + wave * random.uniform(-120, 120, 3) + random.uniform(-60, 60, 3), 0, 255)
-    return ImageSet("stripes", made, random.permutation(70)[:64].astype(np.int64), (), 0, "0" * 64)
+        image[:] = np.clip(127 + wave * random.uniform(-120, 120, 3) + random.uniform(-60, 60, 3), 0, 255)
+    return ImageSet("stripes", pixels, random.permutation(70)[:64].astype(np.int64), (), 0, "0" * 64)

@@ -1,5 +1,5 @@
-"""Fixtures of image folders with faults."""
+"""Fixtures of image folders."""
 
-from image_folders import found, given, good, looked, picture
+from image_folders import clean_data, clean_splits, findings_of, make_image, run_check
 
-__all__ = ["found", "given", "good", "looked", "picture"]
+__all__ = ["clean_data", "clean_splits", "findings_of", "make_image", "run_check"]

@@ -1,4 +1,4 @@
-"""Findings about folders, names and links."""
+"""Findings about folders, names, links and class sizes."""
 
 import os
 import unicodedata
@@ -14,124 +14,130 @@ from tlcli.quality.check import CheckResult
 from tlcli.quality.finding import Finding
 from tlcli.quality.folders import survey
 
-Found = Callable[..., dict[str, Finding]]
-Picture = Callable[..., Image.Image]
-Looked = Callable[..., CheckResult]
+FindingsOf = Callable[..., dict[str, Finding]]
+MakeImage = Callable[..., Image.Image]
+RunCheck = Callable[..., CheckResult]
 
 
-def test_links_in_a_circle(good: Path, found: Found, looked: Looked) -> None:
-    (good / "cat" / "up").symlink_to("..")
-    (good / "cat" / "self").symlink_to("self")
-    finding = found(good)["link_loop"]
+def test_links_in_a_circle(clean_data: Path, findings_of: FindingsOf, run_check: RunCheck) -> None:
+    (clean_data / "cat" / "up").symlink_to("..")
+    (clean_data / "cat" / "self").symlink_to("self")
+    finding = findings_of(clean_data)["link_loop"]
     assert set(finding.paths) == {"cat/up", "cat/self"}
     assert finding.severity == "warning"
-    assert len(looked(good).index.images) == 40, "nothing is counted twice"
+    assert len(run_check(clean_data).index.images) == 40, "no image is counted twice"
 
 
-def test_links_in_a_circle_beside_the_class_folders(good: Path, found: Found, looked: Looked) -> None:
+def test_links_in_a_circle_beside_the_class_folders(
+    clean_data: Path, findings_of: FindingsOf, run_check: RunCheck
+) -> None:
     for name, target in (("here", "."), ("up", ".."), ("self", "self"), ("one", "other"), ("other", "one")):
-        (good / name).symlink_to(target)
-    finding = found(good)["link_loop"]
+        (clean_data / name).symlink_to(target)
+    finding = findings_of(clean_data)["link_loop"]
     assert set(finding.paths) == {"here", "up", "self", "one", "other"}
-    assert looked(good).index.classes == ("cat", "dog")
-    assert "not_an_image" not in found(good)
-    assert scan(good).classes == ("cat", "dog"), "training takes none of them for a class"
+    assert run_check(clean_data).index.classes == ("cat", "dog")
+    assert "not_an_image" not in findings_of(clean_data)
+    assert scan(clean_data).classes == ("cat", "dog"), "training uses none of them as a class"
 
 
-def test_links_in_a_circle_in_a_split(given: Path, found: Found) -> None:
-    (given / "train" / "round").symlink_to("round")
-    (given / "val" / "back").symlink_to("..")
-    assert set(found(given)["link_loop"].paths) == {"train/round", "val/back"}
+def test_links_in_a_circle_in_a_split(clean_splits: Path, findings_of: FindingsOf) -> None:
+    (clean_splits / "train" / "round").symlink_to("round")
+    (clean_splits / "val" / "back").symlink_to("..")
+    assert set(findings_of(clean_splits)["link_loop"].paths) == {"train/round", "val/back"}
 
 
-def test_links_to_nowhere(good: Path, found: Found) -> None:
-    (good / "dog" / "gone.png").symlink_to("nowhere.png")
-    finding = found(good)["broken_link"]
+def test_links_to_nowhere(clean_data: Path, findings_of: FindingsOf) -> None:
+    (clean_data / "dog" / "gone.png").symlink_to("nowhere.png")
+    finding = findings_of(clean_data)["broken_link"]
     assert finding.paths == ("dog/gone.png",)
     assert "nowhere.png" in finding.notes["dog/gone.png"]
 
 
-def test_training_follows_no_circle_either(good: Path) -> None:
-    (good / "cat" / "up").symlink_to("..")
-    assert len(scan(good).images) == 40
+def test_training_does_not_follow_a_circle_either(clean_data: Path) -> None:
+    (clean_data / "cat" / "up").symlink_to("..")
+    assert len(scan(clean_data).images) == 40
 
 
-def test_hidden_folders(good: Path, found: Found) -> None:
-    (good / ".ipynb_checkpoints").mkdir()
-    (good / "cat" / ".git").mkdir()
-    assert found(good)["hidden"].paths == (".ipynb_checkpoints/", "cat/.git/")
+def test_hidden_folders(clean_data: Path, findings_of: FindingsOf) -> None:
+    (clean_data / ".ipynb_checkpoints").mkdir()
+    (clean_data / "cat" / ".git").mkdir()
+    assert findings_of(clean_data)["hidden"].paths == (".ipynb_checkpoints/", "cat/.git/")
 
 
-def test_nested_folders(good: Path, found: Found, picture: Picture) -> None:
-    (good / "cat" / "tabby" / "old").mkdir(parents=True)
-    picture(901).save(good / "cat" / "tabby" / "1.png")
-    picture(902).save(good / "cat" / "tabby" / "old" / "2.png")
-    finding = found(good)["nested"]
+def test_nested_folders(clean_data: Path, findings_of: FindingsOf, make_image: MakeImage) -> None:
+    (clean_data / "cat" / "tabby" / "old").mkdir(parents=True)
+    make_image(901).save(clean_data / "cat" / "tabby" / "1.png")
+    make_image(902).save(clean_data / "cat" / "tabby" / "old" / "2.png")
+    finding = findings_of(clean_data)["nested"]
     assert finding.paths == ("cat/tabby/",)
     assert "2 images" in finding.message
 
 
 def test_images_outside_classes_and_folders_beside_train(
-    good: Path, given: Path, found: Found, picture: Picture
+    clean_data: Path, clean_splits: Path, findings_of: FindingsOf, make_image: MakeImage
 ) -> None:
-    picture(901).save(given / "val" / "stray.png")
-    (given / "extra").mkdir()
-    findings = found(given)
+    make_image(901).save(clean_splits / "val" / "stray.png")
+    (clean_splits / "extra").mkdir()
+    findings = findings_of(clean_splits)
     assert findings["stray"].paths == ("val/stray.png",)
     assert findings["unused_folder"].paths == ("extra/",)
 
 
-def test_splits_with_different_classes(given: Path, found: Found) -> None:
-    (given / "val" / "dog").rename(given / "val" / "dgo")
-    finding = found(given)["different_classes"]
+def test_splits_with_different_classes(clean_splits: Path, findings_of: FindingsOf) -> None:
+    (clean_splits / "val" / "dog").rename(clean_splits / "val" / "dgo")
+    finding = findings_of(clean_splits)["different_classes"]
     assert finding.severity == "error"
     assert finding.notes == {"val/dog/": "is missing", "val/dgo/": "has no folder in train/"}
     with pytest.raises(DataError):
-        scan(given)
+        scan(clean_splits)
 
 
 @pytest.mark.parametrize("other", ["Cat", "cat ", "CAT", " cat"])
-def test_class_names_that_differ_by_case_or_white_space(good: Path, found: Found, other: str) -> None:
-    (good / "dog").rename(good / other)
-    finding = found(good)["alike_classes"]
+def test_class_names_that_differ_by_case_or_white_space(clean_data: Path, findings_of: FindingsOf, other: str) -> None:
+    (clean_data / "dog").rename(clean_data / other)
+    finding = findings_of(clean_data)["alike_classes"]
     assert finding.severity == "error"
     assert set(finding.paths) == {"cat/", f"{other}/"}
 
 
-def test_class_names_of_two_unicode_forms(good: Path, found: Found, picture: Picture, looked: Looked) -> None:
-    for place, form in (("cat", "NFC"), ("dog", "NFD")):
-        (good / place).rename(good / unicodedata.normalize(form, "grün"))
-    (good / "other").mkdir()
+def test_class_names_of_two_unicode_forms(
+    clean_data: Path, findings_of: FindingsOf, make_image: MakeImage, run_check: RunCheck
+) -> None:
+    for folder, form in (("cat", "NFC"), ("dog", "NFD")):
+        (clean_data / folder).rename(clean_data / unicodedata.normalize(form, "grün"))
+    (clean_data / "other").mkdir()
     for number in range(20):
-        picture(500 + number).save(good / "other" / f"{number}.png")
-    assert found(good)["same_class_name"].count == 2
-    assert len(looked(good).index.classes) == 2
+        make_image(500 + number).save(clean_data / "other" / f"{number}.png")
+    assert findings_of(clean_data)["same_class_name"].count == 2
+    assert len(run_check(clean_data).index.classes) == 2
 
 
-def test_compatibility_forms_are_alike(good: Path, found: Found) -> None:
-    (good / "dog").rename(good / "ｃａｔ")
-    assert found(good)["alike_classes"].count == 2
+def test_compatibility_forms_are_alike(clean_data: Path, findings_of: FindingsOf) -> None:
+    (clean_data / "dog").rename(clean_data / "ｃａｔ")
+    assert findings_of(clean_data)["alike_classes"].count == 2
 
 
-def test_a_class_name_that_no_list_can_hold(good: Path, found: Found) -> None:
-    (good / "dog").rename(good / "d\nog")
-    assert found(good)["bad_class_name"].paths == ("d\nog/",)
+def test_a_class_name_with_a_control_character(clean_data: Path, findings_of: FindingsOf) -> None:
+    (clean_data / "dog").rename(clean_data / "d\nog")
+    assert findings_of(clean_data)["bad_class_name"].paths == ("d\nog/",)
 
 
-def test_a_file_name_that_is_no_unicode(good: Path, found: Found) -> None:
-    (good / "dog" / "00.png").rename(good / "dog" / os.fsdecode(b"\xff.png"))
-    finding = found(good)["bad_file_name"]
+def test_a_file_name_that_is_not_utf_8(clean_data: Path, findings_of: FindingsOf) -> None:
+    (clean_data / "dog" / "00.png").rename(clean_data / "dog" / os.fsdecode(b"\xff.png"))
+    finding = findings_of(clean_data)["bad_file_name"]
     assert finding.to_json()["paths"] == ["dog/\\xff.png"]
 
 
-def test_classes_that_are_empty_small_or_uneven(good: Path, found: Found, picture: Picture) -> None:
-    (good / "empty").mkdir()
-    (good / "one").mkdir()
-    picture(501).save(good / "one" / "1.png")
-    (good / "few").mkdir()
+def test_classes_that_are_empty_small_or_uneven(
+    clean_data: Path, findings_of: FindingsOf, make_image: MakeImage
+) -> None:
+    (clean_data / "empty").mkdir()
+    (clean_data / "one").mkdir()
+    make_image(501).save(clean_data / "one" / "1.png")
+    (clean_data / "few").mkdir()
     for number in range(4):
-        picture(510 + number).save(good / "few" / f"{number}.png")
-    findings = found(good)
+        make_image(510 + number).save(clean_data / "few" / f"{number}.png")
+    findings = findings_of(clean_data)
     assert findings["empty_class"].paths == ("empty/",)
     assert findings["too_small_class"].paths == ("empty/", "one/")
     assert findings["small_class"].paths == ("few/",)
@@ -140,52 +146,54 @@ def test_classes_that_are_empty_small_or_uneven(good: Path, found: Found, pictur
     assert "only 1" in findings["imbalance"].message
 
 
-def test_a_class_of_copies_is_too_small(good: Path, found: Found, picture: Picture) -> None:
-    for path in sorted((good / "cat").iterdir()):
-        picture(901).save(path)
-    assert found(good)["too_small_class"].paths == ("cat/",)
+def test_a_class_of_copies_is_too_small(clean_data: Path, findings_of: FindingsOf, make_image: MakeImage) -> None:
+    for path in sorted((clean_data / "cat").iterdir()):
+        make_image(901).save(path)
+    assert findings_of(clean_data)["too_small_class"].paths == ("cat/",)
 
 
-def test_an_empty_test_class_is_only_a_warning(given: Path, found: Found) -> None:
-    for path in (given / "test" / "dog").iterdir():
+def test_an_empty_test_class_is_only_a_warning(clean_splits: Path, findings_of: FindingsOf) -> None:
+    for path in (clean_splits / "test" / "dog").iterdir():
         path.unlink()
-    finding = found(given)["empty_test_class"]
+    finding = findings_of(clean_splits)["empty_test_class"]
     assert (finding.severity, finding.paths) == ("warning", ("test/dog/",))
 
 
-def test_what_finetune_refuses_for_another_reason_is_told(good: Path, found: Found) -> None:
-    for path in (good / "dog").iterdir():
-        path.rename(good / "cat" / f"x{path.name}")
-    (good / "dog").rmdir()
-    finding = found(good)["refused"]
+def test_any_other_reason_why_finetune_refuses_is_a_finding(clean_data: Path, findings_of: FindingsOf) -> None:
+    for path in (clean_data / "dog").iterdir():
+        path.rename(clean_data / "cat" / f"x{path.name}")
+    (clean_data / "dog").rmdir()
+    finding = findings_of(clean_data)["refused"]
     assert "only one class" in finding.message
     assert finding.severity == "error"
 
 
-def test_it_sees_the_images_that_training_uses(good: Path, picture: Picture) -> None:
-    """On a folder with everything in it, the survey and the scan agree."""
-    (good / "cat" / "deep" / "er").mkdir(parents=True)
-    picture(901).save(good / "cat" / "deep" / "er" / "no_suffix", "PNG")
-    (good / "cat" / ".hidden.png").touch()
-    (good / "cat" / "up").symlink_to("..")
-    (good / "dog" / "gone.png").symlink_to("nowhere.png")
-    (good / "dog" / "text.txt").touch()
-    index, seen = scan(good), survey(good)
-    assert [file.path for file in seen.files] == [image.path for image in index.images]
-    assert [seen.classes[file.label] for file in seen.files] == [index.classes[image.label] for image in index.images]
+def test_the_survey_finds_the_images_that_training_uses(clean_data: Path, make_image: MakeImage) -> None:
+    """The survey and the scan agree on a folder with nested, hidden, linked and other files."""
+    (clean_data / "cat" / "deep" / "er").mkdir(parents=True)
+    make_image(901).save(clean_data / "cat" / "deep" / "er" / "no_suffix", "PNG")
+    (clean_data / "cat" / ".hidden.png").touch()
+    (clean_data / "cat" / "up").symlink_to("..")
+    (clean_data / "dog" / "gone.png").symlink_to("nowhere.png")
+    (clean_data / "dog" / "text.txt").touch()
+    index, surveyed = scan(clean_data), survey(clean_data)
+    assert [file.path for file in surveyed.files] == [image.path for image in index.images]
+    assert [surveyed.classes[file.label] for file in surveyed.files] == [
+        index.classes[image.label] for image in index.images
+    ]
     assert len(index.images) == 41
 
 
 @pytest.mark.parametrize("make", ["nothing", "file", "empty", "flat"])
-def test_nothing_to_look_at_is_an_error(tmp_path: Path, make: str, picture: Picture, looked: Looked) -> None:
-    place = tmp_path / "place"
+def test_nothing_to_check_is_an_error(tmp_path: Path, make: str, make_image: MakeImage, run_check: RunCheck) -> None:
+    data = tmp_path / "data"
     if make == "file":
-        place.touch()
+        data.touch()
     elif make != "nothing":
-        place.mkdir()
+        data.mkdir()
     if make == "flat":
-        picture(901).save(place / "1.png")
+        make_image(901).save(data / "1.png")
     with pytest.raises(DataError) as error:
-        looked(place)
-    said = {"nothing": "no such folder", "file": "is a file", "empty": "no images", "flat": "1 images but no class"}
-    assert said[make] in error.value.message
+        run_check(data)
+    messages = {"nothing": "no such folder", "file": "is a file", "empty": "no images", "flat": "1 image but no class"}
+    assert messages[make] in error.value.message

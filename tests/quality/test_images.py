@@ -1,4 +1,4 @@
-"""Every finding about a single file, on a real one."""
+"""Every kind of finding about a single file, on a file that has the problem."""
 
 import io
 import struct
@@ -12,8 +12,8 @@ from PIL import Image
 
 from tlcli.quality.finding import Finding
 
-Found = Callable[..., dict[str, Finding]]
-Picture = Callable[..., Image.Image]
+FindingsOf = Callable[..., dict[str, Finding]]
+MakeImage = Callable[..., Image.Image]
 
 
 def jpeg(image: Image.Image, **settings: object) -> bytes:
@@ -22,36 +22,36 @@ def jpeg(image: Image.Image, **settings: object) -> bytes:
     return data.getvalue()
 
 
-def turned(path: Path, picture: Picture, orientation: int = 6) -> None:
+def rotated(path: Path, make_image: MakeImage, orientation: int = 6) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture(901, (48, 64)).save(path, exif=exif)
+    make_image(901, (48, 64)).save(path, exif=exif)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def bomb(path: Path, _: Picture) -> None:
-    """A PNG of a few hundred bytes that says it is 100,000 pixels wide and high."""
+def bomb(path: Path, _: MakeImage) -> None:
+    """A PNG of a few hundred bytes whose header says 100,000 × 100,000 pixels."""
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     pixels = zlib.compress(bytes(100_000))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
 
 
-def animated(path: Path, picture: Picture) -> None:
-    frames = [picture(seed) for seed in (901, 902, 903)]
+def animated(path: Path, make_image: MakeImage) -> None:
+    frames = [make_image(seed) for seed in (901, 902, 903)]
     frames[0].save(path, save_all=True, append_images=frames[1:])
 
 
-def deep(path: Path, picture: Picture) -> None:
-    values = np.asarray(picture().convert("L"), np.uint16) * 257
+def deep(path: Path, make_image: MakeImage) -> None:
+    values = np.asarray(make_image().convert("L"), np.uint16) * 257
     Image.fromarray(values).save(path)
 
 
-def deep_colours(path: Path, picture: Picture) -> None:
-    """RGB of 16 bits, which Pillow cannot write."""
-    rows = np.asarray(picture(), np.uint16) * 257
+def deep_colours(path: Path, make_image: MakeImage) -> None:
+    """A 16-bit RGB PNG, which Pillow cannot write."""
+    rows = np.asarray(make_image(), np.uint16) * 257
     lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
     header = struct.pack(">IIBBBBB", 64, 48, 16, 2, 0, 0, 0)
     data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
@@ -62,8 +62,8 @@ def saved(
     change: Callable[[Image.Image], Image.Image] = lambda image: image,
     size: tuple[int, int] = (64, 48),
     **settings: object,
-) -> Callable[[Path, Picture], None]:
-    return lambda path, picture: change(picture(901, size)).save(path, **settings)
+) -> Callable[[Path, MakeImage], None]:
+    return lambda path, make_image: change(make_image(901, size)).save(path, **settings)
 
 
 def transparent(image: Image.Image) -> Image.Image:
@@ -76,23 +76,23 @@ def mode(name: str) -> Callable[[Image.Image], Image.Image]:
     return lambda image: image.convert(name)
 
 
-# What is put beside the good images, its name, the kind that must be found, its severity, words of the note.
+# Function that writes a file, its name, kind and severity of the finding, words of its note.
 CASES = [
-    (lambda path, _: path.write_text("no picture"), "x.jpg", "unreadable", "error", "not an image of a format"),
-    (lambda path, picture: path.write_bytes(jpeg(picture())[:-300]), "x.jpg", "truncated", "error", "truncated"),
+    (lambda path, _: path.write_text("no image"), "x.jpg", "unreadable", "error", "not a valid JPEG, PNG"),
+    (lambda path, make_image: path.write_bytes(jpeg(make_image())[:-300]), "x.jpg", "truncated", "error", "truncated"),
     (lambda path, _: path.touch(), "x.png", "empty", "error", "empty"),
     (bomb, "x.png", "bomb", "error", "exceeds limit"),
     (saved(format="PNG"), "x.jpg", "wrong_extension", "info", "is PNG"),
     (saved(format="JPEG"), "no_suffix", "wrong_extension", "info", "is JPEG"),
-    (turned, "x.jpg", "rotated", "info", ""),
-    (lambda path, picture: turned(path, picture, 2), "x.jpg", "rotated", "info", ""),
+    (rotated, "x.jpg", "rotated", "info", ""),
+    (lambda path, make_image: rotated(path, make_image, 2), "x.jpg", "rotated", "info", ""),
     (animated, "x.gif", "animated", "info", "GIF"),
     (animated, "x.webp", "animated", "info", "WEBP"),
     (animated, "x.tif", "animated", "info", "TIFF"),
     (saved(lambda image: image.quantize(64)), "x.png", "palette", "info", "P"),
     (saved(mode("CMYK")), "x.jpg", "cmyk", "info", "CMYK"),
-    (deep, "x.png", "deep", "info", "I;16"),
-    (deep_colours, "x.png", "deep", "info", "RGB"),
+    (deep, "x.png", "high_bit_depth", "info", "I;16"),
+    (deep_colours, "x.png", "high_bit_depth", "info", "RGB"),
     (saved(transparent), "x.png", "transparent", "info", "RGBA"),
     (saved(mode("L")), "x.png", "gray", "info", "L"),
     (saved(mode("1")), "x.png", "odd_mode", "info", "1"),
@@ -103,62 +103,62 @@ CASES = [
     (saved(size=(64, 15)), "x.png", "very_small", "warning", "64 × 15"),
     (lambda path, _: path.write_text("notes"), "notes.txt", "not_an_image", "info", ""),
     (saved(format="PNG"), ".x.png", "hidden", "info", ""),
-    (lambda path, _: path.write_bytes(b"\0\0\0\x18ftypheic"), "x.heic", "unread_format", "warning", ""),
+    (lambda path, _: path.write_bytes(b"\0\0\0\x18ftypheic"), "x.heic", "unsupported_format", "warning", ""),
 ]
 
 
 @pytest.mark.parametrize(("make", "name", "kind", "severity", "note"), CASES, ids=[f"{c[2]}-{c[1]}" for c in CASES])
-def test_it_is_found(
-    good: Path,
-    found: Found,
-    picture: Picture,
-    make: Callable[[Path, Picture], None],
+def test_each_kind_of_finding(
+    clean_data: Path,
+    findings_of: FindingsOf,
+    make_image: MakeImage,
+    make: Callable[[Path, MakeImage], None],
     name: str,
     kind: str,
     severity: str,
     note: str,
 ) -> None:
-    assert found(good) == {}, "without the file there is nothing to find"
-    make(good / "cat" / name, picture)
-    findings = found(good)
+    assert findings_of(clean_data) == {}, "without the file there are no findings"
+    make(clean_data / "cat" / name, make_image)
+    findings = findings_of(clean_data)
     finding = findings[kind]
     assert finding.paths == (f"cat/{name}",)
     assert finding.severity == severity
     assert note in (finding.notes or {}).get(f"cat/{name}", "")
     assert finding.remedy.endswith(".")
-    assert {other for other, each in findings.items() if each.severity == "error"} <= {kind}
+    assert {other for other in findings if findings[other].severity == "error"} <= {kind}
 
 
-def test_it_says_the_size_upright(good: Path, found: Found, picture: Picture) -> None:
+def test_notes_give_the_upright_size(clean_data: Path, findings_of: FindingsOf, make_image: MakeImage) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(901, (20, 100)).save(good / "cat" / "x.jpg", exif=exif)
-    assert found(good)["extreme_aspect"].notes == {"cat/x.jpg": "100 × 20"}
+    make_image(901, (20, 100)).save(clean_data / "cat" / "x.jpg", exif=exif)
+    assert findings_of(clean_data)["extreme_aspect"].notes == {"cat/x.jpg": "100 × 20"}
 
 
-def test_no_permission(good: Path, found: Found) -> None:
-    path = good / "cat" / "00.png"
+def test_no_permission(clean_data: Path, findings_of: FindingsOf) -> None:
+    path = clean_data / "cat" / "00.png"
     path.chmod(0)
     try:
         if _opens(path):
-            pytest.skip("this user may read everything")
-        finding = found(good)["no_permission"]
+            pytest.skip("this user can read everything")
+        finding = findings_of(clean_data)["no_permission"]
     finally:
         path.chmod(0o644)
     assert (finding.severity, finding.paths) == ("error", ("cat/00.png",))
 
 
 @pytest.mark.parametrize(("mode", "path"), [(0, "cat/deeper/"), (0o444, "cat/deeper/1.png")])
-def test_a_folder_without_permission(good: Path, found: Found, mode: int, path: str) -> None:
-    """One that may not be listed, and one whose files may not be opened."""
-    folder = good / "cat" / "deeper"
+def test_a_folder_without_permission(clean_data: Path, findings_of: FindingsOf, mode: int, path: str) -> None:
+    """One that cannot be listed, and one whose files cannot be opened."""
+    folder = clean_data / "cat" / "deeper"
     folder.mkdir()
     (folder / "1.png").touch()
     folder.chmod(mode)
     try:
         if _opens(folder / "1.png"):
-            pytest.skip("this user may read everything")
-        finding = found(good)["no_permission"]
+            pytest.skip("this user can read everything")
+        finding = findings_of(clean_data)["no_permission"]
     finally:
         folder.chmod(0o755)
     assert finding.paths == (path,)
@@ -172,13 +172,15 @@ def _opens(path: Path) -> bool:
     return True
 
 
-def test_the_input_of_the_network_decides_what_is_small(good: Path, found: Found) -> None:
-    assert found(good, size=(48, 64)) == {}
-    assert found(good, size=(48, 65))["small"].count == 40
-    assert found(good, size=(97, 64))["very_small"].count == 40
+def test_small_is_relative_to_the_input_of_the_network(clean_data: Path, findings_of: FindingsOf) -> None:
+    assert findings_of(clean_data, size=(48, 64)) == {}
+    assert findings_of(clean_data, size=(48, 65))["small"].count == 40
+    assert findings_of(clean_data, size=(97, 64))["very_small"].count == 40
 
 
-def test_a_second_view_in_a_photograph_is_no_animation(good: Path, found: Found, picture: Picture) -> None:
-    frames = [picture(901), picture(902)]
-    frames[0].save(good / "cat" / "x.jpg", "MPO", save_all=True, append_images=frames[1:])
-    assert found(good) == {}
+def test_an_mpo_photograph_with_two_views_is_not_animated(
+    clean_data: Path, findings_of: FindingsOf, make_image: MakeImage
+) -> None:
+    frames = [make_image(901), make_image(902)]
+    frames[0].save(clean_data / "cat" / "x.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert findings_of(clean_data) == {}

@@ -1,3 +1,5 @@
+"""Recipes: loading, merging, settings, and errors with their places."""
+
 import pytest
 import yaml
 
@@ -6,7 +8,7 @@ from tlcli.recipe import load
 
 MINIMAL = "recipe: 1\nname: tiny\nphases:\n  - {name: head, train: head}\n"
 
-# The recipe of the contract, whole: scripts rely on these names.
+# All keys of the public contract. Scripts rely on these names.
 CONTRACT = """
 recipe: 1
 name: everything
@@ -45,9 +47,9 @@ def problems_of(text: str, *settings: str) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-def test_the_contract_recipe_is_taken_as_written():
+def test_the_contract_recipe_is_valid():
     recipe = load.parse(CONTRACT)
-    assert recipe.optimizer.lr == 1e-3  # YAML 1.1 reads 1e-3 as text; the schema makes it a number
+    assert recipe.optimizer.lr == 1e-3  # YAML 1.1 reads 1e-3 as text; the schema converts it
     assert recipe.phases[1].until.confidence == 0.8
     assert recipe.head.hidden[0].activation == "elu"
 
@@ -60,24 +62,58 @@ def test_bundled_recipes_are_valid_and_render_to_themselves(name):
     assert load.parse(load.render(recipe)) == recipe
 
 
-def test_the_bundled_recipes_are_all_there():
+def test_all_recipes_are_bundled():
     names = ["demo", "depth-search", "from-scratch", "full", "head-only", "lp-ft", "surgical", "two-phase"]
     assert load.names() == [*names, "unfreeze-until-plateau"]
 
 
-def test_unknown_keys_are_errors_with_a_suggestion_and_a_place():
+def test_an_unknown_key_gives_its_place_and_a_suggestion():
     assert problems_of(MINIMAL + "optimizer:\n  lrr: 1\n") == [
         "r.yaml:6:3 optimizer.lrr: unknown key. Did you mean 'lr'?"
     ]
 
 
-def test_all_problems_are_told_at_once_in_the_order_of_the_file():
+@pytest.mark.parametrize(
+    ("text", "place", "new"),
+    [
+        (MINIMAL.replace("head}", "head, blend: true}"), "r.yaml:4:31 phases[0].blend", "interpolate"),
+        (MINIMAL.replace("head}", "head, pick: 2}"), "r.yaml:4:31 phases[0].pick", "group_count"),
+        (
+            MINIMAL.replace("head}", "head, until: {go_on: 0.5}}"),
+            "r.yaml:4:39 phases[0].until.go_on",
+            "min_relative_gain",
+        ),
+        (MINIMAL + "performance: {recall: false}\n", "r.yaml:5:15 performance.recall", "reuse_results"),
+    ],
+    ids=["blend", "pick", "go_on", "recall"],
+)
+def test_a_renamed_key_gives_one_error_with_its_place_and_the_new_name(text, place, new):
+    old = place.rpartition(".")[2]
+    assert problems_of(text) == [f"{place}: {old} was renamed. Write {new} instead."]
+
+
+@pytest.mark.parametrize(
+    ("key", "new"),
+    [
+        ("phases.0.until.go_on", "min_relative_gain"),
+        ("phases.0.blend", "interpolate"),
+        ("phases.0.pick", "group_count"),
+        ("performance.recall", "reuse_results"),
+    ],
+)
+def test_a_renamed_key_in_a_setting_gives_one_error(key, new):
+    (problem,) = problems_of(MINIMAL, f"{key}=1")
+    assert problem.startswith("--set ")
+    assert problem.endswith(f"{key.rpartition('.')[2]} was renamed. Write {new} instead.")
+
+
+def test_all_problems_are_reported_in_the_order_of_the_file():
     text = (
         "recipe: 1\nname: x\nseeed: 3\ndata:\n  val: 1.5\n  resize: cropp\nphases:\n"
         "  - {name: a, train: head, epochss: 3}\n  - {name: b, policy: gradul}\nexpect: [accuracy is high]\n"
     )
-    found = problems_of(text)
-    assert [line.split(" ")[0] for line in found] == [
+    problems = problems_of(text)
+    assert [problem.split(" ")[0] for problem in problems] == [
         "r.yaml:3:1",
         "r.yaml:5:3",
         "r.yaml:6:3",
@@ -85,11 +121,11 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file():
         "r.yaml:9:15",
         "r.yaml:10:10",
     ]
-    assert "Did you mean 'gradual'?" in found[4]
+    assert "Did you mean 'gradual'?" in problems[4]
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"),
+    ("setting", "message"),
     [
         ("data.val=1.5", "less than 1"),
         ("data.val=0.6 ", None),
@@ -125,30 +161,30 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file():
         ("phases.0.train=null", "needs train"),
     ],
 )
-def test_values_out_of_range_are_refused_and_others_taken(setting, words):
-    if words is None:
+def test_settings_out_of_range_are_refused(setting, message):
+    if message is None:
         load.parse(MINIMAL, settings=[setting])
     else:
-        assert words in problems_of(MINIMAL, setting)[0]
+        assert message in problems_of(MINIMAL, setting)[0]
 
 
 @pytest.mark.parametrize("written", ["off", "'off'", "OFF", "false"])
-def test_a_bare_off_is_no_truth_value(written):
-    """As YAML has it."""
+def test_a_bare_off_means_off(written):
+    """YAML reads a bare `off` as false."""
     recipe = load.parse(MINIMAL + f"performance: {{cache: {written}}}\n")
     assert recipe.performance.cache == "off"
     assert load.parse(load.render(recipe)) == recipe
 
 
 @pytest.mark.parametrize(("written", "views"), [("auto", "auto"), ("live", "live"), ("1", 1), ("64", 64)])
-def test_renderings_are_a_number_or_a_word(written, views):
+def test_views_are_a_number_or_a_word(written, views):
     recipe = load.parse(MINIMAL, settings=[f"augment.views={written}"])
     assert recipe.augment.views == views
     assert type(recipe.augment.views) is type(views)
     assert load.parse(load.render(recipe)) == recipe
 
 
-def test_settings_reach_lists_and_make_missing_sections():
+def test_settings_change_list_items_and_create_missing_sections():
     recipe = load.parse(MINIMAL, settings=["phases[0].epochs=3", "model.arguments.alpha=0.35", "data.val=extra/val"])
     assert recipe.phases[0].epochs == 3
     assert recipe.model.arguments == {"alpha": 0.35}
@@ -163,11 +199,11 @@ def test_settings_reach_lists_and_make_missing_sections():
         "phases=[{name: a, train: head}, {name: b, train: head, init: probe}]",
     ],
 )
-def test_the_probe_is_refused_where_it_cannot_be(setting):
+def test_the_probe_is_refused_if_it_cannot_be_solved_or_is_not_first(setting):
     assert problems_of(MINIMAL, "phases.0.init=probe", setting)
 
 
-def test_phases_need_names_of_their_own():
+def test_phase_names_must_be_unique():
     assert "twice" in problems_of(MINIMAL, "phases=[{name: a, train: head}, {name: a, train: all}]")[0]
 
 
@@ -175,13 +211,14 @@ def test_the_shares_must_leave_images_to_train_on():
     assert "below 1" in problems_of(MINIMAL, "data.val=0.6", "data.test=0.5")[0]
 
 
-def test_a_key_that_stands_twice_is_an_error():
-    assert "stands twice" in problems_of(MINIMAL + "seed: 1\nseed: 2\n")[0]
+def test_a_duplicate_key_is_an_error():
+    assert problems_of(MINIMAL + "seed: 1\nseed: 2\n") == ["r.yaml:6:1 seed: duplicate key. Keep one of the two."]
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2\n", "", "!!python/object/apply:os.system ['true']", "\x00"])
-def test_what_is_no_recipe_is_one_clear_error(text):
-    assert problems_of(text)[0].startswith("r.yaml")
+def test_text_that_is_not_a_recipe_is_one_error(text):
+    (problem,) = problems_of(text)
+    assert problem.startswith("r.yaml")
 
 
 def test_extends_merges_sections_and_replaces_lists(tmp_path):
@@ -195,7 +232,7 @@ def test_extends_merges_sections_and_replaces_lists(tmp_path):
 def test_extends_goes_one_level_deep(tmp_path):
     (tmp_path / "a.yaml").write_text("extends: two-phase\nname: a\n", encoding="utf-8")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\nname: b\n", encoding="utf-8")
-    with pytest.raises(RecipeError, match="One level is allowed"):
+    with pytest.raises(RecipeError, match="Only one level is allowed"):
         load.load(str(tmp_path / "b.yaml"))
 
 

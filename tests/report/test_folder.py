@@ -1,4 +1,4 @@
-"""The run folder: made, locked, written whole, and removed again when nothing was started."""
+"""The run folder: created, locked, written by rename, and removed if the run is refused."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ from tlcli.workflows.request import Request, load_recipe
 
 
 @pytest.fixture
-def note() -> RunRecord:
+def run_record() -> RunRecord:
     return RunRecord(
         status="interrupted",
         recipe={"expect": ["seconds.total < 100", "val.accuracy > 0.9"]},
@@ -40,7 +40,7 @@ def names(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir())
 
 
-def test_it_is_made_with_what_is_above_it_and_locked(tmp_path: Path) -> None:
+def test_it_is_created_with_its_parents_and_locked(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "deep" / "one"
     with folder.own_folder(path, resume=False) as run:
         assert run.path == path
@@ -48,31 +48,32 @@ def test_it_is_made_with_what_is_above_it_and_locked(tmp_path: Path) -> None:
     assert names(path) == []
 
 
-def test_an_empty_folder_will_do(tmp_path: Path) -> None:
+def test_an_empty_folder_is_used(tmp_path: Path) -> None:
     with folder.own_folder(tmp_path, resume=False) as run:
         assert run.path == tmp_path
 
 
 @pytest.mark.parametrize(
-    ("status", "hint"), [("interrupted", "--resume"), ("complete", "Choose another --out."), (None, "Choose another")]
+    ("status", "hint"),
+    [("interrupted", "Resume it with --resume"), ("complete", "Choose another --out."), (None, "Choose another")],
 )
-def test_one_that_holds_something_is_refused(status: str | None, hint: str, note: RunRecord, tmp_path: Path) -> None:
+def test_a_folder_with_files_is_refused(status: str | None, hint: str, run_record: RunRecord, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     if status:
-        note.status = status  # type: ignore[assignment]
-        record.write(tmp_path, note)
+        run_record.status = status  # type: ignore[assignment]
+        record.write(tmp_path, run_record)
     before = names(tmp_path)
     with (
         pytest.raises(OutputError, match="already exists and is not empty") as caught,
         folder.own_folder(tmp_path, resume=False),
     ):
         pass
-    assert caught.value.hint.startswith("Continue it with --resume" if hint == "--resume" else hint)
+    assert caught.value.hint.startswith(hint)
     assert names(tmp_path) == before
 
 
 @pytest.mark.parametrize("below", ["", "run", "deep/run"])
-def test_a_file_in_the_way_is_named(below: str, tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_named(below: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match="is a file") as caught:
@@ -81,8 +82,8 @@ def test_a_file_in_the_way_is_named(below: str, tmp_path: Path) -> None:
     assert file.read_text(encoding="utf-8") == "mine"
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root can write everywhere")
+def test_a_folder_without_write_permission_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(OutputError, match="cannot be written") as caught:
@@ -92,7 +93,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert caught.value.where == str(tmp_path)
 
 
-def test_a_disk_that_is_too_small_is_told_and_nothing_stays(tmp_path: Path) -> None:
+def test_too_little_disk_space_is_refused_and_nothing_stays(tmp_path: Path) -> None:
     with (
         pytest.raises(OutputError, match="MB left, the run needs about 1000000000000 MB"),
         folder.own_folder(tmp_path / "runs" / "one", resume=False, need_bytes=10**18),
@@ -101,8 +102,8 @@ def test_a_disk_that_is_too_small_is_told_and_nothing_stays(tmp_path: Path) -> N
     assert names(tmp_path) == []
 
 
-def test_two_cannot_own_it_at_once(tmp_path: Path) -> None:
-    """The other process holds the lock until it is told to end."""
+def test_a_second_process_cannot_open_it(tmp_path: Path) -> None:
+    """The other process holds the lock until its standard input ends."""
     path = tmp_path / "run"
     code = f"""
 import sys
@@ -130,13 +131,13 @@ def refused(path: Path, error: TlcliError, *, resume: bool = False) -> None:
         raise error
 
 
-def test_a_run_that_was_refused_leaves_nothing(tmp_path: Path) -> None:
+def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         refused(tmp_path / "runs" / "one", DataError("wrong"))
     assert names(tmp_path) == []
 
 
-def test_folders_that_were_there_stay(tmp_path: Path) -> None:
+def test_existing_folders_stay(tmp_path: Path) -> None:
     (tmp_path / "runs" / "one").mkdir(parents=True)
     (tmp_path / "runs" / "other").mkdir()
     with pytest.raises(DataError):
@@ -147,7 +148,7 @@ def test_folders_that_were_there_stay(tmp_path: Path) -> None:
     assert names(tmp_path / "runs" / "one") == []
 
 
-def test_a_run_that_failed_or_is_taken_up_stays(tmp_path: Path) -> None:
+def test_a_failed_or_resumed_run_stays(tmp_path: Path) -> None:
     with pytest.raises(RunError):
         refused(tmp_path / "one", RunError("burst"))
     with pytest.raises(DataError):
@@ -166,13 +167,13 @@ def test_a_run_that_failed_or_is_taken_up_stays(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_the_record_is_closed_whatever_happens(
-    error: BaseException | None, status: str, kind: str | None, note: RunRecord, tmp_path: Path
+def test_the_record_is_written_after_every_kind_of_end(
+    error: BaseException | None, status: str, kind: str | None, run_record: RunRecord, tmp_path: Path
 ) -> None:
     run = folder.RunFolder(tmp_path)
     raised = None
     try:
-        with folder.recorded(run, note, time.perf_counter() - 5):
+        with folder.recorded(run, run_record, time.perf_counter() - 5):
             if error is not None:
                 raise error
     except BaseException as caught:
@@ -186,14 +187,14 @@ def test_the_record_is_closed_whatever_happens(
     assert passed == ([(True, True), (False, False)] if error is None else [])
 
 
-def test_time_adds_up_over_interruptions(note: RunRecord, tmp_path: Path) -> None:
-    note.seconds = {"total": 100.0}
-    with folder.recorded(folder.RunFolder(tmp_path), note, time.perf_counter()):
+def test_seconds_add_up_over_interruptions(run_record: RunRecord, tmp_path: Path) -> None:
+    run_record.seconds = {"total": 100.0}
+    with folder.recorded(folder.RunFolder(tmp_path), run_record, time.perf_counter()):
         pass
-    assert 100 <= note.seconds["total"] < 101
+    assert 100 <= run_record.seconds["total"] < 101
 
 
-def test_default_folders_are_numbered_and_named_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_folders_are_numbered_and_have_simple_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "my photos (2030)"
     assert folder.default_folder(data, "resnet50") == Path("runs/my-photos-2030-resnet50-1")
@@ -202,7 +203,7 @@ def test_default_folders_are_numbered_and_named_plainly(tmp_path: Path, monkeypa
     assert folder.default_folder(data, "resnet50") == Path("runs/my-photos-2030-resnet50-10")
 
 
-def test_splits_are_csv_that_survives_any_name(draw: Callable, tmp_path: Path) -> None:
+def test_splits_csv_holds_any_name(draw: Callable, tmp_path: Path) -> None:
     index = source.scan(draw(tmp_path / "data", ['a "b", c', "ö=1"], count=5))
     text = folder.splits_csv(split.make_splits(index, val=0.2, test=0.2), index.classes)
     rows = list(csv.DictReader(text.splitlines()))
@@ -211,24 +212,24 @@ def test_splits_are_csv_that_survives_any_name(draw: Callable, tmp_path: Path) -
     assert "\r" not in text
 
 
-def test_a_resumed_run_must_find_its_images(note: RunRecord, finished: tuple, tmp_path: Path) -> None:
+def test_a_resumed_run_refuses_changed_images(run_record: RunRecord, finished: tuple, tmp_path: Path) -> None:
     recipe = load_recipe(Request(recipe=str(finished[0] / "recipe.yaml")))
     network = choose_network(recipe, measure=measure_in_subprocess)
     plan = prepare(recipe, network, strict=False, observe=ignore).plan
     fewer = replace(plan, splits=replace(plan.splits, train=plan.splits.train[1:]))
     run = folder.RunFolder(tmp_path)
-    run.write_start(note, plan, resumed=False)
+    run.write_start(run_record, plan, resumed=False)
     assert names(tmp_path) == ["recipe.yaml", "run.json", "splits.csv"]
-    run.write_start(note, plan, resumed=True)
+    run.write_start(run_record, plan, resumed=True)
     splits = (tmp_path / "splits.csv").read_bytes()
-    note.started = "later"
+    run_record.started = "later"
     with pytest.raises(DataError, match="the images have changed"):
-        run.write_start(note, fewer, resumed=True)
+        run.write_start(run_record, fewer, resumed=True)
     assert (tmp_path / "splits.csv").read_bytes() == splits == (finished[0] / "splits.csv").read_bytes()
     assert "later" not in (tmp_path / "run.json").read_text(encoding="utf-8")
 
 
-def test_history_and_decisions_hold_what_they_are_given(tmp_path: Path) -> None:
+def test_history_and_decisions_are_written_as_given(tmp_path: Path) -> None:
     run = folder.RunFolder(tmp_path)
     row = dict.fromkeys(folder.HISTORY, 1.5) | {"phase": "a, b", "val_loss": None}
     run.write_history([row, row])
@@ -241,15 +242,36 @@ def test_history_and_decisions_hold_what_they_are_given(tmp_path: Path) -> None:
     assert (tmp_path / "phases.jsonl").read_text(encoding="utf-8") == ""
 
 
-def test_what_is_finished_in_it_stays_when_something_else_turns_out_wrong(tmp_path: Path) -> None:
+def test_finished_runs_inside_stay_after_a_refusal(tmp_path: Path) -> None:
     path = tmp_path / "run"
 
-    def work() -> None:
+    def refused_comparison() -> None:
         with folder.own_folder(path, resume=False):
             (path / "compare.json").write_text("{}", encoding="utf-8")
             (path / "compared" / "one").mkdir(parents=True)
             raise DataError("wrong", where="here")
 
     with pytest.raises(DataError):
-        work()
+        refused_comparison()
     assert names(path) == ["compare.json", "compared"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_files_of_a_run_are_linked_or_copied(has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record, lock and folders are left out; an existing file is replaced."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    for path in (source / "inside", target):
+        path.mkdir(parents=True)
+    for name in ("run.json", ".lock", "labels.txt", "model.keras"):
+        (source / name).write_text(name, encoding="utf-8")
+    (target / "labels.txt").write_text("old", encoding="utf-8")
+    if not has_links:
+
+        def refuse(*_: object) -> None:
+            raise OSError("no hard links")
+
+        monkeypatch.setattr(os, "link", refuse)
+    folder.link_files(source, target)
+    assert names(target) == ["labels.txt", "model.keras"]
+    assert (target / "labels.txt").read_text(encoding="utf-8") == "labels.txt"
+    assert (source / "labels.txt").samefile(target / "labels.txt") == has_links

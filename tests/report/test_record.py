@@ -1,4 +1,4 @@
-"""RunRecord ⇄ run.json."""
+"""The record of a run and run.json."""
 
 import json
 import platform
@@ -13,21 +13,21 @@ from tlcli.errors import ModelError, UsageError
 from tlcli.report import record
 
 
-def test_what_was_written_is_read(finished: tuple) -> None:
-    folder, said = finished
-    found = record.read(folder)
-    assert {"run": str(folder), **asdict(found)} == said.document
-    assert found.schema == 1
+def test_run_json_has_what_finetune_prints(finished: tuple) -> None:
+    folder, result = finished
+    run = record.read(folder)
+    assert {"run": str(folder), **asdict(run)} == result.document
+    assert run.schema == 1
 
 
-def test_a_folder_without_a_record_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_without_a_record_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is not a run folder: it has no run\.json") as caught:
         record.read(tmp_path)
     assert caught.value.where == str(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": "complete"}', '{"unheard_of": 1}', "null"])
-def test_a_damaged_record_is_told(text: str, tmp_path: Path) -> None:
+def test_a_damaged_record_is_an_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match="is damaged") as caught:
         record.read(tmp_path)
@@ -44,7 +44,7 @@ def test_another_classifier_in_the_run_is_refused(finished: tuple, tmp_path: Pat
         record.classifier_file(run)
     assert caught.value.where == str(run / "model.keras")
     (run / "model.keras").unlink()
-    with pytest.raises(ModelError, match="is gone"):
+    with pytest.raises(ModelError, match="is missing"):
         record.classifier_file(run)
 
 
@@ -52,40 +52,40 @@ def test_versions_are_those_in_use() -> None:
     import keras
     import numpy as np
 
-    found = record.versions()
-    assert list(found)[:2] == ["tlcli", "python"]
-    assert found["keras"] == keras.version()
-    assert found["numpy"] == np.__version__
-    assert found["python"] == platform.python_version()
-    assert set(found) <= {"tlcli", "python", *record.LIBRARIES}
+    versions = record.versions()
+    assert list(versions)[:2] == ["tlcli", "python"]
+    assert versions["keras"] == keras.version()
+    assert versions["numpy"] == np.__version__
+    assert versions["python"] == platform.python_version()
+    assert set(versions) <= {"tlcli", "python", *record.LIBRARIES}
 
 
-def test_the_machine_is_told_without_its_name() -> None:
-    found = record.hardware("gpu:1")
-    assert found["device"] == "gpu:1"
-    assert found["cpus"] >= 1
-    assert not platform.node() or platform.node() not in json.dumps(found)
+def test_the_hardware_entry_leaves_out_the_machine_name() -> None:
+    hardware = record.hardware("gpu:1")
+    assert hardware["device"] == "gpu:1"
+    assert hardware["cpus"] >= 1
+    assert not platform.node() or platform.node() not in json.dumps(hardware)
 
 
 def test_time_is_utc_to_the_second() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record.now())
 
 
-def test_a_run_taken_up_keeps_its_beginning_and_its_weights(finished: tuple) -> None:
+def test_a_resumed_run_keeps_its_start_and_its_weights(finished: tuple) -> None:
     from tlcli.model import structure
     from tlcli.train import events, preparation
     from tlcli.workflows import request
 
     recipe = request.load_recipe(request.Request(recipe=str(finished[0] / "recipe.yaml")))
-    chosen = preparation.choose_network(recipe, measure=structure.measure_in_subprocess)
-    made = preparation.prepare(recipe, chosen, strict=False, observe=events.ignore).plan
+    network = preparation.choose_network(recipe, measure=structure.measure_in_subprocess)
+    plan = preparation.prepare(recipe, network, strict=False, observe=events.ignore).plan
     before = record.read(finished[0])
-    fresh, taken_up = record.begin_record(made, "cpu:0"), record.begin_record(made, "cpu:0")
-    record.carry_over(taken_up, before, taken_s=0.0)
-    assert fresh.status == taken_up.status == "interrupted"
+    fresh, resumed = record.begin_record(plan, "cpu:0"), record.begin_record(plan, "cpu:0")
+    record.carry_over(resumed, before, taken_s=0.0)
+    assert fresh.status == resumed.status == "interrupted"
     assert fresh.seconds == {}
-    assert taken_up.seconds == {"total": before.seconds["total"]}
-    assert taken_up.started == before.started
-    assert taken_up.model["weights_sha256"] == before.model["weights_sha256"]
+    assert resumed.seconds == {"total": before.seconds["total"]}
+    assert resumed.started == before.started
+    assert resumed.model["weights_sha256"] == before.model["weights_sha256"]
     assert "weights_sha256" not in fresh.model
-    assert taken_up.data == before.data
+    assert resumed.data == before.data

@@ -1,4 +1,4 @@
-"""A laboratory for training: a tiny network with everything that matters, and images it can learn in seconds."""
+"""Shared fixtures: a tiny network with all relevant kinds of layers, and images it learns in seconds."""
 
 import hashlib
 from collections.abc import Callable
@@ -42,11 +42,11 @@ CARD = ModelCard(
 
 
 def network(side: int = SIDE) -> keras.Model:
-    """Four groups: plain, a nested Sequential as in ConvNeXt, a residual with dropout, plain; BatchNorm in each."""
+    """Four groups with BatchNorm: plain, a nested Sequential as in ConvNeXt, a residual with dropout, plain."""
     layers = keras.layers
     image = keras.Input((side, side, 3), name="input")
     x = layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False, name="stem_conv")(image)
-    # 0.999 is the zoo's own momentum.
+    # 0.999 is the momentum of the networks in the zoo.
     x = layers.BatchNormalization(momentum=0.999, name="stem_bn")(x)
     x = layers.ReLU(name="stem_relu")(x)
     inner = [
@@ -65,7 +65,7 @@ def network(side: int = SIDE) -> keras.Model:
 
 
 def cells(side: int = SIDE) -> keras.Model:
-    """The same groups as cells that read the outputs of the two below them, as NASNet's do."""
+    """The same groups as cells that read the outputs of the two cells below, as in NASNet."""
     layers = keras.layers
 
     def normed(name: str, x: keras.KerasTensor, size: int, stride: int) -> keras.KerasTensor:
@@ -82,8 +82,8 @@ def cells(side: int = SIDE) -> keras.Model:
     return keras.Model(image, layers.ReLU(name="relu")(x), name="cells")
 
 
-def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`uint8 (count, side, side, 3)` that can be told apart, not perfectly, and their classes."""
+def random_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images, uint8 (count, side, side, 3), and their labels; the classes overlap."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % len(CLASSES)
     pixels = random.normal(110.0, 45.0, (count, SIDE, SIDE, 3))
@@ -95,34 +95,44 @@ def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass
 class Recorder:
-    """An observer that writes everything down, and can interrupt the run as a user would."""
+    """An observer that records all events and can interrupt the run as a user would."""
 
     interrupt_when: Callable[[events.Event], bool] = lambda event: False
-    seen: list[events.Event] = field(default_factory=list)
+    recorded: list[events.Event] = field(default_factory=list)
 
     def __call__(self, event: events.Event) -> None:
-        self.seen.append(event)
+        self.recorded.append(event)
         if self.interrupt_when(event):
             raise KeyboardInterrupt
 
     def of(self, kind: type) -> list[Any]:
-        return [event for event in self.seen if isinstance(event, kind)]
+        """The recorded events of one type."""
+        return [event for event in self.recorded if isinstance(event, kind)]
 
 
 @dataclass
 class Lab:
-    """Builds what a run needs. Nothing is shared between two sessions but the images."""
+    """Builds recipes, classifiers and sessions. Sessions share nothing but the images.
+
+    Attributes:
+        groups: Layer groups of the network.
+        train: Training images.
+        val: Validation images.
+        empty: No images.
+        contents: SHA-256 of each row of the pixel cache.
+        network: From the side of the input, pixels, to a new network.
+    """
 
     groups: LayerGroups
     train: Examples
     val: Examples
-    none: Examples
+    empty: Examples
     contents: list[str]
     network: Callable[[int], keras.Model] = network
 
     def recipe(self, *phases: dict[str, Any], **sections: Any) -> Recipe:
-        """A recipe without randomness but the order of the images; sections replace their defaults."""
-        plain = {
+        """A recipe whose only randomness is the order of the images; `sections` replace the defaults."""
+        defaults = {
             "name": "lab",
             "head": {"dropout": 0.0},
             "augment": {"preset": "none"},
@@ -130,18 +140,18 @@ class Lab:
             "optimizer": {"name": "sgd", "lr": 0.1},
         }
         named = [{"name": f"phase{index}", "epochs": 1, **phase} for index, phase in enumerate(phases)]
-        return Recipe.model_validate({**plain, **sections, "phases": named})
+        return Recipe.model_validate({**defaults, **sections, "phases": named})
 
     def classifier(
         self, recipe: Recipe, *, seed: int = 0, side: int = SIDE, preprocessing: str = "tf", resize: str = "crop"
     ) -> Classifier:
-        """With random weights, and statistics that differ from layer to layer as trained ones do."""
+        """A classifier with random weights, whose BatchNorm statistics differ by layer as in a trained network."""
         keras.utils.set_random_seed(seed)
         built = self.network(side)
         random = np.random.default_rng(seed)
         for layer in (layer for layer in built._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)):
             ranges = ((0.5, 1.5), (-0.2, 0.2), (-0.2, 0.2), (0.2, 0.6))
-            layer.set_weights([random.uniform(*each, layer.gamma.shape) for each in ranges])
+            layer.set_weights([random.uniform(*limits, layer.gamma.shape) for limits in ranges])
         card = CARD.model_copy(update={"preprocessing": preprocessing})
         backbone = Backbone(card, built, (side, side), "random", weights_sha256(built))
         return assemble(backbone, recipe.head, classes=CLASSES, resize=resize)
@@ -155,15 +165,17 @@ class Lab:
         seed: int = 0,
         has_val: bool = True,
     ) -> Session:
-        """A session of its own weights, as a process started anew would make it."""
+        """A session with new weights, as in a new process."""
         run.mkdir(exist_ok=True)
-        val = self.val if has_val else self.none
-        made = self.classifier(recipe, seed=seed)
+        val = self.val if has_val else self.empty
+        classifier = self.classifier(recipe, seed=seed)
         feature_cache = FeatureCache(run / "activations", bytes_of(recipe.performance.cache_budget), self.contents)
-        return Session(recipe, made, self.groups, self.train, val, self.none, feature_cache, Checkpoint(run), observe)
+        return Session(
+            recipe, classifier, self.groups, self.train, val, self.empty, feature_cache, Checkpoint(run), observe
+        )
 
     def entered(self, session: Session) -> Session:
-        """The session at the beginning of its first step."""
+        """The session after entering its first step."""
         step = policy.next_step(session.recipe.phases, self.groups, [])
         assert step is not None
         session.enter(step)
@@ -172,8 +184,8 @@ class Lab:
 
 @pytest.fixture(scope="session")
 def lab() -> Lab:
-    pixels, labels = pictures(74, seed=1)
-    # Rows of the cache are in an order of their own, as in a real cache.
+    pixels, labels = random_images(74, seed=1)
+    # The rows of a real pixel cache are in another order than the images.
     rows = np.random.default_rng(2).permutation(len(labels))
     cache = np.empty_like(pixels)
     cache[rows] = pixels

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, nothing left lying about, and damage is told."""
+"""Checkpoints are written completely or not at all, leave no files behind, and report damage."""
 
 import json
 import pickle
@@ -12,7 +12,7 @@ from tlcli.errors import RunError
 from tlcli.train.checkpoint import Checkpoint, assign_values, copy_values
 
 ARRAYS = {
-    # More than ten, since names sort otherwise than numbers.
+    # More than ten, because names sort differently from numbers.
     "moving": [np.full((2, index), index, np.float32) for index in range(12)],
     "optimizer": [np.array(7, np.int64), np.array([], np.float32), np.array([[True]]), np.float16([1.5])],
 }
@@ -22,14 +22,14 @@ def names(run: Path) -> set[str]:
     return {path.name for path in (run / "checkpoint").iterdir()}
 
 
-def same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
-    return len(found) == len(expected) and all(
-        one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-        for one, other in zip(found, expected, strict=True)
+def same(actual: list[np.ndarray], expected: list[np.ndarray]) -> bool:
+    return len(actual) == len(expected) and all(
+        left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+        for left, right in zip(actual, expected, strict=True)
     )
 
 
-def test_what_was_written_is_read_back(tmp_path):
+def test_a_checkpoint_is_read_as_written(tmp_path):
     state = {"outcomes": [], "history": [{"phase": "Köpfe", "loss": 0.1 + 0.2, "val_loss": None}]}
     Checkpoint(tmp_path).write(state, ARRAYS)
     saved = Checkpoint(tmp_path).read()
@@ -38,14 +38,14 @@ def test_what_was_written_is_read_back(tmp_path):
     assert all(same(saved.arrays[name], ARRAYS[name]) for name in ARRAYS)
 
 
-def test_a_run_that_had_not_got_that_far_has_none(tmp_path):
+def test_a_run_without_a_complete_checkpoint_has_none(tmp_path):
     assert Checkpoint(tmp_path).read() is None
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "start-1.npz").write_bytes(b"half a file")
     assert Checkpoint(tmp_path).read() is None
 
 
-def test_every_checkpoint_replaces_the_one_before(tmp_path):
+def test_a_checkpoint_replaces_the_previous_one(tmp_path):
     checkpoint = Checkpoint(tmp_path)
     for epoch in range(3):
         checkpoint.write({"epoch": epoch}, {"moving": [np.array(epoch)], f"only{epoch}": [np.array(1)]})
@@ -54,28 +54,28 @@ def test_every_checkpoint_replaces_the_one_before(tmp_path):
     assert same(checkpoint.read().arrays["moving"], [np.array(2)])
 
 
-def test_kept_groups_stay_without_being_written_again(tmp_path):
+def test_kept_groups_are_not_written_again(tmp_path):
     checkpoint = Checkpoint(tmp_path)
     checkpoint.write({}, {"start": [np.array(1)], "moving": [np.array(1)]})
-    untouched = (tmp_path / "checkpoint" / "start-1.npz").stat().st_mtime_ns
+    modified_ns = (tmp_path / "checkpoint" / "start-1.npz").stat().st_mtime_ns
     for epoch in (2, 3):
         checkpoint.write({}, {"moving": [np.array(epoch)]}, keep=["start", "never written"])
     saved = checkpoint.read()
     assert (int(saved.arrays["start"][0]), int(saved.arrays["moving"][0])) == (1, 3)
-    assert (tmp_path / "checkpoint" / "start-1.npz").stat().st_mtime_ns == untouched
+    assert (tmp_path / "checkpoint" / "start-1.npz").stat().st_mtime_ns == modified_ns
     assert names(tmp_path) == {"state.json", "start-1.npz", "moving-3.npz"}
     checkpoint.write({}, {"start": [np.array(4)]})
     assert names(tmp_path) == {"state.json", "start-4.npz"}
 
 
-def test_a_crash_before_the_state_leaves_the_former_checkpoint(tmp_path):
-    """The array files of the new one are there already when its state turns out not to be JSON."""
+def test_a_crash_before_the_state_leaves_the_previous_checkpoint(tmp_path):
+    """The array files of the new checkpoint are complete, but its state is not JSON."""
     checkpoint = Checkpoint(tmp_path)
     checkpoint.write({"epoch": 1}, {"start": [np.array(1)], "moving": [np.array(1)]})
     with pytest.raises(ValueError, match="JSON"):
         checkpoint.write({"epoch": float("nan")}, {"moving": [np.array(2)]}, keep=["start"])
     assert (tmp_path / "checkpoint" / "moving-2.npz").is_file()
-    # As a process leaves it that is killed while writing.
+    # What a process leaves behind that is killed while writing.
     (tmp_path / "checkpoint" / ".moving-x1y2.npz").write_bytes(b"half")
     saved = Checkpoint(tmp_path).read()
     assert saved.state == {"epoch": 1}
@@ -85,7 +85,7 @@ def test_a_crash_before_the_state_leaves_the_former_checkpoint(tmp_path):
     assert names(tmp_path) == {"state.json", "start-1.npz", "moving-2.npz"}
 
 
-def test_a_crash_inside_an_array_file_leaves_the_former_checkpoint(tmp_path):
+def test_a_crash_inside_an_array_file_leaves_the_previous_checkpoint(tmp_path):
     class Unwritable:
         def __array__(self, dtype=None, copy=None):
             raise KeyboardInterrupt
@@ -121,9 +121,9 @@ def corrupted(path: Path) -> None:
         corrupted,
         pickled,
     ],
-    ids=["gone", "empty", "garbage", "cut", "cut short", "pickle", "other names", "flipped bits", "pickle inside"],
+    ids=["missing", "empty", "text", "cut", "cut short", "pickle", "other names", "flipped bits", "pickle inside"],
 )
-def test_damaged_arrays_are_told(tmp_path, damage):
+def test_damaged_arrays_are_an_error(tmp_path, damage):
     checkpoint = Checkpoint(tmp_path)
     checkpoint.write({}, {"moving": [np.arange(1000.0)]})
     damage(tmp_path / "checkpoint" / "moving-1.npz")
@@ -145,7 +145,7 @@ def test_damaged_arrays_are_told(tmp_path, damage):
         '{"files": 3, "state": 1}',
     ],
 )
-def test_a_damaged_state_is_told(tmp_path, text):
+def test_a_damaged_state_is_an_error(tmp_path, text):
     checkpoint = Checkpoint(tmp_path)
     checkpoint.write({}, ARRAYS)
     (tmp_path / "checkpoint" / "state.json").write_text(text, encoding="utf-8")
@@ -154,7 +154,7 @@ def test_a_damaged_state_is_told(tmp_path, text):
     assert str(tmp_path / "checkpoint") in caught.value.where
 
 
-def test_binary_state_is_told(tmp_path):
+def test_a_binary_state_is_an_error(tmp_path):
     checkpoint = Checkpoint(tmp_path)
     checkpoint.write({}, {})
     (tmp_path / "checkpoint" / "state.json").write_bytes(b"\xff\xfe\x00")
@@ -162,7 +162,7 @@ def test_binary_state_is_told(tmp_path):
         checkpoint.read()
 
 
-def test_a_state_cannot_point_outside_its_folder(tmp_path):
+def test_a_state_cannot_refer_to_files_outside_its_folder(tmp_path):
     np.savez(tmp_path / "outside.npz", np.array(1))
     checkpoint = Checkpoint(tmp_path)
     checkpoint.write({}, {})
@@ -180,12 +180,12 @@ def test_removing_leaves_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_values_are_copies_and_come_back():
+def test_values_are_copied_and_assigned_back():
     variables = [keras.Variable(np.ones((2, 2), np.float32)), keras.Variable(np.int32(3))]
-    before = copy_values(variables)
+    values = copy_values(variables)
     variables[0].assign(np.zeros((2, 2)))
-    assert before[0].sum() == 4
-    assign_values(variables, before)
-    assert same(copy_values(variables), before)
+    assert values[0].sum() == 4
+    assign_values(variables, values)
+    assert same(copy_values(variables), values)
     with pytest.raises(RuntimeError, match="1 saved arrays for 2 variables"):
-        assign_values(variables, before[:1])
+        assign_values(variables, values[:1])

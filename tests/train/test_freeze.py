@@ -1,4 +1,4 @@
-"""Freezing: exactly what was asked, as Keras reports it, and nothing frozen moves by a single bit."""
+"""Freezing: exactly the selected layers are trainable, and frozen weights stay bit-identical."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from tlcli.train import checkpoint, freeze, phases
 from tlcli.train.events import EpochDone
 from tlcli.train.stage import Trainee
 
-# What there is to train, group by group.
+# The variables of each group.
 CONVS = {
     "stem": {"stem_conv/kernel"},
     "block1": {"block1_conv/kernel", "block1_conv/bias"},
@@ -27,7 +27,7 @@ WITH_HIDDEN = {"dropout": 0.0, "hidden": [{"units": 4, "batch_norm": True}]}
 
 
 def names(variables) -> set[str]:
-    """`layer/variable`, whatever the layer is nested in."""
+    """`layer/variable`, without the models that the layer is nested in."""
     return {"/".join(variable.path.split("/")[-2:]) for variable in variables}
 
 
@@ -35,13 +35,14 @@ def union(table: dict[str, set[str]], *groups: str) -> set[str]:
     return set().union(*(table[group] for group in groups))
 
 
-def trainee_of(made, at: str | None = None, *, is_stored: bool = False) -> Trainee:
-    """What is fitted above a frontier: on pixels, or on stored outputs of the layers below."""
-    return Trainee(cut_at(made, at), None if is_stored and at else Augment(Bounds()), fed=((12, 12, 3), "uint8"))
+def trainee_of(classifier, cut_point: str | None = None, *, is_stored: bool = False) -> Trainee:
+    """The trainee of a stage, on pixels or on stored features."""
+    augment = None if is_stored and cut_point else Augment(Bounds())
+    return Trainee(cut_at(classifier, cut_point), augment, input_signature=((12, 12, 3), "uint8"))
 
 
 @pytest.fixture(scope="module")
-def made(lab):
+def classifier(lab):
     return lab.classifier(lab.recipe({"train": "all"}, head=WITH_HIDDEN))
 
 
@@ -57,107 +58,115 @@ def made(lab):
         ("all", tuple(CONVS)),
     ],
 )
-def test_exactly_the_asked_variables_are_trainable(made, lab, selection, groups, batch_norm):
+def test_exactly_the_selected_variables_are_trainable(classifier, lab, selection, groups, batch_norm):
     chosen = select(selection, lab.groups)
-    reported = freeze.apply(made, chosen.layers, batch_norm=batch_norm)
+    reported = freeze.set_trainable(classifier, chosen.layers, batch_norm=batch_norm)
     expected = HEAD | HEAD_NORM | union(CONVS, *groups)
     if batch_norm != "frozen":
         expected |= union(NORMS, *groups)
     assert names(reported) == expected
     assert len(reported) == len(expected)
-    # What is fitted is another model around the same layers; it must see the same, wherever it is cut.
+    # The trainee is another model of the same layers. It must report the same variables at every cut point.
     below = lab.groups.cut_below(chosen.layers)
     cut_points = {None, below.boundary if below else None, POOLED if not groups else None}
-    for trainee in (trainee_of(made, at, is_stored=is_stored) for at in cut_points for is_stored in (False, True)):
-        assert {id(each) for each in trainee.trainable_variables} == {id(each) for each in reported}
+    for cut_point in cut_points:
+        for is_stored in (False, True):
+            variables = trainee_of(classifier, cut_point, is_stored=is_stored).trainable_variables
+            assert {id(variable) for variable in variables} == {id(variable) for variable in reported}
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "affine", "train"])
-def test_what_may_move_and_what_is_frozen_are_everything(made, lab, batch_norm):
-    trainable = freeze.apply(made, select("top:3", lab.groups).layers, batch_norm=batch_norm)
-    has_statistics = batch_norm == "train"
-    moving = freeze.moving_variables(made, trainable, statistics=has_statistics)
-    frozen = freeze.frozen_variables(made, moving)
-    statistics = HEAD_STATISTICS | (union(STATISTICS, "block1", "block2", "top") if has_statistics else set())
+def test_every_variable_is_either_moving_or_frozen(classifier, lab, batch_norm):
+    trainable = freeze.set_trainable(classifier, select("top:3", lab.groups).layers, batch_norm=batch_norm)
+    moving = freeze.moving_variables(classifier, trainable, batch_norm=batch_norm)
+    frozen = freeze.frozen_variables(classifier, moving)
+    statistics = HEAD_STATISTICS | (union(STATISTICS, "block1", "block2", "top") if batch_norm == "train" else set())
     assert names(moving) == names(trainable) | statistics
-    assert names(moving) | names(frozen) == names(made.model.weights)
+    assert names(moving) | names(frozen) == names(classifier.model.weights)
     assert not names(moving) & names(frozen)
 
 
-def test_single_layers(made, lab):
-    chosen = select("re:block2_conv,re:stem_bn", lab.groups)
-    assert names(freeze.apply(made, chosen.layers, batch_norm="affine")) == (
-        HEAD | HEAD_NORM | CONVS["block2"] | NORMS["stem"]
-    )
-    assert names(freeze.apply(made, chosen.layers, batch_norm="frozen")) == HEAD | HEAD_NORM | CONVS["block2"]
+def test_single_layers(classifier, lab):
+    layers = select("re:block2_conv,re:stem_bn", lab.groups).layers
+    affine = names(freeze.set_trainable(classifier, layers, batch_norm="affine"))
+    assert affine == HEAD | HEAD_NORM | CONVS["block2"] | NORMS["stem"]
+    frozen = names(freeze.set_trainable(classifier, layers, batch_norm="frozen"))
+    assert frozen == HEAD | HEAD_NORM | CONVS["block2"]
 
 
-def test_freezing_forgets_what_was_trainable_before(made, lab):
-    """Thawed and frozen BatchNorm, nested too, must not linger from one phase to the next."""
+def test_freezing_does_not_depend_on_the_phase_before(classifier, lab):
+    """This covers BatchNorm layers, including nested ones."""
     everything = select("all", lab.groups).layers
-    before = names(freeze.apply(made, everything, batch_norm="train"))
-    assert names(freeze.apply(made, everything, batch_norm="frozen")) == before - union(NORMS, *NORMS)
-    assert names(freeze.apply(made, frozenset(), batch_norm="train")) == HEAD | HEAD_NORM
-    assert names(freeze.apply(made, everything, batch_norm="train")) == before
+    before = names(freeze.set_trainable(classifier, everything, batch_norm="train"))
+    assert names(freeze.set_trainable(classifier, everything, batch_norm="frozen")) == before - union(NORMS, *NORMS)
+    assert names(freeze.set_trainable(classifier, frozenset(), batch_norm="train")) == HEAD | HEAD_NORM
+    assert names(freeze.set_trainable(classifier, everything, batch_norm="train")) == before
 
 
-def test_momentum_is_lowered_where_statistics_are_trained(lab):
-    made = lab.classifier(lab.recipe({"train": "all"}))
-    found = {norm.name: norm for norm in freeze.batch_norms(*made.model.layers)}
-    untouched = {name: norm.momentum for name, norm in found.items()}
+def test_momentum_is_limited_if_statistics_are_trained(lab):
+    classifier = lab.classifier(lab.recipe({"train": "all"}))
+    norms = {norm.name: norm for norm in freeze.batch_norms(*classifier.model.layers)}
+    original = {name: norm.momentum for name, norm in norms.items()}
     for batch_norm in ("frozen", "affine"):
-        freeze.apply(made, select("all", lab.groups).layers, batch_norm=batch_norm)
-        assert {name: norm.momentum for name, norm in found.items()} == untouched
-    freeze.apply(made, select("top:3", lab.groups).layers, batch_norm="train")
-    assert {name: norm.momentum for name, norm in found.items()} == {
+        freeze.set_trainable(classifier, select("all", lab.groups).layers, batch_norm=batch_norm)
+        assert {name: norm.momentum for name, norm in norms.items()} == original
+    freeze.set_trainable(classifier, select("top:3", lab.groups).layers, batch_norm="train")
+    assert {name: norm.momentum for name, norm in norms.items()} == {
         "stem_bn": 0.999,
-        "block1_bn": freeze.TRAINED_MOMENTUM,
+        "block1_bn": freeze.BATCH_NORM_MOMENTUM,
         "block2_bn": 0.5,
-        "top_bn": freeze.TRAINED_MOMENTUM,
+        "top_bn": freeze.BATCH_NORM_MOMENTUM,
     }
 
 
-def test_layers_that_are_not_there_are_an_error(made):
+def test_an_unknown_layer_is_an_error(classifier):
     with pytest.raises(RuntimeError, match="nowhere"):
-        freeze.apply(made, {"nowhere"}, batch_norm="frozen")
+        freeze.set_trainable(classifier, {"nowhere"}, batch_norm="frozen")
 
 
-def inner_norm(made):
-    return made.model.get_layer("block1_nested").layers[1]
+def inner_norm(model):
+    return model.get_layer("block1_nested").layers[1]
 
 
 @pytest.mark.parametrize(
     ("flip", "named"),
     [
-        (lambda made: setattr(made.model.get_layer("stem_conv"), "trainable", True), "stem_conv/kernel"),
-        (lambda made: setattr(made.model.get_layer("stem_bn"), "trainable", True), "stem_bn"),
-        (lambda made: setattr(made.model.get_layer("top_conv"), "trainable", False), "top_conv/kernel"),
-        (lambda made: setattr(made.model.get_layer("top_bn"), "trainable", True), "top_bn"),
-        (lambda made: setattr(inner_norm(made), "trainable", True), "block1_bn"),
-        (lambda made: setattr(made.model.get_layer("head_probabilities"), "trainable", False), "head_probabilities"),
-        (lambda made: setattr(made.model.get_layer("top_conv").kernel, "trainable", False), "top_conv/kernel"),
-        (lambda made: setattr(made.model, "trainable", False), "conv"),
+        (lambda model: setattr(model.get_layer("stem_conv"), "trainable", True), "stem_conv/kernel"),
+        (lambda model: setattr(model.get_layer("stem_bn"), "trainable", True), "stem_bn"),
+        (lambda model: setattr(model.get_layer("top_conv"), "trainable", False), "top_conv/kernel"),
+        (lambda model: setattr(model.get_layer("top_bn"), "trainable", True), "top_bn"),
+        (lambda model: setattr(inner_norm(model), "trainable", True), "block1_bn"),
+        (
+            lambda model: setattr(model.get_layer("head_probabilities"), "trainable", False),
+            "head_probabilities",
+        ),
+        (
+            lambda model: setattr(model.get_layer("top_conv").kernel, "trainable", False),
+            "top_conv/kernel",
+        ),
+        (lambda model: setattr(model, "trainable", False), "conv"),
     ],
 )
-def test_a_flipped_flag_is_seen(made, lab, flip, named):
+def test_a_flipped_flag_is_an_error(classifier, lab, flip, named):
     layers = select("top:3", lab.groups).layers
-    freeze.apply(made, layers, batch_norm="frozen")
-    freeze.verify(made, layers, batch_norm="frozen")
-    flip(made)
+    freeze.set_trainable(classifier, layers, batch_norm="frozen")
+    freeze.verify(classifier, layers, batch_norm="frozen")
+    flip(classifier.model)
     with pytest.raises(RuntimeError, match=f"another trainable set.*{named}"):
-        freeze.verify(made, layers, batch_norm="frozen")
+        freeze.verify(classifier, layers, batch_norm="frozen")
 
 
-def bytes_of(made) -> dict[str, bytes]:
+def bytes_of(classifier) -> dict[str, bytes]:
+    weights = classifier.model.weights
     return {
         "/".join(variable.path.split("/")[-2:]): array.tobytes()
-        for variable, array in zip(made.model.weights, checkpoint.copy_values(made.model.weights), strict=True)
+        for variable, array in zip(weights, checkpoint.copy_values(weights), strict=True)
     }
 
 
 @pytest.mark.parametrize("cache", ["auto", "off"])
 @pytest.mark.parametrize("batch_norm", ["frozen", "affine", "train"])
-def test_a_phase_changes_what_it_may_and_nothing_else(lab, tmp_path, batch_norm, cache):
+def test_a_phase_changes_exactly_its_moving_variables(lab, tmp_path, batch_norm, cache):
     phase = {"train": "top:3", "batch_norm": batch_norm, "epochs": 2}
     recipe = lab.recipe(phase, head=WITH_HIDDEN, performance={"batch": 16, "cache": cache})
     session = lab.session(recipe, tmp_path)
@@ -174,45 +183,45 @@ def test_a_phase_changes_what_it_may_and_nothing_else(lab, tmp_path, batch_norm,
     assert {name for name in before if before[name] != after[name]} == expected
 
 
-def test_why_the_trainee_exists(lab):
-    """The trap of ADR 4: `base(x, training=False)` does not protect statistics once the layers are trainable."""
+def test_only_the_trainee_protects_batch_norm_statistics(lab):
+    """See ADR 4: `base(x, training=False)` does not protect the statistics of trainable layers."""
     pixels = lab.train.pixels[lab.train.rows].astype(np.float32)
     labels = np.eye(3, dtype=np.float32)[lab.train.labels]
 
-    def moved(build) -> bool:
-        made = lab.classifier(lab.recipe({"train": "all"}))
-        freeze.apply(made, select("all", lab.groups).layers, batch_norm="affine")
-        model = build(made)
+    def changes_statistics(build) -> bool:
+        classifier = lab.classifier(lab.recipe({"train": "all"}))
+        freeze.set_trainable(classifier, select("all", lab.groups).layers, batch_norm="affine")
+        model = build(classifier)
         model.compile(optimizer="sgd", loss="categorical_crossentropy")
-        statistics = [norm.moving_mean for norm in freeze.batch_norms(*made.model.layers)]
+        statistics = [norm.moving_mean for norm in freeze.batch_norms(*classifier.model.layers)]
         before = freeze.fingerprint(statistics)
         model.fit(pixels, labels, batch_size=21, epochs=1, verbose=0)
         return freeze.fingerprint(statistics) != before
 
-    def nested(made) -> keras.Model:
+    def nested(classifier) -> keras.Model:
         image = keras.Input((12, 12, 3))
-        return keras.Model(image, made.head(made.features(image, training=False)))
+        return keras.Model(image, classifier.head(classifier.features(image, training=False)))
 
-    assert moved(nested)
-    assert not moved(trainee_of)
+    assert changes_statistics(nested)
+    assert not changes_statistics(trainee_of)
 
 
 @pytest.mark.parametrize(("train", "layer"), [("top:1", "stem_bn"), ("block1", "top_bn"), ("head", "top_bn")])
-def test_a_change_of_anything_frozen_stops_the_run(lab, tmp_path, train, layer):
-    """The last line of defence: the bytes are compared, whoever changed them, below stored outputs and above."""
+def test_a_changed_frozen_weight_stops_the_run(lab, tmp_path, train, layer):
+    """The bytes are compared, below and above the cut point, whatever changed them."""
     session = lab.session(lab.recipe({"train": train}), tmp_path)
-    victim = session.classifier.model.get_layer(layer).moving_mean
+    statistic = session.classifier.model.get_layer(layer).moving_mean
 
-    def sabotage(event) -> None:
+    def change_statistic(event) -> None:
         if isinstance(event, EpochDone):
-            victim.assign(victim + 1e-6)
+            statistic.assign(statistic + 1e-6)
 
-    session.observe = sabotage
+    session.observe = change_statistic
     with pytest.raises(RuntimeError, match=r"frozen weights changed in step 'phase0'"):
         phases.run(session)
 
 
-def test_a_fingerprint_sees_one_bit():
+def test_a_fingerprint_changes_with_a_single_bit():
     values = np.ones((3, 4), np.float32)
     variable = keras.Variable(values)
     before = freeze.fingerprint([variable])

@@ -1,4 +1,4 @@
-"""Optimisers: every name takes a step, rates by layer group, clipping, decay, schedules."""
+"""Optimisers: a step with each, rates per layer group, clipping, weight decay, L2-SP, schedules."""
 
 from typing import get_args
 
@@ -14,42 +14,42 @@ from tlcli.train.session import Session
 
 NAMES = get_args(OptimizerSpec.model_fields["name"].annotation)
 SCHEDULES = get_args(OptimizerSpec.model_fields["schedule"].annotation)
-# Down the gradient is away from zero for some, so that shrinking is told apart from learning.
+# Some of these descend away from zero, so that descending differs from shrinking.
 START = np.array([-1.0, -2.0, 3.0], np.float32)
 GRADIENT = np.array([0.3, -0.4, 0.5], np.float32)
 
 
 def changes(spec: OptimizerSpec, *, scales, lr=0.1, gradients=None, names=("a", "b"), steps=1) -> list[np.ndarray]:
-    """How far each of some variables with equal values moves, `float32 (3,)` each."""
+    """The change of each of several variables that start from equal values, `float32 (3,)` each."""
     variables = [keras.Variable(START, name=name) for name in names]
     rule = optimizer.build(spec, lr, scales=scales)
     rule.build(variables)
     for _ in range(steps):
-        rule.apply([np.asarray(each) for each in gradients or [GRADIENT] * len(names)], variables)
+        rule.apply([np.asarray(gradient) for gradient in gradients or [GRADIENT] * len(names)], variables)
     return [keras.ops.convert_to_numpy(variable) - START for variable in variables]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_name_takes_a_step_down(name):
+def test_every_optimiser_takes_a_step_down(name):
     for change in changes(OptimizerSpec(name=name, weight_decay=0.0), scales=[1.0, 1.0]):
         assert np.all(np.sign(change) == -np.sign(GRADIENT))
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_sgd_moves_in_the_asked_ratio(steps):
+def test_sgd_moves_in_the_ratio_of_the_scales(steps):
     full, quarter = changes(OptimizerSpec(name="sgd"), scales=[1.0, 0.25], steps=steps)
     np.testing.assert_allclose(full, -0.1 * steps * GRADIENT, rtol=1e-5)
     np.testing.assert_allclose(quarter, 0.25 * full, rtol=1e-5)
 
 
-def test_ftrl_goes_on_from_the_weights_there_are():
-    """Without penalties it is Adagrad; Keras's own would set weights with small gradients to zero."""
+def test_ftrl_continues_from_the_current_weights():
+    """Without penalties it equals Adagrad. Ftrl of Keras would set weights with small gradients to zero."""
     for scales in ([1.0, 1.0], [1.0, 0.3]):
         ftrl, adagrad = (changes(OptimizerSpec(name=name), scales=scales, steps=3) for name in ("ftrl", "adagrad"))
         np.testing.assert_allclose(ftrl, adagrad, rtol=1e-4)
 
 
-def test_ftrl_bears_a_changing_rate():
+def test_ftrl_keeps_the_weights_when_the_rate_changes():
     variable = keras.Variable(START, name="kernel")
     rule = optimizer.build(OptimizerSpec(name="ftrl"), 0.1, scales=[1.0])
     rule.build([variable])
@@ -61,15 +61,15 @@ def test_ftrl_bears_a_changing_rate():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scaling_is_the_same_as_another_rate(name):
+def test_scaling_equals_another_rate(name):
     spec = OptimizerSpec(name=name, weight_decay=0.1)
-    scaled, other = changes(spec, scales=[0.3, 0.7], lr=0.1, steps=3)
-    np.testing.assert_allclose(scaled, changes(spec, scales=[1.0, 1.0], lr=0.03, steps=3)[0], rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(other, changes(spec, scales=[1.0, 1.0], lr=0.07, steps=3)[0], rtol=1e-4, atol=1e-6)
+    first, second = changes(spec, scales=[0.3, 0.7], lr=0.1, steps=3)
+    np.testing.assert_allclose(first, changes(spec, scales=[1.0, 1.0], lr=0.03, steps=3)[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(second, changes(spec, scales=[1.0, 1.0], lr=0.07, steps=3)[0], rtol=1e-4, atol=1e-6)
 
 
-def test_scales_go_by_variable_not_by_place():
-    """Keras may hand gradients over in another order than the variables were given in."""
+def test_scales_belong_to_variables_not_to_positions():
+    """Keras may apply gradients in another order than that of the variables in `build`."""
     variables = [keras.Variable(START, name=name) for name in "ab"]
     rule = optimizer.build(OptimizerSpec(name="sgd"), 0.1, scales=[1.0, 0.5])
     rule.build(variables)
@@ -82,41 +82,41 @@ def test_scales_go_by_variable_not_by_place():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_rates_leave_the_plain_optimiser(name):
+def test_equal_scales_keep_the_optimiser_of_keras(name):
     assert "update_step" not in vars(optimizer.build(OptimizerSpec(name=name), 0.1, scales=[1.0, 1.0]))
     assert "update_step" in vars(optimizer.build(OptimizerSpec(name=name), 0.1, scales=[1.0, 0.9]))
 
 
-def test_clip_norm_is_over_all_variables():
+def test_clip_norm_counts_all_variables_together():
     gradients = [np.array([3.0, 0, 0]), np.array([0, 4.0, 0])]
-    found = changes(OptimizerSpec(name="sgd", clip_norm=1.0), scales=[1.0, 1.0], lr=1.0, gradients=gradients)
-    np.testing.assert_allclose(found, [[-0.6, 0, 0], [0, -0.8, 0]], rtol=1e-5)
-    small = changes(OptimizerSpec(name="sgd", clip_norm=10.0), scales=[1.0, 1.0], lr=1.0, gradients=gradients)
-    np.testing.assert_allclose(small, [[-3, 0, 0], [0, -4, 0]], rtol=1e-5)
+    clipped = changes(OptimizerSpec(name="sgd", clip_norm=1.0), scales=[1.0, 1.0], lr=1.0, gradients=gradients)
+    np.testing.assert_allclose(clipped, [[-0.6, 0, 0], [0, -0.8, 0]], rtol=1e-5)
+    unclipped = changes(OptimizerSpec(name="sgd", clip_norm=10.0), scales=[1.0, 1.0], lr=1.0, gradients=gradients)
+    np.testing.assert_allclose(unclipped, [[-3, 0, 0], [0, -4, 0]], rtol=1e-5)
 
 
-def test_clip_value_is_for_each_number():
+def test_clip_value_counts_each_number():
     gradients = [np.array([3.0, -0.2, 0.5]), np.array([-4.0, 0, 0])]
-    found = changes(OptimizerSpec(name="sgd", clip_value=0.5), scales=[1.0, 1.0], lr=1.0, gradients=gradients)
-    np.testing.assert_allclose(found, [[-0.5, 0.2, -0.5], [0.5, 0, 0]], rtol=1e-5)
+    clipped = changes(OptimizerSpec(name="sgd", clip_value=0.5), scales=[1.0, 1.0], lr=1.0, gradients=gradients)
+    np.testing.assert_allclose(clipped, [[-0.5, 0.2, -0.5], [0.5, 0, 0]], rtol=1e-5)
 
 
-def test_adamw_does_not_pull_offsets_and_scales_to_zero():
-    names, still = ("kernel", "depthwise_kernel", "bias", "gamma", "beta"), [np.zeros(3)] * 5
-    found = changes(OptimizerSpec(name="adamw", weight_decay=0.5), scales=[1.0] * 5, gradients=still, names=names)
-    for name, change in zip(names, found, strict=True):
+def test_adamw_does_not_decay_biases_and_scales():
+    names, zeros = ("kernel", "depthwise_kernel", "bias", "gamma", "beta"), [np.zeros(3)] * 5
+    decayed = changes(OptimizerSpec(name="adamw", weight_decay=0.5), scales=[1.0] * 5, gradients=zeros, names=names)
+    for name, change in zip(names, decayed, strict=True):
         expected = -0.1 * 0.5 * START if "kernel" in name else np.zeros(3)
         np.testing.assert_allclose(change, expected, rtol=1e-4, atol=1e-7, err_msg=name)
 
 
 def test_adamw_decays_at_the_rate_of_the_group():
-    found = changes(
+    decayed = changes(
         OptimizerSpec(name="adamw", weight_decay=0.5),
         scales=[1.0, 0.2, 0.2],
         gradients=[np.zeros(3)] * 3,
         names=("kernel", "kernel", "bias"),
     )
-    np.testing.assert_allclose(found, [-0.05 * START, -0.01 * START, np.zeros(3)], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(decayed, [-0.05 * START, -0.01 * START, np.zeros(3)], rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "adamw"])
@@ -137,7 +137,7 @@ def test_only_adamw_decays(name):
         ("one_cycle", 0.04, 0.0),
     ],
 )
-def test_ends_of_schedules(schedule, start, end):
+def test_schedules_at_their_ends(schedule, start, end):
     assert optimizer.rate(schedule, 0.0) == pytest.approx(start)
     assert optimizer.rate(schedule, 1.0) == pytest.approx(end, abs=1e-12)
 
@@ -156,17 +156,17 @@ def test_ends_of_schedules(schedule, start, end):
         ("one_cycle", 0.65, 0.5),
     ],
 )
-def test_schedules_on_the_way(schedule, fraction, share):
+def test_schedules_in_between(schedule, fraction, share):
     assert optimizer.rate(schedule, fraction) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(("stale", "share"), [(0, 1.0), (1, 1.0), (2, 0.5), (3, 0.5), (4, 0.25)])
-def test_plateau_halves_every_other_stale_epoch(stale, share):
+def test_plateau_halves_after_every_second_stale_epoch(stale, share):
     assert optimizer.rate("plateau", 0.3, stale=stale) == share
 
 
 @given(st.sampled_from(SCHEDULES), st.floats(0, 1), st.integers(0, 50))
-def test_rates_are_shares(schedule, fraction, stale):
+def test_shares_are_within_0_and_1(schedule, fraction, stale):
     assert 0 <= optimizer.rate(schedule, fraction, stale=stale) <= 1
 
 
@@ -178,13 +178,13 @@ def test_rates_fall_after_the_warm_up(schedule, one, other):
 
 
 def test_layer_decay_reaches_every_layer(lab, tmp_path):
-    """One plain SGD step with and without decay: each group moves by its own share, nested layers too."""
+    """With one step of plain SGD, decay scales the change of each group, nested layers included."""
 
     def step(decay: float, folder: str) -> dict[str, np.ndarray]:
         (tmp_path / folder).mkdir()
         phase = {"train": "all", "batch_norm": "affine", "layer_decay": decay, "lr": 1.0}
         session = lab.session(lab.recipe(phase, performance={"batch": 64}), tmp_path / folder, has_val=False)
-        return moved(session)
+        return trained_changes(session)
 
     plain, decayed = step(1.0, "plain"), step(0.5, "decayed")
     depth = {"head": 0, "top": 1, "block2": 2, "block1": 3, "stem": 4}
@@ -194,9 +194,9 @@ def test_layer_decay_reaches_every_layer(lab, tmp_path):
         assert np.abs(change).max() > 1e-3, path
 
 
-def moved(session: Session) -> dict[str, np.ndarray]:
-    """What a run changed of each variable, but statistics."""
-    variables = [each for each in session.classifier.model.weights if "moving" not in each.path]
+def trained_changes(session: Session) -> dict[str, np.ndarray]:
+    """The change of each variable by a run, without moving statistics."""
+    variables = [variable for variable in session.classifier.model.weights if "moving" not in variable.path]
     before = {variable.path: keras.ops.convert_to_numpy(variable) for variable in variables}
     phases.run(session)
     return {variable.path: keras.ops.convert_to_numpy(variable) - before[variable.path] for variable in variables}
@@ -204,34 +204,34 @@ def moved(session: Session) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_a_pull_leads_back_to_the_anchor(name):
-    """Where the loss asks for nothing, a pulled weight goes home, and one without an anchor stays."""
+    """With zero gradients, a variable with an anchor moves to it, and one without an anchor stays."""
     anchored, free = keras.Variable(START, name="a"), keras.Variable(START, name="b")
-    home = START + np.array([0.5, -0.5, 0.25], np.float32)
+    anchor = START + np.array([0.5, -0.5, 0.25], np.float32)
     rule = optimizer.build(
-        OptimizerSpec(name=name, weight_decay=0.0), 0.01, scales=[1.0, 1.0], pull=optimizer.Pull(1.0, [home, None])
+        OptimizerSpec(name=name, weight_decay=0.0), 0.01, scales=[1.0, 1.0], pull=optimizer.Pull(1.0, [anchor, None])
     )
     rule.build([anchored, free])
     for _ in range(600):
         rule.apply([np.zeros(3, np.float32)] * 2, [anchored, free])
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(anchored), home, atol=0.02)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(anchored), anchor, atol=0.02)
     assert keras.ops.convert_to_numpy(free).tobytes() == START.tobytes()
 
 
 def test_a_pull_is_the_gradient_of_the_squared_distance():
-    """Ref: Li et al. 2018: strength / 2 * ||w - w0||²; together with rates by group."""
-    variable, home = keras.Variable(START, name="a"), np.array([1.0, 1.0, 1.0], np.float32)
-    rule = optimizer.build(OptimizerSpec(name="sgd"), 0.1, scales=[0.5], pull=optimizer.Pull(0.2, [home]))
+    """strength / 2 * ||w - w0||², together with scaled rates. Ref: Li et al. 2018."""
+    variable, anchor = keras.Variable(START, name="a"), np.array([1.0, 1.0, 1.0], np.float32)
+    rule = optimizer.build(OptimizerSpec(name="sgd"), 0.1, scales=[0.5], pull=optimizer.Pull(0.2, [anchor]))
     rule.build([variable])
     rule.apply([GRADIENT], [variable])
-    expected = START - 0.5 * 0.1 * (GRADIENT + 0.2 * (START - home))
+    expected = START - 0.5 * 0.1 * (GRADIENT + 0.2 * (START - anchor))
     np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_warming_up_rises_to_the_schedule(schedule):
-    rates = [optimizer.rate(schedule, at / 100, warmup=0.2) for at in range(101)]
-    plain = [optimizer.rate(schedule, at / 100) for at in range(101)]
+def test_a_warm_up_rises_to_the_schedule(schedule):
+    rates = [optimizer.rate(schedule, percent / 100, warmup=0.2) for percent in range(101)]
+    plain = [optimizer.rate(schedule, percent / 100) for percent in range(101)]
     assert rates[20:] == plain[20:]
-    assert all(rate < whole for rate, whole in zip(rates[:20], plain[:20], strict=True))
+    assert all(rate < full for rate, full in zip(rates[:20], plain[:20], strict=True))
     assert rates[10] == pytest.approx(0.5 * plain[10])
     assert rates[0] > 0

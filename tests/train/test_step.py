@@ -1,4 +1,4 @@
-"""One step of training: its images, its rates, its best epoch, and what happens when it goes wrong."""
+"""One step: order of the images, learning rates, best epoch, loss, seeds, and failures."""
 
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -17,8 +17,8 @@ from tlcli.train.events import Advanced, BatchDone, EpochDone, StepBegun, StepDo
 
 
 @dataclass
-class Watched:
-    """An array, such as a pixel cache, that remembers which rows were read."""
+class WatchedArray:
+    """An array, such as a pixel cache, that records which rows are read."""
 
     pixels: np.ndarray | None
     reads: list[np.ndarray] = field(default_factory=list)
@@ -33,8 +33,8 @@ def weights_of(session) -> list[bytes]:
 
 
 def run_watched(lab, folder, *, seed: int, epochs: int, cache: str):
-    """A head trained without validation; the session, and the rows of images used in each epoch, batch by batch."""
-    pixels = Watched(lab.train.pixels)
+    """Train a head without validation; return the session and the image rows of each batch, by epoch."""
+    pixels = WatchedArray(lab.train.pixels)
     watched = replace(lab, train=replace(lab.train, pixels=pixels))
     recipe = watched.recipe(
         {"train": "head", "epochs": epochs, "lr": 0.5, "schedule": "cosine"},
@@ -44,9 +44,9 @@ def run_watched(lab, folder, *, seed: int, epochs: int, cache: str):
     session = watched.session(recipe, folder, has_val=False)
     if cache == "off":
         phases.run(session)
-        used = pixels.reads
+        batches = pixels.reads
     else:
-        stored = Watched(None)
+        stored = WatchedArray(None)
 
         def observe(event) -> None:
             if isinstance(event, StepBegun):
@@ -54,9 +54,9 @@ def run_watched(lab, folder, *, seed: int, epochs: int, cache: str):
 
         session.observe = observe
         phases.run(session)
-        assert sorted(np.concatenate(pixels.reads)) == sorted(lab.train.rows), "one pass over the images, and no more"
-        used = [np.sort(lab.train.rows)[rows] for rows in stored.reads]
-    return session, [used[at : at + 3] for at in range(0, len(used), 3)]
+        assert sorted(np.concatenate(pixels.reads)) == sorted(lab.train.rows), "exactly one pass over the images"
+        batches = [np.sort(lab.train.rows)[rows] for rows in stored.reads]
+    return session, [batches[start : start + 3] for start in range(0, len(batches), 3)]
 
 
 @pytest.fixture(scope="module", params=["off", "auto"])
@@ -64,7 +64,7 @@ def watched_run(lab, request, tmp_path_factory):
     return *run_watched(lab, tmp_path_factory.mktemp("run"), seed=0, epochs=3, cache=request.param), request.param
 
 
-def test_every_image_is_used_once_an_epoch(lab, watched_run):
+def test_every_image_is_used_once_per_epoch(lab, watched_run):
     _, epochs, _ = watched_run
     assert len(epochs) == 3
     for epoch in epochs:
@@ -72,15 +72,15 @@ def test_every_image_is_used_once_an_epoch(lab, watched_run):
         assert sorted(np.concatenate(epoch)) == sorted(lab.train.rows)
 
 
-def test_the_order_changes_with_epoch_and_seed_alone(lab, watched_run, tmp_path):
+def test_the_order_depends_only_on_epoch_and_seed(lab, watched_run, tmp_path):
     _, epochs, cache = watched_run
     orders = [np.concatenate(epoch).tolist() for epoch in epochs]
     assert len({tuple(order) for order in orders}) == 3
-    other_way = {"off": "auto", "auto": "off"}[cache]
-    _, again = run_watched(lab, tmp_path / "same", seed=0, epochs=1, cache=other_way)
-    _, other = run_watched(lab, tmp_path / "other", seed=1, epochs=1, cache=cache)
-    assert np.concatenate(again[0]).tolist() == orders[0]
-    assert np.concatenate(other[0]).tolist() != orders[0]
+    other_cache = {"off": "auto", "auto": "off"}[cache]
+    _, same_seed = run_watched(lab, tmp_path / "same", seed=0, epochs=1, cache=other_cache)
+    _, other_seed = run_watched(lab, tmp_path / "other", seed=1, epochs=1, cache=cache)
+    assert np.concatenate(same_seed[0]).tolist() == orders[0]
+    assert np.concatenate(other_seed[0]).tolist() != orders[0]
 
 
 def test_without_validation_the_last_epoch_is_kept(watched_run):
@@ -92,13 +92,13 @@ def test_without_validation_the_last_epoch_is_kept(watched_run):
     assert score(session, session.train).losses.mean() < session.history[0]["loss"]
 
 
-# Rates at which the metric gets worse for a while; at that of accuracy, the loss goes on falling.
+# Learning rates at which the metric gets worse for a while. At the rate for accuracy, the loss keeps falling.
 RATES = {"val_loss": 1.5, "val_accuracy": 0.3}
 
 
 @pytest.fixture(scope="module", params=RATES)
 def stopped(lab, request, tmp_path_factory, recorder):
-    """A run that learns too fast and gets worse; with the weights after every epoch."""
+    """A run at too high a learning rate, with its events, weights after each epoch, and rates of each batch."""
     phase = {"train": "top:2", "epochs": 12, "patience": 2, "lr": RATES[request.param], "schedule": "cosine"}
     recipe = lab.recipe({**phase, "until": {"metric": request.param}})
     session = lab.session(recipe, tmp_path_factory.mktemp("run"))
@@ -123,12 +123,12 @@ def test_the_best_epoch_is_restored(stopped):
     best = (min if metric == "val_loss" else max)(values)
     assert outcome.best_epoch == 1 + values.index(best) < outcome.epochs
     assert weights_of(session) == weights[outcome.best_epoch - 1] != weights[-1]
-    found = score(session, session.val)
-    assert found.losses.mean() == pytest.approx(outcome.val_loss, rel=1e-6)
-    assert found.hits.mean() == outcome.val_accuracy
+    scored = score(session, session.val)
+    assert scored.losses.mean() == pytest.approx(outcome.val_loss, rel=1e-6)
+    assert scored.hits.mean() == outcome.val_accuracy
 
 
-def test_training_stops_when_patience_is_over(stopped):
+def test_training_stops_when_patience_runs_out(stopped):
     session, metric, record, _, _ = stopped
     (outcome,) = session.outcomes
     sign = 1 if metric == "val_loss" else -1
@@ -144,12 +144,12 @@ def test_training_stops_when_patience_is_over(stopped):
 
 def test_events_come_in_order(stopped):
     session, _, record, _, _ = stopped
-    kinds = [type(event) for event in record.seen]
+    kinds = [type(event) for event in record.recorded]
     epochs = session.outcomes[0].epochs
     assert kinds == [Advanced, StepBegun, *([BatchDone] * 3 + [EpochDone]) * epochs, StepDone]
-    advanced, begun, done = record.seen[0], record.seen[1], record.seen[-1]
+    advanced, begun, done = record.recorded[0], record.recorded[1], record.recorded[-1]
     assert (advanced.done, advanced.total) == (74, 74)
-    # Two convolutions without offset, and the head.
+    # Two convolutions without bias, and the head.
     assert begun.trainable_parameters == 6 * 6 * 9 + 6 * 8 + 8 * 3 + 3
     assert (begun.epochs, begun.batches, begun.images) == (12, 3, 42)
     assert done.outcome == session.outcomes[0]
@@ -158,7 +158,7 @@ def test_events_come_in_order(stopped):
     ]
 
 
-def test_history_tells_what_the_events_told(stopped):
+def test_the_history_agrees_with_the_events(stopped):
     session, _, record, _, _ = stopped
     for row, event, last in zip(session.history, record.of(EpochDone), record.of(BatchDone)[2::3], strict=True):
         assert row["phase"] == "phase0"
@@ -168,7 +168,7 @@ def test_history_tells_what_the_events_told(stopped):
         assert event.seconds > 0 < event.images_per_second
 
 
-def test_the_rate_follows_the_schedule_batch_by_batch(stopped):
+def test_the_learning_rate_follows_the_schedule_in_each_batch(stopped):
     session, metric, _, _, rates = stopped
     batches = np.arange(len(rates))
     np.testing.assert_allclose(rates, RATES[metric] * 0.5 * (1 + np.cos(np.pi * batches / (12 * 3))), rtol=1e-5)
@@ -176,7 +176,7 @@ def test_the_rate_follows_the_schedule_batch_by_batch(stopped):
 
 
 def test_the_loss_is_weighted_smoothed_and_penalised(lab, tmp_path):
-    """Against the formulas, at a rate at which the weights stay."""
+    """The loss equals its formula, at a learning rate that leaves the weights unchanged."""
     chosen = np.flatnonzero((lab.train.labels != 2) | (np.arange(42) < 12))
     uneven = replace(lab, train=Examples(lab.train.pixels, lab.train.rows[chosen], lab.train.labels[chosen]))
     recipe = uneven.recipe(
@@ -189,27 +189,28 @@ def test_the_loss_is_weighted_smoothed_and_penalised(lab, tmp_path):
     labels = session.train.labels
     counts = np.bincount(labels)
     assert counts.tolist() == [14, 14, 4]
-    logs = np.log(predict(session, session.train).astype(np.float64))
+    log_probabilities = np.log(predict(session, session.train).astype(np.float64))
     targets = 0.8 * np.eye(3)[labels] + 0.2 / 3
     weights = len(labels) / (3 * counts)
     kernel = session.classifier.model.get_layer("head_probabilities").kernel.numpy()
     penalty = 0.01 * np.abs(kernel).sum() + 0.1 * (kernel**2).sum()
-    expected = (weights[labels] * -(targets * logs).sum(axis=1)).mean() + penalty
+    expected = (weights[labels] * -(targets * log_probabilities).sum(axis=1)).mean() + penalty
     phases.run(session)
     assert session.history[0]["loss"] == pytest.approx(expected, rel=1e-4)
-    # Validation is plain: no weights, no smoothing, no penalty; but at the temperature that fits.
-    said, labels = predict(session, session.val), session.val.labels
-    right = calibration.apply_temperature(said, calibration.fit_temperature(said, labels))[np.arange(32), labels]
-    assert session.history[0]["val_loss"] == pytest.approx(-np.log(right).mean(), rel=1e-5)
+    # The validation loss has no weights, smoothing or penalty, and is computed at the fitted temperature.
+    probabilities, labels = predict(session, session.val), session.val.labels
+    temperature = calibration.fit_temperature(probabilities, labels)
+    correct = calibration.apply_temperature(probabilities, temperature)[np.arange(32), labels]
+    assert session.history[0]["val_loss"] == pytest.approx(-np.log(correct).mean(), rel=1e-5)
 
 
 def first_batches(lab, session) -> list:
     """The batches of the first epoch of the first step."""
-    running = compile.prepare_step(session, policy.next_step(session.recipe.phases, lab.groups, []))
-    return list(batches_of(session, running.step, 0, np.random.default_rng(0)))
+    state = compile.prepare_step(session, policy.next_step(session.recipe.phases, lab.groups, []))
+    return list(batches_of(session, state.step, 0, np.random.default_rng(0)))
 
 
-def test_class_weights_have_mean_one_over_the_images(lab, tmp_path):
+def test_class_weights_have_mean_one_over_images(lab, tmp_path):
     uneven = replace(lab, train=replace(lab.train, labels=np.array([0] * 30 + [1] * 10 + [2] * 2)))
     session = uneven.session(uneven.recipe({"train": "head"}, data={"class_weights": "balanced"}), tmp_path)
     batches = first_batches(uneven, session)
@@ -218,8 +219,8 @@ def test_class_weights_have_mean_one_over_the_images(lab, tmp_path):
     assert weights @ labels == pytest.approx([14, 14, 14])
 
 
-def test_mixup_mixes_pictures_and_labels_alike(lab, tmp_path):
-    """Pictures that show nothing but their class: the mixture can be read off them."""
+def test_mixup_mixes_images_and_labels_alike(lab, tmp_path):
+    """The grey level of each image is its class, so that the image shows the mixture."""
     labels = np.repeat([0, 1, 2], 14)
     pixels = np.broadcast_to((80 * labels).astype(np.uint8)[:, None, None, None], (42, 12, 12, 3))
     flat = replace(lab, train=Examples(pixels, np.arange(42), labels))
@@ -243,7 +244,7 @@ def test_mixup_mixes_pictures_and_labels_alike(lab, tmp_path):
         ("auto", "top:1", np.float32, (3, 3, 6)),
     ],
 )
-def test_without_mixup_batches_are_pictures_or_what_is_stored_of_them(lab, tmp_path, cache, train, dtype, shape):
+def test_without_mixup_inputs_are_images_or_stored_features(lab, tmp_path, cache, train, dtype, shape):
     recipe = lab.recipe({"train": train}, performance={"batch": 16, "cache": cache})
     inputs, targets, weights = first_batches(lab, lab.session(recipe, tmp_path))[0]
     assert (type(inputs), inputs.dtype, inputs.shape) == (np.ndarray, dtype, (16, *shape))
@@ -251,7 +252,7 @@ def test_without_mixup_batches_are_pictures_or_what_is_stored_of_them(lab, tmp_p
     assert np.all(weights == 1)
 
 
-def test_random_layers_are_seeded_by_the_epoch(lab, tmp_path):
+def test_random_layers_are_seeded_by_epoch(lab, tmp_path):
     head = {"dropout": 0.2, "hidden": [{"units": 4, "dropout": 0.3}]}
     recipe = lab.recipe({"train": "head"}, head=head, performance={"batch": 16, "cache": "off"})
     trainee = lab.entered(lab.session(recipe, tmp_path)).stage.trainee
@@ -267,38 +268,38 @@ def test_random_layers_are_seeded_by_the_epoch(lab, tmp_path):
     assert len(set(first)) == 3
     assert not set(first) & set(states(trainee, 2))
     assert states(trainee, 1) == first
-    assert states(stored, 1) == first[:2], "what is stored changes nothing for the layers above"
+    assert states(stored, 1) == first[:2], "stored features do not change the seeds of the layers above"
 
 
-def test_seeding_takes_as_much_from_the_order_of_the_images_whatever_is_stored(lab, tmp_path):
-    drawn = []
+def test_the_order_after_seeding_does_not_depend_on_stored_features(lab, tmp_path):
+    orders = []
     for cache in ("off", "auto"):
         recipe = lab.recipe({"train": "head"}, head={"dropout": 0.2}, performance={"batch": 16, "cache": cache})
         order = np.random.default_rng(1)
         reseed(lab.entered(lab.session(recipe, tmp_path)).stage.trainee, order)
-        drawn.append(order.permutation(42).tolist())
-    assert drawn[0] == drawn[1]
+        orders.append(order.permutation(42).tolist())
+    assert orders[0] == orders[1]
 
 
-def test_every_epoch_has_views_of_its_own(lab, tmp_path):
-    """The weights stay, the pictures stay; only their views change the loss."""
+def test_live_views_differ_by_epoch(lab, tmp_path):
+    """Weights and images stay the same; only the views change the loss."""
     phase = {"train": "head", "epochs": 3, "lr": 1e-12}
     session = lab.session(lab.recipe(phase, augment={"preset": "strong", "views": "live"}), tmp_path)
     phases.run(session)
     losses = [row["loss"] for row in session.history]
-    assert min(abs(one - other) for one, other in combinations(losses, 2)) > 1e-4
-    # Scoring sees the plain pictures.
+    assert min(abs(left - right) for left, right in combinations(losses, 2)) > 1e-4
+    # Scoring uses the plain view.
     assert len({round(row["val_loss"], 5) for row in session.history}) == 1
 
 
 @pytest.mark.parametrize("use", [score, predict])
-def test_nothing_is_scored_before_a_step_began(lab, tmp_path, use):
+def test_scoring_needs_a_step(lab, tmp_path, use):
     session = lab.session(lab.recipe({"train": "head"}), tmp_path)
     with pytest.raises(RuntimeError, match="no step has begun"):
         use(session, session.val)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(lab, tmp_path):
+def test_a_nan_training_loss_stops_the_run(lab, tmp_path):
     session = lab.session(lab.recipe({"train": "head", "lr": 0.4}), tmp_path)
     kernel = session.classifier.model.get_layer("head_probabilities").kernel
     kernel.assign(kernel * np.nan)
@@ -307,8 +308,8 @@ def test_a_loss_that_is_no_number_stops_the_run(lab, tmp_path):
     assert session.outcomes == session.history == []
 
 
-def test_weights_that_are_no_numbers_stop_the_run(lab, tmp_path):
-    """The loss of the only batch was measured before the update that went too far."""
+def test_a_nan_validation_loss_stops_the_run(lab, tmp_path):
+    """The training loss of the only batch is computed before the update that diverges."""
     recipe = lab.recipe({"train": "top:1", "lr": 10}, performance={"batch": 64})
     session = lab.session(recipe, tmp_path)
     scale = session.classifier.model.get_layer("block2_bn").gamma
@@ -320,7 +321,7 @@ def test_weights_that_are_no_numbers_stop_the_run(lab, tmp_path):
 
 
 def test_half_precision_runs_can_be_resumed(lab, tmp_path, recorder):
-    """float16 wraps the optimiser in a loss scale, whose state belongs into the checkpoint."""
+    """In float16 the optimiser is wrapped in a loss scale, whose state is in the checkpoint."""
     with precision.use_device("cpu", "float16"):
         recipe = lab.recipe({"train": "top:1", "epochs": 2, "lr": 0.01, "layer_decay": 0.5})
         whole = lab.session(recipe, tmp_path)
@@ -328,8 +329,8 @@ def test_half_precision_runs_can_be_resumed(lab, tmp_path, recorder):
         stop = recorder(lambda event: isinstance(event, BatchDone) and event.epoch == 2)
         with pytest.raises(KeyboardInterrupt):
             phases.run(lab.session(recipe, tmp_path, observe=stop))
-        again = lab.session(recipe, tmp_path, seed=1)
-        phases.run(again, saved=again.checkpoint.read())
+        resumed = lab.session(recipe, tmp_path, seed=1)
+        phases.run(resumed, saved=resumed.checkpoint.read())
     assert isinstance(whole.stage.trainee.optimizer, keras.optimizers.LossScaleOptimizer)
-    for one, other in zip(whole.classifier.model.weights, again.classifier.model.weights, strict=True):
-        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-6, atol=1e-7, err_msg=one.path)
+    for left, right in zip(whole.classifier.model.weights, resumed.classifier.model.weights, strict=True):
+        np.testing.assert_allclose(left.numpy(), right.numpy(), rtol=1e-6, atol=1e-7, err_msg=left.path)

@@ -1,4 +1,4 @@
-"""Memory does not grow with the images: a step whose stored outputs would never fit is trained under a limit."""
+"""Memory does not grow with the number of images: a step with large stored features runs under a memory limit."""
 
 import json
 import shutil
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-# Private memory above that of a small run, bytes; the outputs that are stored are 3.3 GB.
+# Allowed private memory above that of a small run, bytes. The stored features take 3.3 GB.
 MARGIN = 2 * 10**9
 
-# Files that are only mapped count for nothing here; an array or a cache of batches in memory does.
+# Mapped files do not count as private memory; arrays and cached batches do.
 SCRIPT = """
 import json, resource, sys
 from pathlib import Path
@@ -20,16 +20,16 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tlcli.model import measure
+from tlcli.data.pixels import Examples
+from tlcli.features.extraction import FeatureCache
+from tlcli.model import graph
 from tlcli.model.backbone import Backbone, weights_sha256
 from tlcli.model.classifier import assemble
+from tlcli.recipe.fields import bytes_of
 from tlcli.recipe.schema import Recipe
 from tlcli.train import phases
 from tlcli.train.checkpoint import Checkpoint
 from tlcli.train.events import ignore
-from tlcli.train.examples import Examples
-from tlcli.train.footing import bytes_of
-from tlcli.train.prefix import Shelf
 from tlcli.train.session import Session
 from tlcli.zoo.card import GroupPattern, ModelCard
 
@@ -39,7 +39,7 @@ CARD = ModelCard(
     groups=(GroupPattern(name="stem", pattern="stem_.*"), GroupPattern(name="top", pattern="top_.*")),
 )
 RECIPE = Recipe.model_validate({
-    "name": "many",
+    "name": "large",
     "augment": {"preset": "none"},
     "phases": [{"name": "top", "train": "top:1", "epochs": 1}],
     "performance": {"batch": 64},
@@ -54,11 +54,12 @@ def network():
 
 
 def pixels(count):
-    '''A pixel cache on disk, written a part at a time.'''
+    '''A pixel cache on disk, written in parts.'''
     path = folder / f"{count}.npy"
     array = np.lib.format.open_memmap(path, "w+", np.uint8, (count, 32, 32, 3))
-    for at in range(0, count, 1000):
-        array[at : at + 1000] = np.random.default_rng(at).integers(0, 256, array[at : at + 1000].shape, np.uint8)
+    for start in range(0, count, 1000):
+        part = array[start : start + 1000]
+        part[:] = np.random.default_rng(start).integers(0, 256, part.shape, np.uint8)
     array.flush()
     return np.load(path, mmap_mode="r")
 
@@ -69,14 +70,15 @@ def train(count):
     keras.utils.set_random_seed(0)
     built = network()
     backbone = Backbone(CARD, built, (32, 32), "random", weights_sha256(built))
-    made = assemble(backbone, RECIPE.head, classes=("a", "b"), resize="crop")
+    classifier = assemble(backbone, RECIPE.head, classes=("a", "b"), resize="crop")
     run = folder / f"run-{count}"
     run.mkdir()
-    feature_cache = Shelf(folder / "activations", bytes_of(RECIPE.performance.cache_budget), [f"{row:064x}" for row in rows])
-    groups = measure.of_network(built, CARD, (32, 32))
-    session = Session(RECIPE, made, groups, *parts, feature_cache, Checkpoint(run), ignore)
+    contents = [f"{row:064x}" for row in rows]
+    feature_cache = FeatureCache(folder / "activations", bytes_of(RECIPE.performance.cache_budget), contents)
+    groups = graph.groups_of(built, CARD, (32, 32))
+    session = Session(RECIPE, classifier, groups, *parts, feature_cache, Checkpoint(run), ignore)
     phases.run(session)
-    return session.stage.footing
+    return session.stage.placement
 
 
 def status(name):
@@ -87,10 +89,10 @@ def status(name):
 train(2000)
 before = status("VmData"), status("RssAnon")
 resource.setrlimit(resource.RLIMIT_DATA, (before[0] + margin, resource.RLIM_INFINITY))
-place = train(50_500)
+placement = train(50_500)
 print(json.dumps({
-    "frontier": place.name, "views": place.views, "stored": place.bytes,
-    "reserved": status("VmData") - before[0], "held": status("RssAnon") - before[1],
+    "cut_point": placement.name, "views": placement.views, "stored": placement.bytes,
+    "used": status("RssAnon") - before[1],
 }))
 """
 
@@ -105,9 +107,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="limits on private memory are those of Linux")
 def test_fifty_thousand_images_are_trained_within_two_gigabytes(folder: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(folder), str(MARGIN)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert (found["frontier"], found["views"]) == ("stem", 1)
-    assert found["stored"] == 50_500 * 16 * 16 * 64 * 4 > 1.5 * MARGIN
-    assert found["held"] < MARGIN / 4, found
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-2000:]
+    result = json.loads(process.stdout.splitlines()[-1])
+    assert (result["cut_point"], result["views"]) == ("stem", 1)
+    assert result["stored"] == 50_500 * 16 * 16 * 64 * 4 > 1.5 * MARGIN
+    assert result["used"] < MARGIN / 4, result

@@ -1,4 +1,4 @@
-"""Card files: what they may say, and what they may not."""
+"""Card files: what is valid, and errors for what is not."""
 
 import json
 from pathlib import Path
@@ -22,13 +22,13 @@ DIGEST = "0123456789abcdef" * 4
 WEIGHTS = f"weights: mine.weights.h5\nsha256: {DIGEST}\n"
 
 
-def written(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+def write_card(folder: Path, text: str, name: str = "mine.yaml") -> Path:
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def refused(path: Path) -> ModelError:
+def read_error(path: Path) -> ModelError:
     with pytest.raises(ModelError) as caught:
         read_card(path)
     assert str(caught.value).count("\n") == 0
@@ -36,14 +36,14 @@ def refused(path: Path) -> ModelError:
     return caught.value
 
 
-def test_a_card_without_weights_has_those_of_its_source(tmp_path: Path) -> None:
-    card = read_card(written(tmp_path, CARD))
+def test_a_card_without_weights_uses_those_of_its_source(tmp_path: Path) -> None:
+    card = read_card(write_card(tmp_path, CARD))
     assert (card.weights, card.sha256, card.data) == (None, None, "")
 
 
-def test_weights_are_found_beside_the_card_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_found_beside_the_card_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "home").mkdir()
-    path = written(tmp_path / "home", CARD + WEIGHTS + "data: leaves\narguments: {alpha: 0.25}\n")
+    path = write_card(tmp_path / "home", CARD + WEIGHTS + "data: leaves\narguments: {alpha: 0.25}\n")
     card = read_card(path)
     assert card.weights == str(tmp_path / "home" / "mine.weights.h5")
     assert (card.sha256, card.data, card.arguments) == (DIGEST, "leaves", {"alpha": 0.25})
@@ -53,18 +53,18 @@ def test_weights_are_found_beside_the_card_from_anywhere(tmp_path: Path, monkeyp
     assert read_card(tmp_path / "link.yaml") == card
 
 
-def test_the_digest_may_be_in_capitals(tmp_path: Path) -> None:
-    card = read_card(written(tmp_path, CARD + WEIGHTS.replace(DIGEST, DIGEST.upper())))
+def test_the_digest_may_be_in_upper_case(tmp_path: Path) -> None:
+    card = read_card(write_card(tmp_path, CARD + WEIGHTS.replace(DIGEST, DIGEST.upper())))
     assert card.sha256 == DIGEST
 
 
 def test_json_names_the_weights_without_their_folder(tmp_path: Path) -> None:
-    card = read_card(written(tmp_path, CARD + WEIGHTS))
-    told = card.model_dump(mode="json")
-    assert told["weights"] == "mine.weights.h5"
-    assert str(tmp_path) not in json.dumps(told)
-    again = ModelCard.model_validate(told)
-    assert again.model_copy(update={"weights": card.weights}) == card
+    card = read_card(write_card(tmp_path, CARD + WEIGHTS))
+    document = card.model_dump(mode="json")
+    assert document["weights"] == "mine.weights.h5"
+    assert str(tmp_path) not in json.dumps(document)
+    loaded = ModelCard.model_validate(document)
+    assert loaded.model_copy(update={"weights": card.weights}) == card
 
 
 @pytest.mark.parametrize(
@@ -82,16 +82,16 @@ def test_json_names_the_weights_without_their_folder(tmp_path: Path) -> None:
         "",
     ],
 )
-def test_weights_elsewhere_or_of_another_kind_are_refused(tmp_path: Path, name: str) -> None:
+def test_weights_in_another_folder_or_format_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "x.weights.h5").write_bytes(b"")
-    error = refused(written(tmp_path / "home", f"{CARD}weights: {json.dumps(name)}\nsha256: {DIGEST}\n"))
+    error = read_error(write_card(tmp_path / "home", f"{CARD}weights: {json.dumps(name)}\nsha256: {DIGEST}\n"))
     assert "weights: must be the name of a .weights.h5 file beside the card" in str(error)
     assert f"(got '{name}')" in str(error)
 
 
 @pytest.mark.parametrize(
-    ("change", "wanted"),
+    ("change", "expected"),
     [
         (("size: 96", "size: -1"), ["size: ", "greater than or equal to 1", "got '-1'"]),
         (("size: 96", "szie: 96"), ["szie: unknown key", "size: is missing", "Did you mean 'size'?"]),
@@ -101,8 +101,8 @@ def test_weights_elsewhere_or_of_another_kind_are_refused(tmp_path: Path, name: 
         (("name: mine", "name: 'my net'"), ["name: ", "'my net'"]),
         (("keras:MobileNet", "file:/tmp/x.keras"), ["source: must be keras:NAME", "file:/tmp/x.keras"]),
         (("keras:MobileNet", "MobileNet"), ["source: must be keras:NAME"]),
-        (("licence: MIT", "licence: MIT\nweights: a.weights.h5"), ["weights needs sha256 beside it"]),
-        (("licence: MIT", f"licence: MIT\nsha256: {DIGEST}"), ["sha256 needs weights beside it"]),
+        (("licence: MIT", "licence: MIT\nweights: a.weights.h5"), ["weights needs sha256"]),
+        (("licence: MIT", f"licence: MIT\nsha256: {DIGEST}"), ["sha256 needs weights"]),
         (("licence: MIT", "licence: MIT\nweights: a.weights.h5\nsha256: abc"), ["sha256: ", "'abc'"]),
         (("licence: MIT", "licence: MIT\ngroups: [{name: a}]"), ["groups[0].pattern: is missing"]),
         (("licence: MIT", "licence: MIT\narguments: [1]"), ["arguments: ", "dictionary"]),
@@ -110,17 +110,17 @@ def test_weights_elsewhere_or_of_another_kind_are_refused(tmp_path: Path, name: 
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else "",
 )
-def test_mistakes_are_told_with_file_and_key(tmp_path: Path, change: tuple[str, str], wanted: list[str]) -> None:
+def test_invalid_cards_give_file_and_key(tmp_path: Path, change: tuple[str, str], expected: list[str]) -> None:
     assert change[0] in CARD
-    error = refused(written(tmp_path, CARD.replace(*change)))
+    error = read_error(write_card(tmp_path, CARD.replace(*change)))
     assert "is not a model card" in error.message
     assert len(str(error).replace(str(tmp_path), "")) < 500
-    for text in wanted:
+    for text in expected:
         assert text in str(error)
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("name: [", "is not valid YAML"),
         ("", "the top level must be keys and values"),
@@ -130,21 +130,21 @@ def test_mistakes_are_told_with_file_and_key(tmp_path: Path, change: tuple[str, 
     ],
     ids=["broken", "empty", "list", "code", "huge"],
 )
-def test_files_of_another_kind_are_told(tmp_path: Path, text: str, wanted: str) -> None:
-    assert wanted in str(refused(written(tmp_path, text)))
+def test_files_that_are_not_cards_are_refused(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in str(read_error(write_card(tmp_path, text)))
 
 
-def test_files_that_are_no_text_are_told(tmp_path: Path) -> None:
+def test_binary_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"\xff\xfe\x00name")
-    assert "cannot be read" in str(refused(path))
+    assert "cannot be read" in str(read_error(path))
 
 
-def test_broken_yaml_is_told_with_its_line(tmp_path: Path) -> None:
-    assert refused(written(tmp_path, CARD + "data: [\n")).where.endswith("mine.yaml:9:1")
+def test_invalid_yaml_gives_its_line(tmp_path: Path) -> None:
+    assert read_error(write_card(tmp_path, CARD + "data: [\n")).where.endswith("mine.yaml:9:1")
 
 
-def test_the_bundled_card_with_weights_is_read_like_any_other() -> None:
+def test_the_bundled_card_with_weights_is_valid() -> None:
     card = read_card(bundled("models") / "mobilenet_synthetic.yaml")
     assert card.weights == str(bundled("models") / "mobilenet_synthetic.weights.h5")
     assert card.data

@@ -1,4 +1,4 @@
-"""Weights that come with a card: only whole, only the right ones, only for their network."""
+"""The weights of a card: their hash, and the arguments that they fit."""
 
 import hashlib
 from pathlib import Path
@@ -27,32 +27,32 @@ def card(tmp_path: Path) -> ModelCard:
     )
 
 
-def test_the_right_file_is_taken(card: ModelCard) -> None:
+def test_a_file_with_the_right_hash_is_accepted(card: ModelCard) -> None:
     assert verified_weights(card) == Path(str(card.weights))
 
 
-@pytest.mark.parametrize("place", [0, 128_000, -1])
-def test_one_flipped_bit_is_seen_every_time(card: ModelCard, place: int) -> None:
+@pytest.mark.parametrize("position", [0, 128_000, -1])
+def test_one_flipped_bit_is_detected(card: ModelCard, position: int) -> None:
     path = verified_weights(card)
     data = bytearray(path.read_bytes())
-    data[place] ^= 1
+    data[position] ^= 1
     path.write_bytes(data)
     with pytest.raises(WeightsError) as caught:
         verified_weights(card)
     text = str(caught.value)
     assert caught.value.where == str(path)
     assert f"expected sha256 {card.sha256} (got {hashlib.sha256(data).hexdigest()})" in text
-    assert "fetch it again" in text
+    assert "Fetch it again" in text
     assert "--weights FILE" in text
 
 
-def test_a_missing_file_says_what_to_do(card: ModelCard) -> None:
+def test_a_missing_file_gives_the_next_step(card: ModelCard) -> None:
     Path(str(card.weights)).unlink()
-    with pytest.raises(WeightsError, match=r"mine\.weights\.h5: the weights of mine are not there.*beside their card"):
+    with pytest.raises(WeightsError, match=r"mine\.weights\.h5: the weights of mine are missing.*beside the card"):
         verified_weights(card)
 
 
-def takes(card: ModelCard, arguments: dict, **defaults: float) -> bool:
+def accepts(card: ModelCard, arguments: dict, **defaults: float) -> bool:
     try:
         require_arguments(card, arguments, **({"defaults": defaults} if defaults else {}))
     except WeightsError:
@@ -61,13 +61,13 @@ def takes(card: ModelCard, arguments: dict, **defaults: float) -> bool:
 
 
 @pytest.mark.parametrize("arguments", [{}, {"alpha": 0.25}, {"depth_multiplier": 1}])
-def test_arguments_that_change_nothing_are_taken(card: ModelCard, arguments: dict) -> None:
-    assert takes(card, arguments)
-    assert takes(card, arguments, alpha=1.0, depth_multiplier=1)
-    assert not takes(card, arguments | {"alpha": 0.5})
+def test_arguments_equal_to_the_cards_are_accepted(card: ModelCard, arguments: dict) -> None:
+    assert accepts(card, arguments)
+    assert accepts(card, arguments, alpha=1.0, depth_multiplier=1)
+    assert not accepts(card, arguments | {"alpha": 0.5})
 
 
-def test_arguments_that_contradict_the_card_say_what_fits(card: ModelCard) -> None:
+def test_arguments_that_differ_from_the_card_are_refused(card: ModelCard) -> None:
     with pytest.raises(WeightsError) as caught:
         require_arguments(card, {"alpha": 1.0})
     assert caught.value.where == "model.arguments.alpha"
@@ -75,6 +75,6 @@ def test_arguments_that_contradict_the_card_say_what_fits(card: ModelCard) -> No
     assert "--model" in caught.value.hint
 
 
-def test_defaults_that_the_card_leaves_alone_count_too(card: ModelCard) -> None:
+def test_arguments_that_differ_from_the_defaults_are_refused(card: ModelCard) -> None:
     with pytest.raises(WeightsError, match=r"fit only \{depth_multiplier: 1\} \(got \{depth_multiplier: 2\}\)"):
         require_arguments(card, {"depth_multiplier": 2}, defaults={"depth_multiplier": 1})

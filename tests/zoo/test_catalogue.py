@@ -1,4 +1,4 @@
-"""Cards by name, and cards made for files."""
+"""The catalogue: cards by name, and cards for files and runs."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tlcli.zoo.card import ModelCard
 
 
 def archive(path: Path, layers: list[dict]) -> Path:
-    """A `.keras` file with a configuration and no weights: all the catalogue looks at."""
+    """Write a `.keras` file with a configuration but no weights; the catalogue reads nothing else."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("config.json", json.dumps({"class_name": "Functional", "config": {"layers": layers}}))
     return path
@@ -40,12 +40,12 @@ licence: MIT
 @pytest.mark.parametrize(
     "text", ["mobilenet_v2", "MobileNetV2", "MOBILENET_V2", "mobilenet-v2", "keras:MobileNetV2", "keras:mobilenetv2"]
 )
-def test_a_bundled_card_is_found_however_it_is_spelt(text):
+def test_a_bundled_card_is_found_in_any_spelling(text):
     card = catalogue.find(text)
     assert (card.name, card.source, card.weights) == ("mobilenet_v2", "keras:MobileNetV2", None)
 
 
-def test_every_card_is_found_by_its_name_and_its_class():
+def test_every_card_is_found_by_its_name_and_its_keras_class():
     cards = catalogue.load()
     assert cards, "no cards are bundled"
     for name, card in cards.items():
@@ -54,19 +54,19 @@ def test_every_card_is_found_by_its_name_and_its_class():
             assert catalogue.find(card.source) is card
 
 
-def test_load_hands_out_a_dictionary_of_its_own():
+def test_load_returns_a_new_dictionary():
     catalogue.load().clear()
     assert catalogue.load()
 
 
 def test_names_take_wildcards():
-    found = catalogue.names("mobilenet*")
-    assert "mobilenet_v2" in found
-    assert all(name.startswith("mobilenet") for name in found)
+    names = catalogue.names("mobilenet*")
+    assert "mobilenet_v2" in names
+    assert all(name.startswith("mobilenet") for name in names)
     assert len(catalogue.names()) == len(catalogue.load())
 
 
-def test_names_that_match_nothing_are_an_error():
+def test_a_pattern_without_a_match_is_an_error():
     with pytest.raises(ModelError, match="no model matches 'zzz\\*'"):
         catalogue.names("zzz*")
 
@@ -77,14 +77,20 @@ def test_an_unknown_name_gets_a_suggestion(text):
         catalogue.find(text)
 
 
+def test_the_former_name_of_the_bundled_network_gives_its_new_name():
+    with pytest.raises(ModelError) as caught:
+        catalogue.find("drawn")
+    assert str(caught.value) == "model: 'drawn' was renamed. Write mobilenet_synthetic instead."
+
+
 @pytest.mark.parametrize("text", ["kerashub:resnet_18_imagenet", "tfhub:https://example.org/net/1"])
-def test_other_sources_are_named_as_not_taken(text):
-    with pytest.raises(ModelError, match=r"are not taken.*keras:NAME"):
+def test_other_sources_are_not_supported(text):
+    with pytest.raises(ModelError, match=r"are not supported.*keras:NAME"):
         catalogue.find(text)
 
 
 @pytest.mark.parametrize("text", ["nowhere/net.keras", "net.h5", "folder/x"])
-def test_a_missing_file_is_said_to_be_missing(text):
+def test_a_missing_file_is_an_error(text):
     with pytest.raises(ModelError, match="there is no such file"):
         catalogue.find(text)
 
@@ -99,7 +105,7 @@ def test_a_card_for_a_keras_file(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "size"), [([None, None, None, 3], 224), ([None, 96, 128, 3], 128), ([None, 160, 160, 3], 160)]
 )
-def test_the_size_comes_from_the_file(tmp_path, shape, size):
+def test_the_input_size_comes_from_the_file(tmp_path, shape, size):
     path = archive(tmp_path / "net.keras", [layer("InputLayer", batch_shape=shape), CONV])
     assert catalogue.find(str(path)).size == size
 
@@ -113,16 +119,16 @@ def test_the_size_comes_from_the_file(tmp_path, shape, size):
         ([{"class_name": "Sequential", "config": {"layers": [layer("Rescaling")]}}, CONV], "none"),
     ],
 )
-def test_a_model_that_scales_its_input_needs_no_preprocessing(tmp_path, layers, expected):
+def test_a_model_that_scales_its_input_gets_no_preprocessing(tmp_path, layers, expected):
     path = archive(tmp_path / "net.keras", [layer("InputLayer", batch_shape=[None, 32, 32, 3]), *layers])
     assert catalogue.find(str(path)).preprocessing == expected
 
 
-def test_a_run_folder_stands_for_its_model(tmp_path):
+def test_a_run_folder_means_its_model(tmp_path):
     run = tmp_path / "flowers-7"
     run.mkdir()
     path = archive(run / "model.keras", [layer("InputLayer", batch_shape=[None, 64, 64, 3]), CONV])
-    with pytest.raises(ModelError, match="not that of a run"):
+    with pytest.raises(ModelError, match="not a run folder"):
         catalogue.find(str(run))
     (run / "run.json").write_text("{}")
     card = catalogue.find(str(run))
@@ -135,17 +141,17 @@ def test_a_legacy_file_is_read(sample):
     assert (card.name, card.size, card.preprocessing) == ("pretrainedResnet", 32, None)
 
 
-def test_weights_without_a_model_point_to_the_weights_option(tmp_path):
+def test_a_weights_file_gives_the_weights_option(tmp_path):
     with h5py.File(tmp_path / "net.weights.h5", "w") as file:
         file.create_group("layers")
-    with pytest.raises(ModelError, match=r"weights only.*--weights .*net\.weights\.h5"):
+    with pytest.raises(ModelError, match=r"weights but no model.*--weights .*net\.weights\.h5"):
         catalogue.find(str(tmp_path / "net.weights.h5"))
 
 
 @pytest.mark.parametrize("name", ["net.keras", "net.h5", "net.tflite"])
-def test_a_file_of_another_kind_is_refused(tmp_path, name):
+def test_a_file_of_another_format_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"not a model")
-    with pytest.raises(ModelError, match="is no Keras model"):
+    with pytest.raises(ModelError, match="is not a Keras model"):
         catalogue.find(str(tmp_path / name))
 
 
@@ -154,7 +160,7 @@ def test_bundled_cards_are_read_once():
 
 
 @pytest.mark.parametrize("name", ["mine.yaml", "mine.YML"])
-def test_a_card_file_is_a_model(tmp_path, monkeypatch, name):
+def test_a_card_file_is_found_by_its_path(tmp_path, monkeypatch, name):
     path = tmp_path / name
     path.write_text(CARD)
     assert catalogue.find(str(path)).name == "mine"
@@ -162,16 +168,16 @@ def test_a_card_file_is_a_model(tmp_path, monkeypatch, name):
     assert catalogue.find(name) == catalogue.find(str(path))
     assert catalogue.is_path(name)
     path.write_text(CARD.replace("size: 96", "size: 64"))
-    assert catalogue.find(name).size == 64, "files of others are read anew"
+    assert catalogue.find(name).size == 64, "card files of users are read again"
 
 
 @pytest.mark.parametrize("name", ["gone.yaml", "gone.yml", "no/gone.yaml"])
-def test_a_missing_card_file_is_said_to_be_missing(name):
+def test_a_missing_card_file_is_an_error(name):
     with pytest.raises(ModelError, match=rf"{name}: there is no such file"):
         catalogue.find(name)
 
 
-def test_a_folder_named_like_a_card_file_is_no_card(tmp_path):
+def test_a_folder_named_like_a_card_file_is_an_error(tmp_path):
     (tmp_path / "mine.yaml").mkdir()
     with pytest.raises(ModelError, match="is a folder"):
         catalogue.find(str(tmp_path / "mine.yaml"))
@@ -191,18 +197,18 @@ def test_a_folder_named_like_a_card_file_is_no_card(tmp_path):
         (".", True),
     ],
 )
-def test_paths_are_told_from_names(text, is_path):
+def test_paths_are_distinguished_from_names(text, is_path):
     assert catalogue.is_path(text) is is_path
 
 
-def test_cards_are_plain_data(tmp_path):
+def test_cards_survive_json(tmp_path):
     path = archive(tmp_path / "net.keras", [layer("InputLayer", batch_shape=[None, 32, 32, 3]), CONV])
     card = catalogue.find(str(path))
     assert ModelCard.model_validate_json(card.model_dump_json()) == card
 
 
-def test_the_catalogue_loads_no_heavy_library():
+def test_the_catalogue_imports_no_heavy_library():
     heavy = ("keras", "tensorflow", "numpy", "h5py")
     code = f"import sys, tlcli.zoo.catalogue as c; c.load(); print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Which network `auto` is: by weights in the cache, by a server that answers, else the one that comes along."""
+"""The network for `auto`: MobileNetV2 with weights in the cache or on a server, else the bundled network."""
 
 import http.server
 import os
@@ -20,15 +20,15 @@ FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{}_no_top.h5"
 
 @dataclass
 class Server:
-    """What is on offer, and what was asked for."""
+    """The names of the files on a server, and its requests (method, path)."""
 
-    offered: set[str] = field(default_factory=set)
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
+    requests: list[tuple[str, str]] = field(default_factory=list)
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keras's folder for weights, empty."""
+    """An empty folder for Keras's weights."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     (tmp_path / "keras" / "models").mkdir(parents=True)
     return tmp_path / "keras" / "models"
@@ -36,13 +36,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def server(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server in the place of the one that has the weights."""
-    found = Server()
+    """A local server in place of the one with the weights."""
+    state = Server()
 
-    class Answer(http.server.BaseHTTPRequestHandler):
+    class Handler(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            found.asked.append((self.command, self.path))
-            self.send_response(200 if self.path.rpartition("/")[2] in found.offered else 404)
+            state.requests.append((self.command, self.path))
+            self.send_response(200 if self.path.rpartition("/")[2] in state.files else 404)
             self.end_headers()
 
         do_GET = do_HEAD
@@ -50,77 +50,77 @@ def server(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as running:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.05,))
         thread.start()
         monkeypatch.setattr(default, "BASE_URL", f"http://127.0.0.1:{running.server_port}/v2/")
-        yield found
+        yield state
         running.shutdown()
         thread.join()
 
 
-def chosen(arguments: dict | None = None, size: tuple[int, int] | None = None, weights: str | None = None) -> str:
+def choose(arguments: dict | None = None, size: tuple[int, int] | None = None, weights: str | None = None) -> str:
     return default.choose_default(arguments or {}, size, weights).name
 
 
 def test_weights_in_the_cache_are_enough(cache: Path) -> None:
-    assert chosen() == "mobilenet_synthetic"
+    assert choose() == "mobilenet_synthetic"
     (cache / FILE.format("1.0_224")).write_bytes(b"weights")
     assert default.choose_default({}, None, None) == default.Choice("mobilenet_v2", "")
-    assert chosen(size=(96, 96)) == "mobilenet_synthetic", "another size has other weights"
-    assert chosen(size=(100, 100)) == "mobilenet_v2", "a size without weights of its own takes those for 224"
-    assert chosen(size=(96, 224)) == "mobilenet_v2"
+    assert choose(size=(96, 96)) == "mobilenet_synthetic", "another size has other weights"
+    assert choose(size=(100, 100)) == "mobilenet_v2", "a size without published weights uses those for 224"
+    assert choose(size=(96, 224)) == "mobilenet_v2"
 
 
 def test_a_cache_in_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert chosen() == "mobilenet_synthetic"
+    assert choose() == "mobilenet_synthetic"
     (tmp_path / ".keras" / "models").mkdir(parents=True)
     (tmp_path / ".keras" / "models" / FILE.format("1.0_224")).write_bytes(b"weights")
-    assert chosen() == "mobilenet_v2"
+    assert choose() == "mobilenet_v2"
 
 
 def test_a_server_that_has_the_weights_is_enough(server: Server) -> None:
-    server.offered = {FILE.format("1.0_160")}
-    assert chosen(size=(160, 160)) == "mobilenet_v2"
-    assert server.asked == [("HEAD", f"/v2/{FILE.format('1.0_160')}")], "asked once, and nothing fetched"
+    server.files = {FILE.format("1.0_160")}
+    assert choose(size=(160, 160)) == "mobilenet_v2"
+    assert server.requests == [("HEAD", f"/v2/{FILE.format('1.0_160')}")], "one request, no download"
 
 
-def test_a_server_without_the_weights_does_not_count(server: Server) -> None:
-    server.offered = {FILE.format("1.0_160")}
-    assert chosen() == "mobilenet_synthetic"
-    assert len(server.asked) == 1
+def test_a_server_without_the_file_is_not_enough(server: Server) -> None:
+    server.files = {FILE.format("1.0_160")}
+    assert choose() == "mobilenet_synthetic"
+    assert len(server.requests) == 1
 
 
-def test_a_cached_file_asks_nobody(server: Server, cache: Path) -> None:
+def test_a_cached_file_needs_no_request(server: Server, cache: Path) -> None:
     (cache / FILE.format("1.0_224")).write_bytes(b"weights")
-    assert chosen() == "mobilenet_v2"
-    assert server.asked == []
+    assert choose() == "mobilenet_v2"
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("weights", ["random", "mine.weights.h5"])
-def test_weights_of_ones_own_need_nothing(server: Server, weights: str) -> None:
-    assert chosen(weights=weights) == "mobilenet_v2"
-    assert server.asked == []
+def test_given_weights_need_no_request(server: Server, weights: str) -> None:
+    assert choose(weights=weights) == "mobilenet_v2"
+    assert server.requests == []
 
 
-def test_a_width_that_the_bundled_network_does_not_have_is_wanted(server: Server) -> None:
-    assert chosen({"alpha": 0.35}) == "mobilenet_v2"
-    assert chosen({"alpha": "wide"}) == "mobilenet_v2", "whoever builds it tells what is wrong"
-    assert server.asked == []
+def test_arguments_that_the_bundled_network_lacks_give_mobilenet_v2(server: Server) -> None:
+    assert choose({"alpha": 0.35}) == "mobilenet_v2"
+    assert choose({"alpha": "wide"}) == "mobilenet_v2", "the error comes when the network is built"
+    assert server.requests == []
     own = catalogue.find("mobilenet_synthetic").arguments
-    assert chosen(own) == "mobilenet_synthetic"
-    assert server.asked == [("HEAD", f"/v2/{FILE.format(str(float(own.get('alpha', 1.0))) + '_224')}")]
+    assert choose(own) == "mobilenet_synthetic"
+    assert server.requests == [("HEAD", f"/v2/{FILE.format(str(float(own.get('alpha', 1.0))) + '_224')}")]
 
 
 def test_proxies_are_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here the proxy is the only way, and it has the file."""
-    server.offered = {FILE.format("1.0_224")}
+    """Only the proxy reaches the file."""
+    server.files = {FILE.format("1.0_224")}
     monkeypatch.setenv("http_proxy", default.BASE_URL.removesuffix("v2/"))
     monkeypatch.setattr(default, "BASE_URL", "http://weights.invalid/v2/")
-    assert chosen() == "mobilenet_v2"
-    assert server.asked == [("HEAD", f"http://weights.invalid/v2/{FILE.format('1.0_224')}")]
+    assert choose() == "mobilenet_v2"
+    assert server.requests == [("HEAD", f"http://weights.invalid/v2/{FILE.format('1.0_224')}")]
 
 
 def test_a_silent_server_is_not_waited_for(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,23 +128,23 @@ def test_a_silent_server_is_not_waited_for(cache: Path, monkeypatch: pytest.Monk
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(default, "BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
         began = time.perf_counter()
-        assert chosen() == "mobilenet_synthetic"
+        assert choose() == "mobilenet_synthetic"
         assert time.perf_counter() - began < 2
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "http://weights.invalid/", "nonsense", "http://[/"])
-def test_whatever_goes_wrong_is_a_no(url: str) -> None:
+def test_every_failure_means_that_the_file_cannot_be_fetched(url: str) -> None:
     assert default.can_fetch(url) is False
 
 
-def test_the_wait_is_short() -> None:
+def test_the_timeout_is_at_most_three_seconds() -> None:
     assert default.WAIT_S <= 3
 
 
-def test_the_notice_says_why_at_what_cost_and_what_to_do(cache: Path) -> None:
+def test_the_notice_gives_reason_consequence_and_next_step(cache: Path) -> None:
     notice = default.choose_default({}, None, None).notice
     for text in (
-        "ImageNet weights of mobilenet_v2 are neither in Keras's cache nor can they be fetched",
+        "ImageNet weights of mobilenet_v2 are neither in Keras's cache nor reachable",
         "'mobilenet_synthetic'",
         "synthetic images",
         f"{catalogue.find('mobilenet_synthetic').size} × ",
@@ -154,11 +154,11 @@ def test_the_notice_says_why_at_what_cost_and_what_to_do(cache: Path) -> None:
         "docs/recipes.md",
     ):
         assert text in notice
-    assert str(cache) not in notice, "it goes into records, which name no folders"
+    assert str(cache) not in notice, "records contain no folders"
 
 
-def test_the_file_and_the_server_are_those_of_keras(cache: Path) -> None:
-    """What Keras asks for, it tells in its error; a process of its own, as KERAS_HOME is read at import."""
+def test_file_name_and_server_are_those_of_keras(cache: Path) -> None:
+    """Keras's error names the file it requests. KERAS_HOME is read at import, so this needs a new process."""
     code = """
 import keras
 from keras.src.applications import mobilenet_v2
@@ -174,5 +174,7 @@ for alpha, size in ((0.35, (96, 96)), (1, (64, 96)), (0.75, (100, 100))):
         raise AssertionError("the internet was reached")
 assert keras.src.backend.config.keras_home() == str(default.keras_cache())
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 0, done.stderr[-2000:]
+    completed = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=os.environ
+    )
+    assert completed.returncode == 0, completed.stderr[-2000:]

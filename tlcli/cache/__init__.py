@@ -1,1 +1,1 @@
-"""Content-addressed storage on disk: arrays, results, eviction, locks."""
+"""Content-addressed storage on disk: arrays, results, and eviction."""

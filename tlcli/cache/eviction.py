@@ -1,7 +1,7 @@
-"""Room in a cache folder: who gives way to whom, what the interrupted left, and what to say when there is too little.
+"""Disk space in a cache folder: eviction of entries, removal of leftovers, and errors when there is too little space.
 
-In such a folder `<key>` is a complete entry, used last when its `notes.json` was touched last, `.<key>-…` an unfinished
-or a removed one, and who changes any of them holds `<key>.lock`.
+A cache folder holds complete entries `<key>`, last used when their `notes.json` was last touched, and unfinished or
+removed entries `.<key>-…`. Whoever changes one of them holds the lock `<key>.lock`.
 """
 
 import errno
@@ -12,71 +12,137 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
 from tlcli.errors import DataError
 
-NOTES = "notes.json"
+METADATA = "notes.json"
 KEY = re.compile(r"[0-9a-f]+")
 
 _LEFTOVER = re.compile(r"\.([0-9a-f]+)-\w+")
+_TOO_SMALL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @dataclass(frozen=True)
 class DiskSpace:
-    """Bytes that shall be written into a cache folder, and how the system's refusal is explained.
+    """Disk space that a write to a cache folder needs, with errors that explain a failure.
 
     Attributes:
-        what: What is written: "pixel cache".
-        folder: Where.
-        bytes: How much.
+        name: What is written, for messages: "pixel cache".
+        folder: Where it is written.
+        bytes: Its size.
     """
 
-    what: str
+    name: str
     folder: Path
     bytes: int
 
-    def require(self) -> None:
-        """Refuse to begin what cannot end.
+    def require_free(self) -> None:
+        """Check that the disk has enough free space.
 
         Raises:
-            DataError: The disk has less room than is needed.
+            DataError: If it has not.
         """
         free = shutil.disk_usage(self.folder).free
         if free < self.bytes:
             raise self._too_small(f"{free:,} free")
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Turn the system's refusal to write into a DataError."""
+    def explain_errors(self) -> Iterator[None]:
+        """Turn errors of the system about a full disk or a folder that cannot be written into a DataError."""
         try:
             yield
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno in _TOO_SMALL:
                 raise self._too_small(error.strerror) from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-                raise self._refused(f"cannot be written ({error.strerror})") from error
+            if error.errno in _NOT_WRITABLE:
+                raise self._error(f"cannot be written ({error.strerror})") from error
             raise
 
-    def unreadable(self) -> DataError:
-        """What to raise when something was written and is not there."""
-        return self._refused("cannot be read back")
+    def unreadable_error(self) -> DataError:
+        """The error for content that was written but cannot be read."""
+        return self._error("cannot be read back")
 
-    def _too_small(self, seen: str | None) -> DataError:
-        return self._refused(f"needs {self.bytes:,} bytes on disk ({seen})")
+    def _too_small(self, reason: str | None) -> DataError:
+        return self._error(f"needs {self.bytes:,} bytes on disk ({reason})")
 
-    def _refused(self, verdict: str) -> DataError:
-        hint = "Free some space, or set TLCLI_CACHE to a folder elsewhere."
-        return DataError(f"the {self.what} {verdict}", where=str(self.folder), hint=hint)
+    def _error(self, problem: str) -> DataError:
+        hint = "Free some space, or set TLCLI_CACHE to another folder."
+        return DataError(f"the {self.name} {problem}", where=str(self.folder), hint=hint)
+
+
+class _StoredEntry(NamedTuple):
+    """A complete entry on disk. Entries sort by their last use, oldest first."""
+
+    used_ns: int
+    key: str
+    bytes: int
+
+
+def mark_used(path: Path) -> None:
+    """Set the time of an entry's last use to now. Does nothing if the entry is gone."""
+    # The entry may belong to another user, or another process may have removed it. A mapping of it stays usable.
+    with suppress(OSError):
+        os.utime(path / METADATA)
+
+
+def evict_to_fit(space: DiskSpace, keep: Collection[str]) -> None:
+    """Evict the least recently used entries until the disk has the space. Evicts none if all together are too small.
+
+    Args:
+        space: The space needed, and the cache folder.
+        keep: Keys of entries that are not evicted.
+    """
+    missing = space.bytes - shutil.disk_usage(space.folder).free
+    evictable = sum(entry.bytes for entry in _stored_entries(space.folder) if entry.key not in keep)
+    if evictable >= missing:
+        _evict_least_recent(space.folder, keep, missing)
+
+
+def evict_to_budget(budget: int, folder: Path, keep: Collection[str]) -> None:
+    """Evict the least recently used entries until all entries take at most `budget` bytes.
+
+    Args:
+        budget: In bytes.
+        folder: The cache folder.
+        keep: Keys of entries that are not evicted, even if they exceed the budget.
+    """
+    excess = sum(entry.bytes for entry in _stored_entries(folder)) - budget
+    _evict_least_recent(folder, keep, excess)
+
+
+def evict_files_to_budget(budget: int, folder: Path, pattern: str) -> None:
+    """Remove the least recently used files that match a pattern until the rest takes at most `budget` bytes."""
+    files = []
+    for path in folder.glob(pattern):
+        # Another process may remove the file at the same time.
+        with suppress(FileNotFoundError):
+            files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+    excess = sum(size for _, size, _ in files) - budget
+    for _, size, path in sorted(files):
+        if excess <= 0:
+            return
+        path.unlink(missing_ok=True)
+        excess -= size
+
+
+def remove_entry(path: Path) -> None:
+    """Remove an entry. It is renamed first, so no reader finds half of it."""
+    removed = path.with_name(f".{path.name}-old")
+    with suppress(FileNotFoundError):
+        path.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path, own: Collection[str]) -> None:
-    """Remove what interrupted processes left in a cache folder: `.<key>-*`, guarded by `<key>.lock`.
+    """Remove what interrupted processes left in a cache folder: `.<key>-…`, unless another process holds the lock.
 
     Args:
-        folder: The folder.
-        own: Keys whose locks the caller holds; the leftovers of others go unless somebody holds theirs.
+        folder: The cache folder.
+        own: Keys whose locks the caller holds.
     """
     for leftover in folder.iterdir():
         match = _LEFTOVER.fullmatch(leftover.name)
@@ -87,73 +153,32 @@ def remove_leftovers(folder: Path, own: Collection[str]) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
-def mark_used(place: Path) -> None:
-    """Note that an entry was used just now."""
-    # It may belong to somebody else, or be removed by another process: who has it mapped can use it all the same.
-    with suppress(OSError):
-        os.utime(place / NOTES)
-
-
-def free_space(room: DiskSpace, keep: Collection[str]) -> None:
-    """Where the disk is too full, remove what was used longest ago, unless that would not be enough either."""
-    short = room.bytes - shutil.disk_usage(room.folder).free
-    if sum(size for _, key, size in _held(room.folder) if key not in keep) >= short:
-        _evict(room.folder, keep, short)
-
-
-def limit_total(budget: int, folder: Path, keep: Collection[str]) -> None:
-    """Remove what was used longest ago until all entries take at most `budget` bytes.
-
-    Args:
-        budget: In bytes.
-        folder: The folder.
-        keep: Keys of entries that stay, be they larger than the budget.
-    """
-    _evict(folder, keep, sum(size for _, _, size in _held(folder)) - budget)
-
-
-def limit_files(budget: int, folder: Path, pattern: str) -> None:
-    """Remove the least recently used files that match a pattern until those left take at most `budget` bytes."""
-    found = []
-    for path in folder.glob(pattern):
-        # Another process may remove the file at the same time.
-        with suppress(FileNotFoundError):
-            found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-    excess = sum(size for _, size, _ in found) - budget
-    for _, size, path in sorted(found):
+def _evict_least_recent(folder: Path, keep: Collection[str], excess: int) -> None:
+    """Evict entries in the order of their last use until `excess` bytes are free. Entries in use stay."""
+    for entry in sorted(_stored_entries(folder)):
         if excess <= 0:
             return
-        path.unlink(missing_ok=True)
-        excess -= size
+        if entry.key not in keep and _evict(folder, entry.key):
+            excess -= entry.bytes
 
 
-def remove_entry(place: Path) -> None:
-    """Remove an entry: by its name first, so that nobody finds half of it."""
-    removed = place.with_name(f".{place.name}-old")
-    with suppress(FileNotFoundError):
-        place.rename(removed)
-    shutil.rmtree(removed, ignore_errors=True)
+def _evict(folder: Path, key: str) -> bool:
+    """Remove an entry. False if another process is repairing it or, on Windows, has it open."""
+    try:
+        with FileLock(folder / f"{key}.lock").acquire(timeout=0):
+            remove_entry(folder / key)
+    except OSError:
+        return False
+    return True
 
 
-def _evict(folder: Path, keep: Collection[str], excess: int) -> None:
-    for _, key, size in sorted(_held(folder)):
-        if excess <= 0:
-            return
-        # It stays where somebody is repairing it or, on Windows, has it open.
-        with suppress(OSError):
-            if key not in keep:
-                with FileLock(folder / f"{key}.lock").acquire(timeout=0):
-                    remove_entry(folder / key)
-                excess -= size
-
-
-def _held(folder: Path) -> list[tuple[int, str, int]]:
-    """Of every entry when it was used last (ns), its key and its bytes."""
-    held = []
-    for notes in folder.glob(f"*/{NOTES}"):
-        # Another process may remove it just now.
+def _stored_entries(folder: Path) -> list[_StoredEntry]:
+    """All complete entries of a cache folder, in no order."""
+    entries = []
+    for metadata in folder.glob(f"*/{METADATA}"):
+        # Another process may remove the entry at the same time.
         with suppress(FileNotFoundError):
-            if KEY.fullmatch(notes.parent.name):
-                sizes = [file.stat().st_size for file in notes.parent.iterdir()]
-                held.append((notes.stat().st_mtime_ns, notes.parent.name, sum(sizes)))
-    return held
+            if KEY.fullmatch(metadata.parent.name):
+                size = sum(file.stat().st_size for file in metadata.parent.iterdir())
+                entries.append(_StoredEntry(metadata.stat().st_mtime_ns, metadata.parent.name, size))
+    return entries

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from tlcli.cache.eviction import limit_files
+from tlcli.cache.eviction import evict_files_to_budget
 from tlcli.paths import replacing
 
-# Errors of a damaged file: NumPy and zipfile verify the checksum of every array.
+# Errors of a damaged file. NumPy and zipfile verify the checksum of each array.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class CachedResult:
-    """A result: plain state, ready for JSON, and arrays in a fixed order."""
+    """A result: state that can be written as JSON, and arrays in a fixed order."""
 
     state: dict[str, Any]
     arrays: list[np.ndarray]
@@ -27,11 +27,11 @@ class CachedResult:
 
 @dataclass(frozen=True)
 class ResultCache:
-    """A folder of results, one file `<key>.npz` each. A file is written completely or not at all.
+    """A folder of results, one file `<key>.npz` each. A file is written as a whole or not at all.
 
     Attributes:
-        folder: Created when it is first written to.
-        budget: Bytes that all results together may take; the least recently used are evicted first.
+        folder: Created by the first `keep`.
+        budget: Bytes that all results may take. The least recently used are evicted first.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class ResultCache:
         """The result under a key; None if there is none or its file is damaged."""
         path = self.folder / f"{key}.npz"
         try:
-            # Opened here, because NumPy does not close a damaged file that it opened itself.
+            # The file is opened here because NumPy does not close a damaged file that it opened itself.
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 state = json.loads(archive["state"].tobytes())
                 arrays = [archive[f"arr_{index}"] for index in range(len(archive.files) - 1)]
@@ -63,4 +63,4 @@ class ResultCache:
         state = np.frombuffer(json.dumps(result.state, allow_nan=False).encode(), np.uint8)
         with replacing(self.folder / f"{key}.npz") as temporary, temporary.open("wb") as stream:
             np.savez(stream, *result.arrays, state=state)
-        limit_files(self.budget, self.folder, "*.npz")
+        evict_files_to_budget(self.budget, self.folder, "*.npz")

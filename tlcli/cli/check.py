@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import as_json, examples, exclude, is_quiet, state
+from tlcli.cli.options import examples, exclude_option, global_options, is_quiet, json_option
 from tlcli.errors import ExpectationError
 from tlcli.text import plural
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from tlcli.quality.finding import Finding, Severity
     from tlcli.workflows.check import Checked
 
-# Examples of a finding in the table.
-SHOWN = 2
+# Examples per finding in the table.
+MAX_EXAMPLES = 2
 STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
 
 
@@ -33,8 +33,8 @@ STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--model", "-m", metavar="M", help="Network whose input size counts. [default: mobilenet_v2]")
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
-@exclude
-@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with pictures.")
+@exclude_option
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with thumbnails.")
 @click.option(
     "--quarantine",
     metavar="FILE",
@@ -46,10 +46,10 @@ STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
     type=click.Choice(["error", "warning", "info", "never"]),
     default="error",
     show_default=True,
-    help="Exit code 3 for findings as severe as this.",
+    help="Exit code 3 for findings at least this severe.",
 )
-@as_json
-@state
+@json_option
+@global_options
 def check(
     data: Path,
     model: str | None,
@@ -60,9 +60,9 @@ def check(
     fail_on: "Severity",
     as_json: bool,
 ) -> None:
-    """Look for what spoils training: broken images, copies, leaks.
+    """Find faulty images: broken files, copies, leaks.
 
-    Every file of DATA is decoded as for training, and compared with all others. Nothing in DATA is changed.
+    Decodes every file of DATA as for training and compares it with all others. DATA is not changed.
     """
     from tlcli.cli import console
     from tlcli.cli.progress import observer
@@ -83,22 +83,21 @@ def check(
         raise click.exceptions.Exit(ExpectationError.exit_code)
 
 
-def _print_result(found: "CheckResult") -> None:
-    """A table of the findings, and what to do about those that matter."""
+def _print_result(result: "CheckResult") -> None:
+    """Print a table of the findings, and the remedies for errors and warnings."""
     from tlcli.cli import console
 
     out = console.out()
-    console.say(out, console.safe(f"{found.data}: {found.summary()}", "bold"))
-    out.print()
-    if not found.findings:
-        out.print("nothing was found")
+    console.print_text(out, console.safe(f"{result.data}: {result.summary()}", "bold"))
+    if not result.findings:
         return
-    out.print(_table(found.findings))
-    for finding in found.findings:
+    out.print()
+    out.print(_table(result.findings))
+    for finding in result.findings:
         if finding.severity != "info":
             out.print()
             title = console.safe(f"{_title(finding)}: ", STYLES[finding.severity])
-            console.say(out, title + console.safe(f"{finding.message}. {finding.remedy}"))
+            console.print_text(out, title + console.safe(f"{finding.message}. {finding.remedy}"))
 
 
 def _table(findings: "tuple[Finding, ...]") -> "Table":
@@ -107,29 +106,28 @@ def _table(findings: "tuple[Finding, ...]") -> "Table":
 
     from tlcli.cli import console
 
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    made.add_column("severity", no_wrap=True)
-    made.add_column("finding", no_wrap=True)
-    made.add_column("count", justify="right", no_wrap=True)
-    made.add_column("for example", overflow="fold")
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("severity", no_wrap=True)
+    table.add_column("finding", no_wrap=True)
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("examples", overflow="fold")
     for finding in findings:
         style = STYLES[finding.severity]
-        cases = Text("\n").join(console.safe(line, "dim" if style == "dim" else "") for line in _cases(finding))
-        made.add_row(
-            console.safe(finding.severity, style), console.safe(_title(finding), style), str(finding.count), cases
+        lines = Text("\n").join(console.safe(line, "dim" if style == "dim" else "") for line in _examples(finding))
+        table.add_row(
+            console.safe(finding.severity, style), console.safe(_title(finding), style), str(finding.count), lines
         )
-    return made
+    return table
 
 
-def _cases(finding: "Finding") -> list[str]:
-    """The first examples, a line each."""
+def _examples(finding: "Finding") -> list[str]:
+    """The first files or groups of files of a finding, one line each."""
     notes = finding.notes or {}
     if finding.groups:
-        lines = [" = ".join(group[:3]) + (" = …" if len(group) > 3 else "") for group in finding.groups[:SHOWN]]
+        lines = [" = ".join(group[:3]) + (" = …" if len(group) > 3 else "") for group in finding.groups[:MAX_EXAMPLES]]
     else:
-        noted = [(path, notes.get(path)) for path in finding.paths[:SHOWN]]
-        lines = [f"{path} ({note})" if note else path for path, note in noted]
-    return [*lines, *(["…"] if len(finding.groups or finding.paths) > SHOWN else [])]
+        lines = [f"{path} ({notes[path]})" if notes.get(path) else path for path in finding.paths[:MAX_EXAMPLES]]
+    return [*lines, *(["…"] if len(finding.groups or finding.paths) > MAX_EXAMPLES else [])]
 
 
 def _title(finding: "Finding") -> str:
@@ -137,28 +135,29 @@ def _title(finding: "Finding") -> str:
 
 
 def _print_next(request: "CheckRequest", checked: "Checked", *, fail_on: str | None) -> None:
-    """What was written, the exit code, and what to type next. `fail_on` is None if the exit code is 0."""
+    """Print the written files, the exit code if `fail_on` is given, and the commands to type next."""
     from tlcli.cli import console
 
-    left_out, use = len(checked.left_out), checked.command or checked.obstacle
+    left_out, following = len(checked.left_out), checked.command or checked.obstacle
     lines = []
     if request.html is not None:
         lines.append(("page", str(request.html)))
     if request.quarantine is not None:
         lines.append(("list", f"{request.quarantine}, {plural(left_out, 'image')}"))
-        if left_out and use:
-            lines.append(("use it", use))
+        if left_out and following:
+            lines.append(("next", following))
     if fail_on:
-        lines.append(("exit code", f"3, for findings of severity {fail_on} (--fail-on)"))
-    again = ["tlcli", "check", str(request.data), *(["--exclude", str(request.exclude)] if request.exclude else [])]
-    again += ["--model", request.model] if request.model else []
-    again += ["--size", *map(str, request.size)] if request.size else []
-    if request.html is None and not is_quiet():
-        lines.append(("pictures", shlex.join([*again, "--html", "findings.html"])))
+        lines.append(("exit code", f"3: findings of severity {fail_on} (--fail-on)"))
+    repeated = ["tlcli", "check", str(request.data)]
+    repeated += ["--exclude", str(request.exclude)] if request.exclude else []
+    repeated += ["--model", request.model] if request.model else []
+    repeated += ["--size", *map(str, request.size)] if request.size else []
+    if request.html is None and checked.result.findings and not is_quiet():
+        lines.append(("page", shlex.join([*repeated, "--html", "findings.html"])))
     if request.quarantine is None and left_out and not is_quiet():
-        command = shlex.join([*again, "--quarantine", "bad.txt"])
-        lines.append(("list", f"{command}: {plural(left_out, 'image')} to leave out"))
+        lines.append(("list", f"{shlex.join([*repeated, '--quarantine', 'bad.txt'])}  ({plural(left_out, 'image')})"))
     out = console.out()
-    out.print()
+    if lines:
+        out.print()
     for name, text in lines:
-        console.say(out, console.safe(f"{name:<11}{text}"))
+        out.print(console.safe(f"{name:<11}{text}"))

@@ -4,23 +4,23 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import as_json, examples, state
+from tlcli.cli.options import examples, global_options, json_option
 
 
 @click.command(epilog=examples("compare runs/first runs/second", "compare runs/photos-*"))
 @click.argument("runs", metavar="RUN…", type=click.Path(path_type=Path), nargs=-1, required=True)
-@as_json
-@state
+@json_option
+@global_options
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
-    """Put finished runs side by side.
+    """Compare finished runs side by side.
 
-    The best by validation images is marked where all saw the same split.
+    If all runs have the same split, the best on the validation images is marked.
     """
     from tlcli.cli import console, tables
-    from tlcli.report.comparison import side_by_side
+    from tlcli.workflows import compare as workflow
 
-    found = side_by_side(runs)
+    comparison = workflow.compare(runs)
     if as_json:
-        console.print_json(found)
+        console.print_json(comparison)
     else:
-        tables.print_comparison(found)
+        tables.print_comparison(comparison)

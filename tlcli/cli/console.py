@@ -1,4 +1,4 @@
-"""Where words go: results to stdout, progress and logs to stderr, both safe against hostile names."""
+"""Consoles for stdout (results) and stderr (progress, logs), tables, and the quiet import of Keras."""
 
 import json
 import logging
@@ -15,9 +15,9 @@ from rich.text import Text
 
 from tlcli.text import printable
 
-# Keras imports these where they are installed, which takes a second, for its own plots and wrappers.
+# Keras imports these for its own plots and wrappers if they are installed, which takes a second.
 NOT_FOR_KERAS = ("matplotlib", "pandas", "sklearn")
-# Width of tables that no terminal limits.
+# Width of tables outside a terminal, characters.
 PIPE_WIDTH = 120
 
 
@@ -32,37 +32,18 @@ def err() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def safe(text: str, style: str = "") -> Text:
-    """Text shown as it is: no markup is read in it, and control characters are shown as escapes."""
+    """The text without markup, with control characters as escapes."""
     return Text(printable(text), style=style)
 
 
-def say(console: Console, text: Text | str, style: str = "") -> None:
-    """Print a sentence: broken between words on a terminal, one line elsewhere."""
+def print_text(console: Console, text: Text | str, style: str = "") -> None:
+    """Print a sentence: wrapped between words on a terminal, one line elsewhere."""
     console.print(text, style=style or None, soft_wrap=not console.is_terminal)
-
-
-def table(
-    columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, left: int = 1, spare: Sequence[str] = ()
-) -> Table:
-    """A plain table; the first `left` columns are words, the others numbers set to the right.
-
-    On a narrow terminal the columns named in `spare` are left out, in that order, until the others fit.
-    """
-    kept = fitting(columns, rows, spare=spare)
-    shown = [[_cell(cell) for cell in row] for row in rows]
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for at, name in enumerate(columns):
-        if name in kept:
-            is_word = at < left
-            made.add_column(safe(name), justify="left" if is_word else "right", overflow="fold", no_wrap=not is_word)
-    for row in shown:
-        made.add_row(*(cell for cell, name in zip(row, columns, strict=True) if name in kept))
-    return made
 
 
 def print_table(
@@ -70,28 +51,66 @@ def print_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str | Text]],
     *,
-    left: int = 1,
-    spare: Sequence[str] = (),
+    text_columns: int = 1,
+    optional: Sequence[str] = (),
+    hint: str = "",
 ) -> None:
-    """Print a table, and say which columns found no room."""
-    console.print(table(columns, rows, left=left, spare=spare))
-    if missing := [name for name in columns if name not in fitting(columns, rows, spare=spare)]:
-        say(console, f"Left out at {console.width} columns: {', '.join(missing)}.", "dim")
+    """Print a table, and below it the columns that did not fit. `hint` says where to find them."""
+    console.print(table(columns, rows, text_columns=text_columns, optional=optional))
+    shown = fitting_columns(columns, rows, optional=optional)
+    if hidden := [name for name in columns if name not in shown]:
+        needed = table_width(columns, rows, columns)
+        print_text(
+            console,
+            f"Left out at {console.width} columns ({needed} needed): {', '.join(hidden)}. {hint}".rstrip(),
+            "dim",
+        )
 
 
-def fitting(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, spare: Sequence[str]) -> list[str]:
-    """The columns that are left when those in `spare` go, in that order, until the others fit the terminal."""
-    kept = list(columns)
-    for name in spare:
-        if width(columns, rows, kept) > out().width:
-            kept.remove(name)
-    return kept
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    *,
+    text_columns: int = 1,
+    optional: Sequence[str] = (),
+) -> Table:
+    """A plain table that fits the terminal.
+
+    Args:
+        columns: Headings.
+        rows: One cell per heading.
+        text_columns: The first columns, aligned left. The others hold numbers and are aligned right.
+        optional: Columns to leave out on a narrow terminal, in this order, until the others fit.
+    """
+    shown = fitting_columns(columns, rows, optional=optional)
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for position, name in enumerate(columns):
+        if name in shown:
+            is_text = position < text_columns
+            result.add_column(safe(name), justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    for row in cells:
+        result.add_row(*(cell for cell, name in zip(row, columns, strict=True) if name in shown))
+    return result
 
 
-def width(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], kept: Sequence[str]) -> int:
-    """Characters that a table with the columns `kept` takes."""
-    widths = [max([len(name), *(_cell(row[at]).cell_len for row in rows)]) for at, name in enumerate(columns)]
-    return sum(size + 2 for size, name in zip(widths, columns, strict=True) if name in kept) - 2
+def fitting_columns(
+    columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, optional: Sequence[str]
+) -> list[str]:
+    """The columns that fit the terminal after leaving out optional ones, in their order."""
+    shown = list(columns)
+    for name in optional:
+        if name in shown and table_width(columns, rows, shown) > out().width:
+            shown.remove(name)
+    return shown
+
+
+def table_width(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], shown: Sequence[str]) -> int:
+    """Width in characters of a table with the columns `shown`."""
+    widths = [
+        max([len(name), *(_cell(row[position]).cell_len for row in rows)]) for position, name in enumerate(columns)
+    ]
+    return sum(size + 2 for size, name in zip(widths, columns, strict=True) if name in shown) - 2
 
 
 def _cell(cell: str | Text) -> Text:
@@ -100,9 +119,9 @@ def _cell(cell: str | Text) -> Text:
 
 @contextmanager
 def loading_keras() -> Iterator[None]:
-    """Around the import of Keras: quiet, and without what Keras would load for functions that are not used here."""
+    """Import Keras inside this context: without start-up messages, and without the modules in `NOT_FOR_KERAS`."""
     hidden = dict.fromkeys(set(NOT_FOR_KERAS) - set(sys.modules))
-    sys.modules.update(hidden)  # type: ignore[arg-type]  # None makes an import fail as if nothing were installed
+    sys.modules.update(hidden)  # type: ignore[arg-type]  # None makes an import fail as if the module were not installed
     try:
         with _quiet():
             yield
@@ -113,19 +132,19 @@ def loading_keras() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the native libraries' start-up lines off stderr while heavy modules load; shown if loading fails."""
+    """Hold back what native libraries write to stderr while modules load; print it if loading fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     saved = os.dup(2)
-    with TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
-            # Its warnings are about how a program calls it, such as many small networks in one process.
+            # TensorFlow warns about uses that are intended here, such as many small networks in one process.
             logging.getLogger("tensorflow").setLevel(logging.ERROR)
         except Exception:
-            held.seek(0)
-            os.write(saved, held.read())
+            captured.seek(0)
+            os.write(saved, captured.read())
             raise
         finally:
             os.dup2(saved, 2)
@@ -134,6 +153,6 @@ def _quiet() -> Iterator[None]:
 
 def _console(is_terminal: bool, *, stderr: bool) -> Console:
     width = None if is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH
-    # Lines are never broken here: a terminal does it itself, and a log or a copied command wants them whole.
+    # Lines are not broken here: terminals do that, and logs and copied commands need whole lines.
     colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     return Console(stderr=stderr, width=width, color_system=colours, highlight=False, soft_wrap=True)

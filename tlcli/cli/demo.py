@@ -1,34 +1,34 @@
-"""`tlcli demo`: the main job, whole, in about a minute, offline."""
+"""`tlcli demo`: the whole job in about a minute, offline."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import is_quiet, state
+from tlcli.cli.options import global_options, is_quiet
 
 if TYPE_CHECKING:
     import numpy as np
 
     from tlcli.workflows.request import Request
 
-# Shades for pictures in the terminal, dark to light.
+# Characters for gray values, dark to light.
 SHADES = "@%#*+=-:. "
 SIDE = 12
-# Width of a picture and the gap beside it, in characters.
+# Width of an image and the gap beside it, in characters.
 COLUMN = 2 * SIDE + 2
-MOST_PICTURES = 5
+MAX_IMAGES = 5
 
 
 @click.command()
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path), help="Where images and run go. [default: a new runs/demo-<n>]"
+    "--out", "-o", type=click.Path(path_type=Path), help="Folder for images and runs. [default: runs/demo-<n>]"
 )
-@state
+@global_options
 def demo(out: Path | None) -> None:
-    """See the whole job on handwritten digits. Needs no network connection."""
+    """Run a complete example on handwritten digits, offline."""
     from tlcli.cli import console
-    from tlcli.cli.finetune import run_and_tell
+    from tlcli.cli.finetune import run_and_print
     from tlcli.workflows.demo import from_scratch, write_digits
     from tlcli.workflows.request import Request
 
@@ -36,23 +36,25 @@ def demo(out: Path | None) -> None:
     data, run = home / "digits", home / "run"
     if not is_quiet():
         err = console.err()
-        console.say(err, "Handwritten digits from scikit-learn, 60 of each, as a folder of class folders:", "bold")
+        console.print_text(
+            err, "Handwritten digits from scikit-learn, 60 images of each, as a folder of class folders:", "bold"
+        )
         err.print(console.safe(f"  {data}/0 … {data}/9"))
         err.print(
             console.safe(
-                "The network comes with tlcli: MobileNet, pretrained on images that a program drew, none of a digit."
-                " First it is fine-tuned; then the same network learns the same from random weights, for comparison."
+                "The bundled network is a MobileNet pretrained on synthetic images, none of them digits. It is"
+                " fine-tuned, then trained again from random weights for comparison."
             )
         )
     write_digits(data)
-    run_and_tell(Request(recipe="demo", options={"data.path": str(data.absolute())}, out=run), as_json=False)
-    _compare(run, from_scratch(run, home / "from-scratch"))
-    _show_guesses(run)
-    _what_next(data, run)
+    run_and_print(Request(recipe="demo", options={"data.path": str(data.absolute())}, out=run), as_json=False)
+    _print_comparison(run, from_scratch(run, home / "from-scratch"))
+    _print_predictions(run)
+    _print_next_commands(data, run)
 
 
-def _compare(run: Path, request: "Request") -> None:
-    """Carry the comparison out and print both accuracies beside each other."""
+def _print_comparison(run: Path, request: "Request") -> None:
+    """Train from random weights, and print both accuracies side by side."""
     from tlcli.cli import console
     from tlcli.cli.progress import observer
     from tlcli.report import record
@@ -61,17 +63,17 @@ def _compare(run: Path, request: "Request") -> None:
     from tlcli.workflows.request import check_request
 
     if not is_quiet():
-        console.say(console.err(), "The same network from random weights, for comparison:", "bold")
+        console.print_text(console.err(), "The same network from random weights:", "bold")
     with observer() as observe:
         _, scratch = finetune(request, check_request(request), observe)
     tuned = record.read(run)
     out = console.out()
     out.print()
-    out.print("What pretraining is worth here:", style="bold")
+    out.print("Effect of pretraining:", style="bold")
     rows = (("fine-tuned from the bundled weights", tuned), ("the same network from random weights", scratch))
-    for name, note in rows:
-        score, epochs = note.scores["test"]["accuracy"], sum(phase["epochs"] for phase in note.phases)
-        time = duration(note.seconds["total"])
+    for name, result in rows:
+        score, epochs = result.scores["test"]["accuracy"], sum(phase["epochs"] for phase in result.phases)
+        time = duration(result.seconds["total"])
         out.print(console.safe(f"  {name:<38}test accuracy {score:.4f}  {epochs} epochs, {time}"))
     out.print()
 
@@ -83,8 +85,8 @@ def _next_folder() -> Path:
     return folder
 
 
-def _show_guesses(run: Path) -> None:
-    """As many test images as fit beside each other, as the classifier sees them, each with its guess."""
+def _print_predictions(run: Path) -> None:
+    """Print test images side by side, each with its prediction."""
     from tlcli.cli import console
     from tlcli.data.pixels import read
     from tlcli.report import record
@@ -94,43 +96,43 @@ def _show_guesses(run: Path) -> None:
     root = Path(record.read(run).data["path"])
     tests = read_splits(run, "test")
     out = console.out()
-    number = max(1, min(MOST_PICTURES, (out.width + 2) // COLUMN))
+    number = max(1, min(MAX_IMAGES, (out.width + 2) // COLUMN))
     chosen = tests[:: max(1, len(tests) // number)][:number]
-    guesses = list(predict(run, [str(root / row["path"]) for row in chosen], top=1, progress=lambda *_: None))
+    predictions = list(predict(run, [str(root / row["path"]) for row in chosen], top=1, progress=lambda *_: None))
     out.print()
     out.print("Some test images:", style="bold")
-    pictures = [_drawn(read(root / row["path"], (SIDE, SIDE), "stretch")) for row in chosen]
-    for lines in zip(*pictures, strict=True):
+    images = [_as_characters(read(root / row["path"], (SIDE, SIDE), "stretch")) for row in chosen]
+    for lines in zip(*images, strict=True):
         out.print(console.safe("  ".join(lines)))
-    said = [f"{guess.top[0].label} ({guess.top[0].probability:.0%})" for guess in guesses]
+    labels = [f"{prediction.top[0].label} ({prediction.top[0].probability:.0%})" for prediction in predictions]
     marks = [
-        "right" if guess.top[0].label == row["label"] else f"is {row['label']}"
-        for guess, row in zip(guesses, chosen, strict=True)
+        "right" if prediction.top[0].label == row["label"] else f"is {row['label']}"
+        for prediction, row in zip(predictions, chosen, strict=True)
     ]
     out.print(
-        console.safe("  ".join(f"{text} {mark}".ljust(COLUMN - 2) for text, mark in zip(said, marks, strict=True)))
+        console.safe("  ".join(f"{text} {mark}".ljust(COLUMN - 2) for text, mark in zip(labels, marks, strict=True)))
     )
 
 
-def _drawn(pixels: "np.ndarray") -> list[str]:
-    """A picture as lines of characters, two a pixel."""
+def _as_characters(pixels: "np.ndarray") -> list[str]:
+    """An image as lines of characters, two per pixel."""
     grey = pixels.mean(axis=2)
     return ["".join(SHADES[int(value * (len(SHADES) - 1) / 255)] * 2 for value in row) for row in grey]
 
 
-def _what_next(data: Path, run: Path) -> None:
+def _print_next_commands(data: Path, run: Path) -> None:
     from tlcli.cli import console
 
     out = console.out()
     out.print()
-    out.print("What to type next:", style="bold")
-    one = next(iter(sorted((data / "7").iterdir())))
+    out.print("Next commands:", style="bold")
+    image = next(iter(sorted((data / "7").iterdir())))
     for line in (
-        f"tlcli predict {run} {one}",
+        f"tlcli predict {run} {image}",
         f"tlcli evaluate {run}",
         "tlcli zoo list 'efficientnet*'",
         "tlcli inspect mobilenet_v2 --train top:30%",
-        "tlcli plan YOUR-PHOTOS/      # one folder of pictures per class",
+        "tlcli plan YOUR-PHOTOS/      # one folder of images per class",
         "tlcli finetune YOUR-PHOTOS/",
     ):
         out.print(console.safe(f"  {line}"))

@@ -2,29 +2,29 @@
 
 import click
 
-from tlcli.cli.options import as_json, state
+from tlcli.cli.options import global_options, json_option
 
 
 @click.command()
-@as_json
-@state
+@json_option
+@global_options
 def doctor(as_json: bool) -> None:
     """Show versions, devices, folders and extras.
 
-    What to look at first, and what to send with a bug report.
+    Add the output to a bug report.
     """
     from tlcli.cli import console
 
     with console.loading_keras():
         from tlcli.workflows.doctor import examine
 
-        found = examine()
+        report = examine()
     if as_json:
-        console.print_json(found)
+        console.print_json(report)
         return
     out = console.out()
-    for section, lines in found.items():
+    for section, values in report.items():
         out.print(console.safe(section.replace("_", " "), "bold"))
-        items = lines.items() if isinstance(lines, dict) else ((str(line), "") for line in lines)
+        items = values.items() if isinstance(values, dict) else ((str(value), "") for value in values)
         for name, value in items:
             out.print(console.safe(f"  {name:<24} {value}".rstrip()))

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import as_json, examples, state
+from tlcli.cli.options import examples, global_options, json_option
 
 
 @click.command(epilog=examples("evaluate runs/first", "evaluate runs/first other-photos/ --json"))
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("data", required=False, type=click.Path(path_type=Path))
-@as_json
-@state
+@json_option
+@global_options
 def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
-    """Score the classifier of RUN.
+    """Score the classifier of a run.
 
-    On its own test images, or on DATA, a folder of class folders.
+    Uses the test images of RUN, or those in DATA, a folder of class folders.
     """
     from tlcli.cli import console, progress, tables
     from tlcli.report.record import require_classifier
@@ -24,10 +24,10 @@ def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
     with console.loading_keras():
         from tlcli.workflows import evaluate as workflow
     with progress.bar("scoring") as advance:
-        scores, what, warning = workflow.evaluate(run, data, progress=advance)
+        scores, title, warning = workflow.evaluate(run, data, progress=advance)
     if warning:
-        console.say(console.err(), console.safe(f"warning: {warning}", "yellow"))
+        console.print_text(console.err(), console.safe(f"warning: {warning}", "yellow"))
     if as_json:
         console.print_json(scores.to_json())
     else:
-        tables.print_scores(scores.to_json(), what)
+        tables.print_scores(scores.to_json(), title)

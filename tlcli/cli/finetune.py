@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlcli.cli.options import Interrupted, as_json, examples, is_quiet, request_from, state, training
+from tlcli.cli.options import (
+    Interrupted,
+    examples,
+    global_options,
+    is_quiet,
+    json_option,
+    request_from,
+    training_options,
+)
 from tlcli.errors import ExpectationError, UsageError
 
 if TYPE_CHECKING:
@@ -32,40 +40,44 @@ if TYPE_CHECKING:
         "finetune --resume runs/first",
     )
 )
-@training
-@click.option("--compare", metavar="R,R…", help="Run several recipes on the same split and keep the best.")
-@as_json
-@state
-def finetune(as_json: bool, compare: str | None, **asked: Any) -> None:
+@training_options
+@click.option("--compare", metavar="R,R…", help="Run several recipes on the same split; keep the best.")
+@json_option
+@global_options
+def finetune(as_json: bool, compare: str | None, **options: Any) -> None:
     """Fine-tune a pretrained network on DATA.
 
-    DATA is a folder of class folders, or one with train/, val/ and test/ of class folders inside.
+    DATA is a folder of class folders, or a folder with train/, val/ and test/ of class folders inside.
     """
     from tlcli.report import comparison
 
-    request = request_from(asked)
+    request = request_from(options)
     if compare is not None:
-        compare_and_tell(request, _recipes(compare, asked), as_json=as_json)
+        compare_and_print(request, _recipes(compare, options), as_json=as_json)
     elif request.resume is not None and comparison.holds_candidates(request.resume):
-        compare_and_tell(request, None, as_json=as_json)
+        compare_and_print(request, None, as_json=as_json)
     else:
-        run_and_tell(request, as_json=as_json)
+        run_and_print(request, as_json=as_json)
 
 
-def _recipes(compare: str, asked: dict[str, Any]) -> list[str]:
-    """The recipes to compare, as named."""
+def _recipes(compare: str, options: dict[str, Any]) -> list[str]:
+    """The names given to --compare.
+
+    Raises:
+        UsageError: If --recipe or --resume is given as well.
+    """
     for name in ("recipe", "resume"):
-        if asked[name] is not None:
+        if options[name] is not None:
             raise UsageError(
-                f"goes without --{name}",
+                f"cannot be combined with --{name}",
                 where="--compare",
-                hint="Name all recipes with --compare; an interrupted comparison goes on with --resume alone.",
+                hint="Name all recipes in --compare. To resume an interrupted comparison, give --resume alone.",
             )
     return [name.strip() for name in compare.split(",") if name.strip()]
 
 
-def compare_and_tell(request: "Request", recipes: Sequence[str] | None, *, as_json: bool) -> None:
-    """Fine-tune by several recipes; None resumes the comparison in the folder to resume."""
+def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_json: bool) -> None:
+    """Fine-tune with several recipes and print the result; without recipes, resume the comparison of the request."""
     from tlcli.report import comparison
     from tlcli.report.folder import own_folder
     from tlcli.workflows.request import Request, check_candidates, check_request
@@ -73,22 +85,22 @@ def compare_and_tell(request: "Request", recipes: Sequence[str] | None, *, as_js
     if recipes is None and request.resume is not None:
         candidates = comparison.read_candidates(request.resume)
         resolved = [check_request(Request(recipe=candidates.recipe(name))) for name in candidates.names]
-        owned: Any = own_folder(candidates.out, resume=True)
+        lock: Any = own_folder(candidates.out, resume=True)
     else:
         candidates, resolved = check_candidates(request, recipes or ())
-        owned = comparison.write_candidates(candidates, [each.recipe for each in resolved])
+        lock = comparison.write_candidates(candidates, [candidate.recipe for candidate in resolved])
 
     def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
-        from tlcli.workflows.compare import run_candidates
+        from tlcli.workflows.candidates import run_candidates
 
-        with owned:
+        with lock:
             return run_candidates(candidates, observe, reading=reading)
 
-    _work_and_tell(work, resolved[0], as_json=as_json)
+    _run_and_print(work, resolved[0], as_json=as_json)
 
 
-def run_and_tell(request: "Request", *, as_json: bool) -> Path:
-    """Fine-tune with progress on stderr and the result on stdout; returns the run folder."""
+def run_and_print(request: "Request", *, as_json: bool) -> Path:
+    """Fine-tune and print the result; returns the run folder."""
     from tlcli.report.folder import require_idle
     from tlcli.workflows.request import check_request
 
@@ -101,11 +113,11 @@ def run_and_tell(request: "Request", *, as_json: bool) -> Path:
 
         return finetune(request, resolved, observe, reading=reading)
 
-    return _work_and_tell(work, resolved, as_json=as_json)
+    return _run_and_print(work, resolved, as_json=as_json)
 
 
-def _work_and_tell(work: "Work", resolved: "ResolvedRecipe", *, as_json: bool) -> Path:
-    """Do the work, with the images read while Keras loads, and print the result; returns the run folder."""
+def _run_and_print(work: "Work", resolved: "ResolvedRecipe", *, as_json: bool) -> Path:
+    """Load Keras while the images are read, do the work, print the result; returns the run folder."""
     from tlcli.cli import console, tables
     from tlcli.cli.progress import observer
     from tlcli.train.events import Event, FolderMade
@@ -114,33 +126,33 @@ def _work_and_tell(work: "Work", resolved: "ResolvedRecipe", *, as_json: bool) -
     signal.signal(signal.SIGTERM, _stop)
     if not is_quiet():
         console.err().print("loading Keras …", style="dim")
-    made: list[str] = []
+    folders: list[str] = []
     try:
         with BackgroundRead(resolved.recipe) as reading:
             with console.loading_keras():
                 import tlcli.workflows.finetune  # noqa: F401
             with observer() as observe:
 
-                def note(event: Event) -> None:
+                def observe_folder(event: Event) -> None:
                     if isinstance(event, FolderMade):
-                        made.append(event.path)
+                        folders.append(event.path)
                     observe(event)
 
-                folder, run = work(reading, note)
+                folder, run = work(reading, observe_folder)
     except KeyboardInterrupt:
-        then = f" Resume with: tlcli finetune --resume {shlex.quote(made[0])}" if made else ""
-        console.err().print(console.safe(f"Interrupted.{then}"))
+        resume = f" Resume with: tlcli finetune --resume {shlex.quote(folders[0])}" if folders else ""
+        console.err().print(console.safe(f"Interrupted.{resume}"))
         raise Interrupted from None
     if as_json:
         console.print_json({"run": str(folder), **vars(run)})
     else:
         tables.print_result(folder, run)
-    if missed := [verdict for verdict in run.expectations if not verdict["passed"]]:
-        console.err().print(console.safe(f"{len(missed)} of {len(run.expectations)} expectations not met", "red"))
+    if unmet := [verdict for verdict in run.expectations if not verdict["passed"]]:
+        console.err().print(console.safe(f"{len(unmet)} of {len(run.expectations)} expectations not met", "red"))
         raise click.exceptions.Exit(ExpectationError.exit_code)
     return folder
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
-    """Take a polite kill like Ctrl-C: what is finished stays on disk, resumable."""
+    """Treat SIGTERM like Ctrl-C: the run stays resumable."""
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The layer report as one self-contained page: the network drawn as a column of groups."""
+"""The layer report as one self-contained HTML page: the network is a column of groups."""
 
 import math
 from collections.abc import Sequence
@@ -11,119 +11,113 @@ from tlcli.report import pages
 from tlcli.text import compact
 
 
-def page(found: dict[str, Any]) -> str:
-    """HTML without anything from elsewhere. `found`: a report with layers."""
-    groups = found["groups"]
-    height, width = found["input_size"]
-    head = found.get("training", {}).get("head", False)
+def render_page(report: dict[str, Any]) -> str:
+    """The page as HTML that loads nothing. `report`: a layer report with layers."""
+    groups = report["groups"]
+    has_trained_head = report.get("training", {}).get("head", False)
     return pages.render(
         "network.html",
         {
-            "title": f"{found['name']}: {found['about']['title']}",
-            "facts": {**_totals(found), **layer_tables.facts(found)},
-            "column": [_drawn(found, number) for number in reversed(range(len(groups)))],
-            "above": "new head, trained" if head else "features, a head goes on them",
-            "picture": f"{height} × {width}",
+            "title": f"{report['name']}: {report['about']['title']}",
+            "facts": {**_totals(report), **layer_tables.header_facts(report)},
+            "column": [_column_group(groups, number) for number in reversed(range(len(groups)))],
+            "above": "new head, trained" if has_trained_head else "features",
+            "input_size": layer_tables.format_shape(report["input_size"]),
             "notes": [
-                layer_tables.norm_sentence(found),
-                layer_tables.field_sentence(found),
-                layer_tables.frontier_sentence(found),
-                layer_tables.CONVENTION,
+                layer_tables.norm_sentence(report),
+                layer_tables.column_legend(report),
+                layer_tables.cut_point_sentence(report),
             ],
-            "training": _training(found) if "training" in found else None,
-            "groups": _table(*layer_tables.group_table(found)),
+            "training": _training(report["training"]) if "training" in report else None,
+            "groups": _table(*layer_tables.group_table(report)),
             "layers": [
-                _layers(found, name, list(rows)) for name, rows in groupby(found["layers"], lambda r: r["group"])
+                _layers(report, name, list(layers))
+                for name, layers in groupby(report["layers"], lambda layer: layer["group"])
             ],
         },
     )
 
 
-def _totals(found: dict[str, Any]) -> dict[str, str]:
-    layers_in = sum(each["layers"] for each in found["groups"])
+def _totals(report: dict[str, Any]) -> dict[str, str]:
+    groups = report["groups"]
+    layers = sum(group["layers"] for group in groups)
+    size = layer_tables.format_shape(report["input_size"])
     return {
-        "parameters": f"{found['parameters']:,} without top, in {layers_in} layers of {len(found['groups'])} groups",
-        "arithmetic": f"{compact(found['flops'])} multiply-adds for a picture of {layer_tables.shape(found['input_size'])}",
+        "parameters": f"{report['parameters']:,} without top, in {layers} layers of {len(groups)} groups",
+        "FLOPs": f"{compact(report['flops'])} multiply-adds for one image of {size}",
     }
 
 
-def _drawn(found: dict[str, Any], number: int) -> dict[str, Any]:
-    groups = found["groups"]
+def _column_group(groups: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
+    """Template values of the group at index `number`, which is 0 at the bottom."""
     group = groups[number]
-    most = {key: max(each[key] for each in groups) or 1 for key in ("activation_bytes", "parameters")}
+    maximum = {key: max(row[key] for row in groups) or 1 for key in ("activation_bytes", "parameters")}
     return {
         "number": number,
         "name": group["name"],
         "state": group.get("state", "plain"),
         "is_cut_point": group["frontier"],
-        # The lower half of the drawing opens its details upwards.
+        # Details of groups in the lower half of the page open upwards.
         "is_low": number < len(groups) / 2,
-        # By the root: outputs of a network differ a hundredfold.
-        "width": round(100 * math.sqrt(group["activation_bytes"] / most["activation_bytes"]), 1),
-        "heat": round(8 + 92 * group["parameters"] / most["parameters"], 1),
+        # Outputs of one network differ a hundredfold, so the width follows the square root.
+        "width": round(100 * math.sqrt(group["activation_bytes"] / maximum["activation_bytes"]), 1),
+        "heat": round(8 + 92 * group["parameters"] / maximum["parameters"], 1),
         "parameters": compact(group["parameters"]),
-        "facts": _facts(group),
+        "facts": _group_facts(group),
     }
 
 
-def _facts(group: dict[str, Any]) -> dict[str, str]:
-    found = {
+def _group_facts(group: dict[str, Any]) -> dict[str, str]:
+    facts = {
         "layers": f"{group['layers']} with weights, {group['layers_without_weights']} without",
         "from": group["first_layer"],
         "to": group["last_layer"],
-        "output": f"{layer_tables.shape(group['output_shape'])}, {compact(group['activation_bytes'])}B",
+        "output": f"{layer_tables.format_shape(group['output_shape'])}, {compact(group['activation_bytes'])}B",
         "all outputs": f"{compact(group['activation_bytes_inside'])}B",
-        "stride": layer_tables.pair(group["stride"]),
-        "field": layer_tables.field(group),
+        "stride": layer_tables.format_pair(group["stride"]),
+        "field": layer_tables.format_field(group),
         "parameters": f"{group['parameters']:,} ({group['share']:.1%})",
         "multiply-adds": compact(group["flops"]),
-        "BatchNorm": layer_tables.norms(group),
-        "frontier": _frontier(group),
+        "BatchNorm": layer_tables.format_norms(group),
+        "cut point": _cut_point(group),
     }
     if "state" in group:
-        found["state"] = f"{group['state']}, {group['trained_parameters']:,} parameters learn"
-    return found
+        facts["state"] = f"{group['state']}, {group['trained_parameters']:,} parameters trained"
+    return facts
 
 
-def _frontier(group: dict[str, Any]) -> str:
+def _cut_point(group: dict[str, Any]) -> str:
     if not group["frontier"]:
-        return "no, some paths pass it by"
-    also = (
-        f" with the output of {group['second_output']}, {compact(group['stored_bytes'])}B in all"
-        if group["second_output"]
-        else ""
-    )
-    return f"yes, training can be cut here{also}"
+        return "no, some connections bypass the end"
+    if not group["second_output"]:
+        return "yes"
+    return f"yes, with the output of {group['second_output']}, {compact(group['stored_bytes'])}B in total"
 
 
-def _training(found: dict[str, Any]) -> dict[str, Any]:
-    told = found["training"]
-    columns, rows = layer_tables.depth_table(told)
-    chosen = [bool(each["is_selection"]) for each in layer_tables.depths(told)]
+def _training(training: dict[str, Any]) -> dict[str, Any]:
+    table = _table(*layer_tables.depth_table(training))
+    for row, depth in zip(table["rows"], layer_tables.depth_costs(training), strict=True):
+        row["is_selection"] = bool(depth["is_selection"])
     return {
-        "sentence": layer_tables.selection_sentence(told),
-        "notes": [layer_tables.DEPTHS_TITLE, layer_tables.DEPTHS_LEGEND],
-        "columns": columns,
-        "rows": [
-            {"cells": _cells(row), "is_chosen": is_chosen, "is_inside": False}
-            for row, is_chosen in zip(rows, chosen, strict=True)
-        ],
+        "title": layer_tables.DEPTHS_TITLE,
+        "sentence": layer_tables.selection_sentence(training),
+        "legend": layer_tables.DEPTHS_LEGEND,
+        **table,
     }
 
 
-def _layers(found: dict[str, Any], name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    columns, cells = layer_tables.layer_table({**found, "layers": rows})
-    inside = [row["inside"] is not None for row in rows]
-    table = _table(columns[1:], [row[1:] for row in cells])
-    for row, is_inside in zip(table["rows"], inside, strict=True):
-        row["is_inside"] = is_inside
-    return {"name": name, "count": f"{len(rows)} layers", **table}
+def _layers(report: dict[str, Any], group: str, layers: list[dict[str, Any]]) -> dict[str, Any]:
+    columns, rows = layer_tables.layer_table({**report, "layers": layers})
+    table = _table(columns[1:], [row[1:] for row in rows])
+    for row, layer in zip(table["rows"], layers, strict=True):
+        row["is_inside"] = layer["inside"] is not None
+    return {"name": group, "count": f"{len(layers)} layers", **table}
 
 
 def _table(columns: Sequence[str], rows: Sequence[layer_tables.Row]) -> dict[str, Any]:
     return {
         "columns": columns,
-        "rows": [{"cells": _cells(row), "is_chosen": False, "is_inside": False} for row in rows],
+        "rows": [{"cells": _cells(row), "is_selection": False, "is_inside": False} for row in rows],
     }
 
 

@@ -1,4 +1,4 @@
-"""Tables of the layer report and of weight changes."""
+"""Terminal tables of the layer report and of weight changes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,84 +8,98 @@ from rich.table import Table
 from rich.text import Text
 
 from tlcli.cli import console
-from tlcli.cli.console import safe, say
-from tlcli.model.groups import listing
+from tlcli.cli.console import print_text, safe
+from tlcli.model.groups import shorten_names
 from tlcli.text import compact
 
 Row = list[str | Text]
-CONVENTION = "FLOPs are multiply-adds: a multiplication with its addition counts as one."
-# Where a terminal is too narrow, columns go in this order.
-SPARE_OF_GROUPS = ("first", "last", "layers", "BatchNorm", "cut", "stride", "share", "bytes")
-SPARE_OF_LAYERS = ("bytes", "stride", "BatchNorm", "kind", "field", "FLOPs", "group")
-SPARE_OF_DEPTHS = ("stored at", "stored", "from")
-CLASSES_SHOWN = 10
-DEPTHS_TITLE = "100% is an epoch that trains everything from the pixels."
+# A narrow terminal leaves out these columns, in this order.
+OPTIONAL_GROUP_COLUMNS = ("first", "last", "layers", "BatchNorm", "cut", "stride", "share", "bytes")
+OPTIONAL_LAYER_COLUMNS = ("bytes", "stride", "BatchNorm", "kind", "field", "FLOPs", "group")
+OPTIONAL_DEPTH_COLUMNS = ("cached at", "bytes", "from")
+OPTIONAL_CHANGE_COLUMNS = ("most changed layer", "parameters", "weights", "statistics")
+HINT = "--format csv and html show all."
+# Maximum number of names in a list of classes, and of layers that only one network has.
+MAX_CLASSES = 10
+MAX_LAYERS = 8
+DEPTHS_TITLE = "Cost of each depth (100%: an epoch that trains all groups)"
 DEPTHS_LEGEND = (
-    "* the selection. stored: bytes an image at the frontier. cached, uncached: an epoch with these or without; storing"
-    " takes one pass through what is frozen. memory: rough, of the process, on a CPU."
+    "*: the selection. cached at, bytes: cut point and size of the cached features of an image. cached, uncached: an"
+    " epoch with and without them; filling the cache takes one pass. memory: rough, on a CPU."
+)
+CHANGES_LEGEND = (
+    "change: ‖B - A‖ / ‖A‖ over the changed weights of a row; statistics: the same for BatchNorm mean and variance."
 )
 
 
-def print_layers(found: dict[str, Any]) -> None:
-    """Everything, in the order in which it is asked for."""
+def print_layers(report: dict[str, Any]) -> None:
+    """Print the header, the table of groups or layers, its legend, and the cost of training."""
     out = console.out()
-    header(out, found)
+    print_header(out, report)
     out.print()
-    if "layers" in found:
-        _print_table(out, *layer_table(found), left=3, spare=SPARE_OF_LAYERS)
-    else:
-        _print_table(out, *group_table(found), left=3, spare=SPARE_OF_GROUPS)
-    _legend(out, found)
-    if "training" in found:
+    by_layer = "layers" in report
+    columns, rows = layer_table(report) if by_layer else group_table(report)
+    optional = OPTIONAL_LAYER_COLUMNS if by_layer else OPTIONAL_GROUP_COLUMNS
+    console.print_table(out, columns, rows, text_columns=3, optional=optional, hint=HINT)
+    print_text(out, column_legend(report), "dim")
+    if "training" in report:
+        print_text(out, safe(cut_point_sentence(report), "dim"))
         out.print()
-        _training(out, found)
+        _print_training(out, report)
+    else:
+        print_text(out, safe(f"{cut_point_sentence(report)} {norm_sentence(report)}", "dim"))
 
 
-def header(out: Console, found: dict[str, Any]) -> None:
-    """Where the network comes from and what it expects."""
-    height, width = found["input_size"]
-    title = f"{found['name']}: {found['about']['title']}, {compact(found['parameters'])} parameters without top"
+def print_header(out: Console, report: dict[str, Any]) -> None:
+    """Print the origin of the network and the input it expects."""
+    height, width = report["input_size"]
+    title = f"{report['name']}: {report['about']['title']}, {compact(report['parameters'])} parameters without top"
     out.print(safe(f"{title}, input {height} × {width}", "bold"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in facts(found).items():
+    for name, value in header_facts(report).items():
         grid.add_row(safe(name, "dim"), safe(value))
     out.print(grid)
 
 
-def facts(found: dict[str, Any]) -> dict[str, str]:
-    """The header's lines by their names, in words; what nobody states is said to be so."""
-    about = found["about"]
+def header_facts(report: dict[str, Any]) -> dict[str, str]:
+    """The lines of the header, name to text. Unknown facts are "not stated"."""
+    about = report["about"]
+    run = about.get("run")
     arguments = ", ".join(f"{name} {value}" for name, value in about["arguments"].items())
     paper = f", arXiv {about['paper']}" if about["paper"] else ""
-    minimum = about["min_size"]
-    least = f"at least {minimum} × {minimum}" if minimum else "smallest size not stated"
-    expects = about["expects"] or "not stated; a recipe must name it: model.preprocessing"
-    own = shape(about["own_size"])
-    run = about.get("run")
+    min_size = about["min_size"]
+    minimum = f"minimum {min_size} × {min_size}" if min_size else "minimum not stated"
     lines = {
-        "run": f"{run['status']}, begun {run['started']}" if run else None,
+        "run": f"{run['status']}, started {run['started']}" if run else None,
         "source": f"{about['source']}{f' ({arguments})' if arguments else ''}{paper}",
         "licence": about["licence"],
         "trained on": about["trained_on"] or "not stated",
         "weights from": about["weights"],
         "sha256": about["sha256"] or "not stated",
         "accuracy": _accuracy(about),
-        "input": f"made for {own}, {least}",
-        "expects": f"{expects} (tlcli gives it that)" if about["expects"] else expects,
+        "input": f"default {format_shape(about['own_size'])}, {minimum}",
+        "expects": _expected_values(about),
         "classes": _classes(about),
     }
     return {name: value for name, value in lines.items() if value is not None}
 
 
 def _accuracy(about: dict[str, Any]) -> str:
-    published, known = about["imagenet_top1"], about["scores"]
-    stated = None if published is None else f"{published:.1%} top-1 on ImageNet, as published"
-    if known is None:
-        return stated or "not stated"
-    parts = [f"{scores['accuracy']:.4f} on its {scores['count']:.0f} {name} images" for name, scores in known.items()]
-    return "; ".join([*parts, *([f"the network it began with: {stated}"] if stated else [])]) or "not stated"
+    published, scores_by_split = about["imagenet_top1"], about["scores"]
+    imagenet = None if published is None else f"{published:.1%} top-1 on ImageNet (published)"
+    if scores_by_split is None:
+        return imagenet or "not stated"
+    parts = [
+        f"{scores['accuracy']:.4f} on {scores['count']:.0f} {split} images" for split, scores in scores_by_split.items()
+    ]
+    return "; ".join([*parts, *([f"pretrained network: {imagenet}"] if imagenet else [])]) or "not stated"
+
+
+def _expected_values(about: dict[str, Any]) -> str:
+    expected = about["expects"]
+    return f"{expected} (tlcli converts images)" if expected else "not stated; set model.preprocessing"
 
 
 def _classes(about: dict[str, Any]) -> str:
@@ -93,269 +107,266 @@ def _classes(about: dict[str, Any]) -> str:
     run = about.get("run")
     head = f" (head of {compact(run['head_parameters'])} parameters)" if run and run["head_parameters"] else ""
     if names:
-        rest = f" … and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
-        return f"{len(names)}: {', '.join(names[:CLASSES_SHOWN])}{rest}{head}"
-    return f"{outputs}, their names not stated" if outputs else "none: it ends in features, a head is put on them"
+        rest = f" … and {len(names) - MAX_CLASSES} more" if len(names) > MAX_CLASSES else ""
+        return f"{len(names)}: {', '.join(names[:MAX_CLASSES])}{rest}{head}"
+    return f"{outputs}, names not stated" if outputs else "none (the network has no head)"
 
 
-def group_table(found: dict[str, Any]) -> tuple[list[str], list[Row]]:
-    """A row a group, and what they come to."""
+def group_table(report: dict[str, Any]) -> tuple[list[str], list[Row]]:
+    """Columns and rows: one row per group, and the totals."""
     columns = [
         "group", "first", "last", "layers", "output", "stride", "field", "parameters", "share", "FLOPs", "bytes",
         "BatchNorm", "cut",
     ]  # fmt: skip
+    groups = report["groups"]
     rows: list[Row] = [
         [
-            each["name"],
-            each["first_layer"],
-            each["last_layer"],
-            str(each["layers"]),
-            shape(each["output_shape"]),
-            pair(each["stride"]),
-            field(each),
-            compact(each["parameters"]),
-            f"{each['share']:.1%}",
-            compact(each["flops"]),
-            compact(each["activation_bytes"]),
-            norms(each),
-            "yes" if each["frontier"] else "no",
+            group["name"],
+            group["first_layer"],
+            group["last_layer"],
+            str(group["layers"]),
+            format_shape(group["output_shape"]),
+            format_pair(group["stride"]),
+            format_field(group),
+            compact(group["parameters"]),
+            f"{group['share']:.1%}",
+            compact(group["flops"]),
+            compact(group["activation_bytes"]),
+            format_norms(group),
+            "yes" if group["frontier"] else "no",
         ]
-        for each in found["groups"]
+        for group in groups
     ]
-    layers = str(sum(each["layers"] for each in found["groups"]))
-    total = ["all", "", "", layers, "", "", "", compact(found["parameters"]), "100%", compact(found["flops"]), ""]
-    rows.append([safe(cell, "bold") for cell in (*total, str(found["batch_norm"] or "–"), "")])
-    if "training" in found:
+    layers = str(sum(group["layers"] for group in groups))
+    total = ["all", "", "", layers, "", "", "", compact(report["parameters"]), "100%", compact(report["flops"]), ""]
+    rows.append([safe(cell, "bold") for cell in (*total, str(report["batch_norm"] or "–"), "")])
+    if "training" in report:
         columns.append("trains")
-        for row, each in zip(rows, found["groups"], strict=False):
-            row.append(_trains(each))
-        trained = compact(found["training"]["trained_parameters"])
-        rows[-1].append(safe(trained, "bold"))
+        for row, group in zip(rows, groups, strict=False):
+            row.append(_trained_parameters(group))
+        rows[-1].append(safe(compact(report["training"]["trained_parameters"]), "bold"))
     return columns, rows
 
 
-def layer_table(found: dict[str, Any]) -> tuple[list[str], list[Row]]:
-    """A row a layer; those inside another are set in."""
+def layer_table(report: dict[str, Any]) -> tuple[list[str], list[Row]]:
+    """Columns and rows: one row per layer. Layers inside another layer are indented."""
     columns = ["group", "layer", "kind", "output", "stride", "field", "parameters", "FLOPs", "bytes"]
     rows: list[Row] = [
         [
-            each["group"],
-            f"  {each['name']}" if each["inside"] else each["name"],
-            each["kind"],
-            shape(each["output_shape"]),
-            pair(each["stride"]),
-            field(each),
-            compact(each["parameters"]) if each["parameters"] else "–",
-            compact(each["flops"]) if each["flops"] else "–",
-            compact(each["activation_bytes"]),
+            layer["group"],
+            f"  {layer['name']}" if layer["inside"] else layer["name"],
+            layer["kind"],
+            format_shape(layer["output_shape"]),
+            format_pair(layer["stride"]),
+            format_field(layer),
+            compact(layer["parameters"]) if layer["parameters"] else "–",
+            compact(layer["flops"]) if layer["flops"] else "–",
+            compact(layer["activation_bytes"]),
         ]
-        for each in found["layers"]
+        for layer in report["layers"]
     ]
-    if "training" in found:
+    if "training" in report:
         columns += ["BatchNorm", "trains"]
-        for row, each in zip(rows, found["layers"], strict=True):
-            row += [each["batch_norm_mode"] or "–", _trains(each)]
+        for row, layer in zip(rows, report["layers"], strict=True):
+            row += [layer["batch_norm_mode"] or "–", _trained_parameters(layer)]
     return columns, rows
 
 
-def _training(out: Console, found: dict[str, Any]) -> None:
-    told = found["training"]
-    say(out, safe(selection_sentence(told), "bold"))
-    say(out, norm_sentence(found))
+def _print_training(out: Console, report: dict[str, Any]) -> None:
+    training = report["training"]
+    print_text(out, safe(selection_sentence(training), "bold"))
+    print_text(out, norm_sentence(report))
     out.print()
-    say(out, f"What each further group costs. {DEPTHS_TITLE}")
-    _print_table(out, *depth_table(told), left=2, spare=SPARE_OF_DEPTHS)
-    say(out, DEPTHS_LEGEND, "dim")
+    print_text(out, DEPTHS_TITLE)
+    columns, rows = depth_table(training)
+    console.print_table(out, columns, rows, text_columns=2, optional=OPTIONAL_DEPTH_COLUMNS, hint=HINT)
+    print_text(out, DEPTHS_LEGEND, "dim")
 
 
-def selection_sentence(told: dict[str, Any]) -> str:
-    """What a selection trains."""
-    head = f" and a head of {compact(told['head_parameters_per_class'])} a class" if told["head"] else ""
+def selection_sentence(training: dict[str, Any]) -> str:
+    """A sentence about what the selection trains, and its memory."""
+    head = f" and a head of {compact(training['head_parameters_per_class'])} per class" if training["head"] else ""
     return (
-        f"{told['selection']} trains {compact(told['trained_parameters'])} parameters of the network{head},"
-        f" in batches of {told['batch']} with about {giga(told['memory_bytes'])} of memory."
+        f"{training['selection']} trains {compact(training['trained_parameters'])} parameters of the network{head};"
+        f" about {format_gigabytes(training['memory_bytes'])} of memory at batch size {training['batch']}."
     )
 
 
-def depths(told: dict[str, Any]) -> list[dict[str, Any]]:
-    """The selection, where it is none of them, and all depths."""
-    if any(each["is_selection"] for each in told["depths"]):
-        return list(told["depths"])
-    return [told | {"train": "selection", "from": "–", "is_selection": True}, *told["depths"]]
+def depth_costs(training: dict[str, Any]) -> list[dict[str, Any]]:
+    """The costs of all depths, after those of the selection if it is not one of the depths."""
+    depths: list[dict[str, Any]] = training["depths"]
+    if any(depth["is_selection"] for depth in depths):
+        return list(depths)
+    return [training | {"train": "selection", "from": "–", "is_selection": True}, *depths]
 
 
-def depth_table(told: dict[str, Any]) -> tuple[list[str], list[Row]]:
-    """What each depth would take."""
-    columns = ["train", "from", "parameters", "stored at", "stored", "memory", "cached", "uncached"]
-    return columns, [_depth(each) for each in depths(told)]
+def depth_table(training: dict[str, Any]) -> tuple[list[str], list[Row]]:
+    """Columns and rows: the costs of each depth."""
+    columns = ["train", "from", "parameters", "cached at", "bytes", "memory", "cached", "uncached"]
+    return columns, [_depth_row(depth) for depth in depth_costs(training)]
 
 
-def _depth(each: dict[str, Any]) -> Row:
-    style = "bold" if each["is_selection"] else ""
+def _depth_row(depth: dict[str, Any]) -> Row:
+    style = "bold" if depth["is_selection"] else ""
     cells = [
-        f"{each['train']} *" if each["is_selection"] else each["train"],
-        each["from"],
-        compact(each["trained_parameters"]),
-        each["frontier"],
-        compact(each["stored_bytes"]) if each["stored_bytes"] else "–",
-        giga(each["memory_bytes"]),
-        percent(each["epoch_cached"]),
-        percent(each["epoch_uncached"]),
+        f"{depth['train']} *" if depth["is_selection"] else depth["train"],
+        depth["from"],
+        compact(depth["trained_parameters"]),
+        depth["cut_point"],
+        compact(depth["stored_bytes"]) if depth["stored_bytes"] else "–",
+        format_gigabytes(depth["memory_bytes"]),
+        format_percent(depth["epoch_cached"]),
+        format_percent(depth["epoch_uncached"]),
     ]
     return [safe(cell, style) for cell in cells]
 
 
-def norm_sentence(found: dict[str, Any]) -> str:
-    """How the network's BatchNorm layers behave."""
-    many, policy = found["batch_norm"], found["batch_norm_policy"]
-    if not many:
+def norm_sentence(report: dict[str, Any]) -> str:
+    """A sentence about the BatchNorm layers: their number, policy and behaviour."""
+    count, policy = report["batch_norm"], report["batch_norm_policy"]
+    if not count:
         return "No BatchNorm."
-    frozen = "frozen groups run theirs on stored statistics"
-    trained = {
-        "frozen": "so do trained ones, and nothing of it is trained",
-        "affine": "so do trained ones, whose scale and offset learn",
-        "train": "trained ones on statistics of the batch, and all of it learns",
+    behaviour = {
+        "frozen": "all use stored statistics; none is trained",
+        "affine": "all use stored statistics; trained groups learn scale and offset",
+        "train": "trained groups use batch statistics and learn scale and offset; frozen groups use stored statistics",
     }[policy]
-    return f"{many} BatchNorm layers, policy {policy}: {frozen}; {trained}."
+    return f"{count} BatchNorm layers, policy {policy}: {behaviour}."
 
 
-def _legend(out: Console, found: dict[str, Any]) -> None:
-    say(out, field_sentence(found), "dim")
-    say(out, f"bytes: of the output for one image, float32. {CONVENTION}", "dim")
-    say(out, safe(frontier_sentence(found), "dim"))
-    if "training" not in found:
-        say(out, norm_sentence(found), "dim")
+def column_legend(report: dict[str, Any]) -> str:
+    """The meaning and units of the columns of numbers."""
+    rows = report.get("layers", report["groups"])
+    gates = " (+: gates add the whole image)" if any(row["sees_all"] for row in rows) else ""
+    return f"field: receptive field, pixels{gates}. FLOPs: multiply-adds. bytes: output for one image, float32."
 
 
-def frontier_sentence(found: dict[str, Any]) -> str:
-    """Where training can begin."""
-    closed = [each["name"] for each in found["groups"] if not each["frontier"]]
-    double = [each["name"] for each in found["groups"] if each["second_output"]]
-    told = "cut: every group ends at a frontier, where training can begin."
-    if closed:
-        told = f"cut: training can begin at the end of each group but {listing(closed)}, which some paths pass by."
-    if double:
-        told += f" Above {listing(double)} the output below is read, too: both are stored there."
-    return told
+def cut_point_sentence(report: dict[str, Any]) -> str:
+    """A sentence about where training can start."""
+    groups = report["groups"]
+    bypassed = [group["name"] for group in groups if not group["frontier"]]
+    with_second_output = [group["name"] for group in groups if group["second_output"]]
+    but = f" but {shorten_names(bypassed)}" if bypassed else ""
+    sentence = f"Every group{but} ends at a cut point, where training can start."
+    if with_second_output:
+        names = shorten_names(with_second_output)
+        sentence += f" At {names}, an earlier output is cached too, because later layers read it."
+    return sentence
 
 
-def field_sentence(found: dict[str, Any]) -> str:
-    """What the column says."""
-    rows = found.get("layers", found["groups"])
-    gates = " +: and of all of it by way of gates." if any(each["sees_all"] for each in rows) else ""
-    return f"field: pixels of the picture that one place of the output sees.{gates}"
-
-
-def _print_table(out: Console, columns: list[str], rows: list[Row], *, left: int, spare: Sequence[str]) -> None:
-    """The table, and what of it had to be left out."""
-    spare = [name for name in spare if name in columns]
-    kept = console.fitting(columns, rows, spare=spare)
-    out.print(console.table(columns, rows, left=left, spare=spare))
-    if missing := [name for name in columns if name not in kept]:
-        needed = f"at {out.width} columns, where {console.width(columns, rows, columns)} are needed"
-        text = f"Left out {needed}: {', '.join(missing)}. --format csv and html have all."
-        say(out, text, "yellow")
-
-
-def norms(each: dict[str, Any]) -> str:
-    """How many BatchNorm layers, and what they would do."""
-    if not each["batch_norm"]:
+def format_norms(row: dict[str, Any]) -> str:
+    """The number of BatchNorm layers, and their mode if there is a selection."""
+    if not row["batch_norm"]:
         return "–"
-    mode = each.get("batch_norm_mode")
-    return f"{each['batch_norm']} {mode}" if mode else str(each["batch_norm"])
+    mode = row.get("batch_norm_mode")
+    return f"{row['batch_norm']} {mode}" if mode else str(row["batch_norm"])
 
 
-def _trains(each: dict[str, Any]) -> Text:
-    return safe(compact(each["trained_parameters"]), "green") if each["trained_parameters"] else safe("no", "dim")
+def _trained_parameters(row: dict[str, Any]) -> Text:
+    return safe(compact(row["trained_parameters"]), "green") if row["trained_parameters"] else safe("no", "dim")
 
 
-def shape(sides: Sequence[int | None]) -> str:
-    """Sides of a tensor."""
+def format_shape(sides: Sequence[int | None]) -> str:
+    """The sides of a tensor; `?` if unknown.
+
+    >>> [format_shape(sides) for sides in ((7, 7, 320), (None, 64), ())]
+    ['7 × 7 × 320', '? × 64', '–']
+    """
     return " × ".join("?" if side is None else str(side) for side in sides) or "–"
 
 
-def pair(sides: Sequence[float] | None) -> str:
-    """A number, or two where height and width differ."""
+def format_pair(sides: Sequence[float] | None) -> str:
+    """One number, or two if height and width differ.
+
+    >>> [format_pair(sides) for sides in ((32, 32), (32, 16), None)]
+    ['32', '32 × 16', '–']
+    """
     if sides is None:
         return "–"
     return f"{sides[0]:g}" if sides[0] == sides[1] else f"{sides[0]:g} × {sides[1]:g}"
 
 
-def field(each: dict[str, Any]) -> str:
-    """A receptive field: its side, `all` without any, and a plus where gates let the whole picture in."""
-    if each["receptive_field"] is None:
-        return "all" if each["sees_all"] else "?"
-    return pair(each["receptive_field"]) + ("+" if each["sees_all"] else "")
+def format_field(row: dict[str, Any]) -> str:
+    """A receptive field, pixels. A plus means that gates add the whole image; `all` means the whole image only."""
+    if row["receptive_field"] is None:
+        return "all" if row["sees_all"] else "?"
+    return format_pair(row["receptive_field"]) + ("+" if row["sees_all"] else "")
 
 
-def giga(size: int) -> str:
-    """Bytes of memory."""
+def format_gigabytes(size: int) -> str:
+    """Bytes as gigabytes.
+
+    >>> format_gigabytes(1_860_000_000)
+    '1.9 GB'
+    """
     return f"{size / 1e9:.1f} GB"
 
 
-def percent(share: float) -> str:
-    """A share; what is not nothing is not shown as nothing."""
-    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+def format_percent(fraction: float) -> str:
+    """A fraction (0-1) in whole percent; `<1%` if it would be rounded to 0.
+
+    >>> [format_percent(fraction) for fraction in (0.0, 0.001, 0.33)]
+    ['0%', '<1%', '33%']
+    """
+    return "<1%" if 0 < fraction < 0.005 else f"{fraction:.0%}"
 
 
-SPARE_OF_CHANGES = ("most changed layer", "parameters", "weights", "statistics")
-
-
-def print_changes(found: dict[str, Any]) -> None:
-    """A line a group or a layer, what is on one side only, and what it comes to."""
-    out, a, b = console.out(), found["a"]["name"], found["b"]["name"]
+def print_changes(changes: dict[str, Any]) -> None:
+    """Print one row per group or layer, the layers that only one network has, and a summary."""
+    out, a, b = console.out(), changes["a"]["name"], changes["b"]["name"]
     out.print(safe(f"from {a} to {b}", "bold"))
-    by_layer = "layers" in found
+    by_layer = "layers" in changes
     columns = [*(["group", "layer"] if by_layer else ["group"]), "weights", "parameters", "change", "statistics"]
     columns += [] if by_layer else ["most changed layer"]
-    rows = [_change_row(each, by_layer=by_layer) for each in found["layers" if by_layer else "groups"]]
-    spare = [name for name in SPARE_OF_CHANGES if name in columns]
-    kept = console.fitting(columns, rows, spare=spare)
-    out.print(console.table(columns, rows, left=2 if by_layer else 1, spare=spare))
-    if missing := [name for name in columns if name not in kept]:
-        say(out, safe(f"Left out for want of room: {', '.join(missing)}. --format csv shows all.", "yellow"))
-    for side, name in (("only_a", a), ("only_b", b)):
-        if found[side]:
-            layers = ", ".join(f"{each['layer']} ({compact(each['parameters'])})" for each in found[side][:8])
-            more = f" and {len(found[side]) - 8} more layers" if len(found[side]) > 8 else ""
-            say(out, safe(f"only in {name}: {layers}{more}"))
-    say(
+    rows = [_change_row(row, by_layer=by_layer) for row in changes["layers" if by_layer else "groups"]]
+    console.print_table(
         out,
-        "change: ‖B - A‖ / ‖A‖ over the weights of a row; statistics: the same of BatchNorm's mean and variance.",
-        "dim",
+        columns,
+        rows,
+        text_columns=2 if by_layer else 1,
+        optional=OPTIONAL_CHANGE_COLUMNS,
+        hint="--format csv shows all.",
     )
-    _sum_up(found)
+    for key, name in (("only_a", a), ("only_b", b)):
+        if layers := changes[key]:
+            names = ", ".join(f"{layer['layer']} ({compact(layer['parameters'])})" for layer in layers[:MAX_LAYERS])
+            more = f" and {len(layers) - MAX_LAYERS} more layers" if len(layers) > MAX_LAYERS else ""
+            print_text(out, safe(f"only in {name}: {names}{more}"))
+    print_text(out, CHANGES_LEGEND, "dim")
+    _print_summary(out, changes)
 
 
-def _sum_up(found: dict[str, Any]) -> None:
-    out = console.out()
-    same = [each["name"] for each in found["groups"] if each["identical"]]
-    if found["identical"]:
-        say(out, safe(f"All {found['weights']} weights that both have are bit-identical.", "bold"))
+def _print_summary(out: Console, changes: dict[str, Any]) -> None:
+    if changes["identical"]:
+        print_text(out, safe(f"All {changes['weights']} shared weights are bit-identical.", "bold"))
         return
-    changed = [each["name"] for each in found["groups"] if not each["identical"]]
-    say(out, safe(f"bit-identical: {', '.join(same) or 'no group'}", "green" if same else ""))
-    say(out, safe(f"changed: {', '.join(changed)}", "bold"))
+    identical = [group["name"] for group in changes["groups"] if group["identical"]]
+    changed = [group["name"] for group in changes["groups"] if not group["identical"]]
+    print_text(out, safe(f"bit-identical: {', '.join(identical) or 'no group'}", "green" if identical else ""))
+    print_text(out, safe(f"changed: {', '.join(changed)}", "bold"))
 
 
-def _change_row(each: dict[str, Any], *, by_layer: bool) -> list[str | Text]:
-    named = [each["group"], each["name"]] if by_layer else [each["name"]]
-    changed = f"{each['changed_weights']} of {each['weights']}" if each["changed_weights"] else str(each["weights"])
-    kept = each["statistics_identical"]
-    row = [
-        *named,
-        changed,
-        compact(each["parameters"]),
-        safe("identical", "green") if each["identical"] else safe(amount(each["relative_change"])),
-        "–" if kept is None else "identical" if kept else amount(each["relative_change_statistics"]),
+def _change_row(row: dict[str, Any], *, by_layer: bool) -> Row:
+    names = [row["group"], row["name"]] if by_layer else [row["name"]]
+    is_statistics_identical = row["statistics_identical"]
+    cells: Row = [
+        *names,
+        f"{row['changed_weights']} of {row['weights']}" if row["changed_weights"] else str(row["weights"]),
+        compact(row["parameters"]),
+        safe("identical", "green") if row["identical"] else safe(format_change(row["relative_change"])),
+        "–"
+        if is_statistics_identical is None
+        else "identical"
+        if is_statistics_identical
+        else format_change(row["relative_change_statistics"]),
     ]
-    return row if by_layer else [*row, each["most_changed_layer"] or "–"]
+    return cells if by_layer else [*cells, row["most_changed_layer"] or "–"]
 
 
-def amount(share: float | None) -> str:
-    """A relative change.
+def format_change(fraction: float | None) -> str:
+    """A relative change in percent; None: all weights were 0.
 
-    >>> [amount(share) for share in (0.0, 0.123456, 3e-7, None)]
+    >>> [format_change(fraction) for fraction in (0.0, 0.123456, 3e-7, None)]
     ['0%', '12.3%', '3e-05%', 'from zero']
     """
-    return "from zero" if share is None else f"{100 * share:.3g}%"
+    return "from zero" if fraction is None else f"{100 * fraction:.3g}%"

@@ -1,4 +1,4 @@
-"""The entry point: the command group, and the edge where errors become sentences and exit codes."""
+"""The entry point: the command group, and the place where errors become messages and exit codes."""
 
 import atexit
 import gc
@@ -21,7 +21,7 @@ from tlcli.cli.doctor import doctor
 from tlcli.cli.evaluate import evaluate
 from tlcli.cli.finetune import finetune
 from tlcli.cli.inspect import inspect
-from tlcli.cli.options import Group, Interrupted, state
+from tlcli.cli.options import Group, Interrupted, global_options
 from tlcli.cli.plan import plan
 from tlcli.cli.predict import predict
 from tlcli.cli.pretrain import pretrain
@@ -37,39 +37,39 @@ START = """Transfer learning on image folders.
 
 \b
 Start here:
-  tlcli demo                      see the whole job in a minute, offline
-  tlcli finetune photos/          photos/ holds one folder of pictures per class
-  tlcli predict runs/… new/*.jpg  use what came out
+  tlcli demo                      a complete example in about a minute, offline
+  tlcli finetune photos/          photos/ holds one folder of images per class
+  tlcli predict runs/… new/*.jpg  classify images with the result
 """
 
 
-class Fault(TlcliError):
-    """A fault of this program, told like the others."""
+class InternalError(TlcliError):
+    """A bug in tlcli, reported in the same form as other errors."""
 
     kind = "internal"
 
 
 class Root(Group):
-    """The command group. Errors leave it as one sentence on stderr and an exit code, and as JSON with `--json`."""
+    """The command group. Errors become one message on stderr and an exit code; with `--json` also JSON on stdout."""
 
     def main(  # type: ignore[override]  # Click overloads it by standalone_mode, which has one meaning here
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> Any:
-        """Run and exit."""
+        """Run the command and exit."""
         words = list(sys.argv[1:] if args is None else args)
         extra.pop("standalone_mode", None)
         try:
-            # Outside its standalone mode, Click hands the code of an Exit back instead of raising it.
+            # Outside standalone mode, Click returns the code of an Exit instead of raising it.
             code = super().main(words, prog_name or "tlcli", standalone_mode=False, **extra)
         except (click.Abort, KeyboardInterrupt) as stop:
-            # Click makes an Abort of every interrupt.
+            # Click turns every KeyboardInterrupt into an Abort.
             if not isinstance(stop.__cause__ or stop, Interrupted):
                 click.echo("Interrupted.", err=True)
             sys.exit(INTERRUPTED)
         except Exception as error:
             if "--debug" in words:
                 traceback.print_exc()
-            sys.exit(_tell(error, as_json=_wants_json(words)))
+            sys.exit(_print_error(error, as_json=_wants_json(words)))
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -77,19 +77,19 @@ def _wants_json(words: Sequence[str]) -> bool:
     return "--json" in words or "--format=json" in words or ("--format", "json") in pairwise(words)
 
 
-def _tell(error: Exception, *, as_json: bool) -> int:
-    """Say what went wrong; returns the exit code."""
-    said, code = _parts(error)
+def _print_error(error: Exception, *, as_json: bool) -> int:
+    """Print an error as a message, with `as_json` also as JSON; returns the exit code."""
+    shown, code = _as_tlcli_error(error)
     if as_json:
-        document = {"kind": said.kind, "where": said.where, "message": said.message, "hint": said.hint}
+        document = {"kind": shown.kind, "where": shown.where, "message": shown.message, "hint": shown.hint}
         problems = [vars(problem) for problem in error.problems] if isinstance(error, RecipeError) else []
         click.echo(json.dumps({"error": document | ({"problems": problems} if problems else {})}, ensure_ascii=False))
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {printable(str(said), keep=chr(10))}", err=True)
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {printable(str(shown), keep=chr(10))}", err=True)
     return code
 
 
-def _parts(error: Exception) -> tuple[TlcliError, int]:
-    """Any error as one of ours, with its exit code."""
+def _as_tlcli_error(error: Exception) -> tuple[TlcliError, int]:
+    """Any exception as a TlcliError, and its exit code."""
     if isinstance(error, TlcliError):
         return error, error.exit_code
     if isinstance(error, click.ClickException):
@@ -98,14 +98,14 @@ def _parts(error: Exception) -> tuple[TlcliError, int]:
         return UsageError(error.format_message(), hint=hint), error.exit_code
     if isinstance(error, OSError) and error.filename:
         return OutputError(error.strerror or str(error), where=str(error.filename), hint=_remedy(error.filename)), 1
-    hint = "This is a fault of tlcli, not yours. Run the command again with --debug for the details to report."
-    return Fault(f"{type(error).__name__}: {error}", hint=hint), Fault.exit_code
+    hint = "This is a bug in tlcli. Run the command again with --debug for a traceback to report."
+    return InternalError(f"{type(error).__name__}: {error}", hint=hint), InternalError.exit_code
 
 
 def _remedy(file: str | bytes) -> str:
-    """What helps where a file of the cache is in the way."""
+    """The hint for a file that cannot be read or written; empty outside the cache."""
     if Path(os.fsdecode(file)).absolute().is_relative_to(cache_dir().absolute()):
-        return "It belongs to the cache: set TLCLI_CACHE to a folder that can be written."
+        return "The file is in the cache. Set TLCLI_CACHE to a writable folder."
     return ""
 
 
@@ -113,9 +113,9 @@ def _remedy(file: str | bytes) -> str:
     "tlcli", cls=Root, help=START, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(tlcli.__version__, "-V", "--version", message="tlcli %(version)s")
-@state
+@global_options
 def cli() -> None:
-    """The `tlcli` program as Click sees it."""
+    """The root command."""
 
 
 for command in (
@@ -138,8 +138,8 @@ for command in (
 
 def main() -> None:
     """The `tlcli` program."""
-    # TensorFlow makes a million objects that live to the end. Looking through them for garbage again and again took
-    # 0.8 seconds of every command that needs it, and at exit another second.
+    # TensorFlow creates a million objects that live until exit. Searching them for garbage took 0.8 s of every command
+    # that loads it, and another second at exit.
     gc.set_threshold(50_000, 20, 100)
     atexit.register(gc.freeze)
     tlcli.is_program = True

@@ -1,4 +1,4 @@
-"""Options that several commands share, and groups of commands."""
+"""Options that several commands share, and the class of command groups."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,91 +15,15 @@ Function = Callable[..., Any]
 QUIET = "tlcli.quiet"
 
 
-def state(function: Function) -> Function:
-    """`--quiet` and `--debug`, which hold for every command."""
-    for option in (
-        click.option(
-            "--quiet", "-q", is_flag=True, expose_value=False, callback=_note, help="No progress and no hints."
-        ),
-        click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
-    ):
-        function = option(function)
-    return function
-
-
-def examples(*lines: str) -> str:
-    """The end of a command's help: lines to try, as they are."""
-    return "\b\nExamples:\n" + "\n".join(f"  tlcli {line}" for line in lines)
-
-
-def is_quiet() -> bool:
-    """Whether `--quiet` was given, before or after the command's name."""
-    context = click.get_current_context(silent=True)
-    return bool(context and context.meta.get(QUIET))
-
-
-def as_json(function: Function) -> Function:
-    """`--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
-
-
-def exclude(function: Function) -> Function:
-    """`--exclude`."""
-    return click.option(
-        "--exclude",
-        metavar="FILE",
-        type=click.Path(path_type=Path),
-        help="List of images to leave out, as `tlcli check --quarantine` writes it.",
-    )(function)
-
-
-def training(function: Function) -> Function:
-    """What `finetune` and `plan` are given."""
-    options = (
-        click.argument("data", required=False, type=click.Path(path_type=Path)),
-        click.option(
-            "--model", "-m", metavar="M", help="Network: a name from `tlcli zoo list`, or a file. [default: auto]"
-        ),
-        click.option("--weights", metavar="FILE", help="Weights instead of the network's own, or 'random'."),
-        click.option(
-            "--recipe", "-r", metavar="R", help="Bundled recipe or YAML file. [default: unfreeze-until-plateau]"
-        ),
-        click.option(
-            "--set", "settings", metavar="A.B=C", multiple=True, help="Change one value of the recipe; repeatable."
-        ),
-        click.option(
-            "--out", "-o", type=click.Path(path_type=Path), help="Run folder. [default: runs/<data>-<model>-<n>]"
-        ),
-        exclude,
-        click.option("--resume", metavar="RUN", type=click.Path(path_type=Path), help="Go on with an unfinished run."),
-        click.option("--device", metavar="D", default="auto", help="auto, cpu, gpu, gpu:1, tpu."),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-            help="Arithmetic. [default: auto]",
-        ),
-        click.option("--budget", metavar="TIME", help="Time the run, or each of --compare, may take: 90s, 10m, 2h."),
-        click.option("--strict", is_flag=True, help="An unreadable image is an error instead of a warning."),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def _note(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    if value:
-        context.meta[QUIET] = True
-
-
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, of which the user has been told."""
+    """Ctrl-C that has already been reported to the user."""
 
 
 class Group(click.Group):
-    """A group of commands that says what it has."""
+    """A command group that prints its help if no command is given, and suggests names for mistyped commands."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Without a command, the help on stderr and exit code 2."""
+        """Without a command, print the help on stderr and exit with code 2."""
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(2)
@@ -108,32 +32,108 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As Click does it, with a suggestion for a mistyped command."""
+        """Find the command, or suggest one."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             hint = did_you_mean(args[0], self.commands) or f"Commands: {', '.join(sorted(self.commands))}."
             raise click.UsageError(f"there is no command '{args[0]}'. {hint}", ctx)
         return super().resolve_command(ctx, args)
 
 
-def request_from(asked: dict[str, Any]) -> "Request":
-    """Command-line values to a Request."""
+def global_options(function: Function) -> Function:
+    """Add `--quiet` and `--debug`, which every command has."""
+    for option in (
+        click.option(
+            "--quiet", "-q", is_flag=True, expose_value=False, callback=_set_quiet, help="Hide progress and hints."
+        ),
+        click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
+    ):
+        function = option(function)
+    return function
+
+
+def _set_quiet(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.meta[QUIET] = True
+
+
+def is_quiet() -> bool:
+    """True if `--quiet` was given, before or after the name of the command."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(QUIET))
+
+
+def json_option(function: Function) -> Function:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
+
+
+def exclude_option(function: Function) -> Function:
+    """Add `--exclude`."""
+    return click.option(
+        "--exclude",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="List of images to leave out, from `tlcli check --quarantine`.",
+    )(function)
+
+
+def training_options(function: Function) -> Function:
+    """Add the argument and the options of `finetune` and `plan`."""
+    options = (
+        click.argument("data", required=False, type=click.Path(path_type=Path)),
+        click.option("--model", "-m", metavar="M", help="Network from `tlcli zoo list`, or a file. [default: auto]"),
+        click.option("--weights", metavar="FILE", help="Weights file, or 'random'. [default: the network's own]"),
+        click.option(
+            "--recipe", "-r", metavar="R", help="Bundled recipe or YAML file. [default: unfreeze-until-plateau]"
+        ),
+        click.option(
+            "--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable."
+        ),
+        click.option(
+            "--out", "-o", type=click.Path(path_type=Path), help="Run folder. [default: runs/<data>-<model>-<n>]"
+        ),
+        exclude_option,
+        click.option("--resume", metavar="RUN", type=click.Path(path_type=Path), help="Resume an interrupted run."),
+        click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1 or tpu. [default: auto]"),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+            help="Floating-point format. [default: auto]",
+        ),
+        click.option(
+            "--budget", metavar="TIME", help="Time limit, such as 90s, 10m or 2h. With --compare: for each recipe."
+        ),
+        click.option("--strict", is_flag=True, help="Stop at unreadable images instead of skipping them."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: example command lines."""
+    return "\b\nExamples:\n" + "\n".join(f"  tlcli {line}" for line in lines)
+
+
+def request_from(options: dict[str, Any]) -> "Request":
+    """The Request for the values of `training_options`."""
     from tlcli.workflows.request import Request
 
-    data: Path | None = asked["data"]
-    options = {
+    data: Path | None = options["data"]
+    recipe_options = {
         "data.path": None if data is None else str(data),
-        "model.name": asked["model"],
-        "data.exclude": None if asked["exclude"] is None else str(asked["exclude"]),
-        "model.weights": asked["weights"],
-        "performance.precision": asked["precision"],
-        "performance.budget": asked["budget"],
+        "model.name": options["model"],
+        "data.exclude": None if options["exclude"] is None else str(options["exclude"]),
+        "model.weights": options["weights"],
+        "performance.precision": options["precision"],
+        "performance.budget": options["budget"],
     }
     return Request(
-        recipe=asked["recipe"] or "unfreeze-until-plateau",
-        settings=asked["settings"],
-        options={key: value for key, value in options.items() if value is not None},
-        strict=asked["strict"],
-        out=asked["out"],
-        resume=asked["resume"],
-        device=asked["device"],
+        recipe=options["recipe"] or "unfreeze-until-plateau",
+        settings=options["settings"],
+        options={key: value for key, value in recipe_options.items() if value is not None},
+        strict=options["strict"],
+        out=options["out"],
+        resume=options["resume"],
+        device=options["device"],
     )

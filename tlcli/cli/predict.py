@@ -2,24 +2,26 @@
 
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from tlcli.cli.options import as_json, examples, state
+from tlcli.cli.options import examples, global_options, json_option
 
 
 @click.command(epilog=examples("predict runs/first cat.jpg", "predict runs/first new/ 'more/**/*.png' --top 3 --csv"))
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("images", metavar="IMAGE…", nargs=-1, required=True)
-@click.option("--top", "-k", type=click.IntRange(1), default=1, show_default=True, help="Classes to name per picture.")
+@click.option("--top", "-k", type=click.IntRange(1), default=1, show_default=True, help="Number of classes per image.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV on stdout.")
-@as_json
-@state
+@json_option
+@global_options
 def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json: bool) -> None:
-    """Name the class of pictures: paths, folders and globs.
+    """Predict the classes of images.
 
-    Exit code 1 if any could not be read.
+    IMAGE is a file, a folder or a glob pattern. Exit code 1 if an image cannot be read.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
@@ -35,17 +37,26 @@ def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json:
     if as_json:
         console.print_json(rows)
     elif as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "rank", "label", "probability", "error"])
-        for row in rows:
-            for rank, guess in enumerate(row.get("top", ()), start=1):
-                writer.writerow([row["path"], rank, guess["label"], f"{guess['probability']:.6f}", ""])
-            if "error" in row:
-                writer.writerow([row["path"], "", "", "", row["error"]])
+        _print_csv(rows)
     else:
-        for row in rows:
-            guesses = "  ".join(f"{guess['label']} {guess['probability']:.1%}" for guess in row.get("top", ()))
-            line = console.safe(f"{row['path']}  ") + console.safe(guesses or row["error"], "" if guesses else "red")
-            console.out().print(line)
+        _print_lines(rows)
     if any("error" in row for row in rows):
         raise click.exceptions.Exit(1)
+
+
+def _print_csv(rows: Sequence[dict[str, Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "rank", "label", "probability", "error"])
+    for row in rows:
+        for rank, prediction in enumerate(row.get("top", ()), start=1):
+            writer.writerow([row["path"], rank, prediction["label"], f"{prediction['probability']:.6f}", ""])
+        if "error" in row:
+            writer.writerow([row["path"], "", "", "", row["error"]])
+
+
+def _print_lines(rows: Sequence[dict[str, Any]]) -> None:
+    from tlcli.cli import console
+
+    for row in rows:
+        top = "  ".join(f"{prediction['label']} {prediction['probability']:.1%}" for prediction in row.get("top", ()))
+        console.out().print(console.safe(f"{row['path']}  ") + console.safe(top or row["error"], "" if top else "red"))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import as_json, examples, exclude, is_quiet, state
+from tlcli.cli.options import examples, exclude_option, global_options, is_quiet, json_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tlcli.train.depth_probe import Depth, Lead, NetworkComparison, NetworkProbe, ProbeResult
 
-# Width of the bar of a full accuracy, characters.
+# Width of the bar for an accuracy of 1, characters.
 BAR = 10
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -27,16 +27,16 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
-    "--model", "-m", "models", metavar="M", multiple=True, help="Network as for finetune; repeatable. [default: auto]"
+    "--model", "-m", "models", metavar="M", multiple=True, help="Network, as for finetune; repeatable. [default: auto]"
 )
-@click.option("--weights", metavar="FILE", help="Weights instead of the network's own, or 'random'.")
-@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Change one value of the recipe; repeatable.")
-@exclude
+@click.option("--weights", metavar="FILE", help="Weights file, or 'random'. [default: the network's own]")
+@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
+@exclude_option
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
-@click.option("--plot", metavar="FILE.png", type=click.Path(path_type=Path), help="Draw accuracy over depth.")
-@click.option("--device", metavar="D", default="auto", help="auto, cpu, gpu, gpu:1, tpu.")
-@as_json
-@state
+@click.option("--plot", metavar="FILE.png", type=click.Path(path_type=Path), help="Plot accuracy over depth.")
+@click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1 or tpu. [default: auto]")
+@json_option
+@global_options
 def probe(
     data: Path,
     models: tuple[str, ...],
@@ -48,68 +48,70 @@ def probe(
     device: str,
     as_json: bool,
 ) -> None:
-    """Say how well a linear head does at every depth of a network.
+    """Measure a linear probe at every depth of a network.
 
-    DATA is what `finetune` takes. One pass over the images for each network, then the best linear head on the pooled
-    features at the end of every layer group. It shows where to cut, and which network to take.
+    DATA is as for `finetune`. The probe at the end of each layer group shows where to cut the network, and which
+    network to choose.
     """
     from tlcli.cli import console
     from tlcli.cli.progress import observer
     from tlcli.workflows.request import ProbeRequest, check_probe
 
-    asked = ProbeRequest(data, models, weights, settings, size, plot, device, exclude)
-    resolved = check_probe(asked)
+    request = ProbeRequest(data, models, weights, settings, size, plot, device, exclude)
+    resolved = check_probe(request)
     if not is_quiet():
         console.err().print("loading Keras …", style="dim")
     with console.loading_keras():
         from tlcli.workflows import probe as workflow
     with observer() as observe:
-        done = workflow.probe(asked, resolved, observe)
+        result = workflow.probe(request, resolved, observe)
     if plot is not None:
         from tlcli.report import plots
 
-        plots.plot_probes(done.models, plot, title=f"linear probes on {data}")
+        plots.plot_probes(result.models, plot, title=f"linear probes on {data}")
     if as_json:
-        console.print_json(done.to_json())
+        console.print_json(result.to_json())
     else:
-        tell(done, plot)
+        print_result(result, plot)
 
 
-def tell(done: "ProbeResult", plot: Path | None) -> None:
-    """A table a network, what to make of it, and which network is ahead."""
+def print_result(result: "ProbeResult", plot: Path | None) -> None:
+    """Print a table for each network, and how far the best network is ahead of the others."""
     from tlcli.cli import console
 
     out = console.out()
-    for number, probed in enumerate(done.models):
+    for number, network in enumerate(result.models):
         if number:
             out.print()
-        _tell_one(out, probed, done.data["counts"])
-    if done.comparisons:
+        _print_network(out, network, result.data["counts"])
+    if result.comparisons:
         out.print()
-    for comparison in done.comparisons:
-        console.say(out, console.safe(_compared(comparison)))
+    for comparison in result.comparisons:
+        console.print_text(out, console.safe(_comparison(comparison)))
     if plot is not None:
         out.print(console.safe(f"plot  {plot}"))
 
 
-def _tell_one(out: "Console", probed: "NetworkProbe", counts: dict[str, int]) -> None:
+def _print_network(out: "Console", network: "NetworkProbe", counts: dict[str, int]) -> None:
     from tlcli import text
     from tlcli.cli import console
 
-    height, width = probed.size
-    console.say(out, console.safe(f"{probed.model}, weights {probed.weights}, input {height} × {width}", "bold"))
-    console.say(
+    height, width = network.size
+    features_s, probes_s = (text.duration(network.seconds[name]) for name in ("features", "probes"))
+    console.print_text(
+        out, console.safe(f"{network.model}, weights {network.weights}, input {height} × {width}", "bold")
+    )
+    console.print_text(
         out,
-        f"linear probes on {counts['train']} images, chosen by {counts['val']}, tested on {counts['test']};"
-        f" features {text.duration(probed.seconds['features'])},"
-        f" probes {text.duration(probed.seconds['probes'])}",
+        f"{counts['train']} training, {counts['val']} validation, {counts['test']} test images;"
+        f" features {features_s}, probes {probes_s}",
     )
     out.print()
     columns = ["group", "drop_top", "channels", "FLOPs", "val accuracy", "val loss", "test acc", "1/L2"]
-    rows = [_row(depth, is_best=depth is probed.best) for depth in probed.depths]
-    out.print(console.table(columns, rows, spare=["1/L2", "channels", "FLOPs", "drop_top"]))
+    rows = [_row(depth, is_best=depth is network.best) for depth in network.depths]
+    out.print(console.table(columns, rows, optional=["1/L2", "channels", "FLOPs", "drop_top"]))
     out.print()
-    console.say(out, console.safe(_verdict(probed)))
+    console.print_text(out, console.safe(_verdict(network)))
 
 
 def _row(depth: "Depth", *, is_best: bool) -> list["str | Text"]:
@@ -128,34 +130,37 @@ def _row(depth: "Depth", *, is_best: bool) -> list["str | Text"]:
     return [console.safe(cell, "bold" if is_best else "") for cell in cells]
 
 
-def bar(share: float) -> str:
-    """A share of 0-1 as a bar, always of the same width.
+def bar(fraction: float) -> str:
+    """A fraction (0-1) as a bar of fixed width.
 
     >>> [bar(0.0), bar(0.55), bar(1.0)]
     ['          ', '█████▌    ', '██████████']
     """
-    whole, eighths = divmod(round(share * BAR * 8), 8)
+    whole, eighths = divmod(round(fraction * BAR * 8), 8)
     return ("█" * whole + EIGHTHS[eighths].strip()).ljust(BAR)
 
 
-def _verdict(probed: "NetworkProbe") -> str:
-    """Where to cut, by validation alone."""
-    best, top = probed.best, probed.depths[-1]
+def _verdict(network: "NetworkProbe") -> str:
+    """The best depth by validation loss, and whether to cut there."""
+    best, top, lead = network.best, network.depths[-1], network.lead_over_top
     if best is top:
-        return f"* lowest validation loss: at the top, {best.group}; nothing is gained by cutting"
-    lead = probed.over_top
-    advice = "" if lead.is_clear else ", so there is no clear reason to cut"
+        return f"* lowest validation loss: {best.group}, the top; cutting gains nothing"
+    advice = "" if lead.is_clear else ": no clear reason to cut"
     return (
-        f"* lowest validation loss: {best.group}, to end there: --set model.drop_top={best.drop_top}."
-        f" Against {top.group} it is {_led(lead)}{advice}"
+        f"* lowest validation loss: {best.group} (--set model.drop_top={best.drop_top}),"
+        f" {_lead(lead)} than {top.group}{_confidence(lead)}{advice}"
     )
 
 
-def _compared(comparison: "NetworkComparison") -> str:
-    return f"{comparison.model} is ahead of {comparison.over}: the validation loss is {_led(comparison.lead)}"
+def _comparison(comparison: "NetworkComparison") -> str:
+    lead = comparison.lead
+    return f"{comparison.model} is ahead of {comparison.over}: validation loss {_lead(lead)}{_confidence(lead)}"
 
 
-def _led(lead: "Lead") -> str:
-    than = "more" if lead.is_clear else "not more"
-    lower = f"{lead.gain:.3f} ± {lead.standard_error:.3f} lower"
-    return f"{lower}, {than} than its standard error ({lead.confidence:.0%} sure)"
+def _lead(lead: "Lead") -> str:
+    return f"{lead.gain:.3f} ± {lead.standard_error:.3f} lower"
+
+
+def _confidence(lead: "Lead") -> str:
+    within = "" if lead.is_clear else ", within its standard error"
+    return f" at {100 * lead.confidence:.0f} % confidence{within}"

@@ -1,4 +1,4 @@
-"""Observers: a live display on a terminal, plain lines elsewhere, nothing with --quiet."""
+"""Progress of a run on stderr: a progress bar on a terminal, lines elsewhere, warnings only with --quiet."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tlcli.cli.console import err, safe, say
+from tlcli.cli.console import err, print_text, safe
 from tlcli.cli.options import is_quiet
 from tlcli.text import compact, duration
 from tlcli.train.events import Advanced, BatchDone, EpochDone, Event, Noticed, Observer, StepBegun, StepDone
 from tlcli.train.policy import Step
 
-# Without a terminal, a long preparation says something this often, seconds.
+# Without a terminal, a long stage prints a line this often, seconds.
 PLAIN_EVERY_S = 10.0
-# In the place of when a stage was last told of: it has ended.
-OVER = -1.0
+# Marks a stage that has ended, instead of the time of its last line.
+FINISHED = -1.0
 ANY_WIDTH = 1000
 
 
 @contextmanager
 def observer() -> Iterator[Observer]:
-    """The observer that fits where stderr goes."""
+    """The observer for stderr: live on a terminal, plain elsewhere, quiet with --quiet."""
     console = err()
     if is_quiet():
         yield _Quiet(console)
@@ -36,7 +36,7 @@ def observer() -> Iterator[Observer]:
 
 @dataclass
 class _Quiet:
-    """Warnings only."""
+    """Prints warnings only."""
 
     console: Console
 
@@ -47,14 +47,14 @@ class _Quiet:
 
 @dataclass
 class Plain:
-    """One line for everything worth keeping."""
+    """Prints lines, without a progress bar."""
 
     console: Console
-    said: dict[str, float] = field(default_factory=dict)
+    printed: dict[str, float] = field(default_factory=dict)
     epochs: int = 0
 
     def __call__(self, event: Event) -> None:
-        """Print what deserves a line."""
+        """Print the line of an event, if it has one."""
         match event:
             case Advanced():
                 self._advance(event)
@@ -62,30 +62,30 @@ class Plain:
                 _print_notice(self.console, event)
             case StepBegun():
                 self.epochs = event.epochs
-                say(self.console, safe(_begin_line(event)))
+                print_text(self.console, safe(_begin_line(event)))
             case EpochDone():
                 self.console.print(safe(_epoch_line(event, self.epochs)))
             case StepDone():
-                say(self.console, safe(f"{event.outcome.step.name}: {event.outcome.reason}"))
+                print_text(self.console, safe(f"{event.outcome.step.name}: {event.outcome.reason}"))
 
     def _advance(self, event: Advanced) -> None:
-        """Now and then a line, and one at the end; the stage may come again later."""
-        now, last = time.monotonic(), self.said.get(event.stage, OVER)
-        is_over = event.done >= event.total
-        if is_over and (last != OVER or event.stage not in self.said):
-            self._say(event, OVER)
-        elif not is_over and last == OVER:
-            self.said[event.stage] = now
-        elif not is_over and now - last >= PLAIN_EVERY_S:
-            self._say(event, now)
+        """Print a line every `PLAIN_EVERY_S` seconds and one at the end. A stage may start again later."""
+        now, last = time.monotonic(), self.printed.get(event.stage, FINISHED)
+        is_finished = event.done >= event.total
+        if is_finished and (last != FINISHED or event.stage not in self.printed):
+            self._print(event, FINISHED)
+        elif not is_finished and last == FINISHED:
+            self.printed[event.stage] = now
+        elif not is_finished and now - last >= PLAIN_EVERY_S:
+            self._print(event, now)
 
-    def _say(self, event: Advanced, said: float) -> None:
+    def _print(self, event: Advanced, at: float) -> None:
         self.console.print(safe(f"{event.stage}: {event.done} of {event.total}"))
-        self.said[event.stage] = said
+        self.printed[event.stage] = at
 
 
 class Live:
-    """A bar for what is going on, above it the lines that stay."""
+    """Draws a progress bar for the current stage, and prints lines above it."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -102,16 +102,16 @@ class Live:
         self.epochs = self.batches = 0
 
     def __enter__(self) -> "Live":
-        """Start drawing."""
+        """Start the display."""
         self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the lines, remove the bar."""
+        """Remove the bar; the lines stay."""
         self.progress.stop()
 
     def __call__(self, event: Event) -> None:
-        """Draw."""
+        """Draw or print an event."""
         match event:
             case Advanced():
                 self._bar(event.stage, event.done, event.total, f"{event.done}/{event.total}")
@@ -120,7 +120,7 @@ class Live:
             case StepBegun():
                 self._clear()
                 self.epochs, self.batches = event.epochs, event.batches
-                say(self.console, safe(_begin_line(event), "bold"))
+                print_text(self.console, safe(_begin_line(event), "bold"))
             case BatchDone():
                 self._batch(event)
             case EpochDone():
@@ -128,7 +128,7 @@ class Live:
             case StepDone():
                 self._clear()
                 style = "green" if event.outcome.kept else "yellow"
-                say(self.console, safe(f"{event.outcome.step.name}: {event.outcome.reason}", style))
+                print_text(self.console, safe(f"{event.outcome.step.name}: {event.outcome.reason}", style))
 
     def _batch(self, event: BatchDone) -> None:
         done = (event.epoch - 1) * self.batches + event.batch
@@ -140,8 +140,8 @@ class Live:
         if key not in self.bars:
             self._clear()
             self.bars[key] = self.progress.add_task(key, total=total, detail="")
-        shown = safe(title or key).plain.replace("[", r"\[")
-        self.progress.update(self.bars[key], completed=done, total=total, detail=detail, description=shown)
+        description = safe(title or key).plain.replace("[", r"\[")
+        self.progress.update(self.bars[key], completed=done, total=total, detail=detail, description=description)
 
     def _clear(self) -> None:
         for bar in self.bars.values():
@@ -150,7 +150,7 @@ class Live:
 
 
 def groups_text(step: Step) -> str:
-    """What a step trains, briefly: `head`, `block15, top + head`, `block3 … top (14 groups) + head`."""
+    """The trained groups of a step: `head`, `block15, top + head`, `block3 … top (14 groups) + head`."""
     names = step.groups
     if not names:
         return "head"
@@ -161,13 +161,13 @@ def groups_text(step: Step) -> str:
 def _begin_line(event: StepBegun) -> str:
     parameters = f"{compact(event.trainable_parameters)} parameters"
     if event.epochs == 0:
-        return f"{event.step.name}: the linear probe as it is, {parameters}"
+        return f"{event.step.name}: linear probe, {parameters}"
     trained = f"training {groups_text(event.step)}, {parameters}"
     return f"{event.step.name}: {trained}, {event.images} images, up to {event.epochs} epochs"
 
 
 def _epoch_line(event: EpochDone, epochs: int, *, width: int = ANY_WIDTH) -> str:
-    """One epoch, below the line of its step; the speed only where it fits."""
+    """The line of an epoch; with the speed if it fits into `width`."""
     number = f"{event.epoch}/{epochs}"
     line = f"  {number:>7}  loss {event.loss:.4f}  acc {event.accuracy:.3f}"
     if event.val_loss is not None and event.val_accuracy is not None:
@@ -179,11 +179,11 @@ def _epoch_line(event: EpochDone, epochs: int, *, width: int = ANY_WIDTH) -> str
 
 def _print_notice(console: Console, event: Noticed) -> None:
     mark = safe("warning: ", "yellow") if event.is_warning else safe("")
-    say(console, mark + safe(event.message))
+    print_text(console, mark + safe(event.message))
 
 
 @contextmanager
 def bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress callback `(done, total)` for one stage."""
+    """Draws the progress of one stage. The context is its callback `(done, total)`."""
     with observer() as observe:
         yield lambda done, total: observe(Advanced(title, done, total))

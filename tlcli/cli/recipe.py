@@ -1,11 +1,11 @@
-"""`tlcli recipe`: the bundled recipes, and yours."""
+"""`tlcli recipe`."""
 
 import json
 from pathlib import Path
 
 import click
 
-from tlcli.cli.options import Group, as_json, state
+from tlcli.cli.options import Group, global_options, json_option
 
 
 @click.group(cls=Group)
@@ -14,10 +14,10 @@ def recipe() -> None:
 
 
 @recipe.command("list")
-@as_json
-@state
+@json_option
+@global_options
 def list_recipes(as_json: bool) -> None:
-    """The bundled recipes."""
+    """List the bundled recipes."""
     from tlcli.cli import console
     from tlcli.recipe import load
 
@@ -25,14 +25,16 @@ def list_recipes(as_json: bool) -> None:
     if as_json:
         console.print_json(rows)
     else:
-        console.out().print(console.table(["recipe", "what it does"], [list(row.values()) for row in rows], left=2))
+        console.out().print(
+            console.table(["recipe", "description"], [list(row.values()) for row in rows], text_columns=2)
+        )
 
 
 @recipe.command()
 @click.argument("name", metavar="RECIPE")
-@state
+@global_options
 def show(name: str) -> None:
-    """Print a recipe as it is written, comments and all."""
+    """Print a recipe with its comments."""
     from tlcli.recipe import load
 
     click.echo(load.locate(name).read_text(encoding="utf-8"), nl=False)
@@ -41,11 +43,11 @@ def show(name: str) -> None:
 @recipe.command()
 @click.argument("name", metavar="RECIPE")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@state
+@global_options
 def copy(name: str, file: Path | None) -> None:
-    """Copy a recipe to FILE to change it.
+    """Copy a recipe to FILE.
 
-    Without FILE it becomes RECIPE.yaml here. An existing file is never overwritten.
+    The default FILE is RECIPE.yaml in the current folder. Existing files are not overwritten.
     """
     from tlcli.errors import OutputError
     from tlcli.paths import write_text
@@ -56,20 +58,20 @@ def copy(name: str, file: Path | None) -> None:
     if target.is_dir():
         target = target / source.name
     if target.exists():
-        raise OutputError("the file already exists", where=str(target), hint="Name another file, or remove this one.")
+        raise OutputError("the file already exists", where=str(target), hint="Name another file, or remove it.")
     write_text(target, source.read_text(encoding="utf-8"))
-    click.echo(f"{target}", err=False)
+    click.echo(str(target))
 
 
 @recipe.command()
 @click.argument("files", metavar="RECIPE…", nargs=-1, required=True)
-@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Change one value first; repeatable.")
-@as_json
-@state
+@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
+@json_option
+@global_options
 def validate(files: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
-    """Check recipes and show all their problems.
+    """Check recipes and list all problems.
 
-    All problems of all recipes, with line numbers. Exit code 2 if there are any.
+    Problems have line numbers. Exit code 2 if there are any.
     """
     from tlcli.errors import Problem, RecipeError
     from tlcli.recipe import load
@@ -90,10 +92,10 @@ def validate(files: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -
 
 @recipe.command()
 @click.argument("name", metavar="RECIPE")
-@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Change one value first; repeatable.")
-@state
+@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
+@global_options
 def render(name: str, settings: tuple[str, ...]) -> None:
-    """Print a recipe with every default filled in."""
+    """Print a recipe with all defaults."""
     from tlcli.recipe import load
 
     click.echo(load.render(load.load(name, settings=settings)), nl=False)
@@ -102,19 +104,19 @@ def render(name: str, settings: tuple[str, ...]) -> None:
 @recipe.command()
 @click.argument("file", metavar="RECIPE")
 @click.argument("data", required=False, type=click.Path(path_type=Path))
-@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Change one value first; repeatable.")
+@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Run folder. [default: runs/<data>-<model>-<n>]")
-@click.option("--strict", is_flag=True, help="An unreadable image is an error instead of a warning.")
-@as_json
-@state
+@click.option("--strict", is_flag=True, help="Stop at unreadable images instead of skipping them.")
+@json_option
+@global_options
 def run(file: str, data: Path | None, settings: tuple[str, ...], out: Path | None, strict: bool, as_json: bool) -> None:
-    """Fine-tune and check what the recipe expects.
+    """Fine-tune with a recipe and check its expectations.
 
-    For CI: by RECIPE, on DATA or the recipe's own data.path. Exit code 3 when an expectation is not met.
+    For CI. DATA replaces data.path of the recipe. Exit code 3 if an expectation is not met.
     """
-    from tlcli.cli.finetune import run_and_tell
+    from tlcli.cli.finetune import run_and_print
     from tlcli.workflows.request import Request
 
     options = {} if data is None else {"data.path": str(data)}
     request = Request(recipe=file, settings=settings, options=options, out=out, strict=strict)
-    run_and_tell(request, as_json=as_json)
+    run_and_print(request, as_json=as_json)

@@ -8,31 +8,75 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from tlcli.cli.console import out, print_table, safe, say, table
+from tlcli.cli.console import out, print_table, print_text, safe, table
 from tlcli.cli.options import is_quiet
 from tlcli.model.groups import LayerGroups
 from tlcli.report.record import RunRecord
 from tlcli.text import compact, duration, plural
-from tlcli.train.plan import PhasePlan, TrainPlan
+from tlcli.train.plan import PhasePlan, TrainPlan, per_class, totals
 
-BEST = "best: the highest validation accuracy, then the lowest validation loss."
-# Confusion matrices wider than this are told as the most frequent confusions instead.
+SPLITS = ("train", "val", "test")
+BEST = "best: highest validation accuracy, then lowest validation loss"
+# With more classes than this, the most frequent confusions are listed instead of the confusion matrix.
 MATRIX_CLASSES = 12
+# With more classes than this, a plan lists only the first ones.
+SPLIT_CLASSES = 20
 
 
-def print_plan(made: TrainPlan, notices: Sequence[str] = ()) -> None:
-    """What a run will do, and what the user should know of how that was decided."""
-    console, height, width = out(), *made.size
-    console.print(safe(f"{made.recipe.name}: {made.card.title} on {made.recipe.data.path}", "bold"))
-    console.print(f"input {height} × {width}, {made.recipe.data.resize}; preprocessing {made.card.preprocessing}")
+def print_plan(plan: TrainPlan, notices: Sequence[str] = ()) -> None:
+    """Print a plan: split, layer groups, phases, estimates, and notices about the choice of the network."""
+    console, height, width = out(), *plan.size
+    console.print(safe(f"{plan.recipe.name}: {plan.card.title} on {plan.recipe.data.path}", "bold"))
+    console.print(f"input {height} × {width}, {plan.recipe.data.resize}; preprocessing {plan.card.preprocessing}")
     for notice in notices:
         console.print()
-        say(console, safe(f"Note: {notice}.", "yellow"))
+        print_text(console, safe(f"Note: {notice}.", "yellow"))
     console.print()
-    _print_split(console, made)
+    _print_split(console, plan)
     console.print()
-    print_groups(console, made.groups)
+    _print_groups(console, plan.groups)
     console.print()
+    _print_phases(console, plan.phases)
+    console.print()
+    estimates = plan.estimates
+    seconds = max(5.0, 5.0 * round(estimates.seconds / 5))
+    console.print(
+        f"estimate: {duration(seconds).replace('.0 s', ' s')}, {estimates.memory_bytes / 1e9:.1f} GB memory,"
+        f" {estimates.cache_bytes / 1e6:.0f} MB cache"
+    )
+    if budget := plan.recipe.performance.budget:
+        print_text(console, safe(f"budget {budget}: steps that do not fit are shortened or skipped"))
+
+
+def _print_split(console: Console, plan: TrainPlan) -> None:
+    counts = per_class(plan.splits)
+    rows = [[name, *(str(counts[name][split]) for split in SPLITS)] for name in counts]
+    if len(rows) > SPLIT_CLASSES:
+        rows = [*rows[:15], [f"… {len(rows) - 15} more", "", "", ""]]
+    rows.append(["all", *(str(totals(plan.splits)[split]) for split in SPLITS)])
+    console.print(table(["class", *SPLITS], rows))
+
+
+def _print_groups(console: Console, groups: LayerGroups) -> None:
+    total = max(groups.parameters, 1)
+    rows = [
+        [
+            group.name,
+            str(len(group.layers)),
+            compact(group.parameters),
+            f"{group.parameters / total:.1%}",
+            " × ".join("?" if side is None else str(side) for side in group.output_shape),
+            compact(group.flops),
+            str(group.batch_norms) if group.batch_norms else "–",
+            "yes" if group.is_cut_point else "no",
+        ]
+        for group in groups.groups
+    ]
+    columns = ["group", "layers", "parameters", "share", "output", "FLOPs", "BatchNorm", "cut"]
+    console.print(table(columns, rows, optional=["cut", "BatchNorm", "FLOPs", "layers"]))
+
+
+def _print_phases(console: Console, phases: Sequence[PhasePlan]) -> None:
     rows = [
         [
             phase.name,
@@ -42,61 +86,26 @@ def print_plan(made: TrainPlan, notices: Sequence[str] = ()) -> None:
             _epochs(phase.steps, phase.epochs),
             f"{phase.lr:g}",
             phase.batch_norm,
-            _stored(phase),
+            _cached_features(phase),
         ]
-        for phase in made.phases
+        for phase in phases
     ]
-    columns = ["phase", "policy", "trains", "parameters", "epochs", "lr", "BatchNorm", "stored"]
-    print_table(console, columns, rows, left=3, spare=["BatchNorm", "policy", "lr"])
-    for phase in made.phases:
-        if phase.why_live:
-            say(console, safe(f"{phase.name}: frozen layers are computed anew in every epoch: {phase.why_live}", "dim"))
-    estimates = made.estimates
-    seconds = max(5.0, 5.0 * round(estimates.seconds / 5))
-    console.print()
-    console.print(
-        f"about {duration(seconds).replace('.0 s', ' s')} (rough), {estimates.memory_bytes / 1e9:.1f} GB memory,"
-        f" {estimates.cache_bytes / 1e6:.0f} MB cache"
-    )
-    if budget := made.recipe.performance.budget:
-        say(console, safe(f"budget {budget}: steps that do not fit, by what they cost then, are shortened or left out"))
-
-
-def print_groups(console: Console, groups: LayerGroups, *, trained: frozenset[str] | None = None) -> None:
-    """The groups table; with `trained`, how much of each a selection trains."""
-    total = max(groups.parameters, 1)
-    columns = ["group", "layers", "parameters", "share", "output", "FLOPs", "BatchNorm", "cut"]
-    rows: list[list[str | Text]] = []
-    for group in groups.groups:
-        shape = " × ".join("?" if side is None else str(side) for side in group.output_shape)
-        row: list[str | Text] = [
-            group.name,
-            str(len(group.layers)),
-            compact(group.parameters),
-            f"{group.parameters / total:.1%}",
-            shape,
-            compact(group.flops),
-            str(group.batch_norms) if group.batch_norms else "–",
-            "yes" if group.is_cut_point else "no",
-        ]
-        if trained is not None:
-            names = [layer.name for layer in group.layers]
-            hit = sum(name in trained for name in names)
-            row.append("no" if hit == 0 else "yes" if hit == len(names) else f"{hit} of {len(names)}")
-        rows.append(row)
-    columns += ["trains"] if trained is not None else []
-    console.print(table(columns, rows, spare=["cut", "BatchNorm", "FLOPs", "layers"]))
+    columns = ["phase", "policy", "trains", "parameters", "epochs", "lr", "BatchNorm", "cached features"]
+    print_table(console, columns, rows, text_columns=3, optional=["BatchNorm", "policy", "lr"])
+    for phase in phases:
+        if phase.uncached_reason:
+            print_text(console, safe(f"{phase.name}: features are not cached: {phase.uncached_reason}", "dim"))
 
 
 def print_result(folder: Path, record: RunRecord) -> None:
-    """What a run brought and what to do next."""
+    """Print the result of a run: steps, scores, expectations, advice, and the commands to type next."""
     console = out()
     console.print()
     if record.compared:
         _print_compared(console, record.compared, chosen=record.recipe["name"])
-        say(console, BEST, "dim")
+        print_text(console, BEST, "dim")
         console.print()
-    _print_steps(console, record.phases)
+    _print_steps(console, record)
     console.print()
     for name in ("val", "test"):
         if scores := record.scores.get(name):
@@ -105,85 +114,91 @@ def print_result(folder: Path, record: RunRecord) -> None:
             console.print(safe(text, "bold" if name == "test" else ""))
     console.print(f"time  {duration(record.seconds['total'])}")
     for verdict in record.expectations:
-        measured = "no such number" if verdict["measured"] is None else f"{verdict['measured']:.4g}"
+        measured = "not available" if verdict["measured"] is None else f"{verdict['measured']:.4g}"
         mark = safe("met      ", "green") if verdict["passed"] else safe("not met  ", "red")
         console.print(mark + safe(f"{verdict['expectation']}  (measured {measured})"))
     if record.advice and not is_quiet():
         console.print()
         _print_advice(console, record.advice)
     console.print()
-    quoted = shlex.quote(str(folder))
     console.print(safe(f"run folder   {folder}"))
-    if is_quiet():
-        return
-    console.print(safe(f"scores       tlcli evaluate {quoted}"))
-    console.print(safe(f"use it       tlcli predict {quoted} PICTURE…"))
+    if not is_quiet():
+        quoted = shlex.quote(str(folder))
+        console.print(safe(f"evaluate     tlcli evaluate {quoted}"))
+        console.print(safe(f"predict      tlcli predict {quoted} IMAGE…"))
 
 
-def _print_steps(console: Console, phases: Sequence[dict[str, Any]]) -> None:
-    """What was tried and what came of it: a line a step, and below why it was kept or rolled back."""
+def _print_steps(console: Console, record: RunRecord) -> None:
+    """Print one row per step, and below the table the reasons that say more than it."""
     rows = [
         [
-            phase["step"],
-            _groups(phase["trained_groups"]),
-            compact(phase["trainable_parameters"]),
-            str(phase["epochs"]),
-            _change(phase["loss_before"], phase["val_loss"], 4),
-            _change(phase["accuracy_before"], phase["val_accuracy"], 3),
-            "–" if phase["confidence"] is None else f"{phase['confidence']:.0%}",
-            duration(phase["seconds"]),
-            safe("kept", "green") if phase["kept"] else safe(_undone(phase), "yellow"),
+            step["step"],
+            _groups(step["trained_groups"]),
+            compact(step["trainable_parameters"]),
+            str(step["epochs"]),
+            _change(step["loss_before"], step["val_loss"], 4),
+            _change(step["accuracy_before"], step["val_accuracy"], 3),
+            "–" if step["confidence"] is None else f"{step['confidence']:.0%}",
+            duration(step["seconds"]),
+            safe("kept", "green") if step["kept"] else safe("rolled back" if step["epochs"] else "skipped", "yellow"),
         ]
-        for phase in phases
+        for step in record.phases
     ]
-    columns = ["step", "trained", "parameters", "epochs", "val loss", "val acc", "sure", "time", "decision"]
-    print_table(console, columns, rows, left=2, spare=["parameters", "time", "epochs", "sure", "val acc"])
-    for phase in phases:
-        say(console, safe(f"{phase['step']}: {phase['reason']}", "dim"))
+    columns = ["step", "trained", "parameters", "epochs", "val loss", "val acc", "confidence", "time", "decision"]
+    optional = ["parameters", "time", "epochs", "confidence", "val acc"]
+    print_table(console, columns, rows, text_columns=2, optional=optional)
+    names = {phase["name"] for phase in record.recipe["phases"]}
+    phases = [_phase(step["step"], names) for step in record.phases]
+    for step, phase, following in zip(record.phases, phases, [*phases[1:], None], strict=True):
+        if not step["kept"] or phase != following:
+            print_text(console, safe(f"{step['step']}: {step['reason']}", "dim"))
 
 
-def _undone(phase: dict[str, Any]) -> str:
-    return "rolled back" if phase["epochs"] else "not tried"
+def _phase(step: str, phases: set[str]) -> str:
+    """The name of the phase of a step: `unfreeze` for `unfreeze 2`."""
+    return step if step in phases else step.rpartition(" ")[0]
 
 
 def _change(before: float | None, after: float | None, digits: int) -> str:
-    """Two numbers and the way between them; one where nothing moved."""
+    """`before → after`, or one number if nothing changed."""
     if before is None or before == after:
         return _number(after, digits)
     return f"{_number(before, digits)} → {_number(after, digits)}"
 
 
 def _print_advice(console: Console, advice: dict[str, Any]) -> None:
-    """The diagnosis, and what may help, each with the command to type."""
-    named = {"both": "high bias and high variance", "neither": "neither high bias nor high variance"}
-    diagnosis = named.get(advice["diagnosis"], f"high {advice['diagnosis']}")
-    say(console, safe(f"{diagnosis}: {advice['because']}", "bold"))
+    """Print the diagnosis, and suggestions with the command for each."""
+    titles = {"both": "high bias and high variance", "neither": "neither high bias nor high variance"}
+    diagnosis = titles.get(advice["diagnosis"], f"high {advice['diagnosis']}")
+    print_text(console, safe(f"{diagnosis}: {advice['because']}", "bold"))
     for suggestion in advice["suggestions"]:
-        say(console, safe(f"- {suggestion['what']}"))
+        print_text(console, safe(f"- {suggestion['what']}"))
         if suggestion["command"]:
             console.print(safe(f"  {suggestion['command']}", "cyan"))
 
 
-def print_comparison(found: dict[str, Any]) -> None:
-    """Runs side by side, and what sets them apart."""
+def print_comparison(comparison: dict[str, Any]) -> None:
+    """Print runs side by side, and the recipe keys in which they differ."""
     console = out()
-    best = next((row["recipe"] for row in found["runs"] if row["run"] == found["best"]), None)
-    _print_compared(console, found["runs"], chosen=best, folders=True, best=found["best"])
+    runs, best_run = comparison["runs"], comparison["best"]
+    best = next((row["recipe"] for row in runs if row["run"] == best_run), None)
+    _print_compared(console, runs, chosen=best, folders=True, best=best_run)
     if best is not None:
-        say(console, BEST, "dim")
-    if not found["same_split"]:
+        print_text(console, BEST, "dim")
+    if not comparison["same_split"]:
         console.print()
-        say(console, safe("The runs did not see the same split: their numbers do not compare.", "yellow"))
-    if found["differences"]:
+        print_text(console, safe("The runs have different splits. Their scores cannot be compared.", "yellow"))
+    if comparison["differences"]:
         console.print()
-        rows = [[key, *(_brief(value) for value in values)] for key, values in found["differences"].items()]
-        names = [Path(row["run"]).name for row in found["runs"]]
-        console.print(table(["recipe key", *names], rows, left=1 + len(names)))
+        rows = [[key, *(_brief(value) for value in values)] for key, values in comparison["differences"].items()]
+        names = [Path(row["run"]).name for row in runs]
+        console.print(table(["recipe key", *names], rows, text_columns=1 + len(names)))
 
 
 def _print_compared(
     console: Console, runs: Sequence[dict[str, Any]], *, chosen: str | None, folders: bool = False, best: Any = None
 ) -> None:
+    """Print one row per run; with `folders` by run folder, otherwise by recipe."""
     rows: list[list[str | Text]] = []
     for row in runs:
         is_best = row["run"] == best if folders else row["recipe"] == chosen
@@ -203,79 +218,61 @@ def _print_compared(
         )
     columns = ["run" if folders else "compared", "recipe", "model", "trained"]
     columns += ["val loss", "val acc", "test acc", "time", ""]
-    spare = ["model", "trained", "recipe", "val loss"] if folders else ["recipe", "model", "trained", "val loss"]
-    print_table(console, columns, rows, left=4, spare=spare)
+    optional = ["model", "trained", "recipe", "val loss"] if folders else ["recipe", "model", "trained", "val loss"]
+    print_table(console, columns, rows, text_columns=4, optional=optional)
 
 
-def _brief(value: Any) -> str:
-    text = "–" if value is None else str(value)
-    return text if len(text) <= 24 else f"{text[:23]}…"
-
-
-def print_scores(found: dict[str, Any], title: str) -> None:
-    """One evaluation: totals, a line a class, and what was taken for what."""
+def print_scores(scores: dict[str, Any], title: str) -> None:
+    """Print an evaluation: totals, one row per class, and the confusions."""
     console = out()
     console.print(safe(title, "bold"))
-    tops = "".join(f"  top-{k} {share:.4f}" for k, share in found["top_k"].items())
-    console.print(f"accuracy {found['accuracy']:.4f}{tops}  loss {found['loss']:.4f}")
+    tops = "".join(f"  top-{k} {share:.4f}" for k, share in scores["top_k"].items())
+    console.print(f"accuracy {scores['accuracy']:.4f}{tops}  loss {scores['loss']:.4f}")
     console.print()
     rows = [
-        [each["name"], str(each["support"]), f"{each['precision']:.3f}", f"{each['recall']:.3f}", f"{each['f1']:.3f}"]
-        for each in found["per_class"]
+        [row["name"], str(row["support"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}"]
+        for row in scores["per_class"]
     ]
     console.print(table(["class", "images", "precision", "recall", "F1"], rows))
     console.print()
-    _print_confusion(console, found)
+    if len(scores["classes"]) <= MATRIX_CLASSES:
+        _print_confusion_matrix(console, scores["classes"], scores["confusion"])
+    else:
+        _print_top_confusions(console, scores["classes"], scores["confusion"])
 
 
-def _print_confusion(console: Console, found: dict[str, Any]) -> None:
-    names, matrix = found["classes"], found["confusion"]
-    if len(names) <= MATRIX_CLASSES:
-        rows: list[list[str | Text]] = [
-            [
-                name,
-                *(Text("·", "dim") if not n else Text(str(n), "green" if i == j else "red") for j, n in enumerate(row)),
-            ]
-            for i, (name, row) in enumerate(zip(names, matrix, strict=True))
-        ]
-        console.print("true class by row, guess by column", style="bold")
-        # As much of each name as the columns share; similar names should stay apart.
-        limit = max(8, min(24, (console.width - 20) // len(names) - 3))
-        console.print(table(["", *(_short(name, limit) for name in names)], rows))
-        return
-    wrong = [(n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n]
-    most = [[names[i], names[j], str(n)] for n, i, j in sorted(wrong, reverse=True)[:10]]
-    console.print("most frequent confusions", style="bold")
-    console.print(table(["true class", "taken for", "images"], most, left=2))
-
-
-def _print_split(console: Console, made: TrainPlan) -> None:
-    from tlcli.train.plan import per_class, totals
-
-    rows = [
-        [name, *(str(counts[split]) for split in ("train", "val", "test"))]
-        for name, counts in per_class(made.splits).items()
+def _print_confusion_matrix(console: Console, names: Sequence[str], matrix: Sequence[Sequence[int]]) -> None:
+    rows: list[list[str | Text]] = [
+        [name, *(safe(str(n), "green" if i == j else "red") if n else safe("·", "dim") for j, n in enumerate(row))]
+        for i, (name, row) in enumerate(zip(names, matrix, strict=True))
     ]
-    if len(rows) > 20:
-        rows = [*rows[:15], [f"… {len(rows) - 15} more", "", "", ""]]
-    rows.append(["all", *(str(totals(made.splits)[split]) for split in ("train", "val", "test"))])
-    console.print(table(["class", "train", "val", "test"], rows))
+    console.print("rows: true class, columns: predicted class", style="bold")
+    # Long names are shortened to the width of their column, but not below 8 characters, to stay distinct.
+    limit = max(8, min(24, (console.width - 20) // len(names) - 3))
+    console.print(table(["", *(_short(name, limit) for name in names)], rows))
+
+
+def _print_top_confusions(console: Console, names: Sequence[str], matrix: Sequence[Sequence[int]]) -> None:
+    wrong = [(n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n]
+    rows = [[names[i], names[j], str(n)] for n, i, j in sorted(wrong, reverse=True)[:10]]
+    console.print("most frequent confusions", style="bold")
+    console.print(table(["true class", "predicted", "images"], rows, text_columns=2))
 
 
 def _groups(names: list[str]) -> str:
-    """The groups of the network that were trained; the head always is, and is named only where it was alone."""
+    """The trained groups of the backbone, shortened; `head` if only the head was trained."""
     if not names:
         return "head"
     return ", ".join(names) if len(names) <= 2 else f"{names[0]} … {names[-1]}"
 
 
-def _stored(phase: PhasePlan) -> str:
-    """Where training begins, and what is stored there."""
+def _cached_features(phase: PhasePlan) -> str:
+    """The cut point of a phase, the number of cached views, and their size."""
     if not phase.views:
         return "–"
     views = "" if phase.views == 1 else f" × {phase.views}"
     size = f"{phase.cache_bytes / 1e6:.0f} MB" if phase.cache_bytes >= 500_000 else "< 1 MB"
-    return f"{phase.frontier}{views}, {size}"
+    return f"{phase.cut_point}{views}, {size}"
 
 
 def _epochs(steps: int, epochs: int) -> str:
@@ -286,6 +283,10 @@ def _epochs(steps: int, epochs: int) -> str:
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _brief(value: Any) -> str:
+    return _short("–" if value is None else str(value), 24)
 
 
 def _short(name: str, limit: int) -> str:

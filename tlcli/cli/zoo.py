@@ -1,8 +1,8 @@
-"""`tlcli zoo`: the pretrained networks."""
+"""`tlcli zoo`."""
 
 import click
 
-from tlcli.cli.options import Group, as_json, state
+from tlcli.cli.options import Group, global_options, json_option
 
 
 @click.group(cls=Group)
@@ -12,12 +12,12 @@ def zoo() -> None:
 
 @zoo.command("list")
 @click.argument("pattern", default="*")
-@as_json
-@state
+@json_option
+@global_options
 def list_cards(pattern: str, as_json: bool) -> None:
-    """The networks whose name matches PATTERN.
+    """List the networks whose name matches PATTERN.
 
-    With wildcards, in quotes: 'efficientnet*'.
+    PATTERN may have wildcards. Put it in quotes: 'efficientnet*'.
     """
     from tlcli import text
     from tlcli.cli import console
@@ -42,15 +42,15 @@ def list_cards(pattern: str, as_json: bool) -> None:
         for card in chosen
     ]
     columns = ["name", "network", "parameters", "size", "ImageNet top-1", "weights"]
-    console.out().print(console.table(columns, rows, left=2))
+    console.print_table(console.out(), columns, rows, text_columns=2, optional=["network"])
 
 
 @zoo.command()
 @click.argument("name")
-@as_json
-@state
+@json_option
+@global_options
 def show(name: str, as_json: bool) -> None:
-    """All that is known of one network.
+    """Show the card of a network.
 
     NAME is a name from `tlcli zoo list` or a file, as for --model.
     """

@@ -1,1 +1,1 @@
-"""Image files to pixels and splits."""
+"""From image files to pixels and splits."""

@@ -1,4 +1,4 @@
-"""Augmentation: spec to one Keras layer that flips, turns, scales and shifts in a single warp."""
+"""Augmentation: one Keras layer that flips, rotates, scales and shifts in a single warp, and changes colours."""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """The resolved operations: every bound as a number, in the units of AugmentSpec."""
+    """The bound of every operation, in the units of AugmentSpec; 0 turns it off."""
 
     flip: str = "none"
     rotation: float = 0.0
@@ -39,28 +39,29 @@ class Bounds:
 
     @property
     def warps(self) -> bool:
-        """Whether any operation moves pixels."""
+        """True if any operation moves pixels."""
         return self.flip != "none" or max(self.rotation, self.zoom, self.shift) > 0
 
     @property
     def recolours(self) -> bool:
-        """Whether any operation changes colours."""
+        """True if any operation changes colours."""
         return max(self.brightness, self.contrast, self.saturation) > 0
 
 
 def bounds_of(spec: AugmentSpec) -> Bounds:
-    """The bounds of a preset, or of the operations named by a custom spec."""
+    """The bounds of a preset, or of the operations that a custom spec names."""
     if spec.preset != "custom":
         return Bounds(**PRESETS[spec.preset])
-    named = {name: getattr(spec, name) for name in OPERATIONS}
-    return Bounds(**{name: value for name, value in named.items() if value is not None})
+    values = {name: getattr(spec, name) for name in OPERATIONS}
+    return Bounds(**{name: value for name, value in values.items() if value is not None})
 
 
 class Augment(keras.layers.Layer):
-    """Random views of a batch while training, the batch itself otherwise.
+    """Random views of a batch while training; outside training the batch itself.
 
-    `float32 (batch, height, width, 3)`, 0-255, in and out. All movements are composed into one affine matrix per
-    image and sampled once, bilinearly; colours change by one scale and offset per channel mix.
+    Input and output are `float32 (batch, height, width, 3)`, 0-255. All movements of an image form one affine matrix,
+    so that it is resampled once, bilinearly. Colours change by one scale for saturation, one scale for contrast and
+    one offset for brightness.
     """
 
     def __init__(self, bounds: Bounds, *, seed: int = 0) -> None:
@@ -69,7 +70,7 @@ class Augment(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool = False) -> Any:
-        """The views, when `training`."""
+        """The views if `training`, else the images."""
         if not training:
             return images
         if self.bounds.warps:
@@ -83,15 +84,17 @@ class Augment(keras.layers.Layer):
         return self._recoloured(images) if self.bounds.recolours else images
 
     def _uniform(self, batch: Any, bound: float) -> Any:
+        """Random numbers from -bound to bound, `float32 (batch,)`."""
         return keras.random.uniform((batch,), -bound, bound, seed=self.seed_generator)
 
     def _signs(self, batch: Any, is_on: bool) -> Any:
+        """Random signs, `float32 (batch,)`; all 1 if not `is_on`."""
         if not is_on:
             return ops.ones((batch,))
         return ops.sign(self._uniform(batch, 1.0) + 1e-9)
 
     def _matrices(self, images: Any) -> Any:
-        """`float32 (batch, 8)`: for each image the map from a view's pixel to the source pixel it is sampled from."""
+        """`float32 (batch, 8)`: for each image the map from a pixel of the view to the source pixel it samples."""
         batch, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
         angle = self._uniform(batch, math.radians(self.bounds.rotation))
         scale = ops.exp(self._uniform(batch, math.log1p(self.bounds.zoom)))
@@ -108,13 +111,14 @@ class Augment(keras.layers.Layer):
         return ops.stack([a, b, c, d, e, f, zero, zero], axis=1)
 
     def _recoloured(self, images: Any) -> Any:
+        """The images with random saturation, contrast and brightness, clipped to 0-255."""
         batch = ops.shape(images)[0]
 
-        def each(bound: float) -> Any:
+        def per_image(bound: float) -> Any:
             return ops.reshape(self._uniform(batch, bound), (batch, 1, 1, 1))
 
         grey = ops.mean(images, axis=-1, keepdims=True)
         level = ops.mean(grey, axis=(1, 2), keepdims=True)
-        images = grey + (images - grey) * (1 + each(self.bounds.saturation))
-        images = level + (images - level) * (1 + each(self.bounds.contrast))
-        return ops.clip(images + 255 * each(self.bounds.brightness), 0.0, 255.0)
+        images = grey + (images - grey) * (1 + per_image(self.bounds.saturation))
+        images = level + (images - level) * (1 + per_image(self.bounds.contrast))
+        return ops.clip(images + 255 * per_image(self.bounds.brightness), 0.0, 255.0)

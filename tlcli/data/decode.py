@@ -1,4 +1,4 @@
-"""Decode image files of any supported format to 8-bit RGB."""
+"""Decoding of image files of any supported format to 8-bit RGB."""
 
 import io
 import logging
@@ -22,8 +22,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-# What Pillow would try besides these is either no photograph (icons, PDF, fonts) or little used and often attacked.
-# Named by their plugins, which `Image.open` knows only once they are imported. JPEG opens MPO too.
+# The other formats of Pillow are no photographs (icons, PDF, fonts), or rare and often attacked.
+# Named by their plugins, because `Image.open` knows only plugins that are imported. The JPEG plugin also opens MPO.
 FORMATS = tuple(
     str(plugin.format)
     for plugin in (
@@ -36,7 +36,10 @@ FORMATS = tuple(
         TiffImagePlugin.TiffImageFile,
     )
 )
-# Seen to come out of Pillow on damaged or hostile files, beside its own errors, which are OSError.
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"},
+)
+# Errors that Pillow raises for damaged or hostile files. Its own errors are OSError.
 DECODER_ERRORS = (
     OSError,
     ValueError,
@@ -50,16 +53,24 @@ DECODER_ERRORS = (
     MemoryError,
     Image.DecompressionBombError,
 )
-_KNOWN_BUT_UNREAD = (
-    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer and not the image; run `git lfs pull`"),
-    (re.compile(rb"....ftyp(avif|avis)", re.DOTALL), "AVIF, which is not read; convert it to JPEG or PNG"),
-    (re.compile(rb"....ftyp", re.DOTALL), "HEIC or a video, which is not read; convert it to JPEG or PNG"),
-    (re.compile(rb"\0\0\0\x0cjP|\xff\x4f\xff\x51"), "JPEG 2000, which is not read; convert it to JPEG or PNG"),
-    (re.compile(rb"8BPS"), "a Photoshop file, which is not read; convert it to JPEG or PNG"),
-    (re.compile(rb"\0\0\x01\0"), "an icon, which is not read; convert it to PNG"),
+
+_MAGIC = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+    re.DOTALL,
+)
+_TIFF_MAGIC = (b"II*\0", b"MM\0*")
+# Raw files of cameras begin like TIFF files; Pillow would read their thumbnail, or nothing.
+_RAW = frozenset({".arw", ".cr2", ".dng", ".erf", ".kdc", ".nef", ".nrw", ".pef", ".raw", ".rwl", ".sr2", ".srw"})
+_UNSUPPORTED = (
+    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer, not the image; run `git lfs pull`"),
+    (re.compile(rb"....ftyp(avif|avis)", re.DOTALL), "AVIF is not supported; convert it to JPEG or PNG"),
+    (re.compile(rb"....ftyp", re.DOTALL), "HEIC and videos are not supported; convert it to JPEG or PNG"),
+    (re.compile(rb"\0\0\0\x0cjP|\xff\x4f\xff\x51"), "JPEG 2000 is not supported; convert it to JPEG or PNG"),
+    (re.compile(rb"8BPS"), "Photoshop files are not supported; convert it to JPEG or PNG"),
+    (re.compile(rb"\0\0\x01\0"), "icon files are not supported; convert it to PNG"),
 )
 
-_TURNS = {
+_TRANSPOSE_OF_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -69,12 +80,15 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Without a handler of its own Pillow's log lines would reach stderr.
+# Without a handler of its own, Pillow's log lines would reach stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class _QuietPillow:
-    """Silences Pillow's warnings. Python's filters belong to the process, so only the last user puts them back."""
+    """Context that silences Pillow's warnings.
+
+    Python's warning filters belong to the process, so the last of all users restores them.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -96,25 +110,37 @@ class _QuietPillow:
                 self._catcher.__exit__(None, None, None)
 
 
-QUIET_PILLOW = _QuietPillow()  # to be held while `to_rgb` runs
+QUIET_PILLOW = _QuietPillow()  # callers of `to_rgb` hold it
 
 
-def to_rgb(data: bytes, at_least: tuple[int, int] | None) -> Image.Image:
-    """Decode the bytes of a file: upright by its orientation, transparency on white, first frame.
+def is_image(path: Path) -> bool:
+    """True if the extension or the first bytes are those of an image. Broken files are found when they are decoded."""
+    if not path.is_file():
+        return False
+    suffix = path.suffix.lower()
+    if suffix in EXTENSIONS:
+        return True
+    with path.open("rb") as file:
+        head = file.read(18)
+    return bool(_MAGIC.match(head)) or (head.startswith(_TIFF_MAGIC) and suffix not in _RAW)
+
+
+def to_rgb(data: bytes, min_size: tuple[int, int] | None) -> Image.Image:
+    """Decode a file: upright by its orientation, transparency on white, first frame.
 
     Args:
-        data: The whole file.
-        at_least: `(height, width)` a JPEG may be scaled down to while it is decoded.
+        data: The content of the file.
+        min_size: `(height, width)` down to which a JPEG may be scaled while it is decoded; None for full size.
 
     Raises:
-        Exception: One of `DECODER_ERRORS`; `reason_of` puts it into words.
+        Exception: One of `DECODER_ERRORS`; `reason_of` turns it into text.
     """
     with open_image(data) as image:
-        return as_rgb(image, at_least)
+        return as_rgb(image, min_size)
 
 
 def open_image(data: bytes) -> Image.Image:
-    """The image of a file, its pixels not yet read. To be closed.
+    """Open a file without reading its pixels. The caller closes the image.
 
     Raises:
         Exception: One of `DECODER_ERRORS`.
@@ -124,23 +150,50 @@ def open_image(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(_unread(data)) from None
+        raise ValueError(_why_unsupported(data)) from None
 
 
-def as_rgb(image: Image.Image, at_least: tuple[int, int] | None) -> Image.Image:
-    """The second half of `to_rgb`.
+def as_rgb(image: Image.Image, min_size: tuple[int, int] | None) -> Image.Image:
+    """Decode an opened image as `to_rgb` does.
 
     Raises:
         Exception: One of `DECODER_ERRORS`.
     """
-    if at_least:
-        # The orientation is not known yet, so both sides must do for the longer one. Only JPEG has a draft.
-        image.draft(None, (max(at_least), max(at_least)))
+    if min_size:
+        # The orientation is not known yet, so both sides must reach the longer one. Only JPEG has a draft.
+        image.draft(None, (max(min_size), max(min_size)))
     image.load()
     is_wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
     rgb = _wide_to_rgb(image) if is_wide else _narrow_to_rgb(image)
-    turn = _TURNS.get(orientation(image))
-    return rgb if turn is None else rgb.transpose(turn)
+    transpose = _TRANSPOSE_OF_ORIENTATION.get(orientation(image))
+    return rgb if transpose is None else rgb.transpose(transpose)
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF or XMP orientation, 1-8; 1 (upright) if the metadata is damaged."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except DECODER_ERRORS:
+        return 1
+
+
+def reason_of(error: BaseException) -> str:
+    """A decoder error as one short line for the user."""
+    if isinstance(error, MemoryError):
+        return "decoding needs more memory than is available"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror})"
+    text = str(error).partition(", could be")[0]
+    if isinstance(error, OSError | ValueError | Image.DecompressionBombError) and text:
+        return text
+    return f"the image data is broken ({type(error).__name__}: {text})"
+
+
+def _why_unsupported(data: bytes) -> str:
+    for pattern, reason in _UNSUPPORTED:
+        if pattern.match(data):
+            return reason
+    return "not a valid JPEG, PNG, GIF, BMP, WebP or TIFF image"
 
 
 def _narrow_to_rgb(image: Image.Image) -> Image.Image:
@@ -151,10 +204,11 @@ def _narrow_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _wide_to_rgb(image: Image.Image) -> Image.Image:
-    """Gray of more than 8 bits. White is the greatest value of its bits; 32-bit integers and floats have none.
+    """Gray of more than 8 bits as 8-bit RGB.
 
-    So these take the smallest usual white that holds them, 1 (floats only), 255 or 65535, and are stretched from
-    their least to their greatest value where none does.
+    White is the greatest value of 16-bit modes. 32-bit integers and floats have no such value: their white is the
+    smallest of 1 (floats only), 255 and 65535 that holds all values. If none does, the values are stretched from
+    their least to their greatest.
     """
     values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
@@ -162,66 +216,14 @@ def _wide_to_rgb(image: Image.Image) -> Image.Image:
     white = next((white for white in whites if low >= 0 and high <= white), None)
     gray = values / white if white else (values - low) / max(high - low, 1e-300)
     gray = np.rint(gray * 255)
-    if isinstance(hole := image.info.get("transparency"), int):
-        gray[values == hole] = 255
+    if isinstance(transparent := image.info.get("transparency"), int):
+        gray[values == transparent] = 255
     return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
 
 
 def _white(image: Image.Image) -> float:
-    """White of a 16-bit mode: 65535, or 4095 where a TIFF says that it holds 12 bits."""
+    """White of a 16-bit mode: 65535, or 4095 if a TIFF says that it holds 12 bits."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return 65535.0
     bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
     return float(2 ** min(bits[0], 16) - 1)
-
-
-def orientation(image: Image.Image) -> int:
-    """EXIF or XMP orientation. Damaged metadata says nothing about the pixels, so they count as upright."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except DECODER_ERRORS:
-        return 1
-
-
-def reason_of(error: BaseException) -> str:
-    """One short line for the user."""
-    if isinstance(error, MemoryError):
-        return "decoding needs more memory than there is"
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read ({error.strerror})"
-    said = str(error).partition(", could be")[0]
-    if isinstance(error, OSError | ValueError | Image.DecompressionBombError) and said:
-        return said
-    return f"the image data is broken ({type(error).__name__}: {said})"
-
-
-def _unread(data: bytes) -> str:
-    for pattern, what in _KNOWN_BUT_UNREAD:
-        if pattern.match(data):
-            return what
-    return "not an image of a format that is read (JPEG, PNG, GIF, BMP, WebP, TIFF)"
-
-
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"},
-)
-
-# Camera files are TIFF by their first bytes; Pillow would read the thumbnail, or nothing.
-_RAW = frozenset({".arw", ".cr2", ".dng", ".erf", ".kdc", ".nef", ".nrw", ".pef", ".raw", ".rwl", ".sr2", ".srw"})
-_MAGIC = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
-    re.DOTALL,
-)
-_TIFF_MAGIC = (b"II*\0", b"MM\0*")
-
-
-def is_image(path: Path) -> bool:
-    """By its extension, else by its first bytes. What only pretends is found when it is decoded."""
-    if not path.is_file():
-        return False
-    suffix = path.suffix.lower()
-    if suffix in EXTENSIONS:
-        return True
-    with path.open("rb") as file:
-        head = file.read(18)
-    return bool(_MAGIC.match(head)) or (head.startswith(_TIFF_MAGIC) and suffix not in _RAW)

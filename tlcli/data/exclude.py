@@ -1,7 +1,7 @@
-"""Lists of images that are not to be used: what `tlcli check --quarantine` writes and `--exclude` reads.
+"""Exclusion lists: images to leave out, written by `tlcli check --quarantine` and read by `--exclude`.
 
-One path a line, relative to DATA, with forward slashes; what follows a tab is the reason. Empty lines and those that
-begin with `#` are remarks. A path that a plain line cannot hold is written as a JSON string, in double quotes.
+A list has one path per line, relative to DATA, with forward slashes. A tab and a reason may follow. Empty lines and
+lines that begin with `#` are comments. A path that a plain line cannot hold is a JSON string in double quotes.
 """
 
 import json
@@ -13,10 +13,12 @@ from tlcli.errors import DataError
 from tlcli.paths import write_text
 from tlcli.text import printable
 
+_FORM = "A list has one path per line, relative to DATA, with forward slashes; a tab and a reason may follow."
+
 
 @dataclass(frozen=True)
-class Exclusions:
-    """A list that was read: its file, and each path with the number of its line."""
+class ExclusionList:
+    """The file of a list, and its paths with their line numbers."""
 
     file: Path
     lines: dict[str, int]
@@ -25,52 +27,47 @@ class Exclusions:
         return path in self.lines
 
 
-def read(file: Path) -> Exclusions:
-    """Read a list.
+def read_list(file: Path) -> ExclusionList:
+    """Read an exclusion list.
 
     Raises:
-        DataError: It is not there, not UTF-8, or a line of it is no path relative to DATA.
+        DataError: If the file does not exist, is not UTF-8, or has a line that is not a path relative to DATA.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError("is not UTF-8 text", where=str(file), hint=_FORM) from error
     except OSError as error:
-        message = f"cannot be read ({error.strerror})"
-        raise DataError(
-            message, where=str(file), hint="`tlcli check DATA --quarantine FILE` writes such a list."
-        ) from error
+        hint = "`tlcli check DATA --quarantine FILE` writes such a list."
+        raise DataError(f"cannot be read ({error.strerror})", where=str(file), hint=hint) from error
     lines: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip() and not line.startswith("#"):
-            lines.setdefault(_path(line.rstrip("\r"), f"{file}:{number}"), number)
-    return Exclusions(file, lines)
+            lines.setdefault(_parse_path(line.rstrip("\r"), f"{file}:{number}"), number)
+    return ExclusionList(file, lines)
 
 
-def write(file: Path, entries: Iterable[tuple[str, str]], *, remarks: Iterable[str]) -> None:
-    """Write a list of paths and reasons, below some remarks."""
+def write_list(file: Path, entries: Iterable[tuple[str, str]], *, comments: Iterable[str]) -> None:
+    """Write an exclusion list: comments, then paths with their reasons."""
     lines = [
-        *(f"# {printable(remark)}" for remark in remarks),
-        *(f"{_written(path)}\t{printable(why)}" for path, why in entries),
+        *(f"# {printable(comment)}" for comment in comments),
+        *(f"{_format_path(path)}\t{printable(reason)}" for path, reason in entries),
     ]
     write_text(file, "".join(f"{line}\n" for line in lines))
 
 
-_FORM = "It holds one path a line, relative to DATA, with forward slashes; a tab and a reason may follow."
-
-
-def _path(line: str, where: str) -> str:
-    written = line.partition("\t")[0].rstrip(" ")
-    if written.startswith('"'):
+def _parse_path(line: str, where: str) -> str:
+    path = line.partition("\t")[0].rstrip(" ")
+    if path.startswith('"'):
         try:
-            written = str(json.loads(written))
+            path = str(json.loads(path))
         except json.JSONDecodeError as error:
-            raise DataError(f"is no JSON string (got {written})", where=where, hint=_FORM) from error
-    if written.startswith("/") or not written:
-        raise DataError(f"is no path relative to DATA (got {written!r})", where=where, hint=_FORM)
-    return written.removeprefix("./")
+            raise DataError(f"is not a JSON string (got {path})", where=where, hint=_FORM) from error
+    if path.startswith("/") or not path:
+        raise DataError(f"is not a path relative to DATA (got {path!r})", where=where, hint=_FORM)
+    return path.removeprefix("./")
 
 
-def _written(path: str) -> str:
+def _format_path(path: str) -> str:
     is_plain = path.isprintable() and path == path.strip() and not path.startswith(("#", '"', "./"))
     return path if is_plain else json.dumps(path)

@@ -1,4 +1,4 @@
-"""Where a folder of images keeps its splits and classes, and which of its files are to be seen at all."""
+"""The splits and class folders of DATA, and the files below them that are images."""
 
 import errno
 import os
@@ -9,171 +9,192 @@ from pathlib import Path
 
 from tlcli.data.decode import is_image
 from tlcli.errors import DataError, did_you_mean
+from tlcli.text import plural
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = ("train", "val", "test")
 LAYOUT = "DATA holds one folder of images per class, or train/, val/ and test/ with class folders inside."
 
-Note = Callable[[str, Path, str], None]
-"""Told what is passed over: `hidden`, `link_loop`, `broken_link` or `no_permission`, the path, and a reason."""
+OnSkip = Callable[[str, Path, str], None]
+"""Receives what is skipped: `hidden`, `link_loop`, `broken_link` or `no_permission`, the path, and a reason."""
 
+_FOLDER_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _LEADS_BACK = "leads back to a folder above it"
-_NOT_SHOWN = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+_SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
 @dataclass(frozen=True)
 class SplitFolder:
-    """A folder of class folders, and the split it stands for; None where DATA has no split folders."""
+    """A folder of class folders, and the split it holds; None if DATA has no split folders."""
 
     folder: Path
-    given: str | None
+    split: str | None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of the images, train first, and what stands beside `train/` and is no split."""
+    """The split folders, train first, and the names of the other folders beside `train/`."""
 
-    places: tuple[SplitFolder, ...]
+    split_folders: tuple[SplitFolder, ...]
     ignored: tuple[str, ...]
 
 
 def find(root: Path, elsewhere: Mapping[str, Path]) -> Layout:
-    """Decide between class folders and split folders.
+    """Decide whether DATA holds class folders or split folders.
 
     Args:
         root: DATA.
-        elsewhere: Folders that stand for the val or test split in the place of one in `root`, links resolved.
+        elsewhere: Folders that replace the val or test folder of `root`, by split, links resolved.
 
     Raises:
-        DataError: The split folders of `root` contradict each other, or hold no class folders.
+        DataError: If the split folders of `root` contradict each other, or hold no class folders.
     """
-    folders = [path for path in visible(root) if path.is_dir()]
     home = root.resolve()
-    others = [path for path in folders if path.resolve() not in elsewhere.values()]
-    splits = _split_folders(others)
-    has_others = "val" in splits or "test" in splits
+    folders = [path for path in visible(root) if path.is_dir() and path.resolve() not in elsewhere.values()]
+    splits = _folders_by_split(folders)
     given = tuple(SplitFolder(folder, split) for split, folder in sorted(elsewhere.items()))
-    if "train" in splits and (has_others or len(others) == 1) and holds_folders(splits["train"]):
-        places = {split: SplitFolder(home / path.name, split) for split, path in splits.items()}
-        places |= {place.given: place for place in given if place.given}
-        used = {place.folder for place in places.values()}
-        unused = tuple(f"{path.name}/" for path in others if home / path.name not in used)
-        ordered = tuple(places[split] for split in ("train", "val", "test") if split in places)
-        return Layout(ordered, unused)
-    only_splits = bool(splits) and all(path.name.lower() in SPLIT_NAMES for path in others)
-    if only_splits and "train" not in splits:
-        names = " and ".join(f"{path.name}/" for path in others)
-        raise DataError(f"holds {names} but no train/ folder", where=str(root), hint=LAYOUT)
-    if only_splits and not holds_folders(splits["train"]):
-        train = splits["train"]
-        images, _ = files_under(train)
-        hint = f"Sort the images into one folder per class, such as {train.name}/cat and {train.name}/dog."
-        raise DataError(f"holds {len(images)} images but no class folders", where=str(train), hint=hint)
+    has_val_or_test = "val" in splits or "test" in splits
+    if "train" in splits and (has_val_or_test or len(folders) == 1) and holds_folders(splits["train"]):
+        return _split_layout(home, folders, splits, given)
+    if splits and all(path.name.lower() in _FOLDER_NAMES for path in folders):
+        _require_train_with_classes(root, folders, splits)
     return Layout((SplitFolder(home, "train" if given else None), *given), ())
 
 
-def _split_folders(folders: Sequence[Path]) -> dict[str, Path]:
-    """Folders with the name of a split. Only beside `train/` do two of one meaning matter."""
-    pairs = [(SPLIT_NAMES[path.name.lower()], path) for path in folders if path.name.lower() in SPLIT_NAMES]
+def _folders_by_split(folders: Sequence[Path]) -> dict[str, Path]:
+    """The folders whose name means a split. Two for one split are an error only beside `train/`."""
+    pairs = [(_FOLDER_NAMES[path.name.lower()], path) for path in folders if path.name.lower() in _FOLDER_NAMES]
     splits = {split: path for split, path in reversed(pairs)}
     if "train" in splits and len(splits) < len(pairs):
         names = ", ".join(f"{path.name}/" for _, path in pairs)
         raise DataError(
-            f"two folders stand for the same split (got {names})",
+            f"two folders are for the same split (got {names})",
             where=str(folders[0].parent),
-            hint="Keep one or join them.",
+            hint="Keep one of them, or merge them.",
         )
     return splits
 
 
-def class_folders(place: SplitFolder, excluded: Collection[Path], note: Note | None = None) -> list[Path]:
-    """The folders of a place that stand for classes, sorted by name; `excluded` are places themselves.
+def _split_layout(
+    home: Path, folders: Sequence[Path], splits: Mapping[str, Path], given: Sequence[SplitFolder]
+) -> Layout:
+    split_folders = {split: SplitFolder(home / path.name, split) for split, path in splits.items()}
+    split_folders |= {split_folder.split: split_folder for split_folder in given if split_folder.split}
+    used = {split_folder.folder for split_folder in split_folders.values()}
+    unused = tuple(f"{path.name}/" for path in folders if home / path.name not in used)
+    return Layout(tuple(split_folders[split] for split in SPLIT_NAMES if split in split_folders), unused)
 
-    A link back to the place or above it stands for none.
+
+def _require_train_with_classes(root: Path, folders: Sequence[Path], splits: Mapping[str, Path]) -> None:
+    """Check a DATA that holds nothing but split folders."""
+    if "train" not in splits:
+        names = " and ".join(f"{path.name}/" for path in folders)
+        raise DataError(f"holds {names} but no train/ folder", where=str(root), hint=LAYOUT)
+    train = splits["train"]
+    if not holds_folders(train):
+        images, _ = files_under(train)
+        raise DataError(
+            f"holds {plural(len(images), 'image')} but no class folders",
+            where=str(train),
+            hint=f"Sort the images into one folder per class, such as {train.name}/cat and {train.name}/dog.",
+        )
+
+
+def class_folders(split_folder: SplitFolder, excluded: Collection[Path], on_skip: OnSkip | None = None) -> list[Path]:
+    """The class folders of a split folder, sorted by name.
+
+    Args:
+        split_folder: Where to look.
+        excluded: The split folders themselves, which are not classes.
+        on_skip: Receives links back to the split folder or above it, which are not classes either.
     """
-    above = (place.folder, *place.folder.parents)
-    found = []
-    for path in visible(place.folder, note):
+    above = (split_folder.folder, *split_folder.folder.parents)
+    classes = []
+    for path in visible(split_folder.folder, on_skip):
         if not path.is_dir():
             continue
         if path.is_symlink() and path.resolve() in above:
-            if note:
-                note("link_loop", path, _LEADS_BACK)
+            if on_skip:
+                on_skip("link_loop", path, _LEADS_BACK)
         elif path.resolve() not in excluded:
-            found.append(path)
-    return found
+            classes.append(path)
+    return classes
 
 
-def require_folder(path: Path, what: str) -> None:
-    """Refuse what is no folder.
+def require_folder(path: Path, name: str) -> None:
+    """Check that a path is a folder and not that of a run. `name` is what the user calls it, such as `DATA`.
 
     Raises:
-        DataError: If it is not there, or a file.
+        DataError: If it is a run folder, a file, or does not exist.
     """
     if (path / "run.json").is_file():
-        hint = f"Its network and scores: tlcli inspect {path}, tlcli evaluate {path}"
-        raise DataError(f"{what} is the folder of a run, not of images", where=str(path), hint=hint)
+        hint = f"To see its network and scores: tlcli inspect {path}, tlcli evaluate {path}"
+        raise DataError(f"{name} is the folder of a run, not of images", where=str(path), hint=hint)
     if path.is_dir():
         return
     if path.exists():
-        raise DataError(f"{what} is a file, a folder is expected", where=str(path), hint=LAYOUT)
+        raise DataError(f"{name} is a file, not a folder", where=str(path), hint=LAYOUT)
     parent = path.absolute().parent
     siblings = [entry.name for entry in visible(parent) if entry.is_dir()] if parent.is_dir() else []
     hint = did_you_mean(path.name, siblings) or LAYOUT
-    raise DataError(f"{what} is not there, no such folder", where=str(path), hint=hint)
+    raise DataError(f"no such folder (given as {name})", where=str(path), hint=hint)
 
 
-def visible(folder: Path, note: Note | None = None) -> list[Path]:
-    """What a folder holds, sorted by name, without hidden entries.
+def visible(folder: Path, on_skip: OnSkip | None = None) -> list[Path]:
+    """The entries of a folder, sorted by name, without hidden ones.
 
     Raises:
-        OSError: It cannot be listed, and there is no `note` to tell of it.
+        OSError: If the folder cannot be listed and there is no `on_skip`.
     """
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        if note is None:
+        if on_skip is None:
             raise
-        note("no_permission", folder, f"cannot be listed ({error.strerror})")
+        on_skip("no_permission", folder, f"cannot be listed ({error.strerror})")
         return []
-    shown = [name for name in names if not (name.startswith(".") or name.lower() in _NOT_SHOWN)]
-    if note:
-        for name in sorted(set(names) - set(shown)):
-            note("hidden", folder / name, "")
-    return [folder / name for name in shown]
+    kept = [name for name in names if not (name.startswith(".") or name.lower() in _SYSTEM_FILES)]
+    if on_skip:
+        for name in sorted(set(names) - set(kept)):
+            on_skip("hidden", folder / name, "")
+    return [folder / name for name in kept]
 
 
 def holds_folders(folder: Path) -> bool:
-    """Whether a visible folder is in it."""
+    """True if a folder holds a visible folder."""
     return any(path.is_dir() for path in visible(folder))
 
 
-def files_under(folder: Path, note: Note | None = None) -> tuple[list[Path], list[Path]]:
-    """The images below a folder, and its other files. A link back to a folder above is not entered.
+def files_under(folder: Path, on_skip: OnSkip | None = None) -> tuple[list[Path], list[Path]]:
+    """The images below a folder, and its other files. Links back to a folder above are not followed.
 
     Raises:
-        OSError: Something cannot be listed or read, and there is no `note` to tell of it.
+        OSError: If something cannot be listed or read and there is no `on_skip`.
     """
     above = frozenset(_identity(parent) for parent in folder.resolve().parents)
-    return split_images(_walk(folder, above, note), note)
+    return split_images(_walk(folder, above, on_skip), on_skip)
 
 
-def split_images(paths: Iterable[Path], note: Note | None = None) -> tuple[list[Path], list[Path]]:
-    """Files as images and others. `note` is told of those that cannot be read; without it that raises."""
+def split_images(paths: Iterable[Path], on_skip: OnSkip | None = None) -> tuple[list[Path], list[Path]]:
+    """The images among some files, and the other files.
+
+    Raises:
+        OSError: If a file cannot be read and there is no `on_skip`.
+    """
     images: list[Path] = []
     others: list[Path] = []
     for path in paths:
         try:
             (images if is_image(path) else others).append(path)
         except OSError as error:
-            if note is None:
+            if on_skip is None:
                 raise
-            note("no_permission", path, f"cannot be read ({error.strerror})")
+            on_skip("no_permission", path, f"cannot be read ({error.strerror})")
     return images, others
 
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Turn the system's refusal to list or read something into a DataError that names it."""
+    """Turn an OSError about a file or folder into a DataError that names it."""
     try:
         yield
     except OSError as error:
@@ -183,17 +204,17 @@ def readable() -> Iterator[None]:
         raise DataError(message, where=str(error.filename), hint="Check its permissions.") from error
 
 
-def _walk(folder: Path, above: frozenset[tuple[int, int]], note: Note | None) -> Iterator[Path]:
+def _walk(folder: Path, above: frozenset[tuple[int, int]], on_skip: OnSkip | None) -> Iterator[Path]:
     """Every visible file below `folder`; `above` are the folders that lead there."""
     here = _identity(folder)
     if here in above:
-        if note:
-            note("link_loop", folder, _LEADS_BACK)
+        if on_skip:
+            on_skip("link_loop", folder, _LEADS_BACK)
         return
-    for path in visible(folder, note):
-        if _is_folder(path, note):
-            yield from _walk(path, above | {here}, note)
-        elif not (note and is_broken_link(path, note)):
+    for path in visible(folder, on_skip):
+        if _is_folder(path, on_skip):
+            yield from _walk(path, above | {here}, on_skip)
+        elif not (on_skip and is_broken_link(path, on_skip)):
             yield path
 
 
@@ -202,26 +223,26 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _is_folder(path: Path, note: Note | None) -> bool:
+def _is_folder(path: Path, on_skip: OnSkip | None) -> bool:
     try:
         return path.is_dir()
     except OSError:
-        # Reading it as a file will tell why.
-        if note is None:
+        # With `on_skip`, reading the path as a file reports the reason.
+        if on_skip is None:
             raise
         return False
 
 
-def is_broken_link(path: Path, note: Note) -> bool:
-    """Whether a path is a link to itself or to nowhere, which `note` is told."""
+def is_broken_link(path: Path, on_skip: OnSkip) -> bool:
+    """True if a path is a link to itself or to a missing file; `on_skip` receives it."""
     if not os.path.islink(path):
         return False
     try:
         path.stat()
     except OSError as error:
         if error.errno == errno.ELOOP:
-            note("link_loop", path, "leads to itself")
+            on_skip("link_loop", path, "leads to itself")
         elif error.errno == errno.ENOENT:
-            note("broken_link", path, f"leads to {os.readlink(path)}, which is not there")
+            on_skip("broken_link", path, f"leads to {os.readlink(path)}, which does not exist")
         return error.errno in (errno.ELOOP, errno.ENOENT)
     return False

@@ -1,20 +1,20 @@
-"""Scan a folder of class folders into a FolderIndex: which files are images, of which class, with which content."""
+"""Scan of DATA: which files are images, and their class, split and content hash."""
 
 import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tlcli.data import layout
 from tlcli.data.decode import EXTENSIONS
-from tlcli.data.exclude import Exclusions, read
-from tlcli.data.layout import LAYOUT, SplitFolder
+from tlcli.data.exclude import ExclusionList, read_list
+from tlcli.data.layout import LAYOUT, SPLIT_NAMES, SplitFolder
 from tlcli.errors import DataError, did_you_mean
-from tlcli.text import encodable, printable
+from tlcli.text import encodable, plural, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class ImageFile:
     Attributes:
         path: Relative to DATA with forward slashes; may begin with `..` for a val or test folder elsewhere.
         label: Position of its class in `FolderIndex.classes`.
-        sha256: Of the file's bytes, 64 hex digits.
+        sha256: SHA-256 of the file, 64 hex digits.
         bytes: Size of the file.
-        given: The split whose folder it stands in, `train`, `val` or `test`; None where DATA has no such folders.
+        given: The split whose folder holds it, `train`, `val` or `test`; None if DATA has no split folders.
     """
 
     path: str
@@ -38,17 +38,17 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class FolderIndex:
-    """What a scan found.
+    """The classes and images of DATA.
 
     Attributes:
         root: DATA, absolute, links resolved.
         classes: Class names, Unicode NFC, in the order of the labels.
         images: Sorted by path.
-        ignored: Paths of what is there and not used: files that are no images by name nor by content, images
-            outside every class folder, and folders (with a slash at the end) beside `train/`.
-        unreadable: Paths and reasons of images that the system does not let us read.
-        excluded: Images that were left out because a list says so.
-        unmatched: Lines of that list, number and path, for which there is no file.
+        ignored: Paths of what is not used: files that are not images by name or content, images outside every class
+            folder, and folders (with a slash at the end) beside `train/`.
+        unreadable: Paths and reasons of images that the system cannot open.
+        excluded: Paths of images that the exclusion list leaves out.
+        unmatched: Lines of the exclusion list, number and path, that match no file.
     """
 
     root: Path
@@ -61,22 +61,22 @@ class FolderIndex:
 
     @property
     def given_splits(self) -> tuple[str, ...]:
-        """Which of `train`, `val`, `test` have a folder of their own, in this order."""
-        found = {image.given for image in self.images}
-        return tuple(split for split in ("train", "val", "test") if split in found)
+        """The splits that have a folder of their own, in the order `train`, `val`, `test`."""
+        given = {image.given for image in self.images}
+        return tuple(split for split in SPLIT_NAMES if split in given)
 
     def file(self, image: ImageFile) -> Path:
-        """Where the image lies on disk."""
+        """The path of an image on disk."""
         return self.root / image.path
 
     def without(self, shas: Collection[str]) -> "FolderIndex":
-        """The same index less the images of these contents; the classes stay."""
+        """The index without the images of these contents (sha256). The classes stay."""
         return replace(self, images=tuple(image for image in self.images if image.sha256 not in shas))
 
     def counts(self) -> dict[str, int]:
-        """Images of each class, in the order of the classes; a class may have 0 after `without`."""
-        found = Counter(image.label for image in self.images)
-        return {name: found[label] for label, name in enumerate(self.classes)}
+        """Number of images per class, in the order of the labels. A class may have 0 after `without`."""
+        counts = Counter(image.label for image in self.images)
+        return {name: counts[label] for label, name in enumerate(self.classes)}
 
 
 def scan(
@@ -91,33 +91,25 @@ def scan(
     """Find the classes and images under `root` and hash every image.
 
     `root` holds class folders, or `train/` beside `val/` (`valid/`, `validation/`) and `test/`. A class folder may
-    have sub-folders. Names that begin with a dot are not looked at; links to folders are followed.
+    have sub-folders. Names that begin with a dot are skipped. Links to folders are followed.
 
     Args:
         root: DATA.
-        classes: A subset or an order of the class folders; sorted by name when None.
-        val: A folder of class folders used as validation images in place of the one in `root`.
-        test: The same for the test images.
-        exclude: A list of images that are left out.
+        classes: The class folders to use, in this order; all, sorted by name, if None.
+        val: A folder of class folders that replaces the val folder of `root`.
+        test: A folder of class folders that replaces the test folder of `root`.
+        exclude: A list of images to leave out.
         progress: Called with (files hashed, files).
 
     Raises:
-        DataError: The folder is not there, cannot be read, or does not hold two classes of images.
+        DataError: If the folder does not exist, cannot be read, or does not hold two classes of images.
     """
     with layout.readable():
-        found = _surveyed(root, _Wanted(classes, val, test, exclude))
-        results = _hashed(found.root, found.files, progress)
-    images = sorted((each for each in results if isinstance(each, ImageFile)), key=lambda image: image.path)
-    unreadable = sorted(each for each in results if isinstance(each, tuple))
-    return FolderIndex(
-        found.root,
-        found.classes,
-        tuple(images),
-        found.ignored,
-        tuple(unreadable),
-        found.excluded,
-        found.unmatched,
-    )
+        index, files = _survey(root, classes, {"val": val, "test": test}, exclude)
+        results = _hash_files(index.root, files, progress)
+    images = sorted((result for result in results if isinstance(result, ImageFile)), key=lambda image: image.path)
+    unreadable = sorted(result for result in results if isinstance(result, tuple))
+    return replace(index, images=tuple(images), unreadable=tuple(unreadable))
 
 
 def check_layout(
@@ -128,213 +120,53 @@ def check_layout(
     test: Path | None = None,
     exclude: Path | None = None,
 ) -> None:
-    """Raise what `scan` would raise before it hashes the first image: quick, whatever the images' sizes."""
+    """Check all that `scan` checks before it hashes the first image. Takes the same arguments.
+
+    Raises:
+        DataError: If `scan` would raise it.
+    """
     with layout.readable():
-        _surveyed(root, _Wanted(classes, val, test, exclude))
+        _survey(root, classes, {"val": val, "test": test}, exclude)
 
 
 def content_hash(path: Path) -> str:
-    """Sha256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def images_under(folder: Path) -> list[Path]:
-    """All images in a folder and below it, sorted; hidden ones are passed over.
+    """All images in a folder and below it, sorted, without hidden ones.
 
     Raises:
-        DataError: If something in it cannot be listed.
+        DataError: If something in the folder cannot be listed.
     """
     with layout.readable():
         return sorted(layout.files_under(folder)[0])
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """Which images of DATA are meant; all as in `scan`."""
-
-    classes: Sequence[str] | None
-    val: Path | None
-    test: Path | None
-    exclude: Path | None
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """What lies where; `files` are paths with their label and given split. The rest is as in FolderIndex."""
-
-    root: Path
-    classes: tuple[str, ...]
-    files: tuple[tuple[Path, int, str | None], ...]
-    ignored: tuple[str, ...]
-    excluded: tuple[str, ...]
-    unmatched: tuple[tuple[int, str], ...]
-
-
-def _surveyed(root: Path, wanted: _Wanted) -> _Survey:
-    exclude = None if wanted.exclude is None else read(wanted.exclude)
-    given = (("val", wanted.val), ("test", wanted.test))
-    elsewhere = {split: folder for split, folder in given if folder is not None}
-    for what, folder in {"DATA": root, **{f"data.{split}": folder for split, folder in elsewhere.items()}}.items():
-        layout.require_folder(folder, what)
-    found_layout = layout.find(root, {split: folder.resolve() for split, folder in elsewhere.items()})
-    root = root.resolve()
-    places = {place.folder for place in found_layout.places}
-    found = [(place, _class_folders(place, places)) for place in found_layout.places]
-    names = _chosen(found_layout.places[0].folder, sorted(found[0][1]), wanted.classes)
-    for place, folders in found[1:]:
-        _require_same_classes(place, folders, names, is_subset=wanted.classes is not None)
-    ignored = list(found_layout.ignored)
-    candidates: list[tuple[Path, int, str | None]] = []
-    excluded: list[str] = []
-    for place, folders in found:
-        loose = [path for path in layout.visible(place.folder) if not path.is_dir()]
-        ignored += [encodable(path_in(root, path)) for path in loose]
-        for label, name in enumerate(names):
-            images, others = layout.files_under(folders[name])
-            ignored += [encodable(path_in(root, path)) for path in others]
-            kept, left_out = _sifted(images, root, exclude)
-            excluded += left_out
-            if not kept and place.given != "test":
-                raise _no_images(folders[name], others, len(left_out))
-            candidates += [(path, label, place.given) for path in kept]
-        if not any(given == place.given for _, _, given in candidates):
-            raise DataError("the test folder holds no images", where=str(place.folder), hint="Fill or remove it.")
-    missing = () if exclude is None else unmatched(root, exclude)
-    return _Survey(root, names, tuple(candidates), tuple(sorted(ignored)), tuple(sorted(excluded)), missing)
-
-
-def _sifted(images: Sequence[Path], root: Path, exclude: Exclusions | None) -> tuple[Sequence[Path], list[str]]:
-    """The images to use, and the paths of those that a list leaves out, whatever bytes are in their names."""
-    if exclude is None:
-        return images, []
-    kept = [path for path in images if path_in(root, path) not in exclude]
-    gone = {path_in(root, path) for path in images} - {path_in(root, path) for path in kept}
-    return kept, sorted(encodable(path) for path in gone)
-
-
-def unmatched(root: Path, exclude: Exclusions) -> tuple[tuple[int, str], ...]:
-    """The lines of a list, number and path, that name no file.
+def unmatched(root: Path, exclude: ExclusionList) -> tuple[tuple[int, str], ...]:
+    """The lines of an exclusion list, number and path, that match no file.
 
     Raises:
-        DataError: None of them does: it is a list of other images.
+        DataError: If no line matches a file; the list is for other images.
     """
     missing = tuple((number, path) for path, number in exclude.lines.items() if not (root / path).is_file())
     if missing and len(missing) == len(exclude.lines):
         number, path = missing[0]
         raise DataError(
-            f"there is no image '{path}' in {root}, nor one of any other line",
+            f"there is no image '{path}' in {root}, and none for any other line",
             where=f"{exclude.file}:{number}",
-            hint="Paths are relative to DATA. Was the list made for another folder?",
+            hint="Paths are relative to DATA. Is the list for another folder?",
         )
     return missing
 
 
-def _class_folders(place: SplitFolder, excluded: Collection[Path]) -> dict[str, Path]:
-    """Class name to folder. Names are Unicode NFC, as macOS and Linux write the same word differently."""
-    folders: dict[str, Path] = {}
-    for path in layout.class_folders(place, excluded):
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in path.name):
-            raise DataError(
-                f"the name of class folder {path.name!r} has characters that cannot be written to labels.txt",
-                where=str(place.folder),
-                hint="Rename the folder.",
-            )
-        name = unicodedata.normalize("NFC", path.name)
-        if name in folders:
-            raise DataError(
-                f"two class folders have the same name, '{name}', in different Unicode forms",
-                where=str(place.folder),
-                hint="Join them or rename one.",
-            )
-        folders[name] = path
-    return folders
-
-
-def _chosen(folder: Path, found: Sequence[str], classes: Sequence[str] | None) -> tuple[str, ...]:
-    """The classes to use, in order: all that were found, or those asked for."""
-    if not found:
-        images, _ = layout.files_under(folder)
-        seen = f"holds {len(images)} images but no class folders" if images else "holds no images"
-        raise DataError(seen, where=str(folder), hint=LAYOUT)
-    wanted = [unicodedata.normalize("NFC", name) for name in classes] if classes is not None else list(found)
-    for name in wanted:
-        if name not in found:
-            hint = f"Classes: {', '.join(found)}. {did_you_mean(name, found)}".rstrip()
-            raise DataError(f"no class folder '{name}' in {folder}", where="data.classes", hint=hint)
-    if doubled := [name for name, count in Counter(wanted).items() if count > 1]:
-        raise DataError(f"class '{doubled[0]}' is named twice", where="data.classes", hint="Name each class once.")
-    if len(wanted) < 2:
-        hint = LAYOUT
-        if classes is None and layout.holds_folders(folder / found[0]):
-            hint = f"'{found[0]}' holds folders itself: give {folder / found[0]} instead?"
-        seen = f"holds only one class (got '{wanted[0]}')" if wanted else "no class is left (got an empty list)"
-        raise DataError(seen, where=str(folder) if classes is None else "data.classes", hint=hint)
-    return tuple(wanted)
-
-
-def _require_same_classes(
-    place: SplitFolder,
-    folders: Collection[str],
-    names: Sequence[str],
-    *,
-    is_subset: bool,
-) -> None:
-    missing = [name for name in names if name not in folders]
-    extra = [] if is_subset else sorted(set(folders) - set(names))
-    if missing or extra:
-        said = " and ".join(
-            f"{word} {', '.join(listed)}" for word, listed in (("lacks", missing), ("also has", extra)) if listed
-        )
-        raise DataError(
-            f"the {place.given} folder {said}, unlike the training images",
-            where=str(place.folder),
-            hint=f"Classes: {', '.join(names)}. Every split needs the same class folders.",
-        )
-
-
-def _no_images(folder: Path, others: Sequence[Path], excluded: int) -> DataError:
-    seen = f"{len(others)} other files such as '{others[0].name}'" if others else "empty"
-    if excluded:
-        seen = f"all {excluded} are excluded"
-    known = " ".join(sorted(EXTENSIONS))
-    return DataError(
-        f"class folder '{folder.name}' holds no images ({seen})",
-        where=str(folder),
-        hint=f"Remove the folder, put images into it ({known}), or name the classes to use:"
-        " --set data.classes=[NAME,NAME].",
-    )
-
-
-def _hashed(
-    root: Path,
-    candidates: Sequence[tuple[Path, int, str | None]],
-    progress: Callable[[int, int], None] | None,
-) -> list[ImageFile | tuple[str, str]]:
-    """For each candidate its ImageFile, or its path and why it could not be read."""
-
-    def one(candidate: tuple[Path, int, str | None]) -> ImageFile | tuple[str, str]:
-        path, label, given = candidate
-        name = relative(path, root)
-        try:
-            return ImageFile(name, label, content_hash(path), path.stat().st_size, given)
-        except OSError as error:
-            return name, f"cannot be read ({error.strerror})"
-
-    results: list[ImageFile | tuple[str, str]] = []
-    with ThreadPoolExecutor() as pool:
-        for result in pool.map(one, candidates):
-            results.append(result)
-            if progress:
-                progress(len(results), len(candidates))
-    return results
-
-
 def relative(path: Path, root: Path) -> str:
-    """A path as all lists name it: relative to DATA, with forward slashes.
+    """A path relative to DATA, with forward slashes.
 
     Raises:
-        DataError: The name is not valid UTF-8.
+        DataError: If the name is not valid UTF-8.
     """
     name = path_in(root, path)
     if encodable(name) != name:
@@ -344,5 +176,189 @@ def relative(path: Path, root: Path) -> str:
 
 
 def path_in(root: Path, path: Path) -> str:
-    """A path relative to DATA, with forward slashes; bytes that are no UTF-8 as Python keeps them."""
+    """A path relative to DATA, with forward slashes; bytes that are not UTF-8 become surrogates."""
     return Path(os.path.relpath(path, root)).as_posix()
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """An image before it is hashed."""
+
+    path: Path
+    label: int
+    given: str | None
+
+
+def _survey(
+    root: Path,
+    classes: Sequence[str] | None,
+    elsewhere: Mapping[str, Path | None],
+    exclude: Path | None,
+) -> tuple[FolderIndex, list[_File]]:
+    """An index without its images, and the image files; no file is hashed.
+
+    Args:
+        root: As in `scan`.
+        classes: As in `scan`.
+        elsewhere: Folders that replace the val and test folders of `root`.
+        exclude: As in `scan`.
+    """
+    exclusions = None if exclude is None else read_list(exclude)
+    replaced = {split: folder for split, folder in elsewhere.items() if folder is not None}
+    for name, folder in {"DATA": root, **{f"data.{split}": folder for split, folder in replaced.items()}}.items():
+        layout.require_folder(folder, name)
+    data_layout = layout.find(root, {split: folder.resolve() for split, folder in replaced.items()})
+    root = root.resolve()
+    own = {split_folder.folder for split_folder in data_layout.split_folders}
+    folders = [(split_folder, _class_folders(split_folder, own)) for split_folder in data_layout.split_folders]
+    names = _choose_classes(data_layout.split_folders[0].folder, sorted(folders[0][1]), classes)
+    for split_folder, class_folders in folders[1:]:
+        _require_same_classes(split_folder, class_folders, names, is_subset=classes is not None)
+    collected = _Collection(root, exclusions, ignored=list(data_layout.ignored))
+    for split_folder, class_folders in folders:
+        collected.add(split_folder, [class_folders[name] for name in names])
+    index = FolderIndex(
+        root,
+        names,
+        (),
+        tuple(sorted(collected.ignored)),
+        excluded=tuple(sorted(collected.excluded)),
+        unmatched=() if exclusions is None else unmatched(root, exclusions),
+    )
+    return index, collected.files
+
+
+class _Collection:
+    """The files of all split folders."""
+
+    def __init__(self, root: Path, exclusions: ExclusionList | None, ignored: list[str]) -> None:
+        self.root, self.exclusions = root, exclusions
+        self.files: list[_File] = []
+        self.ignored = ignored
+        self.excluded: list[str] = []
+
+    def add(self, split_folder: SplitFolder, class_folders: Sequence[Path]) -> None:
+        """Add the files of a split folder. The class folders are in the order of the labels."""
+        loose = [path for path in layout.visible(split_folder.folder) if not path.is_dir()]
+        self.ignored += [encodable(path_in(self.root, path)) for path in loose]
+        count = len(self.files)
+        for label, folder in enumerate(class_folders):
+            images, others = layout.files_under(folder)
+            self.ignored += [encodable(path_in(self.root, path)) for path in others]
+            kept = self._without_excluded(images)
+            if not kept and split_folder.split != "test":
+                raise _no_images(folder, others, excluded=len(images) - len(kept))
+            self.files += [_File(path, label, split_folder.split) for path in kept]
+        if len(self.files) == count:
+            where = str(split_folder.folder)
+            raise DataError("the test folder holds no images", where=where, hint="Add images, or remove the folder.")
+
+    def _without_excluded(self, images: Sequence[Path]) -> Sequence[Path]:
+        if self.exclusions is None:
+            return images
+        kept = []
+        for path in images:
+            name = path_in(self.root, path)
+            if name in self.exclusions:
+                self.excluded.append(encodable(name))
+            else:
+                kept.append(path)
+        return kept
+
+
+def _class_folders(split_folder: SplitFolder, excluded: Collection[Path]) -> dict[str, Path]:
+    """Class name to folder. Names are Unicode NFC, because macOS and Linux write the same word differently."""
+    folders: dict[str, Path] = {}
+    for path in layout.class_folders(split_folder, excluded):
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in path.name):
+            raise DataError(
+                f"the name of class folder {path.name!r} has characters that cannot be written to labels.txt",
+                where=str(split_folder.folder),
+                hint="Rename the folder.",
+            )
+        name = unicodedata.normalize("NFC", path.name)
+        if name in folders:
+            raise DataError(
+                f"two class folders have the same name, '{name}', in different Unicode forms",
+                where=str(split_folder.folder),
+                hint="Merge them, or rename one.",
+            )
+        folders[name] = path
+    return folders
+
+
+def _choose_classes(folder: Path, existing: Sequence[str], classes: Sequence[str] | None) -> tuple[str, ...]:
+    """The classes to use, in order: all existing ones, or those of the recipe."""
+    if not existing:
+        images, _ = layout.files_under(folder)
+        problem = f"holds {plural(len(images), 'image')} but no class folders" if images else "holds no images"
+        raise DataError(problem, where=str(folder), hint=LAYOUT)
+    chosen = [unicodedata.normalize("NFC", name) for name in classes] if classes is not None else list(existing)
+    for name in chosen:
+        if name not in existing:
+            hint = f"Classes: {', '.join(existing)}. {did_you_mean(name, existing)}".rstrip()
+            raise DataError(f"no class folder '{name}' in {folder}", where="data.classes", hint=hint)
+    if repeated := [name for name, count in Counter(chosen).items() if count > 1]:
+        raise DataError(f"class '{repeated[0]}' is named twice", where="data.classes", hint="Name each class once.")
+    if len(chosen) < 2:
+        hint = LAYOUT
+        if classes is None and layout.holds_folders(folder / existing[0]):
+            hint = f"'{existing[0]}' holds folders. Did you mean {folder / existing[0]}?"
+        problem = f"holds only one class (got '{chosen[0]}')" if chosen else "no class is left (got an empty list)"
+        raise DataError(problem, where=str(folder) if classes is None else "data.classes", hint=hint)
+    return tuple(chosen)
+
+
+def _require_same_classes(
+    split_folder: SplitFolder,
+    folders: Collection[str],
+    names: Sequence[str],
+    *,
+    is_subset: bool,
+) -> None:
+    missing = [name for name in names if name not in folders]
+    extra = [] if is_subset else sorted(set(folders) - set(names))
+    if missing or extra:
+        differences = " and ".join(
+            f"{verb} {', '.join(listed)}" for verb, listed in (("lacks", missing), ("also has", extra)) if listed
+        )
+        raise DataError(
+            f"the {split_folder.split} folder {differences}, unlike the training images",
+            where=str(split_folder.folder),
+            hint=f"Classes: {', '.join(names)}. Every split needs the same class folders.",
+        )
+
+
+def _no_images(folder: Path, others: Sequence[Path], *, excluded: int) -> DataError:
+    content = f"{plural(len(others), 'other file')} such as '{others[0].name}'" if others else "empty"
+    if excluded:
+        content = f"all {excluded} are excluded"
+    return DataError(
+        f"class folder '{folder.name}' holds no images ({content})",
+        where=str(folder),
+        hint=f"Add images ({' '.join(sorted(EXTENSIONS))}), remove the folder, or choose the classes with"
+        " --set data.classes=[NAME,NAME].",
+    )
+
+
+def _hash_files(
+    root: Path,
+    files: Sequence[_File],
+    progress: Callable[[int, int], None] | None,
+) -> list[ImageFile | tuple[str, str]]:
+    """For each file its ImageFile, or its path and the reason why it cannot be read."""
+
+    def hash_file(file: _File) -> ImageFile | tuple[str, str]:
+        name = relative(file.path, root)
+        try:
+            return ImageFile(name, file.label, content_hash(file.path), file.path.stat().st_size, file.given)
+        except OSError as error:
+            return name, f"cannot be read ({error.strerror})"
+
+    results: list[ImageFile | tuple[str, str]] = []
+    with ThreadPoolExecutor() as pool:
+        for result in pool.map(hash_file, files):
+            results.append(result)
+            if progress:
+                progress(len(results), len(files))
+    return results

@@ -1,12 +1,12 @@
-"""Split a FolderIndex into train, val and test by content: the same image always falls the same way.
+"""Split of the images into train, val and test by content: the same image is always in the same split.
 
-The SHA-256 of a file gives a number u in 0–1. Test takes u < test, val the next band of width `val`, train the rest.
-So a split needs no seed, does not depend on names or order, and adding files moves no other file. Two rules bend
-this for tiny classes, and only for the images next to a border: the last image by u stays in train, and with
-`val` > 0 a class without a val image gets the next one, from train if train keeps one, else from test.
-A test split may stay empty for a class; that is a warning.
+The SHA-256 of a file gives a position u in 0–1. Test takes u < test, val the next band of width `val`, train the rest.
+The split therefore needs no seed, does not depend on names or order, and does not move images when files are added.
+Two rules make exceptions for tiny classes, and only for the images next to a border: the last image by u stays in
+train, and with `val` > 0 a class without a val image gets the next one, from train if train keeps one, else from test.
+The test split of a class may be empty; a warning names such classes.
 
-Copies of one content go together, across classes too. A content filed under two classes follows the bands and does
+Copies of one content stay together, across classes too. A content that is in two classes follows the bands and does
 not count for the two rules.
 """
 
@@ -15,23 +15,25 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tlcli.data.layout import SPLIT_NAMES
 from tlcli.data.source import FolderIndex, ImageFile
 from tlcli.errors import DataError
 from tlcli.text import plural
 
-_NAMES = ("train", "val", "test")
-_SHOWN = 5
+# Names or paths listed in a message.
+_MAX_LISTED = 5
+_LATER_SPLITS = {"train": ("val", "test"), "val": ("test",), "test": ()}
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Who is train, val and test; each sorted by path.
+    """The images of train, val and test, each sorted by path.
 
     Attributes:
         train: Images to learn from.
-        val: Images that decide when to stop; empty when validation is turned off.
+        val: Images that decide when to stop; empty if validation is turned off.
         test: Images that are only scored; may be empty.
-        dropped: Images of given folders left out, because the same content also stands in a given test or val folder.
+        dropped: Images of given folders left out because a given val or test folder holds the same content.
         warnings: Sentences for the user.
         classes: Class names in the order of the labels.
     """
@@ -44,15 +46,15 @@ class Splits:
     classes: tuple[str, ...]
 
     def counts(self) -> dict[str, list[int]]:
-        """Images of each class, in the order of the labels, under `train`, `val` and `test`."""
-        return {name: _per_class(images, len(self.classes)) for name, images in self._named()}
+        """Number of images per class, in the order of the labels, under `train`, `val` and `test`."""
+        return {name: _count_per_class(images, len(self.classes)) for name, images in self._by_name()}
 
     def rows(self) -> Iterator[tuple[ImageFile, str]]:
-        """Every image that is used with the name of its split, sorted by path."""
-        pairs = [(image, name) for name, images in self._named() for image in images]
+        """Every image with the name of its split, sorted by path."""
+        pairs = [(image, name) for name, images in self._by_name() for image in images]
         return iter(sorted(pairs, key=lambda pair: pair[0].path))
 
-    def _named(self) -> tuple[tuple[str, tuple[ImageFile, ...]], ...]:
+    def _by_name(self) -> tuple[tuple[str, tuple[ImageFile, ...]], ...]:
         return (("train", self.train), ("val", self.val), ("test", self.test))
 
 
@@ -60,32 +62,62 @@ def make_splits(index: FolderIndex, *, val: float, test: float) -> Splits:
     """Split by content. Given folders are used as they are; a missing one is split off the training images.
 
     Args:
-        index: What was scanned.
-        val: Fraction 0–1 for validation where DATA has no val folder; 0 turns it off.
-        test: The same for test.
+        index: The scanned images.
+        val: Fraction 0–1 for validation if DATA has no val folder; 0 turns validation off.
+        test: Fraction 0–1 for testing if DATA has no test folder; 0 turns testing off.
 
     Raises:
-        DataError: The fractions leave nothing to train on, or a class has too few different images.
+        DataError: If the fractions leave nothing to train on, or a class has too few different images.
     """
     given = index.given_splits
     fractions = (0.0 if "val" in given else val, 0.0 if "test" in given else test)
     _require_fractions(*fractions)
-    pool, kept, dropped, warnings = _without_leaks(index)
-    warnings += _contradictions(pool + kept)
-    _require_enough(index, pool + kept)
-    assigned = _assigned(index, pool, fractions)
-    chosen: dict[str, list[ImageFile]] = {name: [] for name in _NAMES}
+    pool, kept, dropped, warnings = _drop_leaks(index)
+    warnings += _conflict_warnings(pool + kept)
+    _require_different_images(index, pool + kept)
+    split_of = _assign(index, pool, fractions)
+    images: dict[str, list[ImageFile]] = {name: [] for name in SPLIT_NAMES}
     for image in pool:
-        chosen[assigned[image.sha256]].append(image)
+        images[split_of[image.sha256]].append(image)
     for image in kept:
-        chosen[str(image.given)].append(image)
-    wanted = [name for name, on in (("train", True), ("val", "val" in given or val > 0)) if on]
-    for name in wanted:
-        _require_every_class(index, name, chosen[name], dropped)
+        images[str(image.given)].append(image)
+    for name in ("train", "val") if "val" in given or val > 0 else ("train",):
+        _require_every_class(index, name, images[name], dropped)
     if "test" in given or test > 0:
-        warnings += _empty_tests(index, chosen["test"], share=None if "test" in given else test)
-    train, validation, scored = (tuple(chosen[name]) for name in _NAMES)
-    return Splits(train, validation, scored, tuple(dropped), tuple(warnings), index.classes)
+        warnings += _untested_warnings(index, images["test"], is_given="test" in given)
+    train, validation, tested = (tuple(images[name]) for name in SPLIT_NAMES)
+    return Splits(train, validation, tested, tuple(dropped), tuple(warnings), index.classes)
+
+
+def position(sha256: str) -> float:
+    """Position of a content on the line 0–1 (1 excluded) that the fractions divide."""
+    digest = hashlib.sha256(b"tlcli split" + bytes.fromhex(sha256)).digest()
+    return float(int.from_bytes(digest[:8], "big") >> 11) / 2.0**53
+
+
+def copies(images: Iterable[ImageFile]) -> list[list[ImageFile]]:
+    """Groups of files with the same content, each sorted by path; contents with one file are left out."""
+    groups: dict[str, list[ImageFile]] = defaultdict(list)
+    for image in sorted(images, key=lambda image: image.path):
+        groups[image.sha256].append(image)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def label_conflicts(images: Iterable[ImageFile]) -> list[list[ImageFile]]:
+    """Groups of copies that are in more than one class."""
+    return [group for group in copies(images) if len({image.label for image in group}) > 1]
+
+
+def leaks(images: Iterable[ImageFile]) -> list[tuple[ImageFile, ImageFile]]:
+    """Images of a given split with a copy in a later one, each with that copy."""
+    pairs = []
+    for group in copies(images):
+        for image in group:
+            later_splits = _LATER_SPLITS[image.given or "test"]
+            twin = next((other for split in reversed(later_splits) for other in group if other.given == split), None)
+            if twin is not None:
+                pairs.append((image, twin))
+    return pairs
 
 
 def _require_fractions(val: float, test: float) -> None:
@@ -93,68 +125,63 @@ def _require_fractions(val: float, test: float) -> None:
         raise DataError(
             f"the fractions leave nothing to train on (got val {val}, test {test})",
             where="data.val, data.test",
-            hint="Both are at least 0 and their sum is below 1.",
+            hint="Both must be at least 0, and their sum below 1.",
         )
 
 
-def position(sha256: str) -> float:
-    """Where a content stands on the line 0–1 (1 excluded) that the fractions cut."""
-    digest = hashlib.sha256(b"tlcli split" + bytes.fromhex(sha256)).digest()
-    return float(int.from_bytes(digest[:8], "big") >> 11) / 2.0**53
-
-
-def _without_leaks(
-    index: FolderIndex,
-) -> tuple[list[ImageFile], list[ImageFile], list[ImageFile], list[str]]:
-    """Training images, given val and test images, and those left out because a later split has the same content."""
-    twins = {image.path: (image, twin) for image, twin in leaking(index.images)}
+def _drop_leaks(index: FolderIndex) -> tuple[list[ImageFile], list[ImageFile], list[ImageFile], list[str]]:
+    """Training images, given val and test images, images left out as leaks, and warnings about these."""
+    twins = {image.path: (image, twin) for image, twin in leaks(index.images)}
     pool = [image for image in index.images if image.path not in twins and (image.given or "train") == "train"]
     kept = [image for image in index.images if image.path not in twins and image.given in ("val", "test")]
-    leaks = {split: [pair for pair in twins.values() if (pair[0].given or "train") == split] for split in _NAMES}
+    pairs_by_split = {
+        split: [pair for pair in twins.values() if (pair[0].given or "train") == split] for split in SPLIT_NAMES
+    }
     warnings = [
-        f"{plural(len(pairs), f'{split} image')} left out, as the given val or test folder holds the same content: "
+        f"left out {plural(len(pairs), f'{split} image')} with the same content as a"
+        f" {' or '.join(_LATER_SPLITS[split])} image: "
         + _listed(sorted(f"{image.path} (= {twin.path})" for image, twin in pairs))
-        for split, pairs in leaks.items()
+        for split, pairs in pairs_by_split.items()
         if pairs
     ]
     dropped = sorted((image for image, _ in twins.values()), key=lambda image: image.path)
     return pool, kept, dropped, warnings
 
 
-def _contradictions(images: Iterable[ImageFile]) -> list[str]:
-    twice = contradictory(images)
-    if not twice:
+def _conflict_warnings(images: Iterable[ImageFile]) -> list[str]:
+    groups = label_conflicts(images)
+    if not groups:
         return []
-    listed = sorted(" = ".join(image.path for image in same) for same in twice)
+    listed = _listed(sorted(" = ".join(image.path for image in group) for group in groups))
     return [
-        f"{plural(len(twice), 'image')} filed under more than one class: {_listed(listed)};"
-        " leave them out by a list: tlcli check DATA --quarantine FILE, then --exclude FILE"
+        f"{plural(len(groups), 'image')} in more than one class: {listed}."
+        " To leave them out: tlcli check DATA --quarantine FILE, then --exclude FILE"
     ]
 
 
-def _require_enough(index: FolderIndex, images: Sequence[ImageFile]) -> None:
-    """One image is no class: nothing could be learnt and checked."""
-    own = _own_contents(images)
+def _require_different_images(index: FolderIndex, images: Sequence[ImageFile]) -> None:
+    """Check that every class has two different images: one to learn from and one to check with."""
+    contents = _own_contents(images)
     for label, name in enumerate(index.classes):
-        count = len(own[label])
+        count = len(contents[label])
         if count < 2:
             raise DataError(
                 f"class '{name}' has too few different images (got {count}, at least 2)",
                 where=str(index.root),
-                hint="Add images, or leave the class out with data.classes. Copies, and images that are also filed "
-                "under another class, do not count.",
+                hint="Copies, and images that are also in another class, do not count. Add images, or leave the class"
+                " out with data.classes.",
             )
 
 
-def _assigned(index: FolderIndex, pool: Sequence[ImageFile], fractions: tuple[float, float]) -> dict[str, str]:
-    """Split name of every content that is not in a given folder."""
+def _assign(index: FolderIndex, pool: Sequence[ImageFile], fractions: tuple[float, float]) -> dict[str, str]:
+    """Content (sha256) to split name, for every content that is not in a given folder."""
     val, test = fractions
-    assigned = {image.sha256: _band(position(image.sha256), val, test) for image in pool}
+    split_of = {image.sha256: _band(position(image.sha256), val, test) for image in pool}
     for contents in _own_contents(pool).values():
-        line = sorted(contents, key=lambda sha: (position(sha), sha))
-        names = [assigned[sha] for sha in line]
-        assigned.update(zip(line, _with_guarantee(names, needs_val=val > 0), strict=True))
-    return assigned
+        ordered = sorted(contents, key=lambda sha: (position(sha), sha))
+        names = [split_of[sha] for sha in ordered]
+        split_of.update(zip(ordered, _move_borders(names, needs_val=val > 0), strict=True))
+    return split_of
 
 
 def _band(u: float, val: float, test: float) -> str:
@@ -163,10 +190,10 @@ def _band(u: float, val: float, test: float) -> str:
     return "val" if u < test + val else "train"
 
 
-def _with_guarantee(names: Sequence[str], *, needs_val: bool) -> list[str]:
-    """Bend the borders of one class so that train, and val where wanted, have an image.
+def _move_borders(names: Sequence[str], *, needs_val: bool) -> list[str]:
+    """Move the borders of one class so that train, and val if needed, have an image.
 
-    >>> _with_guarantee(["test", "test", "val"], needs_val=True)
+    >>> _move_borders(["test", "test", "val"], needs_val=True)
     ['test', 'val', 'train']
     """
     tests, vals = names.count("test"), names.count("val")
@@ -181,15 +208,15 @@ def _with_guarantee(names: Sequence[str], *, needs_val: bool) -> list[str]:
 
 
 def _own_contents(images: Iterable[ImageFile]) -> Mapping[int, set[str]]:
-    """Label to the contents that stand under no other label."""
+    """Label to the contents that have no other label."""
     labels: dict[str, set[int]] = defaultdict(set)
     for image in images:
         labels[image.sha256].add(image.label)
-    own: dict[int, set[str]] = defaultdict(set)
-    for sha, found in labels.items():
-        if len(found) == 1:
-            own[min(found)].add(sha)
-    return own
+    contents: dict[int, set[str]] = defaultdict(set)
+    for sha, labels_of_content in labels.items():
+        if len(labels_of_content) == 1:
+            contents[min(labels_of_content)].add(sha)
+    return contents
 
 
 def _require_every_class(
@@ -198,36 +225,36 @@ def _require_every_class(
     images: Sequence[ImageFile],
     dropped: Sequence[ImageFile],
 ) -> None:
-    for label in _empty(index, images):
-        lost = sum(image.label == label for image in dropped)
-        because = f" after {lost} were left out as copies of given val or test images" if lost else ""
+    for label in _empty_labels(index, images):
+        count = sum(image.label == label for image in dropped)
+        reason = f" after {count} were left out as copies of val or test images" if count else ""
         raise DataError(
-            f"class '{index.classes[label]}' has no {split} images{because}",
+            f"class '{index.classes[label]}' has no {split} images{reason}",
             where=str(index.root),
             hint="Add different images, or leave the class out with data.classes.",
         )
 
 
-def _empty_tests(index: FolderIndex, images: Sequence[ImageFile], *, share: float | None) -> list[str]:
-    """Classes that the test score says nothing of, and why. `share` is None where the test folder is given."""
-    names = [index.classes[label] for label in _empty(index, images)]
+def _untested_warnings(index: FolderIndex, images: Sequence[ImageFile], *, is_given: bool) -> list[str]:
+    """A warning that names the classes without test images. `is_given`: DATA has a test folder."""
+    # Mostly small classes: at a fraction of 0.15, 20 images have none for the test in 4 % of cases, 5 images in 44 %.
+    names = [index.classes[label] for label in _empty_labels(index, images)]
     if not names:
         return []
-    many = f"{len(names)} classes" if len(names) > 1 else "a class"
-    if share is None:
-        why = "the test folder holds none. Add some there"
-    else:
-        # Small classes: at 0.15, one of 20 images is left without with a chance of 4 %, one of 5 with 44 %.
-        by_content = f"images go to the test split by their content, a share of {share:g}, and of so few none did"
-        why = f"{by_content}. Add images, or name a folder of test images with data.test"
-    return [f"no test images for {many}, so the test score says nothing of them: {_listed(names)}: {why}"]
+    counts = index.counts()
+    remedy = "Add images to the test folder" if is_given else "Add images, or set data.test"
+    if len(names) == 1:
+        total = f"{plural(counts[names[0]], 'image')} in all"
+        return [f"class {names[0]} has no test images ({total}); the test score does not cover it. {remedy}"]
+    listed = _listed([f"{name} ({plural(counts[name], 'image')} in all)" for name in names])
+    return [f"{len(names)} classes have no test images; the test score does not cover them: {listed}. {remedy}"]
 
 
-def _empty(index: FolderIndex, images: Collection[ImageFile]) -> list[int]:
-    return [label for label, count in enumerate(_per_class(images, len(index.classes))) if not count]
+def _empty_labels(index: FolderIndex, images: Collection[ImageFile]) -> list[int]:
+    return [label for label, count in enumerate(_count_per_class(images, len(index.classes))) if not count]
 
 
-def _per_class(images: Iterable[ImageFile], classes: int) -> list[int]:
+def _count_per_class(images: Iterable[ImageFile], classes: int) -> list[int]:
     counts = [0] * classes
     for image in images:
         counts[image.label] += 1
@@ -235,33 +262,5 @@ def _per_class(images: Iterable[ImageFile], classes: int) -> list[int]:
 
 
 def _listed(words: Sequence[str]) -> str:
-    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
-    return ", ".join(words[:_SHOWN]) + more
-
-
-LATER = {"train": ("val", "test"), "val": ("test",), "test": ()}
-
-
-def by_content(images: Iterable[ImageFile]) -> list[list[ImageFile]]:
-    """The contents of which there are several files, each as these files, sorted by path."""
-    found: dict[str, list[ImageFile]] = defaultdict(list)
-    for image in sorted(images, key=lambda image: image.path):
-        found[image.sha256].append(image)
-    return [same for same in found.values() if len(same) > 1]
-
-
-def contradictory(images: Iterable[ImageFile]) -> list[list[ImageFile]]:
-    """Of these contents those that are filed under several classes."""
-    return [same for same in by_content(images) if len({image.label for image in same}) > 1]
-
-
-def leaking(images: Iterable[ImageFile]) -> list[tuple[ImageFile, ImageFile]]:
-    """Images of a given split with a copy in a later one, each with that copy."""
-    pairs = []
-    for same in by_content(images):
-        for image in same:
-            later = LATER[image.given or "test"]
-            twin = next((other for split in reversed(later) for other in same if other.given == split), None)
-            if twin is not None:
-                pairs.append((image, twin))
-    return pairs
+    more = f" and {len(words) - _MAX_LISTED} more" if len(words) > _MAX_LISTED else ""
+    return ", ".join(words[:_MAX_LISTED]) + more

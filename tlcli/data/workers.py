@@ -1,6 +1,7 @@
-"""Work on many files at once, in processes where there are many, so that a file that kills one is found, too.
+"""Work on many files in parallel: in threads if they are few, in processes if they are many.
 
-Threads would wait for each other: a third of the time that a small picture takes is Python's, not the decoder's.
+Threads would wait for each other: a third of the time per small image is Python's, not the decoder's. A file that
+kills its process is identified, and the others are still done.
 """
 
 import multiprocessing
@@ -18,102 +19,103 @@ import tlcli
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Fewer items are done sooner than processes have started.
-FEW = 400
-# Items a task: enough that handing over does not count, few enough that progress is seen.
-BATCH = 32
-# Tasks ahead of what was taken, a worker.
-_AHEAD = 2
+# Fewer items are done before processes have started.
+MIN_ITEMS_FOR_PROCESSES = 400
+# Items per task: enough that the hand-over costs little, few enough for frequent progress.
+BATCH_SIZE = 32
+# Tasks per worker that are submitted ahead of the result in turn.
+_TASKS_AHEAD = 2
 
 
 @dataclass(frozen=True)
 class Job(Generic[Item, Result]):
-    """What to do with items, some at a time.
+    """A function over batches of items.
 
     Attributes:
-        work: Gives a result for each of some items; processes load it, so it is a module's, or a `partial` of such.
+        work: Returns one result per item. Processes import it, so it is a module-level function or a `partial` of one.
         killed: The result of an item that kills the process.
-        batch: Items at a time.
+        batch_size: Most items per batch.
     """
 
     work: Callable[[Sequence[Item]], Sequence[Result]]
     killed: Result
-    batch: int = BATCH
+    batch_size: int = BATCH_SIZE
 
     @property
     def module(self) -> str:
-        """Where the work is defined."""
+        """The module that defines the function."""
         return str(getattr(self.work, "func", self.work).__module__)
 
 
 def run(job: Job[Item, Result], items: Sequence[Item], *, workers: int | None = None) -> Iterator[Result]:
-    """The results, in the order of the items.
+    """The results in the order of the items.
 
     Args:
-        job: What to do.
-        items: With what.
-        workers: How many at once; the number of cores when None.
+        job: The work to do.
+        items: The items to do it on.
+        workers: Number of threads or processes; the number of cores if None.
     """
     count = workers or os.cpu_count() or 1
-    # Few items are handed over in small parts, so that every worker has some.
-    size = min(job.batch, max(1, len(items) // (4 * count)))
+    # Small batches if there are few items, so that every worker gets some.
+    size = min(job.batch_size, max(1, len(items) // (4 * count)))
     batches = [items[start : start + size] for start in range(0, len(items), size)]
     while batches:
         done = 0
         try:
             with _pool(count, len(items), job.module) as pool:
-                for results in _in_order(pool, batches, job, ahead=_AHEAD * count):
+                for results in _in_order(pool, batches, job, ahead=_TASKS_AHEAD * count):
                     done += 1
                     yield from results
         except BrokenProcessPool:
-            # One of the batches under way did it; the first is done item by item, the others get another chance.
+            # Any of the running batches may be the cause: the first is done item by item, the others are submitted
+            # again.
             yield from _one_by_one(batches[done], job)
             done += 1
         batches = batches[done:]
 
 
 def _pool(count: int, items: int, module: str) -> Executor:
-    """What does the work of a module on so many items."""
-    if items < FEW or not tlcli.is_program:
+    """Threads or processes for the work of a module on a number of items."""
+    if items < MIN_ITEMS_FOR_PROCESSES or not tlcli.is_program:
         return ThreadPoolExecutor(count)
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    # Loaded once, before the others are forked from it.
+    # Loaded once, before the processes are forked.
     context.set_forkserver_preload(["__main__", module])
     try:
-        return ProcessPoolExecutor(count, context, initializer=_leave_interrupts_to_the_parent)
+        return ProcessPoolExecutor(count, context, initializer=_ignore_interrupts)
     except (OSError, ImportError):
         # Some sandboxes have no semaphores to share.
         return ThreadPoolExecutor(count)
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    """A Ctrl-C reaches all processes of a terminal; one of them tells of it."""
+def _ignore_interrupts() -> None:
+    """Ignore Ctrl-C, which reaches all processes of a terminal; the parent reports it once."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _in_order(
     pool: Executor, batches: Sequence[Sequence[Item]], job: Job[Item, Result], *, ahead: int
 ) -> Iterator[Sequence[Result]]:
-    """Results in the order of the batches, with a bounded number of tasks under way."""
-    waiting: deque[Future[Sequence[Result]]] = deque()
+    """Results in the order of the batches, with at most `ahead` tasks in the pool."""
+    tasks: deque[Future[Sequence[Result]]] = deque()
     try:
         for batch in batches:
-            waiting.append(pool.submit(job.work, batch))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            tasks.append(pool.submit(job.work, batch))
+            if len(tasks) >= ahead:
+                yield tasks.popleft().result()
+        while tasks:
+            yield tasks.popleft().result()
     finally:
-        for task in waiting:
+        for task in tasks:
             task.cancel()
 
 
 def _one_by_one(items: Sequence[Item], job: Job[Item, Result]) -> Iterator[Result]:
-    """Do items in one process, and in a new one after each that kills it."""
+    """Do the items in one process, and in a new one after each item that kills it."""
     left = list(items)
     while left:
-        with _pool(1, FEW, job.module) as pool:
+        with _pool(1, MIN_ITEMS_FOR_PROCESSES, job.module) as pool:
             try:
                 while left:
                     yield pool.submit(job.work, left[:1]).result()[0]

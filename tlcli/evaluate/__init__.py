@@ -1,1 +1,1 @@
-"""Predictions and scores."""
+"""Evaluation: predictions and scores of a classifier."""

@@ -16,11 +16,12 @@ from tlcli.text import plural
 
 BATCH = 32
 Progress = Callable[[int, int], None]
+"""Called with (done, total) images after every batch."""
 
 
 @dataclass(frozen=True)
-class Guess:
-    """One class and its probability, 0-1."""
+class ClassProbability:
+    """A class and its probability, 0-1."""
 
     label: str
     probability: float
@@ -28,20 +29,20 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one file: the most probable classes first, or why the file could not be read."""
+    """The prediction for one file: the most probable classes first, or the reason why the file cannot be read."""
 
     path: str
-    top: tuple[Guess, ...] = ()
+    top: tuple[ClassProbability, ...] = ()
     error: str | None = None
 
 
 def predict(classifier: Classifier, paths: Sequence[Path], *, top: int, progress: Progress) -> Iterator[Prediction]:
-    """One prediction per path, in order. Files that cannot be read get an `error` and stop nothing."""
-    for path, found in _stream(classifier, paths, progress):
-        if isinstance(found, DataError):
-            yield Prediction(path.as_posix(), error=found.message)
+    """Predict the `top` most probable classes of each file, in order. A file that cannot be read gets an `error`."""
+    for path, result in _stream(classifier, paths, progress):
+        if isinstance(result, DataError):
+            yield Prediction(path.as_posix(), error=result.message)
         else:
-            yield Prediction(path.as_posix(), _best(classifier, found, top))
+            yield Prediction(path.as_posix(), _most_probable(classifier, result, top))
 
 
 def probabilities_of(classifier: Classifier, paths: Sequence[Path], *, progress: Progress) -> np.ndarray:
@@ -51,26 +52,26 @@ def probabilities_of(classifier: Classifier, paths: Sequence[Path], *, progress:
         DataError: For the first file that cannot be read.
     """
     rows = []
-    for _, found in _stream(classifier, paths, progress):
-        if isinstance(found, DataError):
-            raise found
-        rows.append(found)
+    for _, result in _stream(classifier, paths, progress):
+        if isinstance(result, DataError):
+            raise result
+        rows.append(result)
     return np.stack(rows)
 
 
 def _stream(
     classifier: Classifier, paths: Sequence[Path], progress: Progress
 ) -> Iterator[tuple[Path, np.ndarray | DataError]]:
-    """Each path with its probabilities `float32 (classes,)`, or why it could not be read; a batch at a time."""
+    """Each path with its probabilities `float32 (classes,)`, or with the error of reading it."""
     with ThreadPoolExecutor() as threads:
-        for at in range(0, len(paths), BATCH):
-            chunk = paths[at : at + BATCH]
-            read = list(threads.map(lambda path: _read(classifier, path), chunk))
-            images = [result for result in read if isinstance(result, np.ndarray)]
-            found = iter(_probabilities(classifier, images) if images else ())
-            for path, result in zip(chunk, read, strict=True):
-                yield path, result if isinstance(result, DataError) else next(found)
-            progress(at + len(chunk), len(paths))
+        for start in range(0, len(paths), BATCH):
+            chunk = paths[start : start + BATCH]
+            results = list(threads.map(lambda path: _read(classifier, path), chunk))
+            images = [result for result in results if isinstance(result, np.ndarray)]
+            probabilities = iter(_probabilities(classifier, images) if images else ())
+            for path, result in zip(chunk, results, strict=True):
+                yield path, result if isinstance(result, DataError) else next(probabilities)
+            progress(start + len(chunk), len(paths))
 
 
 def _read(classifier: Classifier, path: Path) -> np.ndarray | DataError:
@@ -81,76 +82,79 @@ def _read(classifier: Classifier, path: Path) -> np.ndarray | DataError:
 
 
 def _probabilities(classifier: Classifier, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Filled up to a whole batch, so that the graph is traced for one shape only."""
+    """Probabilities of at most `BATCH` images, which are padded to a whole batch so that one graph is traced."""
     batch = np.zeros((BATCH, *images[0].shape), dtype=np.float32)
     batch[: len(images)] = images
     return np.asarray(classifier.model.predict_on_batch(batch))[: len(images)]
 
 
-def _best(classifier: Classifier, probabilities: np.ndarray, top: int) -> tuple[Guess, ...]:
+def _most_probable(classifier: Classifier, probabilities: np.ndarray, top: int) -> tuple[ClassProbability, ...]:
     order = np.argsort(-probabilities, kind="stable")[:top]
-    return tuple(Guess(classifier.classes[index], float(probabilities[index])) for index in order)
+    return tuple(ClassProbability(classifier.classes[index], float(probabilities[index])) for index in order)
 
 
 def expand_patterns(patterns: Sequence[str]) -> list[Path]:
-    """Files named by paths, folders (all pictures inside, sorted) and globs, each once, in order.
+    """Files named by paths, folders (all images inside, sorted) and globs, each once, in order.
 
     Raises:
-        DataError: If one of them names nothing.
+        DataError: If a pattern matches nothing.
     """
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            inside = source.images_under(path)
-            if not inside:
-                raise DataError("holds no pictures", where=pattern, hint="Name files, a folder of pictures, or a glob.")
-            found |= dict.fromkeys(inside)
-        elif path.exists():
-            found[path] = None
-        else:
-            matches = [Path(match) for match in sorted(glob(pattern, recursive=True)) if Path(match).is_file()]
-            if not matches:
-                raise DataError(
-                    "there is no such file", where=pattern, hint="Name files, a folder of pictures, or a glob."
-                )
-            found |= dict.fromkeys(matches)
-    return list(found)
+        files |= dict.fromkeys(_expand(pattern))
+    return list(files)
+
+
+def _expand(pattern: str) -> list[Path]:
+    hint = "Name files, a folder of images, or a glob."
+    path = Path(pattern)
+    if path.is_dir():
+        images = source.images_under(path)
+        if not images:
+            raise DataError("holds no images", where=pattern, hint=hint)
+        return images
+    if path.exists():
+        return [path]
+    matches = [Path(match) for match in sorted(glob(pattern, recursive=True)) if Path(match).is_file()]
+    if not matches:
+        raise DataError("there is no such file", where=pattern, hint=hint)
+    return matches
 
 
 def as_rows(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
     """The JSON shape of `tlcli predict --json`."""
-    rows: list[dict[str, Any]] = []
-    for each in predictions:
-        if each.error is not None:
-            rows.append({"path": each.path, "error": each.error})
-        else:
-            first = each.top[0]
-            top = [{"label": guess.label, "probability": guess.probability} for guess in each.top]
-            rows.append({"path": each.path, "label": first.label, "probability": first.probability, "top": top})
-    return rows
+    return [_row(prediction) for prediction in predictions]
+
+
+def _row(prediction: Prediction) -> dict[str, Any]:
+    if prediction.error is not None:
+        return {"path": prediction.path, "error": prediction.error}
+    first = prediction.top[0]
+    top = [{"label": candidate.label, "probability": candidate.probability} for candidate in prediction.top]
+    return {"path": prediction.path, "label": first.label, "probability": first.probability, "top": top}
 
 
 def labelled_images(data: Path, classes: Sequence[str]) -> tuple[list[Path], list[int], str]:
-    """Images of a folder of class folders, or of its `test/` or else `val/` folder, to score a classifier on.
+    """The images to score a classifier on: those of a folder of class folders, or of its `test/` or else `val/` folder.
 
     Returns:
-        Paths, labels as positions in `classes`, and what the images are, in words.
+        Paths, labels as indices into `classes`, and a description of the images for the user.
 
     Raises:
-        DataError: If the folder cannot be read, or its classes are not those of the classifier.
+        DataError: If the folder cannot be read, or its classes differ from those of the classifier.
     """
     index = source.scan(data)
     if set(index.classes) != set(classes):
-        extra, missing = sorted(set(index.classes) - set(classes)), sorted(set(classes) - set(index.classes))
-        parts = [f"{what}: {', '.join(names)}" for what, names in (("unknown", extra), ("missing", missing)) if names]
+        unknown, missing = sorted(set(index.classes) - set(classes)), sorted(set(classes) - set(index.classes))
+        lists = (("unknown", unknown), ("missing", missing))
+        difference = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in lists if names)
         raise DataError(
-            f"the classes are not those of the classifier ({'; '.join(parts)})",
+            f"the classes differ from those of the classifier ({difference})",
             where=str(data),
             hint=f"The classifier has: {', '.join(classes)}.",
         )
     held_out = next((split for split in ("test", "val") if split in index.given_splits), None)
     images = [image for image in index.images if image.given == held_out]
     labels = [list(classes).index(index.classes[image.label]) for image in images]
-    what = f"{plural(len(images), 'image')} of {data}" + (f"/{held_out}" if held_out else "")
-    return [index.file(image) for image in images], labels, what
+    description = f"{plural(len(images), 'image')} of {data}" + (f"/{held_out}" if held_out else "")
+    return [index.file(image) for image in images], labels, description

@@ -1,4 +1,4 @@
-"""Scores of predictions against labels, as scikit-learn defines them."""
+"""Scores of predictions, as scikit-learn defines them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class: `support` images; precision, recall and F1 are 0-1, and 0 where there is nothing to divide by."""
+    """Scores of one class with `support` images. Precision, recall and F1 are 0-1, and 0 if undefined."""
 
     name: str
     support: int
@@ -20,16 +20,18 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """How good a classifier was on some images.
+    """Scores of a classifier on some images.
 
     Attributes:
-        count: Images.
-        accuracy: Share of right answers, 0-1.
-        balanced_accuracy: Mean recall over the classes that occur, 0-1.
+        count: Number of images.
+        accuracy: Fraction of correct predictions, 0-1.
+        balanced_accuracy: Mean recall over the classes that have images, 0-1.
         loss: Mean cross-entropy, natural logarithm.
-        top_k: For some k, the share of images whose class is among the k most probable, 0-1.
-        per_class: In class order.
-        confusion: Images of class i (row) taken for class j (column).
+        top_k: For k of 3 and 5, if below the number of classes: the fraction (0-1) of images whose class is among the
+            k most probable ones.
+        per_class: Scores of each class, in the order of `classes`.
+        confusion: Number of images of class i (row) that are predicted as class j (column).
+        classes: Class names.
     """
 
     count: int
@@ -49,45 +51,49 @@ class Scores:
             "balanced_accuracy": self.balanced_accuracy,
             "loss": self.loss,
             "top_k": self.top_k,
-            "per_class": [vars(each) for each in self.per_class],
+            "per_class": [vars(scores) for scores in self.per_class],
             "confusion": [list(row) for row in self.confusion],
             "classes": list(self.classes),
         }
 
 
+# Lower bound of probabilities before their logarithm is taken, as in Keras.
 EPSILON = 1e-7
 
 
 def score(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Scores:
-    """Compare `int (images,)` labels with `float (images, classes)` probabilities, 0-1; at least one image.
+    """Compute the scores of predictions.
 
-    Loss is the mean negative logarithm of the right class's probability, which is taken as at least 1e-7.
+    Args:
+        labels: int (images,); at least one image.
+        probabilities: float (images, classes), 0-1. The loss takes those below 1e-7 as 1e-7.
+        classes: Class names.
     """
-    guesses = probabilities.argmax(axis=1)
-    matrix = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(matrix, (labels, guesses), 1)
-    hits, support, guessed = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-    precision, recall, f1 = _share(hits, guessed), _share(hits, support), _share(2 * hits, support + guessed)
+    predictions = probabilities.argmax(axis=1)
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (labels, predictions), 1)
+    hits, support, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall, f1 = _ratio(hits, predicted), _ratio(hits, support), _ratio(2 * hits, support + predicted)
     per_class = tuple(
         ClassScores(name, int(n), float(p), float(r), float(f))
         for name, n, p, r, f in zip(classes, support, precision, recall, f1, strict=True)
     )
-    right = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    rank = (probabilities > right[:, None]).sum(axis=1)
+    correct = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    rank = (probabilities > correct[:, None]).sum(axis=1)
     return Scores(
         count=len(labels),
-        accuracy=float((guesses == labels).mean()),
+        accuracy=float((predictions == labels).mean()),
         balanced_accuracy=float(recall[support > 0].mean()),
-        loss=float(-np.log(np.clip(right, EPSILON, 1.0)).mean()),
+        loss=float(-np.log(np.clip(correct, EPSILON, 1.0)).mean()),
         top_k={str(k): float((rank < k).mean()) for k in (3, 5) if k < len(classes)},
         per_class=per_class,
-        confusion=tuple(tuple(int(value) for value in row) for row in matrix),
+        confusion=tuple(tuple(int(value) for value in row) for row in confusion),
         classes=tuple(classes),
     )
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """One by the other; 0 where there is nothing."""
-    shares = np.zeros(len(whole))
-    np.divide(part, whole, out=shares, where=whole > 0)
-    return shares
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Element-wise part / whole, and 0 where the whole is 0."""
+    ratios = np.zeros(len(whole))
+    np.divide(part, whole, out=ratios, where=whole > 0)
+    return ratios

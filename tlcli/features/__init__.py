@@ -1,1 +1,1 @@
-"""Outputs of frozen layers: computed once, stored by content, found again."""
+"""Outputs of frozen layers: where they are stored, and how they are computed."""

@@ -1,4 +1,9 @@
-"""Outputs of frozen layers for all images: computed once, stored by content."""
+"""Feature extraction: the outputs of frozen layers for many images, computed in one pass and stored by content.
+
+`FeatureExtractor` returns the features at cut points of a classifier, from the feature cache if possible. The key of a
+stored array covers everything that determines its values: the image files, their resizing, the view, and the layers
+with their weights. `extract_depths` computes pooled features at many layers for a single use, without the cache.
+"""
 
 import hashlib
 import json
@@ -22,26 +27,30 @@ from tlcli.model.classifier import POOLED, Classifier, lower_model
 from tlcli.model.graph import tensors_at
 from tlcli.model.precision import FULL, computing_in, measure_seconds
 
-# Part of the key of every stored activation: raise it when the same images and weights would give others.
+# Part of every key: increase it if the same images and weights give other features.
 FORMAT_VERSION = 3
-# Images a step of the pass, at most. Random views are drawn for a step at a time, so this is part of the key, too.
-GRAIN = 64
-# Weights up to so many bytes become constants of the pass.
+# Largest batch of a pass. Part of every key, because the random state of a view is set once per batch.
+PASS_BATCH = 64
+# Weights up to this size become constants of the graph.
 CONSTANT_BYTES = 400_000_000
-# Images a step while it is measured what is faster: four steps in each precision should take seconds.
+# Batch for measuring the faster precision: four steps in each should take seconds.
 MEASURED_IMAGES = 16
-# Parts of a layer's config without any influence on what it gives when it does not learn.
+# Parts of a layer's config that do not change its output in inference mode.
 TRAINING_ONLY = ("trainable", "momentum")
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and the number of all images."""
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Where activations are stored, and what tells images apart.
+    """Disk cache of features.
 
     Attributes:
-        folder: The folder of all stored activations; made when needed.
-        budget: Bytes that everything in there may take.
-        contents: Sha256 of the file behind each row of the pixel cache; with size and resize it decides the pixels.
+        folder: Folder of all stored features; created if missing.
+        budget: Maximum size of the folder, bytes.
+        contents: SHA-256 of the image file behind each row of the pixel cache. With the size and resize mode it
+            identifies the pixels.
     """
 
     folder: Path
@@ -51,9 +60,14 @@ class FeatureCache:
 
 @dataclass(frozen=True)
 class View:
-    """One rendering of some images: plain, or the `number`-th random one (from 1) by `bounds` and `seed`.
+    """One rendering of the images: plain or augmented.
 
-    Frozen layers compute it in `precision`, but for the first `exact` images, which are in float32 in any case.
+    Attributes:
+        number: 0 for the plain view, else the number of the augmented view, from 1.
+        bounds: Bounds of the augmentation.
+        seed: Seed of the augmentation.
+        precision: Precision of the frozen layers, float32 or bfloat16.
+        exact: Number of images, the first ones, that are computed in float32 in any case.
     """
 
     number: int = 0
@@ -64,103 +78,114 @@ class View:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the pixels are left as they are."""
+        """True if the pixels are not augmented."""
         return self.number == 0
 
 
-def extract(
-    classifier: Classifier,
-    images: Images,
-    feature_cache: FeatureCache | None,
-    *,
-    at: Sequence[str],
-    also: Sequence[str] = (),
-    view: View,
-    progress: Callable[[int, int], None] | None = None,
-) -> Sequence[np.ndarray]:
-    """What the frozen layers give at one or several cut_points, from the cache or computed in one pass.
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """Computes the features of images at cut points of a classifier.
 
-    Args:
-        classifier: Its layers below the cut_points must not be trained any more.
-        images: Which images.
-        feature_cache: Where to look first, and where the result is kept; None: nowhere, what is computed goes with the process.
-        at: Layers of the backbone, or `POOLED`.
-        also: More of them, to be stored in the same pass if one is needed: that costs little, another pass much.
-        view: Which rendering.
-        progress: Told (images done, images) while they are computed.
-
-    Returns:
-        One read-only memory map for each frontier, float32 (images, …), in their order.
-
-    Raises:
-        DataError: If there is no room for them.
+    Attributes:
+        classifier: An assembled classifier. Its layers below the cut points must stay frozen.
+        images: The images.
+        view: The view of the images.
     """
-    if feature_cache is None:
-        shapes = [(len(images), *lower_model(classifier, [name]).output_shape[1:]) for name in at]
-        return _extract_uncached(_Pass(classifier, images, list(at), view), shapes, progress)
-    pictures = _images_key(classifier, images, feature_cache, view)
-    entries = [_entry(pictures, lower_model(classifier, [name]), len(images)) for name in at]
-    names = list(at)
-    if not all((feature_cache.folder / entry.key).is_dir() for entry in entries):
-        names += also
-        entries += [_entry(pictures, lower_model(classifier, [name]), len(images)) for name in also]
-    run = _Pass(classifier, images, names, view)
-    return arrays.open_arrays(feature_cache.folder, entries, run, budget=feature_cache.budget, progress=progress)[
-        : len(at)
-    ]
+
+    classifier: Classifier
+    images: Images
+    view: View
+
+    def extract(
+        self,
+        cut_points: Sequence[str],
+        cache: FeatureCache | None,
+        *,
+        also: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> Sequence[np.ndarray]:
+        """The features at one or several cut points, read from the cache or computed in one pass.
+
+        Args:
+            cut_points: Backbone layers, two layers joined by a slash, or `POOLED`.
+            cache: Where features are looked up and stored; None for temporary files, deleted with the arrays.
+            also: More cut points to store if a pass is needed; they cost little in the same pass.
+            progress: Called during a pass.
+
+        Returns:
+            One memory map per cut point, float32 (images, …), in the order of `cut_points`; read-only with a cache.
+
+        Raises:
+            DataError: The disk has too little free space.
+        """
+        if cache is None:
+            return self._compute(list(cut_points), progress)
+        names = list(cut_points)
+        entries = self._entries(names, cache)
+        if not all((cache.folder / entry.key).is_dir() for entry in entries):
+            names += also
+            entries += self._entries(also, cache)
+        forward = _Pass(self, names)
+        stored = arrays.open_arrays(cache.folder, entries, forward, budget=cache.budget, progress=progress)
+        return stored[: len(cut_points)]
+
+    def _compute(self, cut_points: list[str], progress: Progress | None) -> list[np.ndarray]:
+        """The features in unnamed temporary files, which need not fit into memory."""
+        features: list[np.ndarray] = []
+        for name in cut_points:
+            shape = (len(self.images), *lower_model(self.classifier, [name]).output_shape[1:])
+            with tempfile.TemporaryFile() as file:
+                features.append(np.memmap(file, np.float32, "w+", shape=shape))
+        forward = _Pass(self, cut_points)
+        rows = len(self.images)
+        for start in range(0, rows, forward.batch):
+            stop = min(start + forward.batch, rows)
+            for array, block in zip(features, forward(start, stop, range(len(cut_points))), strict=True):
+                array[start:stop] = block
+            if progress:
+                progress(stop, rows)
+        return features
+
+    def _entries(self, cut_points: Sequence[str], cache: FeatureCache) -> list[arrays.Entry]:
+        """The cache entries of the features at these cut points."""
+        images_key, entries = self._images_key(cache), []
+        for name in cut_points:
+            lower = lower_model(self.classifier, [name])
+            key = hashlib.sha256(f"{images_key}:{weights_key(lower)}".encode()).hexdigest()[:32]
+            entries.append(arrays.Entry(key, (len(self.images), *lower.output_shape[1:]), "float32"))
+        return entries
+
+    def _images_key(self, cache: FeatureCache) -> str:
+        """A hash of everything that determines the pixels fed to the network."""
+        view = self.view
+        rendering = [] if view.is_plain else [view.number, view.seed, repr(view.bounds)]
+        if view.precision != FULL:
+            rendering += [view.precision, view.exact]
+        contents = [cache.contents[row] for row in self.images.rows]
+        facts = [FORMAT_VERSION, PASS_BATCH, *self.classifier.size, self.classifier.resize, rendering, contents]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def measure_precision(classifier: Classifier, images: Images) -> dict[str, float]:
-    """Seconds that all frozen layers take for a few plain images in each precision."""
+    """Seconds that all frozen layers take for a small batch of plain images, by precision."""
     pixels = images.pixels[images.rows[:MEASURED_IMAGES]]
     lower = lower_model(classifier, [POOLED])
 
-    def step_in(dtype: str) -> Callable[[], object]:
-        rendering = _Rendering(None, lower, dtype)
-        return lambda: rendering.predict_on_batch(pixels)
+    def step_in(precision: str) -> Callable[[], object]:
+        model = _FrozenModel(None, lower, precision)
+        return lambda: model.predict_on_batch(pixels)
 
     return measure_seconds(step_in)
 
 
-def _entry(pictures: str, part: keras.Model, rows: int) -> arrays.Entry:
-    key = hashlib.sha256(f"{pictures}:{weights_key(part)}".encode()).hexdigest()[:32]
-    return arrays.Entry(key, (rows, *part.output_shape[1:]), "float32")
-
-
-def _extract_uncached(
-    run: "_Pass", shapes: Sequence[tuple[int, ...]], progress: Callable[[int, int], None] | None
-) -> Sequence[np.ndarray]:
-    """Computed into files without a name, so that memory need not hold them."""
-    found = []
-    for shape in shapes:
-        with tempfile.TemporaryFile() as file:
-            found.append(np.memmap(file, np.float32, "w+", shape=shape))
-    rows = shapes[0][0]
-    for start in range(0, rows, run.grain):
-        stop = min(start + run.grain, rows)
-        for array, block in zip(found, run(start, stop, range(len(shapes))), strict=True):
-            array[start:stop] = block
-        if progress:
-            progress(stop, rows)
-    return list(found)
-
-
-def _images_key(classifier: Classifier, images: Images, feature_cache: FeatureCache, view: View) -> str:
-    """What decides the pixels that go in."""
-    rendering = [] if view.is_plain else [view.number, view.seed, repr(view.bounds)]
-    if view.precision != FULL:
-        rendering += [view.precision, view.exact]
-    contents = [feature_cache.contents[row] for row in images.rows]
-    facts = [FORMAT_VERSION, GRAIN, *classifier.size, classifier.resize, rendering, contents]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
 def weights_key(part: keras.Model, *, without: Collection[str] = TRAINING_ONLY) -> str:
-    """A hash of what decides the outputs for given pixels: the layers, their weights, and what computes them.
+    """A hash of everything that determines the outputs for given inputs: layers, weights, dtype policy and Keras.
 
-    `without` are parts of the layers' configs that do not count.
+    Args:
+        part: The model.
+        without: Keys of the layer configs to ignore.
     """
-    config = json.dumps(_normalized_config(part.get_config(), {}, without), sort_keys=True, default=repr)
+    config = json.dumps(_normalize_config(part.get_config(), {}, without), sort_keys=True, default=repr)
     facts = [keras.__version__, keras.backend.backend(), keras.config.dtype_policy().name, config]
     digest = hashlib.sha256(json.dumps(facts).encode())
     for weight in part.weights:
@@ -168,141 +193,145 @@ def weights_key(part: keras.Model, *, without: Collection[str] = TRAINING_ONLY) 
     return digest.hexdigest()
 
 
-def _normalized_config(config: Any, numbers: dict[str, int], without: Collection[str]) -> Any:
-    """A config less what changes while the outputs stay: flags of training, and names, which become numbers.
+def _normalize_config(config: Any, numbers: dict[str, int], without: Collection[str]) -> Any:
+    """The config without the keys in `without`, and with numbers for layer names.
 
-    Keras counts through the whole process to name what has no name, the input of the part before all.
+    Names must not count: Keras numbers unnamed layers, such as the input of the part, throughout the process.
     """
     if isinstance(config, dict):
         kept = {key: value for key, value in config.items() if key not in without}
-        return {key: _normalized_item(key, value, numbers, without) for key, value in kept.items()}
-    return (
-        [_normalized_config(item, numbers, without) for item in config] if isinstance(config, (list, tuple)) else config
-    )
+        return {key: _normalize_item(key, value, numbers, without) for key, value in kept.items()}
+    if isinstance(config, (list, tuple)):
+        return [_normalize_config(item, numbers, without) for item in config]
+    return config
 
 
-def _normalized_item(key: str, value: Any, numbers: dict[str, int], without: Collection[str]) -> Any:
-    # What is called a name in a dtype policy is no name of a layer.
+def _normalize_item(key: str, value: Any, numbers: dict[str, int], without: Collection[str]) -> Any:
+    # The config of a dtype policy has a `name` that is not a layer name.
     if key == "dtype":
         return value
     if key == "name" and isinstance(value, str):
         return numbers.setdefault(value, len(numbers))
-    # The name of a layer, and which of its outputs; in a list of them where there are several.
+    # One reference is a layer name and the index of its output; several are a list of these.
     if key in ("keras_history", "input_layers", "output_layers") and value and isinstance(value[0], str):
         return [numbers.setdefault(value[0], len(numbers)), *value[1:]]
     if key in ("input_layers", "output_layers") and isinstance(value, (list, tuple)):
-        return [_normalized_item(key, item, numbers, without) for item in value]
-    return _normalized_config(value, numbers, without)
+        return [_normalize_item(key, item, numbers, without) for item in value]
+    return _normalize_config(value, numbers, without)
 
 
-class _Rendering(keras.Model):
-    """Pixels `uint8 (batch, height, width, 3)`, perhaps in a random view, to outputs of frozen layers.
+class _FrozenModel(keras.Model):
+    """Frozen layers in inference mode: from pixels, uint8 (batch, height, width, 3), to features, float32.
 
-    A subclass for the reason that `Trainee` is one: a functional model would hand `training=False` to the random layer.
-    Weights are constants to it, so that the backend can fold BatchNorm into the convolution before it: MobileNetV2
-    0.35 at 224 gives 450 instead of 320 images a second.
+    A subclass, because a functional model would pass `training=False` on to the augmentation layer.
+
+    The weights are constants, so the backend can fold BatchNorm into the preceding convolution: MobileNetV2 0.35 at 224
+    pixels processes 450 instead of 320 images a second.
     """
 
     def __init__(self, augment: Augment | None, lower: keras.Model, precision: str = FULL) -> None:
-        super().__init__(name="rendering")
+        super().__init__(name="frozen_layers")
         self.augment, self.lower, self.precision = augment, lower, precision
         values = [(weight, ops.convert_to_numpy(weight.value)) for weight in lower.weights]
-        # A graph holds two gigabytes at most; large networks gain little anyway.
-        self.values = values if sum(value.nbytes for _, value in values) <= CONSTANT_BYTES else []
+        # A graph holds two gigabytes at most, and large networks gain little.
+        self.constants = values if sum(value.nbytes for _, value in values) <= CONSTANT_BYTES else []
 
     def call(self, pixels: Any) -> Any:
-        """What the frozen layers give, float32."""
+        """The features: one tensor, or a list for several cut points."""
         images = ops.cast(pixels, "float32")
         if self.augment is not None:
             images = self.augment(images, training=True)
-        constants = [(weight, ops.convert_to_tensor(value)) for weight, value in self.values]
+        constants = [(weight, ops.convert_to_tensor(value)) for weight, value in self.constants]
         with keras.StatelessScope(constants), computing_in(self.lower, self.precision):
-            found = self.lower(images, training=False)
-        return keras.tree.map_structure(lambda output: ops.cast(output, "float32"), found)
+            features = self.lower(images, training=False)
+        return keras.tree.map_structure(lambda output: ops.cast(output, "float32"), features)
 
 
 class _Pass:
-    """Computes blocks of rows. The network is traced when first needed."""
+    """A pass over the images in batches; called for blocks of rows as `arrays.Compute`.
 
-    def __init__(self, classifier: Classifier, images: Images, names: list[str], view: View) -> None:
-        self.classifier, self.images, self.names, self.view = classifier, images, names, view
-        self.augment = None if view.is_plain else Augment(view.bounds)
-        # Steps of one length: another would be traced, or compiled, on its own.
-        self.grain = math.ceil(len(images) / math.ceil(len(images) / GRAIN))
-        self.models: dict[tuple[str, tuple[int, ...]], keras.Model] = {}
-        # Blocks end anywhere, so the grain that one ends in begins the next.
-        self.last: tuple[int, tuple[int, ...], list[np.ndarray]] = (-1, (), [])
+    Models are built and traced on first use.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, cut_points: Sequence[str]) -> None:
+        self.classifier, self.images, self.view = extractor.classifier, extractor.images, extractor.view
+        self.cut_points = cut_points
+        self.augment = None if self.view.is_plain else Augment(self.view.bounds)
+        # All batches have the same size: every other size would be traced or compiled separately.
+        self.batch = math.ceil(len(self.images) / math.ceil(len(self.images) / PASS_BATCH))
+        self._models: dict[tuple[str, tuple[int, ...]], keras.Model] = {}
+        # A block may end within a batch; the next block starts with the outputs of the same batch.
+        self._last: tuple[int, tuple[int, ...], list[np.ndarray]] = (-1, (), [])
 
     def __call__(self, start: int, stop: int, which: Sequence[int]) -> list[np.ndarray]:
-        """Outputs of rows `start` to `stop` for the cut_points of these indices."""
-        begin = start - start % self.grain
-        parts = [self._grain(at, tuple(which)) for at in range(begin, stop, self.grain)]
-        return [np.concatenate(outputs)[start - begin : stop - begin] for outputs in zip(*parts, strict=True)]
+        """Features of the images from `start` to `stop` at the cut points with the indices `which`."""
+        first = start - start % self.batch
+        batches = [self._compute_batch(begin, tuple(which)) for begin in range(first, stop, self.batch)]
+        return [np.concatenate(outputs)[start - first : stop - first] for outputs in zip(*batches, strict=True)]
 
-    def _grain(self, at: int, which: tuple[int, ...]) -> list[np.ndarray]:
-        if self.last[:2] == (at, which):
-            return self.last[2]
-        wanted = np.arange(at, at + self.grain)
-        pixels = self.images.pixels[self.images.rows[wanted.clip(max=len(self.images) - 1)]]
-        dtype = FULL if at < self.view.exact else self.view.precision
-        count, model = int((wanted < len(self.images)).sum()), self._model(which, dtype)
+    def _compute_batch(self, begin: int, which: tuple[int, ...]) -> list[np.ndarray]:
+        if self._last[:2] == (begin, which):
+            return self._last[2]
+        positions = np.arange(begin, begin + self.batch)
+        pixels = self.images.pixels[self.images.rows[positions.clip(max=len(self.images) - 1)]]
+        precision = FULL if begin < self.view.exact else self.view.precision
+        count, model = int((positions < len(self.images)).sum()), self._model(which, precision)
         if self.augment is not None:
-            # What is drawn follows from the place alone, so that any block can be computed again.
-            order = np.random.default_rng([self.view.seed, self.view.number, at])
-            self.augment.seed_generator.state.assign(order.integers(0, 2**31 - 1, size=2, dtype=np.int64))
-        found = model.predict_on_batch(pixels)
-        outputs = [np.asarray(output[:count], dtype=np.float32) for output in (found if len(which) > 1 else [found])]
-        self.last = (at, which, outputs)
-        return outputs
+            # The random state depends on the position alone, so any block can be recomputed.
+            rng = np.random.default_rng([self.view.seed, self.view.number, begin])
+            self.augment.seed_generator.state.assign(rng.integers(0, 2**31 - 1, size=2, dtype=np.int64))
+        outputs = model.predict_on_batch(pixels)
+        outputs = outputs if len(which) > 1 else [outputs]
+        features = [np.asarray(output[:count], dtype=np.float32) for output in outputs]
+        self._last = (begin, which, features)
+        return features
 
-    def _model(self, which: tuple[int, ...], dtype: str) -> keras.Model:
-        if (dtype, which) not in self.models:
-            lower = lower_model(self.classifier, [self.names[index] for index in which])
-            self.models[dtype, which] = _Rendering(self.augment, lower, dtype)
-        return self.models[dtype, which]
+    def _model(self, which: tuple[int, ...], precision: str) -> keras.Model:
+        if (precision, which) not in self._models:
+            lower = lower_model(self.classifier, [self.cut_points[index] for index in which])
+            self._models[precision, which] = _FrozenModel(self.augment, lower, precision)
+        return self._models[precision, which]
 
 
-# Images a step of the pass.
+# Images per batch of a depth pass.
 DEPTH_BATCH = 64
 FLOAT_BYTES = 4
 
 
 def pooled_model(features: keras.Model, layers: Sequence[str], *, pooling: str) -> keras.Model:
-    """What a model gives at the output of these layers, each pooled over all positions.
+    """A model from images to the outputs of layers, each pooled over all positions.
 
     Args:
-        features: Takes pictures, `float32 (batch, height, width, 3)`, 0-255.
-        layers: Names within it, as `graph.measure` gives them.
+        features: A model that takes images, float32 (batch, height, width, 3), 0–255.
+        layers: Names of its layers, as in `graph.measure`.
         pooling: `avg`, `max`, or `avg_max` for both side by side.
 
     Returns:
-        A model from the same pictures to a list of `float32 (batch, channels)`, in the order of `layers`.
+        A model from the same images to a list of float32 (batch, channels), in the order of `layers`.
     """
     return keras.Model(features.input, [_pool(tensor, pooling) for tensor in tensors_at(features, layers)])
 
 
-def extract_depths(
-    model: keras.Model, images: Images, folder: Path, *, progress: Callable[[int, int], None]
-) -> list[np.ndarray]:
-    """All that a model of `pooled` gives for these images, in files without a name that go with the arrays.
+def extract_depths(model: keras.Model, images: Images, folder: Path, *, progress: Progress) -> list[np.ndarray]:
+    """All outputs of a `pooled_model` for the images, in unnamed files that disappear with the arrays.
 
     Args:
-        model: From `pooled`.
-        images: Which images.
-        folder: Where the files lie; made if missing.
-        progress: Told (images done, images).
+        model: A model from `pooled_model`.
+        images: The images.
+        folder: Folder of the files; created if missing.
+        progress: Called after every batch.
 
     Returns:
-        One read-only memory map for each output, `float32 (images, channels)`.
+        One read-only memory map per output, float32 (images, channels).
 
     Raises:
-        DataError: The folder cannot be written, or the disk has too little room.
+        DataError: The folder cannot be written, or the disk has too little free space.
     """
     widths = [int(output.shape[-1]) for output in model.outputs]
-    room = DiskSpace("features", folder, FLOAT_BYTES * len(images) * sum(widths))
-    with ExitStack() as stack, room.claimed():
+    disk_space = DiskSpace("features", folder, FLOAT_BYTES * len(images) * sum(widths))
+    with ExitStack() as stack, disk_space.explain_errors():
         folder.mkdir(parents=True, exist_ok=True)
-        room.require()
+        disk_space.require_free()
         files = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in widths]
         for start in range(0, len(images), DEPTH_BATCH):
             count = min(DEPTH_BATCH, len(images) - start)
@@ -316,10 +345,10 @@ def extract_depths(
 
 
 def _depth_outputs(model: keras.Model, images: Images, start: int) -> list[np.ndarray]:
-    """Outputs for the images from `start`, as many as every step takes: another number would be traced anew."""
-    wanted = np.arange(start, start + min(DEPTH_BATCH, len(images))).clip(max=len(images) - 1)
-    found = model.predict_on_batch(images.pixels[images.rows[wanted]].astype(np.float32))
-    return found if isinstance(found, list) else [found]
+    """Outputs for a batch from `start`; a short batch is filled up, because another size would be traced again."""
+    positions = np.arange(start, start + min(DEPTH_BATCH, len(images))).clip(max=len(images) - 1)
+    outputs = model.predict_on_batch(images.pixels[images.rows[positions]].astype(np.float32))
+    return outputs if isinstance(outputs, list) else [outputs]
 
 
 def _pool(tensor: keras.KerasTensor, pooling: str) -> keras.KerasTensor:

@@ -1,4 +1,4 @@
-"""Where the features of a step are stored: at which cut point, and how many views. Pure."""
+"""Placement: at which cut point the features of a step are stored, and in how many views. Pure, without Keras."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,13 +9,18 @@ from tlcli.recipe.fields import bytes_of
 from tlcli.recipe.phase import PhaseSpec
 from tlcli.recipe.schema import AugmentSpec, Recipe
 
-# Renderings of each image where the recipe leaves it open, in steps of so many epochs; see docs/adr/010.
-AUTO_VIEWS, EPOCHS_PER_VIEW = 2, 5
+# `augment.views: auto` stores this many views of each image, in steps of at least this many epochs; see docs/adr/010.
+AUTO_VIEWS, MIN_EPOCHS = 2, 5
 
 
 @dataclass(frozen=True, slots=True)
 class ImageCounts:
-    """Images in all splits together, and those that are trained on."""
+    """Number of images.
+
+    Attributes:
+        images: In all splits together.
+        train: In the training split.
+    """
 
     images: int
     train: int
@@ -23,92 +28,111 @@ class ImageCounts:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What a step is trained on.
+    """The cut point at which training of a step starts, and what is stored there.
 
     Attributes:
-        group: The last group below the frontier; None where training begins at the pixels.
-        pooled: Whether the frontier is the pooled features, above all groups.
-        views: Stored renderings of each training image, the first of them plain; 0: nothing is stored, every batch
-            is computed from the pixels.
-        bytes: What all of them take on disk.
-        why: In a few words, where it is not what was asked for.
+        group: The group below the cut point; None if training starts at the pixels.
+        is_pooled: True if the cut point is the pooled features, above all groups.
+        views: Number of stored views of each training image, the plain one first; 0 if nothing is stored and every
+            batch is computed from the pixels.
+        bytes: Disk space of all stored views.
+        reason: Why fewer views are stored than the recipe asks for; empty if there is nothing to explain.
     """
 
     group: LayerGroup | None
-    pooled: bool
+    is_pooled: bool
     views: int
     bytes: int
-    why: str = ""
+    reason: str = ""
 
     @property
     def name(self) -> str:
-        """The frontier for people: the group's name, `pooled` or `pixels`."""
-        return "pooled" if self.pooled else self.group.name if self.group else "pixels"
+        """The cut point in tables: the name of the group below it, `pooled` or `pixels`."""
+        return "pooled" if self.is_pooled else self.group.name if self.group else "pixels"
 
     @property
     def is_stored(self) -> bool:
-        """Whether outputs of the layers below the frontier are computed once and stored."""
+        """True if the features at the cut point are computed once and stored."""
         return self.views > 0
 
 
-def counts_of(splits: Splits) -> ImageCounts:
-    """The numbers that footings depend on."""
+def count_images(splits: Splits) -> ImageCounts:
+    """The image counts of a split."""
     return ImageCounts(len(splits.train) + len(splits.val) + len(splits.test), len(splits.train))
 
 
 def placement_of(
     recipe: Recipe, phase: PhaseSpec, trained: Collection[str], groups: LayerGroups, counts: ImageCounts
 ) -> Placement:
-    """Where a step begins that trains the layers `trained` of the backbone and the head.
+    """The placement of a step that trains the backbone layers `trained` and the head.
 
-    As high as it can: at the pooled features where only the head is trained, else below the lowest trained group. If
-    that frontier takes more than the budget, at a lower one that takes less, then with fewer renderings, then live.
+    Features are stored as high in the network as possible: at the pooled features if only the head is trained, else at
+    the highest cut point below the lowest trained layer. If these exceed the cache budget, a lower cut point with
+    smaller outputs is chosen, then fewer views, then none.
     """
-    cut = groups.cut_below(trained)
-    pooled = not trained
+    highest = groups.cut_below(trained)
+    is_head = not trained
     if recipe.performance.cache == "off":
-        return Placement(cut, False, 0, 0)
-    if cut is None:
+        return _not_stored(highest)
+    if highest is None:
         is_frozen = not any(layer.name in trained for layer in groups.groups[0].layers)
-        return Placement(None, False, 0, 0, "the network cannot be cut below what is trained" if is_frozen else "")
+        return _not_stored(None, "the network has no cut point below the trained layers" if is_frozen else "")
     if recipe.augment.mixup:
-        return Placement(cut, False, 0, 0, "mixup mixes pixels, so that nothing can be stored")
-    wanted = stored_views(recipe.augment, phase, is_head=pooled)
-    if wanted == 0:
-        return Placement(cut, False, 0, 0)
+        return _not_stored(highest, "mixup interpolates pixels, so features cannot be stored")
+    views = stored_views(recipe.augment, phase, is_head=is_head)
+    if views == 0:
+        return _not_stored(highest)
     budget = bytes_of(recipe.performance.cache_budget)
-    if pooled and (size := _stored(4 * _channels(recipe, cut), wanted, counts)) <= budget:
-        return Placement(cut, True, wanted, size)
+    if is_head and (size := _stored_bytes(4 * _pooled_channels(recipe, highest), views, counts)) <= budget:
+        return Placement(highest, True, views, size)
+    placement = _within_budget(groups, highest, views, counts, budget)
+    return placement or _not_stored(
+        highest, f"the features exceed the cache budget of {recipe.performance.cache_budget}"
+    )
+
+
+def _not_stored(group: LayerGroup | None, reason: str = "") -> Placement:
+    return Placement(group, False, 0, 0, reason)
+
+
+def _within_budget(
+    groups: LayerGroups, highest: LayerGroup, views: int, counts: ImageCounts, budget: int
+) -> Placement | None:
+    """The placement with the most views, and then the highest cut point, within `budget` bytes.
+
+    At least two views are stored, or one if `views` is one; None if these do not fit.
+    """
     candidates = [group for group in groups if group.is_cut_point and group.stored_bytes]
-    candidates = list(reversed(candidates[: candidates.index(cut) + 1])) if cut in candidates else []
-    for fewer in range(wanted, min(wanted, 2) - 1, -1):
+    candidates = list(reversed(candidates[: candidates.index(highest) + 1])) if highest in candidates else []
+    for count in range(views, min(views, 2) - 1, -1):
         for group in candidates:
-            size = _stored(group.stored_bytes, fewer, counts)
+            size = _stored_bytes(group.stored_bytes, count, counts)
             if size <= budget:
-                why = f"{wanted} views take more than the budget" if fewer < wanted else ""
-                return Placement(group, False, fewer, size, why)
-    return Placement(cut, False, 0, 0, f"stored activations take more than {recipe.performance.cache_budget}")
+                reason = f"{views} views exceed the cache budget" if count < views else ""
+                return Placement(group, False, count, size, reason)
+    return None
 
 
 def stored_views(augment: AugmentSpec, phase: PhaseSpec, *, is_head: bool) -> int:
-    """How many renderings of each image are stored; 0 for none at all, when every epoch draws its own.
+    """Number of views of each training image to store; 0 if every epoch renders its own.
 
-    Without augmentation one. A linear head gains nothing from a few renderings more, so it is given the plain one, and
-    so are steps of a few epochs. More renderings than epochs would not be seen.
+    Without augmentation, one view is stored. With `views: auto`, a step that trains only the head stores one, because a
+    linear head gains nothing from more, and so does a step of fewer than `MIN_EPOCHS` epochs. There are never more
+    views than epochs.
     """
     if augment.preset == "none":
         return 1
     if augment.views == "live":
         return 0
     if augment.views == "auto":
-        return 1 if is_head or phase.max_epochs < EPOCHS_PER_VIEW else AUTO_VIEWS
+        return 1 if is_head or phase.max_epochs < MIN_EPOCHS else AUTO_VIEWS
     return max(1, min(augment.views, phase.max_epochs))
 
 
-def _stored(row_bytes: int, views: int, counts: ImageCounts) -> int:
-    """The plain rendering is stored of all images, since scoring needs it; the others of training images only."""
-    return row_bytes * (counts.images + (views - 1) * counts.train)
+def _stored_bytes(image_bytes: int, views: int, counts: ImageCounts) -> int:
+    """Bytes on disk: the plain view of every image, because scoring needs it, and the others of training images."""
+    return image_bytes * (counts.images + (views - 1) * counts.train)
 
 
-def _channels(recipe: Recipe, top: LayerGroup) -> int:
-    return int(top.output_shape[-1] or 0) * (2 if recipe.head.pooling == "avg_max" else 1)
+def _pooled_channels(recipe: Recipe, group: LayerGroup) -> int:
+    return int(group.output_shape[-1] or 0) * (2 if recipe.head.pooling == "avg_max" else 1)

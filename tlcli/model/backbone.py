@@ -1,4 +1,4 @@
-"""Backbones: a card turned into a network without its top, its weights, and what they expect of an image."""
+"""Backbones: a network without its top, its weights, and the preprocessing of its images."""
 
 import hashlib
 from collections.abc import Callable
@@ -15,20 +15,20 @@ from tlcli.recipe.schema import RANDOM
 from tlcli.zoo.card import ModelCard, Preprocessing, require_arguments, verified_weights
 from tlcli.zoo.sources import applications, keras_file, weights_file
 
-# How the names of layers begin that prepare pixels for a network.
+# Names of preprocessing layers start with this.
 PREPROCESS = "preprocess_"
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network without top and where its weights come from.
+    """A network without its top, and the origin of its weights.
 
     Attributes:
-        card: The card it was built from.
-        network: float32 (batch, height, width, 3), preprocessed as the card says → 4-D features.
+        card: The card of the network.
+        network: From float32 (batch, height, width, 3), preprocessed as the card says, to 4-D features.
         size: Input height and width, pixels.
         weights_origin: `imagenet (keras)`, `card (NAME)`, `file:NAME` or `random`.
-        weights_sha256: Hash of all weights in order; the same for the same weights from any file format.
+        weights_sha256: Hash of all weights in order; independent of the file format they were read from.
     """
 
     card: ModelCard
@@ -41,37 +41,39 @@ class Backbone:
 def build(
     card: ModelCard, *, size: tuple[int, int], arguments: dict[str, Any], weights: str | None, cut: str | None = None
 ) -> Backbone:
-    """Build the network of a card and give it weights.
+    """Build the network of a card and load its weights.
 
     Args:
-        card: A card of `keras:` or `file:`.
+        card: A card with a `keras:` or `file:` source.
         size: Input height and width, pixels.
-        arguments: Architecture arguments of `keras:` networks.
-        weights: None for the card's own (beside it, Keras's download, or what the file holds), a path, or `random`.
-        cut: Layer whose output becomes that of the network; what lies above is dropped. None keeps all.
+        arguments: Architecture arguments of a `keras:` network.
+        weights: A path, `random`, or None for the weights of the card: a file it names, the download of Keras, or
+            those inside the model file.
+        cut: Layer whose output becomes the output of the network, without the layers above; None keeps all layers.
 
     Raises:
-        ModelError: The network cannot be built so.
-        WeightsError: The weights are missing, damaged, or made for another network.
+        ModelError: The network cannot be built from this card, size and arguments.
+        WeightsError: The weights are missing, damaged or belong to another network.
     """
     kind, _, handle = card.source.partition(":")
     if kind == "keras":
-        # Unnamed layers are numbered by Keras as in a new process, so that the names are those of the stored groups.
+        # Keras numbers unnamed layers as in a new process, so the names match those of the stored layer groups.
         with fresh_names():
             network, origin = _from_applications(card, size, arguments, weights)
     elif kind == "file":
         network, origin = _from_file(Path(handle), size, arguments, weights)
     else:
-        raise ModelError(f"models from '{kind}:' are not taken", where=card.name, hint="Take a keras: or file: model.")
+        message = f"cannot build a backbone from the source '{card.source}'"
+        raise ModelError(message, where=card.name, hint="Use a network with a keras: or file: source.")
     if cut is not None:
         network = _cut(network, cut)
     return Backbone(card, network, size, origin, weights_sha256(network))
 
 
 def preprocess(tensor: Any, mode: Preprocessing) -> Any:
-    """Apply what the weights expect to an image tensor, in stock Keras layers.
+    """Preprocess an image tensor as the weights expect it, with built-in Keras layers.
 
-    The layers compute in float32 also under a mixed precision policy, where pixel values would lose their last bits.
+    The layers compute in float32 under any dtype policy, because pixel values lose bits in half precision.
 
     Args:
         tensor: Symbolic float (batch, height, width, 3), RGB, 0–255.
@@ -91,7 +93,7 @@ def preprocess(tensor: Any, mode: Preprocessing) -> Any:
 
 
 def weights_sha256(network: keras.Model) -> str:
-    """Hash over shape, dtype and content of all weights in order. Names do not count."""
+    """Hash of the shapes, dtypes and values of all weights in order, not of their names."""
     digest = hashlib.sha256()
     for weight in network.weights:
         array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
@@ -110,7 +112,7 @@ def _from_applications(
         return network, RANDOM
 
     def with_top() -> keras.Model:
-        # Tops with a Flatten are bound to the size they were trained at.
+        # A top with a Flatten layer works only at the size it was trained at.
         return applications.architecture(card, size=(card.size, card.size), arguments=arguments, include_top=True)
 
     if weights is None:
@@ -127,7 +129,9 @@ def _from_file(
     model: Path, size: tuple[int, int], arguments: dict[str, Any], weights: str | None
 ) -> tuple[keras.Model, str]:
     if arguments:
-        raise ModelError(f"a model file takes none (got {arguments})", where="model.arguments")
+        raise ModelError(
+            f"a model file takes no arguments (got {arguments})", where="model.arguments", hint="Remove the key."
+        )
     whole = keras_file.load(model)
     network = keras_file.without_top(whole)
     if weights is not None:
@@ -143,8 +147,9 @@ def _from_file(
 
 
 def _cut(network: keras.Model, layer: str) -> keras.Model:
-    if layer not in {known.name for known in network.layers}:
-        raise ModelError(f"has no layer '{layer}' to be cut at", where=network.name, hint="Layers: tlcli inspect")
+    if layer not in {existing.name for existing in network.layers}:
+        hint = "For the layer names: tlcli inspect --by layer"
+        raise ModelError(f"the network has no layer '{layer}' to cut at", where=network.name, hint=hint)
     output = network.get_layer(layer).output
     return network if output is network.outputs[0] else keras.Model(network.inputs[0], output, name=network.name)
 
@@ -152,9 +157,8 @@ def _cut(network: keras.Model, layer: str) -> keras.Model:
 def _weights_path(text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_file():
-        raise WeightsError(
-            f"there is no file '{text}'", where="model.weights", hint="Give a path of .h5 or .keras weights, or: random"
-        )
+        hint = "Give the path of a .h5 or .keras file, or: random"
+        raise WeightsError(f"there is no file '{text}'", where="model.weights", hint=hint)
     return path
 
 

@@ -1,4 +1,4 @@
-"""The classifier: backbone and head in one model; build, cut, save and load it."""
+"""The classifier: backbone and head in one Keras model. Attach a head, assemble, cut, save and load."""
 
 import itertools
 import math
@@ -20,43 +20,52 @@ from tlcli.recipe.fields import Resize
 from tlcli.recipe.schema import HeadSpec, HiddenSpec
 from tlcli.zoo.sources import keras_file
 
-PREFIX = "head_"
-OUTPUT = "head_probabilities"
-# Layers that pool the features; the last of them gives what the rest of the head sees.
+# Every layer name of the head starts with this.
+HEAD_PREFIX = "head_"
+# The layer that computes the probabilities.
+OUTPUT_LAYER = "head_probabilities"
+# The cut point at the pooled features, and the start of the names of the pooling layers.
 POOLED = "head_pool"
 
 
 def pool(features: Any, kind: str) -> Any:
-    """`(batch, height, width, channels)` to `(batch, channels)`, or twice the channels for `avg_max`."""
+    """Pool `(batch, height, width, channels)` to `(batch, channels)`, or to twice the channels for `avg_max`."""
     pools = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
     pooled = [pools[name](name=f"{POOLED}_{name}")(features) for name in kind.split("_")]
     return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(name=f"{POOLED}")(pooled)
 
 
 def attach_head(features: Any, spec: HeadSpec, classes: int) -> Any:
-    """Put a head on `(batch, height, width, channels)` features.
+    """Apply a new head to symbolic features.
+
+    Args:
+        features: Tensor (batch, height, width, channels).
+        spec: The head of the recipe.
+        classes: Number of classes.
 
     Returns:
-        The probabilities `float32 (batch, classes)`, 0-1; rows sum to 1.
+        Probabilities, float32 (batch, classes), 0–1; rows sum to 1.
     """
     x = pool(features, spec.pooling)
     for number, hidden in enumerate(spec.hidden, start=1):
         x = _hidden(x, hidden, spec, number)
     if spec.dropout:
-        x = keras.layers.Dropout(spec.dropout, name=f"{PREFIX}dropout")(x)
-    # float32 whatever the policy: a softmax over half-precision logits loses the small probabilities.
-    output = _dense(classes, spec, name=OUTPUT, initializer=spec.initializer, activation="softmax", dtype="float32")
+        x = keras.layers.Dropout(spec.dropout, name=f"{HEAD_PREFIX}dropout")(x)
+    # float32 under any policy: a softmax over half-precision logits loses the small probabilities.
+    output = _dense(
+        classes, spec, name=OUTPUT_LAYER, initializer=spec.initializer, activation="softmax", dtype="float32"
+    )
     return output(x)
 
 
 def _hidden(x: Any, hidden: HiddenSpec, spec: HeadSpec, number: int) -> Any:
-    x = _dense(hidden.units, spec, name=f"{PREFIX}dense_{number}", initializer=hidden.initializer)(x)
+    x = _dense(hidden.units, spec, name=f"{HEAD_PREFIX}dense_{number}", initializer=hidden.initializer)(x)
     if hidden.batch_norm:
-        # The zoo's 0.999 is too slow for the few hundred steps a head is trained.
-        x = keras.layers.BatchNormalization(momentum=0.9, name=f"{PREFIX}bn_{number}")(x)
-    x = keras.layers.Activation(hidden.activation, name=f"{PREFIX}activation_{number}")(x)
+        # The momentum of the zoo, 0.999, is too slow for the few hundred steps of a head.
+        x = keras.layers.BatchNormalization(momentum=0.9, name=f"{HEAD_PREFIX}bn_{number}")(x)
+    x = keras.layers.Activation(hidden.activation, name=f"{HEAD_PREFIX}activation_{number}")(x)
     if hidden.dropout:
-        x = keras.layers.Dropout(hidden.dropout, name=f"{PREFIX}dropout_{number}")(x)
+        x = keras.layers.Dropout(hidden.dropout, name=f"{HEAD_PREFIX}dropout_{number}")(x)
     return x
 
 
@@ -84,15 +93,15 @@ def _dense(
 
 @dataclass(frozen=True)
 class Classifier:
-    """A backbone and its head as one flat Keras model.
+    """A backbone and its head in one flat Keras model.
 
     Attributes:
-        model: `float32 (batch, any height, any width, 3)`, RGB 0-255, to `float32 (batch, classes)`, 0-1.
+        model: Maps float32 (batch, any height, any width, 3), RGB 0–255, to float32 (batch, classes), 0–1.
         classes: Class names in the order of the probabilities.
-        size: Height and width the pictures are resized to, pixels.
-        resize: How: crop, pad or stretch.
-        features: The lower part alone: pictures of `size` to backbone features. None when loaded from a file.
-        head: The upper part alone: backbone features to probabilities. None when loaded from a file.
+        size: Height and width to which the model resizes images, pixels.
+        resize: How it resizes them: crop, pad or stretch.
+        features: The lower part: from images of `size` to the features of the backbone. None if loaded from a file.
+        head: The upper part: from the features of the backbone to probabilities. None if loaded from a file.
     """
 
     model: keras.Model
@@ -105,11 +114,14 @@ class Classifier:
     @property
     def head_layers(self) -> list[keras.layers.Layer]:
         """The layers of the head, bottom to top."""
-        return [layer for layer in self.model.layers if layer.name.startswith(PREFIX)]
+        return [layer for layer in self.model.layers if layer.name.startswith(HEAD_PREFIX)]
 
 
 def assemble(backbone: Backbone, head: HeadSpec, *, classes: tuple[str, ...], resize: Resize) -> Classifier:
-    """Resize, preprocessing, backbone and head in one model. Layers of the backbone are shared, not copied."""
+    """Put resizing, preprocessing, the backbone and a new head into one model.
+
+    The layers of the backbone are shared, not copied.
+    """
     image = keras.Input((None, None, 3), name="image")
     taken = {layer.name for layer in backbone.network.layers}
     resized = _resizing(backbone.size, resize, taken)(image)
@@ -128,34 +140,8 @@ def assemble(backbone: Backbone, head: HeadSpec, *, classes: tuple[str, ...], re
     )
 
 
-def save(classifier: Classifier, path: Path, *, origin: metadata.NetworkOrigin | None = None) -> None:
-    """Write one `.keras` file with labels, size, resize and what is known of its origin inside, atomically."""
-    with replacing(path) as temporary:
-        classifier.model.save(temporary)
-        said = metadata.ClassifierMetadata(
-            classes=classifier.classes, size=classifier.size, resize=classifier.resize, origin=origin
-        )
-        with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(metadata.MEMBER, said.written())
-
-
-def load(path: Path) -> Classifier:
-    """Read a classifier written by `save`.
-
-    Raises:
-        ModelError: If the file is damaged or was not written by this program.
-    """
-    said = metadata.read_metadata(path)
-    model = keras_file.load(path)
-    outputs = getattr(model, "outputs", None) or [None]
-    if len(outputs) > 1 or getattr(outputs[0], "shape", ()) != (None, len(said.classes)):
-        message = f"does not answer with its {len(said.classes)} classes"
-        raise ModelError(message, where=str(path), hint=metadata.RESTORE)
-    return Classifier(model, said.classes, said.size, said.resize)
-
-
 def _resizing(size: tuple[int, int], resize: Resize, taken: Set[str]) -> keras.layers.Layer:
-    """The resize layer; a backbone cut out of another classifier has one of the same name already."""
+    # A backbone taken from another classifier may already contain a layer of this name.
     name = "resize"
     while name in taken:
         name += "_outer"
@@ -172,12 +158,12 @@ def _resizing(size: tuple[int, int], resize: Resize, taken: Set[str]) -> keras.l
 
 @dataclass(frozen=True)
 class Cut:
-    """A classifier in parts that share its layers. All take a batch of what the part below gives.
+    """The parts of a classifier, which share its layers. Each part reads the output of the part below.
 
     Attributes:
-        lower: Pixels, float32 (batch, height, width, 3), 0-255, to the frontier; None where nothing is below.
-        upper: The frontier to the features of the backbone; None where the frontier is those, or above them.
-        top: Features of the backbone, pooled or not, to probabilities float32 (batch, classes).
+        lower: From images, float32 (batch, height, width, 3), 0–255, to the cut point; None without a cut point.
+        upper: From the cut point to the features of the backbone; None if the cut point is at or above these.
+        top: From the features of the backbone, or the pooled features, to probabilities, float32 (batch, classes).
     """
 
     lower: keras.Model | None
@@ -185,52 +171,66 @@ class Cut:
     top: keras.Model
 
 
-def cut_at(classifier: Classifier, at: str | None) -> Cut:
-    """Cut at a frontier, or nowhere (None)."""
+def cut_at(classifier: Classifier, cut_point: str | None) -> Cut:
+    """Cut a classifier into parts at a cut point; None for no cut.
+
+    Args:
+        classifier: An assembled classifier; one loaded from a file cannot be cut.
+        cut_point: A backbone layer, two layers joined by a slash (`LayerGroup.cut_point`), or `POOLED`.
+
+    Raises:
+        ModelError: The backbone has no such layer.
+    """
     features, head = _parts(classifier)
-    if at is None:
+    if cut_point is None:
         return Cut(None, features, head)
-    lower = lower_model(classifier, [at])
-    if at == POOLED:
+    lower = lower_model(classifier, [cut_point])
+    if cut_point == POOLED:
         return Cut(lower, None, keras.Model(tensors_at(head, [_pooling(head)])[0], head.output, name="head_above"))
-    tensors = _tensors(features, at)
+    tensors = _tensors_at(features, cut_point)
     if tensors[0] is features.output:
         return Cut(lower, None, head)
-    handed = lower.output
-    above = keras.Input(handed.shape[1:], dtype=handed.dtype, name="frontier")
-    # A model from the tensors themselves would take every use of the layers that give them for the input.
-    output = keras.Function(tensors, features.output).call(_unpacked(above, tensors))
-    return Cut(lower, keras.Model(above, output, name="upper"), head)
+    stored = lower.output
+    upper_input = keras.Input(stored.shape[1:], dtype=stored.dtype, name="cut_point")
+    # keras.Model would take every use of the layers of `tensors` for its input, keras.Function only these tensors.
+    output = keras.Function(tensors, features.output).call(_unpack(upper_input, tensors))
+    return Cut(lower, keras.Model(upper_input, output, name="upper"), head)
 
 
-def lower_model(classifier: Classifier, at: Sequence[str]) -> keras.Model:
-    """Pixels to one or several cut_points, in one pass.
+def lower_model(classifier: Classifier, cut_points: Sequence[str]) -> keras.Model:
+    """A model from images to one or several cut points, in one pass.
 
-    Takes float32 (batch, height, width, 3), 0-255, of the classifier's size; gives a tensor for one name, else a list.
+    Args:
+        classifier: An assembled classifier.
+        cut_points: As for `cut_at`.
+
+    Returns:
+        A model that maps float32 (batch, height, width, 3), 0–255, of the classifier's size, to one tensor for one cut
+        point and to a list of tensors for several. Two layers joined by a slash become one tensor (batch, values).
     """
     features, head = _parts(classifier)
     outputs = []
-    for name in at:
-        if name == POOLED:
+    for cut_point in cut_points:
+        if cut_point == POOLED:
             pooling = keras.Model(head.input, tensors_at(head, [_pooling(head)])[0], name="pooling")
             outputs.append(pooling(features.output))
         else:
-            outputs.append(_packed(_tensors(features, name)))
+            outputs.append(_pack(_tensors_at(features, cut_point)))
     return keras.Model(features.input, outputs if len(outputs) > 1 else outputs[0], name="lower")
 
 
-def _tensors(features: keras.Model, at: str) -> list[keras.KerasTensor]:
-    # No name of a layer holds a slash.
-    return tensors_at(features, at.split("/"))
+def _tensors_at(features: keras.Model, cut_point: str) -> list[keras.KerasTensor]:
+    # Layer names contain no slash.
+    return tensors_at(features, cut_point.split("/"))
 
 
-def _packed(tensors: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
+def _pack(tensors: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
     if len(tensors) == 1:
         return tensors[0]
     return ops.concatenate([ops.reshape(tensor, (-1, _size(tensor))) for tensor in tensors], axis=1)
 
 
-def _unpacked(packed: keras.KerasTensor, tensors: Sequence[keras.KerasTensor]) -> list[keras.KerasTensor]:
+def _unpack(packed: keras.KerasTensor, tensors: Sequence[keras.KerasTensor]) -> list[keras.KerasTensor]:
     if len(tensors) == 1:
         return [packed]
     parts = ops.split(packed, list(itertools.accumulate(map(_size, tensors[:-1]))), axis=1)
@@ -243,10 +243,36 @@ def _size(tensor: keras.KerasTensor) -> int:
 
 def _parts(classifier: Classifier) -> tuple[keras.Model, keras.Model]:
     if classifier.features is None or classifier.head is None:
-        raise RuntimeError("a classifier loaded from a file is in one part")
+        raise RuntimeError("a classifier loaded from a file cannot be cut")
     return classifier.features, classifier.head
 
 
 def _pooling(head: keras.Model) -> str:
-    """The layer that ends the pooling."""
+    """Name of the last pooling layer."""
     return str([layer.name for layer in head.layers if layer.name.startswith(POOLED)][-1])
+
+
+def save(classifier: Classifier, path: Path, *, origin: metadata.NetworkOrigin | None = None) -> None:
+    """Write one `.keras` file that also holds class names, size, resize mode and origin; atomic."""
+    with replacing(path) as temporary:
+        classifier.model.save(temporary)
+        contents = metadata.ClassifierMetadata(
+            classes=classifier.classes, size=classifier.size, resize=classifier.resize, origin=origin
+        )
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(metadata.MEMBER, contents.to_json())
+
+
+def load(path: Path) -> Classifier:
+    """Read a classifier written by `save`.
+
+    Raises:
+        ModelError: The file is damaged, or tlcli did not write it.
+    """
+    contents = metadata.read_metadata(path)
+    model = keras_file.load(path)
+    outputs = getattr(model, "outputs", None) or [None]
+    if len(outputs) > 1 or getattr(outputs[0], "shape", ()) != (None, len(contents.classes)):
+        message = f"the model does not output one probability for each of its {len(contents.classes)} classes"
+        raise ModelError(message, where=str(path), hint=metadata.RESTORE)
+    return Classifier(model, contents.classes, contents.size, contents.resize)

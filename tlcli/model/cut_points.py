@@ -1,4 +1,13 @@
-"""Cut points: the layer outputs where a network may be cut into frozen and trained parts."""
+"""Cut points: the layers whose output is all that the network above needs.
+
+A layer is a cut point if every path from an input to the output of the network passes its output. The network can then
+be split there into two parts: a frozen lower part, whose outputs are computed once and stored, and a trained upper part
+that reads nothing but these outputs. In a residual network the outputs of whole blocks are cut points, and the layers
+inside a block are not, because the shortcut bypasses them.
+
+In some networks two outputs are needed above every block: each cell of NASNet reads the outputs of the two cells below
+it. `find_second_output` finds the other output, and both are stored together.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -10,18 +19,23 @@ from tlcli.model.groups import Layer
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """The layers of a network in topological order, and the one that gives its output."""
+    """The layers of a network in topological order.
+
+    Attributes:
+        layers: Every layer after all layers it reads.
+        output: Name of the layer that computes the output of the network.
+    """
 
     layers: tuple[Layer, ...]
     output: str
 
     def __post_init__(self) -> None:
-        seen: set[str] = set()
+        names: set[str] = set()
         for layer in self.layers:
-            if layer.name in seen or not seen.issuperset(layer.inputs):
+            if layer.name in names or not names.issuperset(layer.inputs):
                 raise ModelError(f"the graph is not in topological order at layer '{layer.name}'", where="graph")
-            seen.add(layer.name)
-        if self.output not in seen:
+            names.add(layer.name)
+        if self.output not in names:
             raise ModelError(f"the output '{self.output}' is not a layer of the graph", where="graph")
 
     @cached_property
@@ -33,41 +47,53 @@ class LayerGraph:
         return self.layers[self.index[name]]
 
     def upstream(self, name: str, stop: Collection[str] = ()) -> set[str]:
-        """The layer and all it depends on, not going below the layers in `stop`."""
-        found: set[str] = set()
+        """Names of the layer and of all layers it depends on; the search ends at the layers in `stop`."""
+        names: set[str] = set()
         pending = [name]
         while pending:
             layer = pending.pop()
-            if layer not in found and layer not in stop:
-                found.add(layer)
+            if layer not in names and layer not in stop:
+                names.add(layer)
                 pending.extend(self[layer].inputs)
-        return found
+        return names
 
 
-def cut_points(graph: LayerGraph) -> tuple[str, ...]:
-    """Names of the layers whose output every path from an input to the output passes, bottom to top.
+def find_cut_points(graph: LayerGraph) -> tuple[str, ...]:
+    """Names of the cut points, bottom to top: every path from an input to the output passes their output.
 
-    A single input and the output itself count. Layers with several outputs do not: there is no one tensor to cut.
+    A single input and the output layer are cut points themselves. A layer with several output tensors is not, because
+    there is no single tensor to cut.
     """
     last_use = {graph.output: len(graph.layers)}
     for position, layer in enumerate(graph.layers):
         last_use.update(dict.fromkeys(layer.inputs, position))
     last_source = max(position for position, layer in enumerate(graph.layers) if not layer.inputs)
-    found, needed_until = [], 0
+    names, needed_until = [], 0
     for position, layer in enumerate(graph.layers):
-        # Only this layer's output is still needed above here, and no input comes in above it.
-        if needed_until <= position and last_source <= position and layer.outputs == 1 and layer.name in last_use:
-            found.append(layer.name)
+        # No earlier output is read above this layer, and no input enters above it.
+        is_passed = needed_until <= position and last_source <= position and layer.name in last_use
+        if is_passed and layer.output_count == 1:
+            names.append(layer.name)
         needed_until = max(needed_until, last_use.get(layer.name, 0))
-    return tuple(found)
+    return tuple(names)
 
 
 def find_second_output(graph: LayerGraph, boundary: str, below: Collection[str]) -> Layer | None:
-    """The one layer besides the boundary whose output is read above all that is `below`; None if there are more."""
+    """The only other layer whose output is read above, if the boundary is not a cut point.
+
+    Args:
+        graph: The network.
+        boundary: The layer at whose output the network is cut.
+        below: Names of all layers below the cut, the boundary included.
+
+    Returns:
+        The layer in `below` that is read above besides the boundary; None if the network above reads more than these
+        two outputs, has an input of its own, or one of the two layers has several output tensors.
+    """
     above = [layer for layer in graph.layers if layer.name not in below]
     crossing = {name for layer in above for name in layer.inputs if name in below}
     others = [graph[name] for name in crossing - {boundary}]
-    is_whole = len(crossing) == 2 and len(others) == 1 and all(layer.inputs for layer in above)
-    if not is_whole or max(layer.outputs for layer in (graph[boundary], *others)) > 1:
+    is_complete = len(crossing) == 2 and len(others) == 1 and all(layer.inputs for layer in above)
+    if not is_complete or max(layer.output_count for layer in (graph[boundary], *others)) > 1:
         return None
     return replace(others[0], inputs=(), parts=())

@@ -1,4 +1,4 @@
-"""From a Keras network to its graph: names, weights, shapes and operations of every layer."""
+"""Measuring a Keras network: names, inputs, weights, shapes, FLOPs and receptive fields of its layers."""
 
 import heapq
 import json
@@ -34,11 +34,11 @@ _TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras
 
 @contextmanager
 def fresh_names() -> Iterator[None]:
-    """Inside, layers without a name of their own are numbered as in a process that has built nothing yet.
+    """A context in which Keras numbers unnamed layers as in a new process.
 
-    InceptionV3 and others leave `conv2d_7` to Keras, which counts on from what the process built before; only with
-    fresh names does the same layer have the same name everywhere. Afterwards the counters stand above both, so that
-    later layers do not repeat names of the network built inside.
+    InceptionV3 and other networks leave names such as `conv2d_7` to Keras, which continues to count from everything
+    the process has built. With fresh names, the same layer has the same name in every process. Afterwards the counters
+    are the larger of both, so later layers do not repeat names of the network built inside.
     """
     before = dict(global_state.get_global_attribute("object_name_uids") or {})
     reset_uids()
@@ -52,111 +52,113 @@ def fresh_names() -> Iterator[None]:
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Inside, networks are built without memory for their weights, in a fraction of a second, and with fresh names.
+    """A context in which networks are built without memory for weights, with fresh names, in a fraction of a second.
 
-    Such a network can be measured, never called.
+    Such a network can be measured but not called.
     """
-    waiting = list(global_state.get_global_attribute("uninitialized_variables") or [])
+    uninitialized = list(global_state.get_global_attribute("uninitialized_variables") or [])
     try:
         with fresh_names(), keras.StatelessScope(initialize_variables=False):
             yield
     finally:
-        # Keras would give memory to all these weights at the next layer built outside.
-        global_state.set_global_attribute("uninitialized_variables", waiting)
+        # Otherwise Keras allocates all these weights with the next layer built outside.
+        global_state.set_global_attribute("uninitialized_variables", uninitialized)
 
 
 def measure(model: keras.Model) -> LayerGraph:
-    """The graph of a functional or sequential network, its layers in the order of the model's own list.
+    """Measure the layers of a functional or sequential network, in the order of `model.layers` where possible.
 
-    FLOPs are multiply-adds, a multiplication with its addition counted once, as papers on networks do. Counted, for one
-    image, are convolutions (plain, grouped, transposed, depthwise, separable) and dense layers, also inside nested
-    models. Elementwise work, pooling, normalisation, resizing and other layers count as none; so does a layer whose
-    output size the network leaves open.
-    A nested model is one layer, with what is inside as its parts. A layer used several times in this model has its
-    weights at the first use; later uses are entries `name@2`, `name@3` without weights. Uses of the layer in other
-    models do not matter.
+    FLOPs are multiply-adds for one image, as in papers on networks: a multiplication and its addition count once.
+    Convolutions (plain, grouped, transposed, depthwise, separable) and dense layers are counted, also inside nested
+    models. Elementwise operations, pooling, normalisation, resizing and all other layers count as zero, and so do
+    layers with an open output size.
+
+    A nested model is one layer whose parts are the layers inside. If the model calls a layer several times, the first
+    call has the weights, and later calls are entries `name@2`, `name@3` without weights. Calls in other models are
+    ignored.
 
     Raises:
-        ModelError: The model is no graph of layers, or has several outputs.
+        ModelError: The model is not a graph of layers, or does not have exactly one output.
     """
     outputs = getattr(model, "outputs", None)
     if not outputs or len(outputs) != 1:
         count = len(outputs) if outputs else "no"
-        hint = "Functional and sequential networks with one output can be cut into groups."
+        hint = "Layer groups need a functional or sequential network with one output."
         raise ModelError(f"the network has {count} symbolic outputs", where=str(model.name), hint=hint)
-    layers, names, _ = _walked(model, receptive_field.IMAGE)
-    return LayerGraph(tuple(layers), names[id(_origin(outputs[0]))])
+    layers, names, _ = _walk(model, receptive_field.IMAGE)
+    return LayerGraph(tuple(layers), names[id(_node_of(outputs[0]))])
 
 
 def tensors_at(model: keras.Model, names: Sequence[str]) -> list[keras.KerasTensor]:
-    """The symbolic outputs of layers within this model, in the order of the names, which are those of `measure`.
+    """The symbolic outputs of layers of this model, in the order of `names`, which are names as in `measure`.
 
-    `model.get_layer(name).output` is not that: a layer that was also called elsewhere, as those of a backbone within
-    a classifier are, has an output for every call, and Keras gives the first.
+    `model.get_layer(name).output` may belong to another model: a layer has one output for each call, and Keras returns
+    the first. The layers of a backbone inside a classifier, for example, were called twice.
 
     Raises:
         ModelError: The model has no such layer.
     """
-    found = {name: node.outputs[0] for name, node in _named(model)}
+    tensors = {name: node.outputs[0] for name, node in _named_calls(model)}
     for name in names:
-        if name not in found:
-            raise ModelError(f"no layer '{name}'", where=str(model.name), hint=did_you_mean(name, found))
-    return [found[name] for name in names]
+        if name not in tensors:
+            raise ModelError(f"no layer '{name}'", where=str(model.name), hint=did_you_mean(name, tensors))
+    return [tensors[name] for name in names]
 
 
-def calls(model: keras.Model) -> list[Node]:
-    """The model's own uses of layers in topological order, as in the model's list wherever that allows."""
+def layer_calls(model: keras.Model) -> list[Node]:
+    """The layer calls of this model in topological order, as close to the order of `model.layers` as possible."""
     nodes: dict[int, Node] = {}
-    pending = [_origin(model.outputs[0])]
+    pending = [_node_of(model.outputs[0])]
     while pending:
         node = pending.pop()
         if id(node) not in nodes:
             nodes[id(node)] = node
             pending.extend(node.parent_nodes)
     position = {id(operation): index for index, operation in enumerate(getattr(model, "operations", model.layers))}
-    return _sorted(nodes, lambda node: position.get(id(node.operation), -1))
+    return _sort_topologically(nodes, lambda node: position.get(id(node.operation), -1))
 
 
-def _named(model: keras.Model) -> Iterator[tuple[str, Node]]:
-    """The model's own uses of layers in topological order, each with its name: `a`, and `a@2` for the second of a."""
-    uses: dict[int, int] = {}
-    for node in calls(model):
-        use = uses[id(node.operation)] = uses.get(id(node.operation), 0) + 1
-        yield (node.operation.name if use == 1 else f"{node.operation.name}@{use}"), node
+def _named_calls(model: keras.Model) -> Iterator[tuple[str, Node]]:
+    """Names and nodes of the layer calls of this model in topological order: `a`, then `a@2` for the second of `a`."""
+    counts: dict[int, int] = {}
+    for node in layer_calls(model):
+        count = counts[id(node.operation)] = counts.get(id(node.operation), 0) + 1
+        yield (node.operation.name if count == 1 else f"{node.operation.name}@{count}"), node
 
 
-def _walked(model: keras.Model, picture: Field | None) -> tuple[list[Layer], dict[int, str], Field | None]:
-    """The layers of a model, their names by the identity of their node, and what its output sees.
+def _walk(model: keras.Model, input_field: Field | None) -> tuple[list[Layer], dict[int, str], Field | None]:
+    """The layers of a model, their names by the `id` of their nodes, and the receptive field of its output.
 
-    `picture`: what each place of its inputs sees.
+    `input_field` is the receptive field of the inputs of the model.
     """
     names: dict[int, str] = {}
-    seen: dict[str, Field | None] = {}
+    receptive_fields: dict[str, Field | None] = {}
     layers = []
-    for name, node in _named(model):
+    for name, node in _named_calls(model):
         names[id(node)] = name
         inputs = tuple(dict.fromkeys(names[id(parent)] for parent in node.parent_nodes))
-        below = receptive_field.join([seen[each] for each in inputs]) if inputs else picture
-        inner, seen[name] = _inside(node, below)
-        # A later use of a layer shows nothing of its inside again.
+        below = receptive_field.merge([receptive_fields[source] for source in inputs]) if inputs else input_field
+        inner, receptive_fields[name] = _inner_layers(node, below)
+        # Only the first call of a layer lists its parts.
         parts = inner if name == node.operation.name else ()
-        layers.append(_placed(replace(_layer(node, name), inputs=inputs, parts=parts), seen[name]))
-    return layers, names, seen[names[id(_origin(model.outputs[0]))]]
+        layer = replace(_layer(node, name), inputs=inputs, parts=parts)
+        layers.append(_with_field(layer, receptive_fields[name]))
+    return layers, names, receptive_fields[names[id(_node_of(model.outputs[0]))]]
 
 
-def _inside(node: Node, below: Field | None) -> tuple[tuple[Layer, ...], Field | None]:
-    """The layers inside the one that a node calls, and what its output sees."""
+def _inner_layers(node: Node, below: Field | None) -> tuple[tuple[Layer, ...], Field | None]:
+    """The layers inside the called layer, and the receptive field of its output."""
     operation = node.operation
     if isinstance(operation, keras.Model) and len(getattr(operation, "outputs", None) or ()) == 1:
-        layers, _, field = _walked(operation, below)
+        layers, _, field = _walk(operation, below)
         return tuple(replace(layer, inputs=()) for layer in layers if layer.kind != "InputLayer"), field
     shapes = [tuple(tensor.shape[1:]) for tensor in node.input_tensors]
-    field = receptive_field.through(window(operation, shapes, tuple(node.outputs[0].shape[1:])), below)
-    inner = [part for part in _parts(operation)[1:] if _own_weights(part)]
-    return tuple(_weights_of(part.name, _kind(part), [part]) for part in inner), field
+    field = receptive_field.propagate(window(operation, shapes, tuple(node.outputs[0].shape[1:])), below)
+    inner = [part for part in _flatten(operation)[1:] if _own_weights(part)]
+    return tuple(_count_weights(part.name, _kind(part), [part]) for part in inner), field
 
 
-def _placed(layer: Layer, field: Field | None) -> Layer:
+def _with_field(layer: Layer, field: Field | None) -> Layer:
     if field is None:
         return layer
     return replace(layer, stride=field.stride, receptive_field=field.size, sees_all=field.sees_all)
@@ -164,25 +166,25 @@ def _placed(layer: Layer, field: Field | None) -> Layer:
 
 def _layer(node: Node, name: str) -> Layer:
     operation = node.operation
-    parts = _parts(operation) if name == operation.name else []
+    parts = _flatten(operation) if name == operation.name else []
     shapes = [tensor.shape[1:] for tensor in node.input_tensors]
     return replace(
-        _weights_of(name, _kind(operation), parts),
+        _count_weights(name, _kind(operation), parts),
         output_shape=tuple(node.outputs[0].shape[1:]),
         flops=_flops(operation, shapes, node.outputs[0].shape[1:]),
-        outputs=len(node.outputs),
+        output_count=len(node.outputs),
     )
 
 
 def _kind(operation: keras.Operation) -> str:
-    """The class of a layer; of one that is nothing but a function, the function too."""
+    """Class name of a layer; for an `Activation` also the name of its function."""
     kind = type(operation).__name__
     if kind != "Activation":
         return kind
     return f"{kind} {getattr(operation.activation, '__name__', type(operation.activation).__name__)}"
 
 
-def _weights_of(name: str, kind: str, parts: Sequence[keras.Layer]) -> Layer:
+def _count_weights(name: str, kind: str, parts: Sequence[keras.Layer]) -> Layer:
     return Layer(
         name=name,
         kind=kind,
@@ -192,13 +194,13 @@ def _weights_of(name: str, kind: str, parts: Sequence[keras.Layer]) -> Layer:
     )
 
 
-def _parts(operation: keras.Operation) -> list[keras.Layer]:
-    """The layer and the layers inside it; none of an operation that is no layer."""
+def _flatten(operation: keras.Operation) -> list[keras.Layer]:
+    """The layer and all layers inside it; empty for an operation that is not a layer."""
     return list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else []
 
 
 def _own_weights(layer: keras.Layer) -> list[keras.Variable]:
-    """Its weights without those of layers inside it; the states of random generators are no weights."""
+    """The weights of the layer without those of layers inside it and without the states of random generators."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
@@ -206,13 +208,13 @@ def _size(weight: keras.Variable) -> int:
     return math.prod(weight.shape)
 
 
-def _origin(tensor: keras.KerasTensor) -> Node:
-    """The use of a layer that made a symbolic tensor."""
+def _node_of(tensor: keras.KerasTensor) -> Node:
+    """The layer call that created a symbolic tensor."""
     return tensor._keras_history.operation._inbound_nodes[tensor._keras_history.node_index]
 
 
-def _sorted(nodes: dict[int, Node], rank: Callable[[Node], int]) -> list[Node]:
-    """The nodes with every one after those it reads; among several that could come next, the lowest rank."""
+def _sort_topologically(nodes: dict[int, Node], rank: Callable[[Node], int]) -> list[Node]:
+    """The nodes, each after those it reads; of several candidates the one with the lowest rank comes next."""
     missing = {key: len({id(parent) for parent in node.parent_nodes}) for key, node in nodes.items()}
     children: dict[int, list[int]] = {key: [] for key in nodes}
     for key, node in nodes.items():
@@ -232,7 +234,7 @@ def _sorted(nodes: dict[int, Node], rank: Callable[[Node], int]) -> list[Node]:
 
 
 def _flops(operation: keras.Operation, inputs: list[Shape], output: Shape) -> int:
-    """Multiply-adds of one use of a layer; shapes without the batch."""
+    """Multiply-adds of one call of a layer; shapes are without the batch."""
     if not inputs or None in output or any(None in shape for shape in inputs):
         return 0
     elements = math.prod(size or 0 for size in output)
@@ -256,7 +258,7 @@ def _flops(operation: keras.Operation, inputs: list[Shape], output: Shape) -> in
 
 
 def _flops_inside(model: keras.Model, shape: Shape) -> int:
-    """Multiply-adds of a nested model for one input of the given shape."""
+    """Multiply-adds of a nested model for one input; `shape` is without the batch."""
     if not isinstance(model, keras.Sequential):
         return sum(layer.flops for layer in measure(model).layers) if getattr(model, "outputs", None) else 0
     total = 0
@@ -268,21 +270,21 @@ def _flops_inside(model: keras.Model, shape: Shape) -> int:
 
 
 def measure_groups(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int]) -> LayerGroups:
-    """The groups from the bundled or cached measurement; measured and stored if there is none.
+    """The layer groups of a network, from the bundled or cached structures; else measured and stored.
 
     Raises:
-        ModelError: If the network cannot be built so.
+        ModelError: The network cannot be built from this card, size and arguments.
     """
-    known = structure.find(card, dict(arguments), size, cache=cache_dir())
-    if known is not None:
-        return known
+    stored = structure.find(card, dict(arguments), size, cache=cache_dir())
+    if stored is not None:
+        return stored
     measured = groups_of(build_unweighted(card, arguments, size), card, size)
     structure.store(measured, card, dict(arguments), cache=cache_dir())
     return measured
 
 
 def build_unweighted(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int]) -> keras.Model:
-    """The network of a card without its top, and without values where its architecture is known to Keras."""
+    """The network of a card without its top, to be measured; a Keras architecture is built without weight values."""
     if card.source.startswith("file:"):
         return keras_file.without_top(keras_file.load(Path(card.source.removeprefix("file:"))))
     with weightless():
@@ -290,7 +292,7 @@ def build_unweighted(card: ModelCard, arguments: Mapping[str, Any], size: tuple[
 
 
 def groups_of(model: keras.Model, card: ModelCard, size: tuple[int, int]) -> LayerGroups:
-    """The groups of a built network."""
+    """The layer groups of a network that has been built."""
     return grouping.assign(measure(model), card.groups, name=card.name, input_size=size)
 
 

@@ -1,4 +1,4 @@
-"""Layers and layer groups: plain measurements, without Keras."""
+"""Layers and layer groups: names, sizes and costs as plain data, without Keras."""
 
 import math
 import re
@@ -9,26 +9,29 @@ from dataclasses import dataclass
 from tlcli.errors import ModelError, did_you_mean
 
 Pair = tuple[float, float]
-"""Along the height and the width."""
+"""Values along height and width."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer, or operation without weights, of a network.
+    """A layer of a network, or an operation without weights.
 
     Attributes:
-        inputs: Names of the layers whose output this one reads.
-        parameters: Numbers in its weights, moving statistics included.
-        trainable_parameters: Those of them that training could change, frozen at the moment or not.
-        output_shape: Of its first output, without the batch; None where the network leaves a size open.
-        batch_norms: BatchNormalization layers in it: 0 or 1, more for a nested model.
-        flops: Multiplications, each with its addition, for one image; see `graph.measure` for what is counted.
-        outputs: How many tensors it gives.
-        stride: Pixels of the picture from one place of its output to the next, along height and width; None where
-            that has no places, or it is not known.
-        receptive_field: Height and width of what one place sees of the picture, pixels; None likewise.
-        sees_all: Whether its output depends on the whole picture, perhaps only by way of a gate.
-        parts: The layers inside it, of a nested model in order.
+        name: Unique in its network.
+        kind: Class name in Keras.
+        inputs: Names of the layers whose outputs it reads.
+        parameters: Number of values in its weights, moving statistics included.
+        trainable_parameters: Number of values that training can change, whether the layer is frozen now or not.
+        output_shape: Shape of its first output without the batch; None for an open size.
+        batch_norms: Number of BatchNormalization layers in it: 0 or 1, or more for a nested model.
+        flops: Multiply-adds for one image; see `graph.measure` for what is counted.
+        output_count: Number of output tensors.
+        stride: Distance of neighbouring output positions, pixels of the image along height and width; None if the
+            output has no positions, or the distance is unknown.
+        receptive_field: Height and width of the part of the image that one output position depends on, pixels; None as
+            for `stride`.
+        sees_all: True if the output depends on the whole image, possibly only through a gate.
+        parts: The layers inside it; those of a nested model in their order.
     """
 
     name: str
@@ -39,7 +42,7 @@ class Layer:
     output_shape: tuple[int | None, ...] = ()
     batch_norms: int = 0
     flops: int = 0
-    outputs: int = 1
+    output_count: int = 1
     stride: Pair | None = None
     receptive_field: tuple[int, int] | None = None
     sees_all: bool = False
@@ -47,35 +50,36 @@ class Layer:
 
     @property
     def is_weighted(self) -> bool:
-        """Whether it has weights, trainable or not."""
+        """True if the layer has weights, trainable or not."""
         return self.parameters > 0
 
     def trained_parameters(self, *, norms: bool) -> int:
-        """Parameters that training the layer changes; without `norms` those of BatchNorm in it stay as they are."""
+        """Number of values that training the layer changes; `norms=False` leaves out those of BatchNorm layers."""
         if norms or not self.batch_norms:
             return self.trainable_parameters
         return sum(part.trained_parameters(norms=False) for part in self.parts)
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes of its output for one image in float32; 0 where the network leaves a size open."""
+        """Bytes of the output for one image in float32; 0 for an open size."""
         return 0 if None in self.output_shape else 4 * math.prod(size or 0 for size in self.output_shape)
 
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Layers frozen or trained together.
+    """Layers that are frozen or trained together.
 
     Attributes:
-        layers: Its weighted layers in topological order, without their inputs.
-        boundary: The layer whose output ends the group.
-        is_cut_point: Whether training can be cut there: every path from input to output passes that output, or one
-            other, which is then `beside`.
-        output_shape: Of the boundary, without the batch.
+        name: Unique in its network.
+        layers: Its weighted layers in topological order, without their `inputs`.
+        boundary: Name of the layer whose output ends the group.
+        is_cut_point: True if the network can be cut above the group: every path from input to output passes the output
+            of the boundary, or that of `second_output`.
+        output_shape: Output shape of the boundary, without the batch.
         flops: Multiply-adds of all its layers for one image.
-        members: All its layers in topological order, those without weights too; empty where they are not known.
-        second_output: The layer below the boundary whose output is read above it, too, as NASNet's cells read two; None where
-            the boundary's is enough.
+        members: All its layers in topological order, with and without weights; empty if unknown.
+        second_output: A layer below the boundary whose output is also read above the group, as in NASNet, whose cells
+            read the outputs of two cells; None if only the output of the boundary is read.
     """
 
     name: str
@@ -88,38 +92,38 @@ class LayerGroup:
     second_output: Layer | None = None
 
     @property
-    def cut(self) -> str:
-        """The layers at whose outputs training is cut above the group, as `tlcli.model.cut` takes them."""
+    def cut_point(self) -> str:
+        """The cut above the group, as `classifier.cut_at` accepts it: `BOUNDARY` or `BOUNDARY/SECOND_OUTPUT`."""
         return self.boundary if self.second_output is None else f"{self.boundary}/{self.second_output.name}"
 
     @property
     def end(self) -> Layer | None:
-        """The layer at its boundary, where it is known."""
+        """The layer at the boundary; None if the members are unknown."""
         return next((layer for layer in self.members if layer.name == self.boundary), None)
 
     @property
     def parameters(self) -> int:
-        """Numbers in its weights, moving statistics included."""
+        """Number of values in the weights, moving statistics included."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
     def trainable_parameters(self) -> int:
-        """Those of its parameters that training could change."""
+        """Number of values that training can change."""
         return sum(layer.trainable_parameters for layer in self.layers)
 
     @property
     def batch_norms(self) -> int:
-        """BatchNormalization layers in it."""
+        """Number of BatchNormalization layers."""
         return sum(layer.batch_norms for layer in self.layers)
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes of its output for one image in float32; 0 where the network leaves a size open."""
+        """Bytes of the output for one image in float32; 0 for an open size."""
         return 0 if None in self.output_shape else 4 * math.prod(size or 0 for size in self.output_shape)
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of all that is read above it, for one image in float32; 0 where the network leaves a size open."""
+        """Bytes of the outputs read above the group, for one image in float32; 0 for an open size."""
         if self.second_output is None:
             return self.activation_bytes
         sizes = (self.activation_bytes, self.second_output.activation_bytes)
@@ -128,11 +132,12 @@ class LayerGroup:
 
 @dataclass(frozen=True)
 class LayerGroups:
-    """The groups of a backbone from bottom to top. Every weighted layer is in exactly one.
+    """The groups of a backbone from bottom to top. Every weighted layer belongs to exactly one group.
 
     Attributes:
-        name: Of the model.
-        input_size: Height and width the shapes, FLOPs and bytes hold for, pixels.
+        name: Name of the network.
+        input_size: Height and width, pixels, for which shapes, FLOPs and bytes are given.
+        groups: The groups from bottom to top.
     """
 
     name: str
@@ -140,9 +145,9 @@ class LayerGroups:
     groups: tuple[LayerGroup, ...]
 
     def __post_init__(self) -> None:
-        for what, names in (("group", self.names), ("layer", [layer.name for layer in self.layers])):
-            if doubled := [name for name, count in Counter(names).items() if count > 1]:
-                raise ModelError(f"{what} '{doubled[0]}' comes twice in the groups", where=self.name)
+        for kind, names in (("group", self.names), ("layer", [layer.name for layer in self.layers])):
+            if repeated := [name for name, count in Counter(names).items() if count > 1]:
+                raise ModelError(f"{kind} '{repeated[0]}' appears twice in the layer groups", where=self.name)
 
     def __iter__(self) -> Iterator[LayerGroup]:
         return iter(self.groups)
@@ -157,7 +162,7 @@ class LayerGroups:
         raise ModelError(
             f"no layer group '{name}' in {self.name}",
             where="groups",
-            hint=f"Groups: {listing(self.names)}. {did_you_mean(name, self.names)}".strip(),
+            hint=f"Groups: {shorten_names(self.names)}. {did_you_mean(name, self.names)}".strip(),
         )
 
     @property
@@ -172,19 +177,19 @@ class LayerGroups:
 
     @property
     def parameters(self) -> int:
-        """Parameters of the whole backbone."""
+        """Number of parameters of the whole backbone."""
         return sum(group.parameters for group in self.groups)
 
     @property
     def trainable_parameters(self) -> int:
-        """Parameters of the whole backbone that training could change."""
+        """Number of parameters of the whole backbone that training can change."""
         return sum(group.trainable_parameters for group in self.groups)
 
     def group_of(self, layer: str) -> LayerGroup:
-        """The group a weighted layer is in.
+        """The group that contains a weighted layer.
 
         Raises:
-            ModelError: There is no such weighted layer.
+            ModelError: No weighted layer has this name.
         """
         for group in self.groups:
             if any(member.name == layer for member in group.layers):
@@ -193,7 +198,7 @@ class LayerGroups:
         raise ModelError(f"no layer with weights '{layer}' in {self.name}", where="groups", hint=hint)
 
     def cut_below(self, trainable: Collection[str]) -> LayerGroup | None:
-        """The highest group that ends at a frontier and has, down to the input, none of the layers `trainable`."""
+        """The highest group at a cut point that has no layer of `trainable` in it or below; None if there is none."""
         cut = None
         for group in self.groups:
             if any(layer.name in trainable for layer in group.layers):
@@ -202,10 +207,10 @@ class LayerGroups:
         return cut
 
 
-def listing(names: Sequence[str]) -> str:
-    """Group names in short: runs of numbers are drawn together, long lists lose their middle.
+def shorten_names(names: Sequence[str]) -> str:
+    """Join group names: numbered runs become ranges, and the middle of a long list is left out.
 
-    >>> listing(["stem", "block1", "block2", "block3", "top"])
+    >>> shorten_names(["stem", "block1", "block2", "block3", "top"])
     'stem, block1 … block3, top'
     """
     parts: list[str] = []

@@ -1,4 +1,4 @@
-"""What a classifier file states besides its network: class names, input size, origin."""
+"""Metadata of a classifier file: class names, input size, resize mode and origin."""
 
 import zipfile
 from collections.abc import Mapping
@@ -12,15 +12,20 @@ from tlcli.recipe.fields import Resize
 from tlcli.recipe.schema import Recipe
 from tlcli.zoo.card import ModelCard
 
-# A member of the .keras archive that Keras itself passes over.
+# The member of the .keras archive with the metadata; Keras ignores it.
 MEMBER = "tlcli.json"
-RESTORE = "Train it again, or restore the file."
+RESTORE = "Restore the file, or train the classifier again."
 
 
 class NetworkOrigin(BaseModel):
-    """The network that a classifier was made from: its card, what was asked of it, and groups left out at the top.
+    """The pretrained network from which a classifier was trained.
 
-    `data` is the name of the folder of its images; `scores` are by split the classifier's own, as in run.json.
+    Attributes:
+        card: The card of the network, without weights.
+        arguments: Architecture arguments of the recipe.
+        drop_top: Number of layer groups left out at the top.
+        data: Name of the image folder; None without one.
+        scores: Scores of the classifier by split, as in run.json.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -33,27 +38,31 @@ class NetworkOrigin(BaseModel):
 
 
 def origin_of(recipe: Recipe, card: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) -> NetworkOrigin | None:
-    """The origin of a classifier, or None if its network came from a model file, which may be gone later.
+    """The origin of a classifier; None if the network came from a model file, which may not exist later.
 
     Args:
         recipe: The recipe of the run.
-        card: The card of its network, as JSON.
+        card: The card of the network, as JSON.
         scores: The scores by split, as in run.json.
     """
     if not str(card["source"]).startswith("keras:"):
         return None
     data = None if recipe.data.path is None else recipe.data.path.name
-    kept = {name: {key: each[key] for key in ("accuracy", "loss", "count")} for name, each in scores.items()}
-    # The weights are inside the file, so the card does not name any.
+    kept = {split: {key: values[key] for key in ("accuracy", "loss", "count")} for split, values in scores.items()}
+    # The classifier file holds the weights, so the card names none.
     own = ModelCard.model_validate({**card, "weights": None, "sha256": None})
     model = recipe.model
     return NetworkOrigin(card=own, arguments=model.arguments, drop_top=model.drop_top, data=data, scores=kept)
 
 
 class ClassifierMetadata(BaseModel):
-    """Classes in the order of the probabilities, input height and width in pixels, and how pictures get there.
+    """What a classifier file states besides its network.
 
-    `origin` is known of networks that a card stands for, and of none that came as a file.
+    Attributes:
+        classes: Class names in the order of the probabilities.
+        size: Input height and width, pixels.
+        resize: How images are resized to `size`.
+        origin: The pretrained network; None if it came from a model file.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,23 +72,25 @@ class ClassifierMetadata(BaseModel):
     resize: Resize
     origin: NetworkOrigin | None = None
 
-    def written(self) -> str:
-        """As JSON; without an origin where none is known."""
+    def to_json(self) -> str:
+        """The metadata as JSON text; without the key `origin` if there is none."""
         return self.model_dump_json(exclude={"origin"} if self.origin is None else None)
 
 
 def read_metadata(path: Path) -> ClassifierMetadata:
-    """The contract in a `.keras` file, read without Keras.
+    """Read the metadata of a `.keras` file, without Keras.
 
     Raises:
-        ModelError: If the file is damaged or was not written by this program.
+        ModelError: The file is damaged, or tlcli did not write it.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             return ClassifierMetadata.model_validate_json(archive.read(MEMBER))
     except KeyError as error:
         raise ModelError(
-            "holds no class names", where=str(path), hint="Only classifiers written by tlcli say what they predict."
+            "the file holds no class names", where=str(path), hint="Give a classifier that tlcli wrote."
         ) from error
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"is not a classifier ({type(error).__name__})", where=str(path), hint=RESTORE) from error
+        raise ModelError(
+            f"the file is not a classifier ({type(error).__name__})", where=str(path), hint=RESTORE
+        ) from error

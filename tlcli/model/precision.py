@@ -1,4 +1,8 @@
-"""Device and precision: where the layers compute, and in float32 or bfloat16."""
+"""Device and precision: where the layers compute, and whether in float32 or bfloat16.
+
+`use_device` sets the device and the dtype policy of a whole command. The rest of the module measures whether a long
+training is faster in bfloat16, and remembers the result on disk.
+"""
 
 import json
 import os
@@ -17,77 +21,86 @@ from tlcli.paths import write_json
 
 @contextmanager
 def use_device(device: str, precision: str) -> Iterator[str]:
-    """Compute on `device` (`auto`, `cpu`, `gpu`, `tpu`, or one of them with a number, `gpu:1`) within the block.
+    """Compute on a device and in a precision within the context.
 
-    `precision` is `float32`, `bfloat16`, `float16` (both with float32 weights), or `auto`, which is float32.
-    Yields the device's name.
+    Args:
+        device: `auto`, `cpu`, `gpu`, `tpu`, or one of these with a number, such as `gpu:1`.
+        precision: `float32`, `auto` (the same), or `bfloat16` or `float16`, both with float32 weights.
+
+    Yields:
+        The name of the device.
 
     Raises:
-        UsageError: If the machine has no such device.
+        UsageError: The machine has no such device.
     """
-    found = {name.lower().replace("cuda", "gpu"): name for name in keras.distribution.list_devices()}
-    chosen = _choose(device.lower(), list(found))
+    available = {name.lower().replace("cuda", "gpu"): name for name in keras.distribution.list_devices()}
+    chosen = _choose_device(device.lower(), list(available))
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32" if precision in ("auto", "float32") else f"mixed_{precision}")
     try:
-        with keras.device(found[chosen]):
+        with keras.device(available[chosen]):
             yield chosen
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def _choose(asked: str, found: list[str]) -> str:
-    kinds = ("tpu", "gpu", "cpu") if asked == "auto" else (asked,)
+def _choose_device(requested: str, available: list[str]) -> str:
+    kinds = ("tpu", "gpu", "cpu") if requested == "auto" else (requested,)
     for kind in kinds:
-        for name in found:
+        for name in available:
             if name == kind or name.partition(":")[0] == kind:
                 return name
     raise UsageError(
-        f"this machine has no device '{asked}' that Keras ({keras.backend.backend()}) can see",
+        f"Keras ({keras.backend.backend()}) finds no such device (got '{requested}')",
         where="--device",
-        hint=f"Here: auto, {', '.join(found)}. `tlcli doctor` tells more.",
+        hint=f"Available: auto, {', '.join(available)}. For details: tlcli doctor",
     )
 
 
 FULL, HALF = "float32", "bfloat16"
-# Under this name the precision of frozen layers is noted, others under the names of steps.
+# The name under which the precision of frozen layers is recorded, beside the names of steps.
 FROZEN = "frozen layers"
-# Operations that computing must take to be worth a measurement: minutes. On a processor, and on what is made for it.
-WORTH_ON_CPU, WORTH_ELSEWHERE = 1e13, 1e15
-# Half precision must be so many times faster to be taken.
-FASTER = 1.15
-_STEPS = 3
+# Floating point operations from which a measurement pays off, a minute or more: on a CPU, and on an accelerator.
+MIN_OPERATIONS_CPU, MIN_OPERATIONS_ACCELERATOR = 1e13, 1e15
+# bfloat16 is chosen if it is at least this many times faster.
+MIN_SPEEDUP = 1.15
+_MEASURED_STEPS = 3
 
 
 def is_worth_measuring(operations: float, device: str) -> bool:
-    """Whether so much training, floating point operations, is long enough on a device named like `cpu:0`."""
-    return operations >= (WORTH_ON_CPU if device.startswith("cpu") else WORTH_ELSEWHERE)
+    """True if training takes long enough to measure its precision first.
+
+    Args:
+        operations: Floating point operations of the training.
+        device: Device name, such as `cpu:0`.
+    """
+    return operations >= (MIN_OPERATIONS_CPU if device.startswith("cpu") else MIN_OPERATIONS_ACCELERATOR)
 
 
 def faster_precision(seconds: Mapping[str, float]) -> str:
-    """The precision to take, by the seconds that a step takes in each.
+    """The precision to compute in, from the seconds that a step takes in each.
 
-    >>> better({"float32": 1.0, "bfloat16": 0.5}), better({"float32": 1.0, "bfloat16": 0.95})
+    >>> faster_precision({"float32": 1.0, "bfloat16": 0.5}), faster_precision({"float32": 1.0, "bfloat16": 0.95})
     ('bfloat16', 'float32')
     """
-    return HALF if seconds[FULL] >= FASTER * seconds[HALF] else FULL
+    return HALF if seconds[FULL] >= MIN_SPEEDUP * seconds[HALF] else FULL
 
 
 @contextmanager
 def computing_in(model: keras.Model, precision: str) -> Iterator[None]:
-    """Inside, layers that compute in float32 do so in `precision`, float32 or bfloat16, when they are called.
+    """A context in which the float32 layers of a model compute in `precision`, float32 or bfloat16.
 
-    But for preprocessing, which is exact in any case. Nothing stays of it: neither in the network nor in a file it is
-    saved to.
+    Preprocessing layers always compute in float32. The policies are restored afterwards, so neither the model nor a
+    file saved from it changes.
     """
     layers = [
         layer
         for layer in model._flatten_layers()
         if layer.dtype_policy.name == FULL and not layer.name.startswith(PREPROCESS)
     ]
-    wanted = keras.DTypePolicy(FULL if precision == FULL else f"mixed_{precision}")
+    policy = keras.DTypePolicy(FULL if precision == FULL else f"mixed_{precision}")
     for layer in layers:
-        layer.dtype_policy = wanted
+        layer.dtype_policy = policy
     try:
         yield
     finally:
@@ -96,15 +109,16 @@ def computing_in(model: keras.Model, precision: str) -> Iterator[None]:
 
 
 def measure_seconds(step_in: Callable[[str], Callable[[], object]]) -> dict[str, float]:
-    """Seconds that a step takes in each precision: the shortest of a few, after the network was traced.
+    """Seconds of a step in each precision: the shortest of three, after one for tracing.
 
-    `step_in` is given a precision and returns what makes one step in it.
+    Args:
+        step_in: Takes a precision and returns a function that runs one step in it.
     """
     seconds = {}
     for precision in (HALF, FULL):
         step = step_in(precision)
         step()
-        seconds[precision] = min(_seconds(step) for _ in range(_STEPS))
+        seconds[precision] = min(_seconds(step) for _ in range(_MEASURED_STEPS))
     return seconds
 
 
@@ -115,7 +129,11 @@ def _seconds(step: Callable[[], object]) -> float:
 
 
 def choose_precision(path: Path, key: str, measure: Callable[[], dict[str, float]]) -> dict[str, Any]:
-    """What to compute in, `chosen`, and the `seconds_a_step` that say so: noted in `path` before, or measured now."""
+    """Choose a precision by the measurement stored in `path`, or by a new one, which is stored.
+
+    Returns:
+        `chosen`, the precision, and `seconds_a_step`, the seconds of a step in each.
+    """
     seconds = load_measurement(path, key)
     if seconds is None:
         seconds = measure()
@@ -124,26 +142,26 @@ def choose_precision(path: Path, key: str, measure: Callable[[], dict[str, float
 
 
 def measurement_key(network: str, operations: float, shape: tuple[int, ...], device: str) -> str:
-    """What a measurement is about: layers of a network by what they cost, their input, and what computes them."""
+    """Key of a measurement: network, operations and input shape of a step, device, CPU count and Keras."""
     facts = [keras.__version__, keras.backend.backend(), device, os.cpu_count(), network, int(operations), *shape]
     return " ".join(map(str, facts))
 
 
 def load_measurement(path: Path, key: str) -> dict[str, float] | None:
-    """What was measured for `key` before, on this machine."""
+    """The stored seconds of a step in each precision; None if there are none or the file is unreadable."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get(key)
-        return {name: float(found[name]) for name in (FULL, HALF)} if found else None
+        seconds = json.loads(path.read_text(encoding="utf-8")).get(key)
+        return {precision: float(seconds[precision]) for precision in (FULL, HALF)} if seconds else None
     except (OSError, ValueError, AttributeError, TypeError, KeyError):
-        # A cache, not worth a complaint: what cannot be read is measured again.
+        # This is only a cache: an unreadable measurement is repeated.
         return None
 
 
 def save_measurement(path: Path, key: str, seconds: Mapping[str, float]) -> None:
-    """Note a measurement for later runs."""
+    """Store a measurement in `path`, beside those with other keys."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        found = {}
+        stored = {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, (found if isinstance(found, dict) else {}) | {key: dict(seconds)})
+    write_json(path, (stored if isinstance(stored, dict) else {}) | {key: dict(seconds)})

@@ -12,14 +12,14 @@ from tlcli.model.groups import Pair
 
 @dataclass(frozen=True)
 class Window:
-    """What one place of a layer's output reads of the layer's input.
+    """The positions of a layer's input that one position of its output reads.
 
     Attributes:
-        kernel: How many places in a row, holes of a dilation included.
-        stride: How many places the next window is further on; below 1 where the layer enlarges.
-        before: By how many places the first window begins before the first place.
-        is_local: Off where every place reads the whole input, as after global pooling.
-        sees_all: Whether it reads something of the whole input besides, as statistics over all places are.
+        kernel: Extent along height and width, positions; the gaps of a dilation included.
+        stride: Distance of neighbouring windows, positions; below 1 if the layer upsamples.
+        before: Number of positions by which the first window starts before the first position.
+        is_local: False if every output position reads the whole input, as after global pooling.
+        sees_all: True if it also reads some value of the whole input, such as statistics over all positions.
     """
 
     kernel: Pair = (1, 1)
@@ -35,7 +35,13 @@ WHOLE = Window(is_local=False, sees_all=True)
 
 @dataclass(frozen=True)
 class Span:
-    """What the first place of an output sees of the picture, pixels from its edge, and how far the next is away."""
+    """What output positions depend on along one axis of the image.
+
+    Attributes:
+        stride: Distance from one output position to the next, pixels.
+        first: First pixel that the first output position depends on, counted from the edge of the image.
+        last: Last pixel that the first output position depends on.
+    """
 
     stride: float = 1
     first: float = 0
@@ -44,11 +50,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Field:
-    """What each place of an output sees.
+    """The receptive field of the positions of an output.
 
     Attributes:
-        spans: Along height and width, by way of convolutions and pools; None where no place is nearer than another.
-        sees_all: Whether it depends on the whole picture, be it only by way of a gate as in squeeze-and-excitation.
+        spans: Along height and width, through convolutions and pooling; None if the output has no local positions.
+        sees_all: True if the output depends on the whole image, possibly only through a gate as in
+            squeeze-and-excitation.
     """
 
     spans: tuple[Span, Span] | None = (Span(), Span())
@@ -56,12 +63,12 @@ class Field:
 
     @property
     def stride(self) -> Pair | None:
-        """Pixels of the picture from one place to the next."""
+        """Distance of neighbouring positions along height and width, pixels of the image."""
         return self.spans and (self.spans[0].stride, self.spans[1].stride)
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width of what one place sees, pixels; more than the picture has where it reaches over its edge."""
+        """Height and width of the receptive field, pixels; can exceed the image, because it includes padding."""
         if self.spans is None:
             return None
         height, width = (math.ceil(span.last - span.first) + 1 for span in self.spans)
@@ -71,35 +78,38 @@ class Field:
 IMAGE = Field()
 
 
-def through(window: Window | None, below: Field | None) -> Field | None:
-    """The field of a layer's output; None where what the layer reads, or what lies below, is not known."""
+def propagate(window: Window | None, below: Field | None) -> Field | None:
+    """The field of a layer's output, from the layer's window and the field of its input; None if either is unknown."""
     if window is None or below is None:
         return None
     if not window.is_local or below.spans is None:
         return Field(None, sees_all=True)
-    height, width = (_moved(span, window, axis) for axis, span in enumerate(below.spans))
+    height, width = (_propagate_span(span, window, axis) for axis, span in enumerate(below.spans))
     return Field((height, width), below.sees_all or window.sees_all)
 
 
-def join(fields: Sequence[Field | None]) -> Field | None:
-    """The field of what is computed from several inputs, place by place. One that sees all is a gate for the others."""
+def merge(fields: Sequence[Field | None]) -> Field | None:
+    """The field of an output computed position by position from several inputs; None if one is unknown.
+
+    An input without local positions is a gate for the others.
+    """
     known = [field for field in fields if field is not None]
     if not known or len(known) < len(fields):
         return None
     local = [field.spans for field in known if field.spans is not None]
     if not local:
         return known[0]
-    height, width = (_around([spans[axis] for spans in local]) for axis in (0, 1))
+    height, width = (_union([spans[axis] for spans in local]) for axis in (0, 1))
     return replace(known[0], spans=(height, width), sees_all=any(field.sees_all for field in known))
 
 
-def _moved(span: Span, window: Window, axis: int) -> Span:
+def _propagate_span(span: Span, window: Window, axis: int) -> Span:
     first = span.first - window.before[axis] * span.stride
     last = span.last + (window.kernel[axis] - 1 - window.before[axis]) * span.stride
     return Span(span.stride * window.stride[axis], first, last)
 
 
-def _around(spans: Sequence[Span]) -> Span:
+def _union(spans: Sequence[Span]) -> Span:
     return Span(max(span.stride for span in spans), min(span.first for span in spans), max(span.last for span in spans))
 
 
@@ -112,14 +122,14 @@ _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.Attention, keras.lay
 
 
 def window(operation: keras.Operation, inputs: list[Shape], output: Shape) -> Window | None:
-    """What one place of the output reads; None where that is not known.
+    """The window of a layer; None if it is unknown.
 
-    Padding is taken as it is where the size is a multiple of the stride, so that the answer is the same at every size.
+    Padding is that for input sizes that are multiples of the stride, so the result does not depend on the input size.
 
     Args:
-        operation: A layer, or an operation that is none.
-        inputs: Shapes of its inputs without the batch; None where a size is open.
-        output: Shape of its output, likewise.
+        operation: A layer or another Keras operation.
+        inputs: Shapes of its inputs without the batch; None for an open size.
+        output: Shape of its output without the batch.
     """
     layer: Any = operation
     match operation:
@@ -139,7 +149,7 @@ def window(operation: keras.Operation, inputs: list[Shape], output: Shape) -> Wi
             reach = 1 if layer.interpolation == "nearest" else 2
             return Window(kernel=(reach, reach), stride=(1 / layer.size[0], 1 / layer.size[1]))
         case keras.layers.GroupNormalization():
-            # Its statistics are taken over all places.
+            # Its statistics are computed over all positions.
             return Window(sees_all=True)
         case _:
             return _by_shape(inputs, output)
@@ -154,20 +164,20 @@ def _sliding(kernel: Pair, strides: Pair, padding: str, dilation: Pair) -> Windo
 
 
 def _transposed(layer: Any) -> Window:
-    """At most so many places of the input reach one of the output."""
+    """The window of a transposed convolution: the largest number of input positions that one output position reads."""
     reach = (-(-layer.kernel_size[0] // layer.strides[0]), -(-layer.kernel_size[1] // layer.strides[1]))
     return Window(reach, (1 / layer.strides[0], 1 / layer.strides[1]), ((reach[0] - 1) // 2, (reach[1] - 1) // 2))
 
 
 def _by_shape(inputs: list[Shape], output: Shape) -> Window | None:
-    """Layers that keep height and width work place by place; what comes out without places has seen all."""
+    """A guess from the shapes: a layer that keeps height and width is pointwise; without them, it reads everything."""
     maps = [shape for shape in inputs if len(shape) == 3]
     if len(output) != 3:
         return WHOLE
     if not maps:
         return WHOLE if inputs else POINT
-    # Of a map and a gate of one place it is the map that is kept.
-    sides = max((shape[:2] for shape in maps), key=lambda each: (each[0] or 10**9) * (each[1] or 10**9))
+    # With a feature map and a gate of one position, the map decides.
+    sides = max((shape[:2] for shape in maps), key=lambda size: (size[0] or 10**9) * (size[1] or 10**9))
     if sides == output[:2] or None in sides:
         return POINT
     return None

@@ -1,175 +1,191 @@
-"""What a recipe's `train:` means: from a selection text to the names of layers.
+"""Selections: the meaning of `train:` in a recipe, from its text to the names of layers.
 
 `head` · `all` · `none` · `top:K` (groups) · `top:30%` (of the trainable parameters) · `block13..top` (a range) ·
-`block1[3-6]` (glob on group names) · `re:…` (regular expression on layer names). A comma joins.
+`block1[3-6]` (a wildcard on group names) · `re:…` (a regular expression on layer names). Commas separate parts; a
+selection is the union of its parts.
 """
 
 import fnmatch
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tlcli.errors import ModelError, did_you_mean
-from tlcli.model.groups import LayerGroup, LayerGroups, listing
+from tlcli.model.groups import LayerGroup, LayerGroups, shorten_names
 
 _FORMS = "Write head, all, none, top:3, top:30%, a group, a range such as {0}..{1}, a wildcard, or re:EXPRESSION."
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The weighted layers of a backbone that a selection makes trainable.
+    """The layers that a selection makes trainable.
 
     Attributes:
-        text: As the user wrote it.
-        layers: Names of weighted backbone layers.
-        head: Whether the head is trained. It is new, so every selection but `none` trains it.
+        text: The selection as the user wrote it.
+        layers: Names of the selected weighted backbone layers.
+        trains_head: True if the head is trained. It is new, so every selection but `none` trains it.
     """
 
     text: str
     layers: frozenset[str]
-    head: bool
+    trains_head: bool
 
 
 def select(text: str, groups: LayerGroups, *, where: str = "train") -> Selection:
-    """Find the layers a selection names.
+    """Find the layers that a selection names.
 
     Args:
-        text: The selection; see the top of this module.
-        groups: Of the backbone it is for.
-        where: Recipe key or option for messages.
+        text: The selection; see the docstring of this module.
+        groups: Layer groups of the backbone.
+        where: Recipe key or option, for error messages.
 
     Raises:
-        ModelError: A part of the selection is not understood or matches nothing.
+        ModelError: A part of the selection is invalid or matches nothing.
     """
     parts = [part.strip() for part in _split(text)]
+    resolver = _Resolver(groups, where)
     if not all(parts):
-        raise ModelError(f"a selection has an empty part (got '{text}')", where=where, hint=_forms(groups))
-    layers = [layer for part in parts for layer in _layers(part, groups, where)]
-    return Selection(text, frozenset(layers), head=any(part != "none" for part in parts))
+        raise resolver.error(f"a selection has an empty part (got '{text}')", resolver.allowed_forms)
+    layers = [layer for part in parts for layer in resolver.layers(part)]
+    return Selection(text, frozenset(layers), trains_head=any(part != "none" for part in parts))
 
 
 def whole_groups(selection: Selection, groups: LayerGroups) -> tuple[str, ...]:
-    """Names of the groups all of whose layers are selected, bottom to top."""
-    return tuple(group.name for group in groups if _share(selection, group) == 1)
+    """Names of the groups with all layers selected, bottom to top."""
+    return tuple(group.name for group in groups if _selected_fraction(selection, group) == 1)
 
 
 def partial_groups(selection: Selection, groups: LayerGroups) -> tuple[str, ...]:
-    """Names of the groups some but not all of whose layers are selected, bottom to top."""
-    return tuple(group.name for group in groups if 0 < _share(selection, group) < 1)
+    """Names of the groups with some but not all layers selected, bottom to top."""
+    return tuple(group.name for group in groups if 0 < _selected_fraction(selection, group) < 1)
 
 
-def _share(selection: Selection, group: LayerGroup) -> float:
-    chosen = sum(layer.name in selection.layers for layer in group.layers)
-    return chosen / len(group.layers) if group.layers else 0.0
+def _selected_fraction(selection: Selection, group: LayerGroup) -> float:
+    selected = sum(layer.name in selection.layers for layer in group.layers)
+    return selected / len(group.layers) if group.layers else 0.0
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas; commas inside brackets of any kind or after a backslash do not count."""
-    parts, opened, is_escaped = [""], "", False
+    """The parts between commas; commas inside brackets or after a backslash do not separate."""
+    parts, open_brackets, is_escaped = [""], "", False
     for character in text:
         if not is_escaped:
-            if character == "," and not opened:
+            if character == "," and not open_brackets:
                 parts.append("")
                 continue
-            # Inside [ ] only its end counts: [(] is a bracket in a character class.
-            if character in "([{" and not opened.endswith("["):
-                opened += character
-            elif opened and character == {"(": ")", "[": "]", "{": "}"}[opened[-1]]:
-                opened = opened[:-1]
+            # Inside [ ] only the closing bracket counts: [(] is a character class.
+            if character in "([{" and not open_brackets.endswith("["):
+                open_brackets += character
+            elif open_brackets and character == {"(": ")", "[": "]", "{": "}"}[open_brackets[-1]]:
+                open_brackets = open_brackets[:-1]
         is_escaped = character == "\\" and not is_escaped
         parts[-1] += character
     return parts
 
 
-def _layers(part: str, groups: LayerGroups, where: str) -> list[str]:
-    """Layer names of one part of a selection."""
-    if part in ("head", "none"):
-        return []
-    if part.startswith("re:"):
-        return _by_expression(part.removeprefix("re:"), groups, where)
-    return [layer.name for group in _groups(part, groups, where) for layer in group.layers]
+@dataclass(frozen=True)
+class _Resolver:
+    """Resolves the parts of a selection.
 
+    Attributes:
+        groups: Layer groups of the backbone.
+        where: Recipe key or option, for error messages.
+    """
 
-def _groups(part: str, groups: LayerGroups, where: str) -> Iterable[LayerGroup]:
-    if part == "all":
-        return groups.groups
-    if part.startswith("top:"):
-        return _from_top(part.removeprefix("top:").strip(), groups, where)
-    if ".." in part:
-        return _range(part, groups, where)
-    if any(character in part for character in "*?["):
-        return _matching(part, groups, where)
-    return [groups.groups[_index(part, groups, where)]]
+    groups: LayerGroups
+    where: str
 
+    def layers(self, part: str) -> list[str]:
+        """Names of the layers of one part."""
+        if part in ("head", "none"):
+            return []
+        if part.startswith("re:"):
+            return self._matching_layers(part.removeprefix("re:"))
+        return [layer.name for group in self._part_groups(part) for layer in group.layers]
 
-def _from_top(amount: str, groups: LayerGroups, where: str) -> Iterable[LayerGroup]:
-    if amount.endswith("%"):
-        return _top_share(amount.removesuffix("%").strip(), groups, where)
-    if not amount.isdecimal() or not 1 <= int(amount) <= len(groups):
-        hint = (
-            f"{groups.name} has {len(groups)} groups: {listing(groups.names)}. Take 1 to {len(groups)}, or a percent."
+    def _part_groups(self, part: str) -> Sequence[LayerGroup]:
+        if part == "all":
+            return self.groups.groups
+        if part.startswith("top:"):
+            return self._top(part.removeprefix("top:").strip())
+        if ".." in part:
+            return self._range(part)
+        if any(character in part for character in "*?["):
+            return self._matching_groups(part)
+        return [self.groups.groups[self._index(part)]]
+
+    def _top(self, amount: str) -> Sequence[LayerGroup]:
+        if amount.endswith("%"):
+            return self._top_percent(amount.removesuffix("%").strip())
+        count = len(self.groups)
+        if not amount.isdecimal() or not 1 <= int(amount) <= count:
+            hint = (
+                f"{self.groups.name} has {count} groups: {shorten_names(self.groups.names)}. "
+                f"Take 1 to {count}, or a percentage."
+            )
+            raise self.error(f"top: takes a number from 1 to {count} (got '{amount}')", hint)
+        return self.groups.groups[-int(amount) :]
+
+    def _top_percent(self, text: str) -> Sequence[LayerGroup]:
+        """Whole groups from the top until they hold this percentage of the backbone's trainable parameters."""
+        percent = _number(text)
+        if not 0 < percent <= 100:
+            hint = "Give a number above 0, up to 100, as in top:30%."
+            raise self.error(f"top: takes a percentage of the parameters (got '{text}%')", hint)
+        chosen: list[LayerGroup] = []
+        for group in reversed(self.groups.groups):
+            chosen.insert(0, group)
+            trainable = sum(member.trainable_parameters for member in chosen)
+            if trainable * 100 >= percent * self.groups.trainable_parameters:
+                break
+        return chosen
+
+    def _range(self, part: str) -> Sequence[LayerGroup]:
+        lower, _, upper = (end.strip() for end in part.partition(".."))
+        first, last = self._index(lower), self._index(upper)
+        if first > last:
+            raise self.error(f"the range '{part}' is reversed", f"Ranges go from bottom to top: {upper}..{lower}.")
+        return self.groups.groups[first : last + 1]
+
+    def _matching_groups(self, pattern: str) -> Sequence[LayerGroup]:
+        if matches := [group for group in self.groups if fnmatch.fnmatchcase(group.name, pattern)]:
+            return matches
+        raise self.error(
+            f"no layer group in {self.groups.name} matches '{pattern}'",
+            f"Groups: {shorten_names(self.groups.names)}.",
         )
-        raise ModelError(f"top: takes a number from 1 to {len(groups)} (got '{amount}')", where=where, hint=hint)
-    return groups.groups[-int(amount) :]
 
+    def _index(self, name: str) -> int:
+        if name in self.groups.names:
+            return self.groups.names.index(name)
+        suggestion = did_you_mean(name, [*self.groups.names, "head", "all", "none"])
+        hint = f"{self.allowed_forms} {suggestion}".strip()
+        raise self.error(f"no layer group '{name}' in {self.groups.name}", hint)
 
-def _top_share(percent: str, groups: LayerGroups, where: str) -> Iterable[LayerGroup]:
-    """Whole groups from the top until they hold the share of the backbone's trainable parameters."""
-    share = _number(percent)
-    if not 0 < share <= 100:
-        hint = "Give a number above 0, up to 100, as in top:30%."
-        raise ModelError(f"top: takes a percent of the parameters (got '{percent}%')", where=where, hint=hint)
-    chosen: list[LayerGroup] = []
-    for group in reversed(groups.groups):
-        chosen.insert(0, group)
-        if sum(member.trainable_parameters for member in chosen) * 100 >= share * groups.trainable_parameters:
-            break
-    return chosen
+    def _matching_layers(self, expression: str) -> list[str]:
+        try:
+            compiled = re.compile(expression)
+        except re.error as problem:
+            hint = "It is searched for in layer names; a backslash makes a bracket literal."
+            raise self.error(f"'{expression}' is not a regular expression ({problem})", hint) from problem
+        names = [layer.name for layer in self.groups.layers]
+        if expression and (matches := [name for name in names if compiled.search(name)]):
+            return matches
+        hint = f"Layer names: {names[0]}, {names[len(names) // 2]}, {names[-1]}; for all: tlcli inspect --by layer"
+        raise self.error(f"no layer with weights in {self.groups.name} matches '{expression}'", hint)
+
+    @property
+    def allowed_forms(self) -> str:
+        """The groups, and what a part may look like."""
+        forms = _FORMS.format(self.groups.names[-min(2, len(self.groups))], self.groups.names[-1])
+        return f"Groups: {shorten_names(self.groups.names)}. {forms}"
+
+    def error(self, message: str, hint: str) -> ModelError:
+        """An error at the recipe key or option of the selection."""
+        return ModelError(message, where=self.where, hint=hint)
 
 
 def _number(text: str) -> float:
-    """The number, or not-a-number where the text is none."""
+    """The number; NaN if the text is not one."""
     return float(text) if re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) else math.nan
-
-
-def _range(part: str, groups: LayerGroups, where: str) -> Iterable[LayerGroup]:
-    lower, _, upper = (end.strip() for end in part.partition(".."))
-    first, last = _index(lower, groups, where), _index(upper, groups, where)
-    if first > last:
-        hint = f"Ranges go from bottom to top: {upper}..{lower}."
-        raise ModelError(f"the range '{part}' is upside down", where=where, hint=hint)
-    return groups.groups[first : last + 1]
-
-
-def _matching(pattern: str, groups: LayerGroups, where: str) -> Iterable[LayerGroup]:
-    if found := [group for group in groups if fnmatch.fnmatchcase(group.name, pattern)]:
-        return found
-    raise ModelError(
-        f"no layer group in {groups.name} matches '{pattern}'", where=where, hint=f"Groups: {listing(groups.names)}."
-    )
-
-
-def _index(name: str, groups: LayerGroups, where: str) -> int:
-    if name in groups.names:
-        return groups.names.index(name)
-    hint = f"{_forms(groups)} {did_you_mean(name, [*groups.names, 'head', 'all', 'none'])}".strip()
-    raise ModelError(f"no layer group '{name}' in {groups.name}", where=where, hint=hint)
-
-
-def _by_expression(expression: str, groups: LayerGroups, where: str) -> list[str]:
-    try:
-        compiled = re.compile(expression)
-    except re.error as problem:
-        hint = "It is searched for in layer names; a backslash before a bracket takes it literally."
-        raise ModelError(f"'{expression}' is no regular expression ({problem})", where=where, hint=hint) from problem
-    if expression and (found := [layer.name for layer in groups.layers if compiled.search(layer.name)]):
-        return found
-    names = [layer.name for layer in groups.layers]
-    hint = f"Its layers are named {names[0]}, {names[len(names) // 2]}, {names[-1]}; see: tlcli inspect --by layer"
-    raise ModelError(f"no layer with weights in {groups.name} matches '{expression}'", where=where, hint=hint)
-
-
-def _forms(groups: LayerGroups) -> str:
-    forms = _FORMS.format(groups.names[-min(2, len(groups))], groups.names[-1])
-    return f"Groups: {listing(groups.names)}. {forms}"

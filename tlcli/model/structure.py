@@ -1,4 +1,7 @@
-"""Measured layer groups on disk: bundled for the cards, cached for everything else."""
+"""Structures: measured layer groups on disk, bundled for the networks of the zoo and cached for all others.
+
+With a stored structure, the layer groups of a network are known without building it in Keras.
+"""
 
 import hashlib
 import json
@@ -17,7 +20,7 @@ from tlcli.zoo.card import GroupPattern, ModelCard
 
 FORMAT = 4
 
-# What a row holds of a layer, in this order; defaults at its end are left out.
+# The fields of a layer in its row, in this order; defaults at the end are left out.
 _ROW = (
     "name", "kind", "parameters", "trainable_parameters", "output_shape", "batch_norms", "flops", "stride",
     "receptive_field", "sees_all", "parts",
@@ -25,21 +28,21 @@ _ROW = (
 _DEFAULTS = {field.name: field.default for field in fields(Layer)}
 
 Sizes = tuple[tuple[int, int], tuple[int, int]]
-"""Input height and width measured at, and those wanted, pixels."""
+"""Measured and requested input size, each as height and width, pixels."""
 
 Measure = Callable[[ModelCard, Mapping[str, Any], tuple[int, int]], LayerGroups]
-"""Gives the layer groups of a network, its architecture arguments and its input height and width, pixels."""
+"""From a card, architecture arguments and input height and width, pixels, to the layer groups of the network."""
 
 
 def key(source: str, arguments: Mapping[str, Any], patterns: Sequence[GroupPattern] = ()) -> str:
-    """The name under which groups are stored: the same for the same network cut by the same patterns."""
+    """The key under which groups are stored: equal for the same network, arguments and group patterns."""
     rows = [[pattern.name, pattern.pattern] for pattern in patterns]
     text = json.dumps([FORMAT, _identity(source), dict(arguments), rows], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _identity(source: str) -> str:
-    """A file counts by its content: another model saved under the same name is another network."""
+    """The source, or for a model file a hash of its content, because another model may be saved under the same name."""
     kind, _, handle = source.partition(":")
     if kind != "file" or not Path(handle).is_file():
         return source
@@ -48,32 +51,32 @@ def _identity(source: str) -> str:
 
 
 def find(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int], *, cache: Path) -> LayerGroups | None:
-    """The groups measured before, or None: first those bundled with the program, then the cache.
+    """The stored groups of a network, from the bundled structures or the cache; None if there are none.
 
-    Names and parameters are exact at every size. Shapes, FLOPs and bytes are exact at the size that was measured and
-    approximate at others; see `at_size`.
+    Names and parameters are exact at every size. Shapes, FLOPs and bytes are exact at the measured size and approximate
+    at others; see `at_size`.
 
     Args:
-        card: The network and its patterns.
-        arguments: Architecture arguments besides the card's own.
-        size: Height and width the answer should hold for, pixels.
+        card: The network and its group patterns.
+        arguments: Architecture arguments besides those of the card.
+        size: Requested input height and width, pixels.
         cache: The cache folder.
     """
-    wanted = key(card.source, {**card.arguments, **arguments}, card.groups)
-    for path in (bundled("models") / "structures" / f"{card.name}.json", _cached(cache, wanted)):
-        if groups := _read(path, wanted):
+    expected_key = key(card.source, {**card.arguments, **arguments}, card.groups)
+    for path in (bundled("models") / "structures" / f"{card.name}.json", _cached(cache, expected_key)):
+        if groups := _read(path, expected_key):
             return at_size(groups, size)
     return None
 
 
 def store(groups: LayerGroups, card: ModelCard, arguments: Mapping[str, Any], *, cache: Path) -> Path:
-    """Put measured groups into the cache, atomically; returns the file."""
+    """Store measured groups in the cache, atomically; returns the path of the file."""
     name = key(card.source, {**card.arguments, **arguments}, card.groups)
     return write(groups, _cached(cache, name), name)
 
 
 def write(groups: LayerGroups, path: Path, name: str) -> Path:
-    """Write groups under their key as JSON, a group a line; returns the file."""
+    """Write groups and their key `name` as JSON, one group per line; returns `path`."""
     content = to_dict(groups)
     rows = ",\n".join(_compact(row) for row in content.pop("groups"))
     head = _compact({"key": name, **content}).removesuffix("}")
@@ -82,7 +85,7 @@ def write(groups: LayerGroups, path: Path, name: str) -> Path:
 
 
 def to_dict(groups: LayerGroups) -> dict[str, Any]:
-    """The groups as plain JSON values; layers are rows to keep files small."""
+    """The groups as plain JSON values; layers are lists of values, which keeps files small."""
     rows = [
         {
             "name": group.name,
@@ -102,14 +105,14 @@ def from_dict(stored: Mapping[str, Any]) -> LayerGroups:
     """The inverse of `to_dict`.
 
     Raises:
-        ModelError: The values are not what `to_dict` writes.
+        ModelError: `to_dict` did not write these values.
     """
     try:
         height, width = stored["input_size"]
         groups = tuple(_group(row) for row in stored["groups"])
         return LayerGroups(str(stored["name"]), (int(height), int(width)), groups)
     except (KeyError, TypeError, ValueError) as problem:
-        raise ModelError(f"not a stored structure ({problem!r})", where="structure") from problem
+        raise ModelError(f"the values are not a stored structure ({problem!r})", where="structure") from problem
 
 
 def _row(layer: Layer) -> list[Any]:
@@ -120,7 +123,7 @@ def _row(layer: Layer) -> list[Any]:
 
 
 def _short(pair: tuple[Any, ...]) -> Any:
-    """Strides and fields are mostly alike along both sides; shapes are never of one size."""
+    """A pair of equal numbers as one: strides and fields are often square; shapes of two equal sizes do not occur."""
     whole = [int(value) if isinstance(value, float) and value.is_integer() else value for value in pair]
     return whole[0] if len(whole) == 2 and whole[0] == whole[1] else whole
 
@@ -146,10 +149,10 @@ def _group(row: Mapping[str, Any]) -> LayerGroup:
 
 
 def at_size(groups: LayerGroups, size: tuple[int, int]) -> LayerGroups:
-    """The same groups at another input size: names and parameters exactly, the rest approximately.
+    """The groups at another input size: names and parameters are exact, shapes and FLOPs are estimates.
 
-    Heights and widths are inferred from the stride that the measured size shows, FLOPs scaled by the positions that
-    gives: within a pixel, and exact where the size is a multiple of the largest stride and the convolutions pad.
+    Heights and widths follow from the strides at the measured size, and FLOPs scale with the number of positions. They
+    are right within a pixel, and exact if the size is a multiple of the largest stride and the convolutions pad.
     Strides and receptive fields do not depend on the size.
     """
     if size == groups.input_size:
@@ -174,33 +177,33 @@ def _scaled_layer(layer: Layer, sizes: Sizes) -> Layer:
 
 
 def _scaled_shape(shape: tuple[int | None, ...], sizes: Sizes) -> tuple[int | None, ...]:
-    """A (height, width, channels) shape scaled; single positions, as after global pooling, and other ranks stay."""
+    """A scaled shape (height, width, channels); shapes of one position or of another rank are returned unchanged."""
     if len(shape) != 3 or shape[:2] == (1, 1):
         return shape
-    sides = [side and _scaled(side, was, now) for side, was, now in zip(shape, *sizes, strict=False)]
+    sides = [side and _scaled(side, old, new) for side, old, new in zip(shape, *sizes, strict=False)]
     return (*sides, shape[2])
 
 
-def _scaled(side: int, was: int, now: int) -> int:
-    """A side of a map whose input was `was` pixels for an input of `now` pixels."""
-    stride = 2 ** max(0, round(math.log2(was / side)))
-    if side >= was // stride:
-        return max(1, math.ceil(now / stride) + side - math.ceil(was / stride))
-    # Convolutions without padding cost a margin that does not shrink with the image.
-    return max(1, math.floor(now / stride - (was / stride - side)))
+def _scaled(side: int, old_input: int, new_input: int) -> int:
+    """Side of a feature map for an input of `new_input` pixels, from its side for `old_input` pixels."""
+    stride = 2 ** max(0, round(math.log2(old_input / side)))
+    if side >= old_input // stride:
+        return max(1, math.ceil(new_input / stride) + side - math.ceil(old_input / stride))
+    # Convolutions without padding remove a margin that does not depend on the input size.
+    return max(1, math.floor(new_input / stride - (old_input / stride - side)))
 
 
 def _cached(cache: Path, name: str) -> Path:
     return cache / "structures" / f"{name}.json"
 
 
-def _read(path: Path, wanted: str) -> LayerGroups | None:
-    """The groups in a file; None where it is missing, for something else, or damaged: it is measured again then."""
+def _read(path: Path, expected_key: str) -> LayerGroups | None:
+    """The groups in a file; None if it is missing, damaged or has another key, so that they are measured again."""
     if not path.is_file():
         return None
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return from_dict(stored) if stored["key"] == wanted else None
+        return from_dict(stored) if stored["key"] == expected_key else None
     except (ValueError, KeyError, TypeError, ModelError):
         return None
 
@@ -210,14 +213,15 @@ def _compact(value: Mapping[str, Any]) -> str:
 
 
 def measure_in_subprocess(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int]) -> LayerGroups:
-    """The layer groups from a stored measurement; a network never seen before is measured by a process of its own.
+    """The layer groups of a network, from a stored structure; else a new process measures and stores them.
 
     Raises:
-        ModelError: If the network cannot be built so.
+        ModelError: The network cannot be built from this card, size and arguments.
+        RunError: The process failed for another reason.
     """
-    known = find(card, dict(arguments), size, cache=cache_dir())
-    if known is not None:
-        return known
+    stored = find(card, dict(arguments), size, cache=cache_dir())
+    if stored is not None:
+        return stored
     task = json.dumps({"card": card.model_dump(mode="json"), "arguments": dict(arguments), "size": size})
     command = [sys.executable, "-m", "tlcli.model.graph"]
     done = subprocess.run(command, input=task, capture_output=True, text=True, check=False)
@@ -225,5 +229,6 @@ def measure_in_subprocess(card: ModelCard, arguments: Mapping[str, Any], size: t
         raise ModelError(**json.loads(done.stdout))
     measured = find(card, dict(arguments), size, cache=cache_dir())
     if measured is None:
-        raise RunError(f"{card.name} could not be measured: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RunError(f"the layers of {card.name} cannot be measured: {reason}")
     return measured

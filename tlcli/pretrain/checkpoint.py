@@ -1,4 +1,4 @@
-"""The state of a pretraining that is not done, beside the card it is for: the same command goes on from it."""
+"""The checkpoint of an unfinished pretraining, saved beside its card; the same command resumes from it."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ CHECKPOINT_SUFFIX = ".unfinished"
 
 @dataclass(frozen=True)
 class PretrainCheckpoint:
-    """A folder `OUT.unfinished` that holds the last complete epoch.
+    """A folder `OUT.unfinished` with the state after the last complete epoch.
 
     Attributes:
-        folder: Where.
-        key: What the training follows from. A state of another key is not gone on from.
-        may_discard: Drop a state of another key instead of refusing it.
+        folder: The folder.
+        key: Digest of everything that determines the training. Only a state with the same key is resumed.
+        may_discard: Delete a state with another key instead of raising an error.
     """
 
     folder: Path
@@ -29,11 +29,11 @@ class PretrainCheckpoint:
     may_discard: bool = False
 
     def points(self) -> list[Point]:
-        """The measurements up to the last state; none where there is no state to go on from.
+        """The training curves up to the saved state; empty if there is no state to resume.
 
         Raises:
-            OutputError: The state belongs to other pictures or settings.
-            RunError: It is damaged.
+            OutputError: The state belongs to other images or settings, and `may_discard` is false.
+            RunError: The state is damaged.
         """
         saved = self._read()
         if saved is None:
@@ -42,15 +42,15 @@ class PretrainCheckpoint:
             return [Point(**point) for point in saved.state["points"]]
         if not self.may_discard:
             raise OutputError(
-                "holds an unfinished pretraining on other pictures or with other settings",
+                "holds an unfinished pretraining on other images or with other settings",
                 where=str(self.folder),
-                hint="Give the command it was begun with, choose another --out, or begin anew with --overwrite.",
+                hint="Repeat the original command, choose another --out, or start over with --overwrite.",
             )
         self.remove()
         return []
 
     def restore(self, model: keras.Model) -> list[Point]:
-        """Put the last state, where there is one, into a compiled model whose optimiser is built; its points."""
+        """Load the saved state, if any, into a compiled model with a built optimiser; return its points."""
         points = self.points()
         if points and (saved := self._read()):
             assign_values(model.weights, saved.arrays["model"])
@@ -58,7 +58,7 @@ class PretrainCheckpoint:
         return points
 
     def write(self, model: keras.Model, points: list[Point]) -> None:
-        """Save the state after an epoch; by rename, so that a crash leaves the one before."""
+        """Save the state after an epoch, by rename: a crash leaves the previous state intact."""
         self.folder.mkdir(parents=True, exist_ok=True)
         state: dict[str, Any] = {"key": self.key, "points": [dataclasses.asdict(point) for point in points]}
         arrays = {"model": copy_values(model.weights), "optimizer": copy_values(model.optimizer.variables)}
@@ -74,4 +74,4 @@ class PretrainCheckpoint:
         try:
             return Checkpoint(self.folder).read()
         except RunError as error:
-            raise RunError(error.message, where=str(self.folder), hint="Delete that folder to begin anew.") from error
+            raise RunError(error.message, where=str(self.folder), hint="Delete that folder to start over.") from error

@@ -1,4 +1,4 @@
-"""Images without labels: everything in a folder, decoded once."""
+"""Images without labels: all images under a folder, decoded once."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from tlcli.data.pixels import open_cache
 from tlcli.data.source import FolderIndex, ImageFile, content_hash, images_under
 from tlcli.errors import DataError
 
-# With fewer a network learns to tell these very pictures apart, and nothing else.
+# With fewer images a network learns to tell these images apart, and nothing that transfers.
 MIN_IMAGES = 32
 
 Progress = Callable[[str, int, int], None]
@@ -21,15 +21,15 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Different pictures of one folder, decoded.
+    """The distinct images of one folder, decoded.
 
     Attributes:
-        name: The folder's own name.
+        name: Name of the folder, without its path.
         pixels: The pixel cache, `uint8 (cached, side, side, 3)`, RGB 0-255.
-        rows: Which of its rows are pictures, `int64 (count,)`.
-        unreadable: Paths and reasons of files that could not be read.
-        copies: Files whose content another file has, too; they count once.
-        sha256: Over the contents: the same for the same pictures, wherever they lie.
+        rows: Rows of the pixel cache that belong to the set, `int64 (count,)`.
+        unreadable: Path and reason for every unreadable file.
+        copies: Number of files left out because another file has the same content.
+        sha256: Digest of the contents, independent of file names and folders.
     """
 
     name: str
@@ -44,80 +44,80 @@ class ImageSet:
 
 
 def require_folder(root: Path) -> None:
-    """Tell at once that there is no such folder.
+    """Check that the folder of images exists.
 
     Raises:
-        DataError: If there is none.
+        DataError: `root` does not exist or is a file.
     """
     if not root.is_dir():
-        what = "is a file, a folder is expected" if root.exists() else "there is no such folder"
-        raise DataError(what, where=str(root), hint="UNLABELLED is a folder of pictures, in sub-folders or not.")
+        problem = "is a file, not a folder" if root.exists() else "there is no such folder"
+        raise DataError(problem, where=str(root), hint="UNLABELLED is a folder of images, with or without sub-folders.")
 
 
-def load_images(root: Path, *, side: int, cache: Path, progress: Progress) -> ImageSet:
-    """Find, hash and decode the pictures under `root`; labels, if folders stand for any, are not looked at.
+def load_image_set(root: Path, *, side: int, cache: Path, progress: Progress) -> ImageSet:
+    """Find, hash and decode the images under `root`; folder names are not used as labels.
 
     Args:
-        root: UNLABELLED.
-        side: Height and width to decode to, pixels; the largest centred square of a picture is taken.
-        cache: Where pixel caches lie.
-        progress: Called with a stage's name, what is done of it, and all of it.
+        root: Folder of images, with or without sub-folders.
+        side: Height and width to decode to, pixels; an image is cropped to its largest centred square.
+        cache: Folder of the pixel caches.
+        progress: Called with the name of a stage, the number of files done, and their total.
 
     Raises:
-        DataError: The folder is not there, or holds fewer than 32 different readable pictures.
+        DataError: The folder does not exist, or holds fewer than 32 distinct readable images.
     """
     require_folder(root)
     home = root.resolve()
     paths = images_under(home)
-    index, refused = _index(home, paths, progress)
+    index, refused = _index_files(home, paths, progress)
     _require_enough(root, len(index.images), len(paths))
-    found = open_cache(
+    cached = open_cache(
         index,
         size=(side, side),
         mode="crop",
         folder=cache,
         progress=lambda done, total: progress("decoding", done, total),
     )
-    broken = [(image.path, found.failures[image.sha256]) for image in index.images if image.sha256 in found.failures]
-    shas = sorted({image.sha256 for image in index.images if image.sha256 in found.rows})
-    _require_enough(root, len(shas), len(paths))
+    broken = [(image.path, cached.failures[image.sha256]) for image in index.images if image.sha256 in cached.failures]
+    digests = sorted({image.sha256 for image in index.images if image.sha256 in cached.rows})
+    _require_enough(root, len(digests), len(paths))
     return ImageSet(
         name=home.name,
-        pixels=found.array,
-        rows=np.array([found.rows[sha] for sha in shas], dtype=np.int64),
+        pixels=cached.array,
+        rows=np.array([cached.rows[digest] for digest in digests], dtype=np.int64),
         unreadable=tuple(sorted([*refused, *broken])),
-        copies=len(index.images) - len(broken) - len(shas),
-        sha256=hashlib.sha256("".join(shas).encode()).hexdigest(),
+        copies=len(index.images) - len(broken) - len(digests),
+        sha256=hashlib.sha256("".join(digests).encode()).hexdigest(),
     )
 
 
-def _index(root: Path, paths: Sequence[Path], progress: Progress) -> tuple[FolderIndex, list[tuple[str, str]]]:
-    """The pictures as the pixel cache wants them, and what the system does not let us read."""
+def _index_files(root: Path, paths: Sequence[Path], progress: Progress) -> tuple[FolderIndex, list[tuple[str, str]]]:
+    """Hash the files; return an index with one dummy class, and path and reason for files the system cannot open."""
     images: list[ImageFile] = []
     refused: list[tuple[str, str]] = []
 
-    def hashed(path: Path) -> str | OSError:
+    def hash_file(path: Path) -> str | OSError:
         try:
             return content_hash(path)
         except OSError as error:
             return error
 
     with ThreadPoolExecutor() as pool:
-        for done, (path, sha) in enumerate(zip(paths, pool.map(hashed, paths), strict=True), start=1):
+        for done, (path, digest) in enumerate(zip(paths, pool.map(hash_file, paths), strict=True), start=1):
             name = path.relative_to(root).as_posix()
-            if isinstance(sha, OSError):
-                refused.append((name, f"cannot be read ({sha.strerror})"))
+            if isinstance(digest, OSError):
+                refused.append((name, f"cannot be read ({digest.strerror})"))
             else:
-                images.append(ImageFile(name, 0, sha, path.stat().st_size, None))
+                images.append(ImageFile(name, 0, digest, path.stat().st_size, None))
             progress("reading", done, len(paths))
     return FolderIndex(root, ("any",), tuple(images), ()), refused
 
 
 def _require_enough(root: Path, count: int, files: int) -> None:
     if count < MIN_IMAGES:
-        of = f" in {files} files" if files > count else ""
+        total = f" in {files} files" if files > count else ""
         raise DataError(
-            f"holds too few different readable pictures (got {count}{of}, at least {MIN_IMAGES})",
+            f"too few distinct readable images (got {count}{total})",
             where=str(root),
-            hint="Self-supervised pretraining lives on numbers: thousands are a start. Without pictures: --synthetic.",
+            hint=f"At least {MIN_IMAGES} are required, and thousands recommended. Without images, use --synthetic.",
         )

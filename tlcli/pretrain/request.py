@@ -1,4 +1,4 @@
-"""What a pretraining is asked for, and everything that is checked before Keras loads."""
+"""The request for a pretraining, and every check that is possible before Keras loads."""
 
 import os
 import re
@@ -16,83 +16,38 @@ from tlcli.zoo import catalogue, resolve
 from tlcli.zoo.card import FineTuning, ModelCard
 
 CARD_SUFFIX = ".yaml"
-WEIGHTS, PICTURE, PAGE = ".weights.h5", ".png", ".md"
-_ANOTHER = "Choose another --out."
+WEIGHTS_SUFFIX, CURVES_SUFFIX, PAGE_SUFFIX = ".weights.h5", ".png", ".md"
 
-
-def card_path(written: Path) -> Path:
-    """The card file that a user means: with the suffix, whether it was typed or not.
-
-    >>> [card_path(Path(name)).name for name in ("mine", "mine.yaml", "mine.yml", "mine.v2")]
-    ['mine.yaml', 'mine.yaml', 'mine.yaml', 'mine.v2.yaml']
-    """
-    is_card = written.suffix.lower() in (CARD_SUFFIX, ".yml")
-    return written.with_suffix(CARD_SUFFIX) if is_card else written.with_name(written.name + CARD_SUFFIX)
-
-
-def beside(out: Path, suffix: str) -> Path:
-    """A file of the same stem: `mine.yaml` and `.md` give `mine.md`."""
-    return out.with_name(out.stem + suffix)
-
-
-def all_of(out: Path) -> list[Path]:
-    """Everything that a pretraining writes, the card last."""
-    return [*(beside(out, suffix) for suffix in (WEIGHTS, PICTURE, PAGE)), out]
-
-
-def require_new_card(out: Path, *, overwrite: bool) -> None:
-    """Tell before anything is trained that the files cannot be written.
-
-    Raises:
-        OutputError: The name is none for a card, a file is there already, or the folder cannot be written to.
-    """
-    if not re.fullmatch(r"\w[\w.-]*", out.stem):
-        raise OutputError(
-            f"a network cannot be called '{out.stem}'",
-            where="--out",
-            hint="Letters, digits, '_', '-' and '.' make a name.",
-        )
-    taken = [path for path in all_of(out) if path.exists()]
-    for path in taken:
-        if path.is_dir():
-            raise OutputError("is a folder, a file is to be written", where=str(path), hint=_ANOTHER)
-    if taken and not overwrite:
-        raise OutputError("already exists", where=str(taken[-1]), hint="Choose another --out, or give --overwrite.")
-    folder = next(path for path in out.absolute().parents if path.exists())
-    if not folder.is_dir():
-        raise OutputError("is a file, a folder is needed", where=str(folder), hint=_ANOTHER)
-    if not os.access(folder, os.W_OK):
-        raise OutputError("cannot be written to", where=str(folder), hint=_ANOTHER)
-
-
-# What progress calls the training itself.
+# Name of the training stage in progress events.
 STAGE = "pretraining"
-# What synthetic images train unless another network is named, and at which size.
+# Network, arguments and input size for synthetic images, unless --model names another network.
 SYNTHETIC_MODEL, SYNTHETIC_ARGUMENTS, SYNTHETIC_SIZE = "mobilenet", {"alpha": 0.4375}, 64
-# What pictures of one's own go on from.
+# Network that training on a folder of images starts from by default.
 START_MODEL = "mobilenet_synthetic"
+
 _ARGUMENTS = "model.arguments."
+_OTHER_OUT = "Choose another --out."
 
 
 @dataclass(frozen=True)
 class PretrainRequest:
-    """What was asked for. None is: not said.
+    """The command line of `tlcli pretrain`. None stands for an option that was not given.
 
     Attributes:
-        unlabelled: Folder of pictures; None with `synthetic`.
-        drawn: Train on synthetic images instead.
         out: The card file to write, with or without its suffix.
-        model: Network to start from, as after `--model` elsewhere.
-        weights: A file, or `random`, instead of the network's own.
-        settings: `model.arguments.NAME=VALUE`, as after `--set` elsewhere.
+        unlabelled: Folder of images; None with `synthetic`.
+        synthetic: Train on synthetic images instead of a folder.
+        model: Network to start from, as in `--model` of other commands.
+        weights: A weights file or `random`, instead of the network's own weights.
+        settings: Architecture arguments `model.arguments.NAME=VALUE`, as in `--set` of other commands.
         size: Height and width, pixels.
-        epochs: For pictures of one's own.
-        images: Drawn pictures.
-        batch: Pictures a step.
-        seed: Of everything random.
-        overwrite: Replace a card that is there.
-        licence: Of the weights.
-        device: As after `--device` elsewhere.
+        epochs: Epochs over a folder of images.
+        images: Number of synthetic images.
+        batch: Images per step.
+        seed: Seed of everything random.
+        overwrite: Replace an existing card.
+        licence: Licence of the weights.
+        device: As in `--device` of other commands.
     """
 
     out: Path
@@ -113,15 +68,15 @@ class PretrainRequest:
 
 @dataclass(frozen=True)
 class PretrainTask:
-    """A request that has been checked.
+    """A checked request.
 
     Attributes:
-        request: What was asked for.
+        request: The request.
         out: The card file, with its suffix.
-        card: Of the network to start from.
-        arguments: Architecture arguments beside the card's own.
+        card: Card of the network to start from.
+        arguments: Architecture arguments in addition to those of the card.
         side: Height and width to train at, pixels.
-        weights: None for the card's own, a file, or `random`.
+        weights: None for the card's own weights, a file, or `random`.
     """
 
     request: PretrainRequest
@@ -133,37 +88,82 @@ class PretrainTask:
 
     @property
     def base(self) -> ModelCard:
-        """The card of the architecture as it is trained."""
+        """Card of the architecture, with the size and arguments used in training."""
         return self.card.model_copy(update={"size": self.side, "arguments": self.card.arguments | self.arguments})
 
     @property
     def start(self) -> str:
-        """What the weights learnt from before, as the end of a sentence; empty for random ones."""
+        """A clause that names the initial weights, such as `, starting from w.h5`; empty for random weights."""
         if self.weights == RANDOM:
             return ""
         if self.weights is not None:
-            return f", going on from {Path(self.weights).name}"
-        return f", going on from weights trained on {self.card.data or 'ImageNet'}"
+            return f", starting from {Path(self.weights).name}"
+        return f", starting from weights trained on {self.card.data or 'ImageNet'}"
 
     @property
     def fine_tuning(self) -> FineTuning:
-        """How the network should be thawed: as before, where it goes on from the card's own weights."""
+        """Recommended settings for unfreezing: the card's if training starts from its weights, else the defaults."""
         return self.card.fine_tuning if self.weights is None else FineTuning()
 
     @property
     def licence(self) -> str:
-        """The one that was named; else the user's, and that of the weights it went on from."""
+        """The licence from the request; by default the user's own, plus that of the initial weights."""
         if self.request.licence is not None or self.weights == RANDOM:
             return self.request.licence or "yours"
-        under = "their own licence" if self.weights is not None else self.card.licence
-        return f"yours, on weights under {under}"
+        initial = "their own licence" if self.weights is not None else self.card.licence
+        return f"yours, on weights under {initial}"
+
+
+def card_path(typed: Path) -> Path:
+    """The path of the card file, with its suffix added if it was not typed.
+
+    >>> [card_path(Path(name)).name for name in ("mine", "mine.yaml", "mine.yml", "mine.v2")]
+    ['mine.yaml', 'mine.yaml', 'mine.yaml', 'mine.v2.yaml']
+    """
+    is_card = typed.suffix.lower() in (CARD_SUFFIX, ".yml")
+    return typed.with_suffix(CARD_SUFFIX) if is_card else typed.with_name(typed.name + CARD_SUFFIX)
+
+
+def sibling(out: Path, suffix: str) -> Path:
+    """The file with the same stem and another suffix: `mine.yaml` and `.md` give `mine.md`."""
+    return out.with_name(out.stem + suffix)
+
+
+def output_files(out: Path) -> list[Path]:
+    """All files that a pretraining writes, the card last."""
+    return [*(sibling(out, suffix) for suffix in (WEIGHTS_SUFFIX, CURVES_SUFFIX, PAGE_SUFFIX)), out]
+
+
+def require_new_card(out: Path, *, overwrite: bool) -> None:
+    """Check before training that the card and the files beside it can be written.
+
+    Raises:
+        OutputError: The name is not valid for a card, a file exists already, or the folder is not writable.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", out.stem):
+        raise OutputError(
+            f"not a valid network name (got '{out.stem}')",
+            where="--out",
+            hint="Use letters, digits, '_', '-' and '.', starting with a letter, a digit or '_'.",
+        )
+    existing = [path for path in output_files(out) if path.exists()]
+    for path in existing:
+        if path.is_dir():
+            raise OutputError("is a folder, not a file", where=str(path), hint=_OTHER_OUT)
+    if existing and not overwrite:
+        raise OutputError("already exists", where=str(existing[-1]), hint="Choose another --out, or use --overwrite.")
+    folder = next(path for path in out.absolute().parents if path.exists())
+    if not folder.is_dir():
+        raise OutputError("is a file, not a folder", where=str(folder), hint=_OTHER_OUT)
+    if not os.access(folder, os.W_OK):
+        raise OutputError("cannot be written to", where=str(folder), hint=_OTHER_OUT)
 
 
 def check_request(request: PretrainRequest) -> PretrainTask:
-    """Everything that can be told in a moment: no picture is read, no Keras loaded.
+    """Check a request without reading images or loading Keras.
 
     Raises:
-        TlcliError: For the first thing that is wrong.
+        TlcliError: The first problem found.
     """
     _require_one_source(request)
     out = card_path(request.out)
@@ -172,15 +172,17 @@ def check_request(request: PretrainRequest) -> PretrainTask:
         require_folder(request.unlabelled)
         if out.resolve().is_relative_to(request.unlabelled.resolve()):
             raise OutputError(
-                "would lie among the pictures", where=str(out), hint=f"Choose an --out outside {request.unlabelled}."
+                "lies inside the folder of images",
+                where=str(out),
+                hint=f"Choose an --out outside {request.unlabelled}.",
             )
     if request.weights not in (None, RANDOM) and not Path(str(request.weights)).expanduser().is_file():
         raise WeightsError(
             f"there is no file '{request.weights}'",
             where="--weights",
-            hint=f"Give a path of .h5 or .keras weights, or: {RANDOM}",
+            hint=f"Give the path of a .h5 or .keras file, or '{RANDOM}'.",
         )
-    card, arguments = _network(request)
+    card, arguments = _find_network(request)
     is_default = request.synthetic and request.model is None
     side = request.size or (SYNTHETIC_SIZE if is_default else card.size)
     resolve.check_size(card, (side, side), where="--size")
@@ -188,10 +190,50 @@ def check_request(request: PretrainRequest) -> PretrainTask:
     return PretrainTask(request, out, card, arguments, side, weights)
 
 
-def command(task: PretrainTask, chosen: Mapping[str, int]) -> str:
-    """The command line that does the same again, with what was chosen for the user filled in.
+def _require_one_source(request: PretrainRequest) -> None:
+    hint = "Give a folder of images (tlcli pretrain photos/ --out mine.yaml) or --synthetic."
+    if request.synthetic and request.unlabelled is not None:
+        raise UsageError("--synthetic and a folder exclude each other", where=str(request.unlabelled), hint=hint)
+    if not request.synthetic and request.unlabelled is None:
+        raise UsageError("no folder of images given", where="UNLABELLED", hint=hint)
+    if request.synthetic and request.epochs is not None:
+        raise UsageError("needs a folder of images", where="--epochs", hint="With --synthetic, use --images.")
+    if not request.synthetic and request.images is not None:
+        raise UsageError("needs --synthetic", where="--images", hint="With a folder of images, use --epochs.")
 
-    Folders are given by their own names: a model card travels, the paths of a machine do not.
+
+def _find_network(request: PretrainRequest) -> tuple[ModelCard, dict[str, Any]]:
+    """The card of the network to start from, and architecture arguments in addition to its own."""
+    for setting in request.settings:
+        if not setting.startswith(_ARGUMENTS):
+            raise UsageError(
+                f"not an architecture argument (got '{setting}')",
+                where="--set",
+                hint=f"pretrain allows only architecture arguments, such as --set {_ARGUMENTS}alpha=0.5.",
+            )
+    card = catalogue.find(request.model or _default_model(request))
+    if not card.source.startswith("keras:"):
+        raise ModelError(
+            "not a network of keras.applications",
+            where=str(request.model),
+            hint="pretrain supports only these. Give a name from `tlcli zoo list` or a card file (.yaml).",
+        )
+    default = SYNTHETIC_ARGUMENTS if request.synthetic and request.model is None else {}
+    return card, default | load.load(load.DEFAULT, settings=request.settings).model.arguments
+
+
+def _default_model(request: PretrainRequest) -> str:
+    return SYNTHETIC_MODEL if request.synthetic else START_MODEL
+
+
+def command_line(task: PretrainTask, resolved: Mapping[str, int]) -> str:
+    """The command line that repeats a training.
+
+    Paths are reduced to their last part, so that a published card names no folders of the user's machine.
+
+    Args:
+        task: A checked request.
+        resolved: Values of options that were resolved automatically, by option name without dashes.
     """
     request = task.request
     words = ["tlcli", "pretrain"]
@@ -199,42 +241,6 @@ def command(task: PretrainTask, chosen: Mapping[str, int]) -> str:
     words += ["--model", Path(request.model).name if request.model else _default_model(request)]
     words += [word for name, value in task.arguments.items() for word in ("--set", f"{_ARGUMENTS}{name}={value}")]
     words += ["--weights", Path(task.weights).name] if task.weights else []
-    options: dict[str, int | str] = {"size": task.side, **chosen, "seed": request.seed, "out": task.out.name}
+    options: dict[str, int | str] = {"size": task.side, **resolved, "seed": request.seed, "out": task.out.name}
     words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return shlex.join(words)
-
-
-def _require_one_source(request: PretrainRequest) -> None:
-    hint = "Give a folder of pictures: tlcli pretrain photos/ --out mine.yaml. Or none, and --synthetic."
-    if request.synthetic and request.unlabelled is not None:
-        raise UsageError("--synthetic and a folder exclude each other", where=str(request.unlabelled), hint=hint)
-    if not request.synthetic and request.unlabelled is None:
-        raise UsageError("no pictures were named", where="UNLABELLED", hint=hint)
-    if request.synthetic and request.epochs is not None:
-        raise UsageError("goes with a folder of pictures", where="--epochs", hint="With --synthetic, give --images.")
-    if not request.synthetic and request.images is not None:
-        raise UsageError("goes with --synthetic", where="--images", hint="For a folder of pictures, give --epochs.")
-
-
-def _default_model(request: PretrainRequest) -> str:
-    return SYNTHETIC_MODEL if request.synthetic else START_MODEL
-
-
-def _network(request: PretrainRequest) -> tuple[ModelCard, dict[str, Any]]:
-    """The card of the network to start from, and architecture arguments beside its own."""
-    for setting in request.settings:
-        if not setting.startswith(_ARGUMENTS):
-            raise UsageError(
-                f"pretraining takes architecture arguments only (got '{setting}')",
-                where="--set",
-                hint=f"For example --set {_ARGUMENTS}alpha=0.5.",
-            )
-    card = catalogue.find(request.model or _default_model(request))
-    if not card.source.startswith("keras:"):
-        raise ModelError(
-            "is no network of keras.applications, whose weights alone a card can hold",
-            where=str(request.model),
-            hint="Give a name from `tlcli zoo list`, or a card file (.yaml).",
-        )
-    usual = SYNTHETIC_ARGUMENTS if request.synthetic and request.model is None else {}
-    return card, usual | load.load(load.DEFAULT, settings=request.settings).model.arguments

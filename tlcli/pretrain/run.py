@@ -16,37 +16,37 @@ from tlcli.paths import cache_dir
 from tlcli.pretrain import request, simsiam
 from tlcli.pretrain.card import Point, TrainingSummary, progress_line, write_card
 from tlcli.pretrain.checkpoint import CHECKPOINT_SUFFIX, PretrainCheckpoint
-from tlcli.pretrain.images import ImageSet
-from tlcli.pretrain.images import load_images as load_image_set
+from tlcli.pretrain.images import ImageSet, load_image_set
 from tlcli.pretrain.request import STAGE, PretrainTask
-from tlcli.pretrain.simsiam import OVERSIZE
+from tlcli.pretrain.simsiam import OVERSIZE, SimSiamConfig
 from tlcli.pretrain.synthetic import training
+from tlcli.pretrain.synthetic.training import SyntheticConfig
 from tlcli.train.events import Advanced, Noticed, Observer
 from tlcli.zoo.card import FineTuning, ModelCard
 
-_SHOWN = 10
+_MAX_NAMED_FILES = 10
 
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What a pretraining left behind.
+    """The result of a pretraining.
 
     Attributes:
-        card: As `--model` finds it.
-        files: What was written, the card last.
-        account: How it came about.
-        pictures: Different pictures that were used; 0 for drawn ones.
-        unreadable: Files that were passed over.
+        card: The card as `--model` loads it.
+        files: Written files, the card last.
+        summary: How the network was trained.
+        images: Number of distinct images used; 0 for synthetic images.
+        unreadable: Number of files left out because they could not be read.
     """
 
     card: ModelCard
     files: tuple[Path, ...]
-    account: TrainingSummary
-    pictures: int = 0
+    summary: TrainingSummary
+    images: int = 0
     unreadable: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON shape of `tlcli pretrain --json`."""
+        """The document of `tlcli pretrain --json`."""
         return {
             "card": str(self.files[-1]),
             "files": [str(path) for path in self.files],
@@ -55,121 +55,148 @@ class PretrainResult:
             "data": self.card.data,
             "licence": self.card.licence,
             "size": self.card.size,
-            "pictures": self.pictures,
+            "images": self.images,
             "unreadable": self.unreadable,
-            "steps": self.account.steps,
-            "seed": self.account.seed,
-            "points": [dataclasses.asdict(point) for point in self.account.points],
-            "command": self.account.command,
+            "steps": self.summary.steps,
+            "seed": self.summary.seed,
+            "points": [dataclasses.asdict(point) for point in self.summary.points],
+            "command": self.summary.command,
         }
 
 
 def load_images(task: PretrainTask, root: Path, observe: Observer) -> ImageSet:
-    found = load_image_set(
+    """Load the images under `root`, and report progress, unreadable files and copies."""
+    images = load_image_set(
         root,
         side=round(OVERSIZE * task.side),
         cache=cache_dir() / "pixels",
         progress=lambda stage, done, total: observe(Advanced(stage, done, total)),
     )
-    for path, reason in found.unreadable[:_SHOWN]:
+    for path, reason in images.unreadable[:_MAX_NAMED_FILES]:
         observe(Noticed(f"left out {root / path}: {reason}", is_warning=True))
-    if len(found.unreadable) > _SHOWN:
-        observe(Noticed(f"left out {len(found.unreadable)} unreadable files in all", is_warning=True))
-    if found.copies:
-        observe(Noticed(f"left out {found.copies} of {found.copies + len(found)} pictures that are copies of others"))
-    return found
+    if len(images.unreadable) > _MAX_NAMED_FILES:
+        observe(Noticed(f"left out {len(images.unreadable)} unreadable files in all", is_warning=True))
+    if images.copies:
+        observe(Noticed(f"left out {images.copies} of {images.copies + len(images)} images: copies of other images"))
+    return images
 
 
-def train_on_images(task: PretrainTask, built: Backbone, found: ImageSet, observe: Observer) -> PretrainResult:
-    asked = task.request
-    course = simsiam.course_for(len(found), task.side, seed=asked.seed, epochs=asked.epochs, batch=asked.batch)
-    steps = course.steps(len(found))
-    observe(Noticed(f"{len(found)} pictures, {course.epochs} epochs of {steps} steps of {course.batch}"))
-    left = PretrainCheckpoint(
-        request.beside(task.out, CHECKPOINT_SUFFIX), _key(task, built, course, found), may_discard=asked.overwrite
+def train_on_images(task: PretrainTask, built: Backbone, images: ImageSet, observe: Observer) -> PretrainResult:
+    """Train with SimSiam on unlabelled images, resuming from a checkpoint if there is one, and write the card.
+
+    Raises:
+        OutputError: The checkpoint belongs to other images or settings.
+        RunError: The training collapsed or diverged, or the checkpoint is damaged.
+    """
+    options = task.request
+    config = simsiam.choose_config(
+        len(images), task.side, seed=options.seed, epochs=options.epochs, batch=options.batch
     )
-    done = len(left.points())
+    steps = config.steps(len(images))
+    observe(Noticed(f"{len(images)} images, {config.epochs} epochs of {steps} steps of {config.batch} images"))
+    checkpoint = PretrainCheckpoint(
+        request.sibling(task.out, CHECKPOINT_SUFFIX),
+        _checkpoint_key(task, built, config, images),
+        may_discard=options.overwrite,
+    )
+    done = len(checkpoint.points())
     if done:
-        observe(Noticed(f"going on after epoch {done} (to begin anew, delete {left.folder})"))
+        observe(Noticed(f"resuming after epoch {done} (to start over, delete {checkpoint.folder})"))
     try:
         points = simsiam.train_simsiam(
             built,
-            found,
-            course,
-            progress=_teller(observe, course.epochs, done),
-            advance=lambda seen, total: observe(Advanced(STAGE, seen, total)),
-            unfinished=left,
+            images,
+            config,
+            on_epoch=_report_lines(observe, config.epochs, done),
+            on_step=lambda seen, total: observe(Advanced(STAGE, seen, total)),
+            checkpoint=checkpoint,
         )
     except RunError:
-        # Going on would end the same way.
-        left.remove()
+        # A resumed training would fail the same way.
+        checkpoint.remove()
         raise
-    account = TrainingSummary(
+    result = _write_result(task, built, _summarise_simsiam(task, config, images, points))
+    checkpoint.remove()
+    return dataclasses.replace(result, images=len(images), unreadable=len(images.unreadable))
+
+
+def _summarise_simsiam(
+    task: PretrainTask, config: SimSiamConfig, images: ImageSet, points: list[Point]
+) -> TrainingSummary:
+    return TrainingSummary(
         method='SimSiam, self-supervised (Chen & He 2021, "Exploring Simple Siamese Representation Learning",'
         " arXiv 2011.10566)",
-        data=f"{len(found)} pictures of '{found.name}' without labels{task.start}",
+        data=f"{len(images)} images of '{images.name}' without labels{task.start}",
         licence=task.licence,
-        command=request.command(task, {"epochs": course.epochs, "batch-size": course.batch}),
-        seed=course.seed,
-        steps=steps * course.epochs,
+        command=request.command_line(task, {"epochs": config.epochs, "batch-size": config.batch}),
+        seed=config.seed,
+        steps=config.steps(len(images)) * config.epochs,
         points=tuple(points),
-        scores={f"spread when healthy, 1/√{simsiam.WIDTH}": simsiam.HEALTHY},
+        scores={f"healthy spread, 1/√{simsiam.WIDTH}": simsiam.HEALTHY},
         limits=(
-            "It has seen pictures of one kind. For pictures of another kind other weights may serve better.",
-            "The loss is a cosine between views; it does not compare from one set of pictures to another.",
+            "The network was trained on images of one kind. For images of another kind, other weights may be better.",
+            "The loss is a cosine between views. Losses on different sets of images are not comparable.",
         ),
         healthy=simsiam.HEALTHY,
         fine_tuning=task.fine_tuning,
     )
-    made = _written(task, built, account)
-    left.remove()
-    return dataclasses.replace(made, pictures=len(found), unreadable=len(found.unreadable))
 
 
 def train_on_synthetic(task: PretrainTask, built: Backbone, observe: Observer) -> PretrainResult:
-    asked = task.request
-    given = {"images": asked.images, "batch": asked.batch, "seed": asked.seed}
-    course = training.SyntheticCourse(**{name: value for name, value in given.items() if value is not None})
-    observe(Noticed(f"{course.images} synthetic images of {course.classes} classes"))
-    tell = _teller(observe, course.points)
+    """Train on synthetic images and write the card."""
+    options = task.request
+    given = {"images": options.images, "batch": options.batch, "seed": options.seed}
+    config = SyntheticConfig(**{name: value for name, value in given.items() if value is not None})
+    observe(Noticed(f"{config.images} synthetic images of {config.classes} classes"))
+    report_line = _report_lines(observe, config.points)
 
-    def told(point: Point) -> None:
-        tell(point)
-        observe(Advanced(STAGE, point.images, course.images))
+    def report(point: Point) -> None:
+        report_line(point)
+        observe(Advanced(STAGE, point.images, config.images))
 
     mode = task.card.preprocessing or "none"
-    points = training.train_synthetic(built.network, lambda x: backbone.preprocess(x, mode), course, progress=told)
-    account = TrainingSummary(
-        method=f"supervised: telling {course.classes} classes of synthetic images apart, and which colours they have",
+    points = training.train_synthetic(built.network, lambda x: backbone.preprocess(x, mode), config, on_point=report)
+    return _write_result(task, built, _summarise_synthetic(task, config, points))
+
+
+def _summarise_synthetic(task: PretrainTask, config: SyntheticConfig, points: list[Point]) -> TrainingSummary:
+    return TrainingSummary(
+        method=f"supervised classification of {config.classes} classes of synthetic images, with their colour histogram"
+        " as a second task",
         data=f"{points[-1].images} synthetic images{task.start}",
         licence=task.licence,
-        command=request.command(task, {"images": course.images, "batch-size": course.batch}),
-        seed=course.seed,
-        steps=points[-1].images // course.batch,
+        command=request.command_line(task, {"images": config.images, "batch-size": config.batch}),
+        seed=config.seed,
+        steps=points[-1].images // config.batch,
         points=tuple(points),
         fine_tuning=FineTuning(lr=4e-3, step="all", layer_decay=1.0, batch_norm="affine", epochs=12),
-        limits=("It has never seen a photograph. Weights trained on photographs transfer better to photographs.",),
+        limits=(
+            "The network has never seen a photograph. For photographs, weights trained on photographs are better.",
+        ),
     )
-    return _written(task, built, account)
 
 
-def _teller(observe: Observer, of: int, done: int = 0) -> Callable[[Point], None]:
-    """Tells each measurement as a numbered line."""
+def _report_lines(observe: Observer, total: int, done: int = 0) -> Callable[[Point], None]:
+    """A function that reports each point as a numbered line of progress."""
     numbers = itertools.count(done + 1)
-    return lambda point: observe(Noticed(progress_line(point, next(numbers), of)))
+    return lambda point: observe(Noticed(progress_line(point, next(numbers), total)))
 
 
-def _written(task: PretrainTask, built: Backbone, account: TrainingSummary) -> PretrainResult:
-    is_synthetic = task.request.synthetic
-    made = write_card(
-        task.out, built.network, base=task.base, account=account, half=is_synthetic, overwrite=task.request.overwrite
+def _write_result(task: PretrainTask, built: Backbone, summary: TrainingSummary) -> PretrainResult:
+    card = write_card(
+        task.out,
+        built.network,
+        base=task.base,
+        summary=summary,
+        half=task.request.synthetic,
+        overwrite=task.request.overwrite,
     )
-    return PretrainResult(made, tuple(request.all_of(task.out)), account)
+    return PretrainResult(card, tuple(request.output_files(task.out)), summary)
 
 
-def _key(task: PretrainTask, built: Backbone, course: simsiam.Course, found: ImageSet) -> str:
-    """Everything the training follows from."""
+def _checkpoint_key(task: PretrainTask, built: Backbone, config: SimSiamConfig, images: ImageSet) -> str:
+    """Digest of everything that determines the training."""
     base = task.base
-    parts = [base.source, base.arguments, base.size, base.preprocessing, dataclasses.asdict(course)]
-    text = json.dumps([*parts, built.weights_sha256, found.sha256], sort_keys=True)
+    parts = [base.source, base.arguments, base.size, base.preprocessing, dataclasses.asdict(config)]
+    text = json.dumps([*parts, built.weights_sha256, images.sha256], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

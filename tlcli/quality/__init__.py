@@ -1,1 +1,1 @@
-"""What may be wrong with the images: `tlcli check`."""
+"""Checks of the images, run by `tlcli check`: broken files, copies, leaks, odd folders and names."""

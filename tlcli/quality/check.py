@@ -1,4 +1,4 @@
-"""The whole check of DATA: request, survey, findings, result."""
+"""The check of DATA: its request, the check itself, and its result."""
 
 import os
 import time
@@ -10,32 +10,51 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tlcli.data import layout, source, split, workers
-from tlcli.data.exclude import read
-from tlcli.data.pixels import enough
+from tlcli.data.exclude import read_list
+from tlcli.data.pixels import min_decode_size
 from tlcli.data.source import FolderIndex
 from tlcli.errors import DataError, UsageError
 from tlcli.paths import require_new_file
 from tlcli.quality import duplicates, folders, images
 from tlcli.quality.finding import SEVERITIES, Finding, Severity, quick_findings
 from tlcli.quality.folders import Survey, survey
-from tlcli.quality.images import KILLED, CheckedFile, index_of, read_files
-from tlcli.text import encodable
+from tlcli.quality.images import KILLED, CheckedFile, read_files, readable_index
+from tlcli.text import encodable, plural
 from tlcli.zoo import catalogue, resolve
 
-# What `finetune` takes where nobody names a network and its weights can be had.
-MODEL = "mobilenet_v2"
-LARGEST = 4096
+# The network that `finetune` chooses if none is named and its weights are available.
+DEFAULT_MODEL = "mobilenet_v2"
+# Longest side of a network's input, pixels.
+MAX_SIDE = 4096
+
+Progress = Callable[[str, int, int], None]
+"""Receives (stage, done, total)."""
+
+# Errors of these kinds already explain why `finetune` would not start.
+_REFUSALS = frozenset(
+    {
+        "no_permission",
+        "different_classes",
+        "empty_class",
+        "bad_class_name",
+        "same_class_name",
+        "bad_file_name",
+        "too_small_class",
+    }
+)
+# The default of data.val and data.test.
+_DEFAULT_FRACTION = 0.15
 
 
 @dataclass(frozen=True)
 class CheckRequest:
-    """What was asked for. None is: not said.
+    """The arguments of `tlcli check`. None: not given.
 
     Attributes:
         data: Folder of class folders.
         model: Network whose input size counts.
-        size: Height and width instead of its own, pixels.
-        exclude: List of images to pass over.
+        size: Height and width instead of the network's own, pixels.
+        exclude: List of images to leave out.
         html: Page to write.
         quarantine: List to write.
     """
@@ -48,68 +67,18 @@ class CheckRequest:
     quarantine: Path | None = None
 
 
-def check_request(request: CheckRequest) -> tuple[int, int]:
-    """Check all that was asked for; returns `(height, width)` of the network's input, pixels.
-
-    Raises:
-        TlcliError: For the first thing that is wrong.
-    """
-    layout.require_folder(request.data, "DATA")
-    if request.exclude is not None:
-        read(request.exclude)
-    for option, path in (("--html", request.html), ("--quarantine", request.quarantine)):
-        if path is not None:
-            require_new_file(path, option, outside=request.data)
-    if request.html is not None and request.quarantine is not None and _same(request.html, request.quarantine):
-        raise UsageError("the page and the list are the same file", where="--html, --quarantine", hint="Name two.")
-    return _input_size(request)
-
-
-def _input_size(request: CheckRequest) -> tuple[int, int]:
-    card = catalogue.find(request.model or MODEL)
-    size = request.size or (card.size, card.size)
-    if not all(1 <= side <= LARGEST for side in size):
-        raise UsageError(f"a side is 1 to {LARGEST} pixels (got {size[0]} {size[1]})", where="--size")
-    if request.model is not None:
-        resolve.check_size(card, size, where="--size")
-    return size
-
-
-def _same(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
-
-
-Progress = Callable[[str, int, int], None]
-"""Told (stage, done, total)."""
-
-# Errors of these kinds say already why `finetune` would not begin.
-_REFUSALS = frozenset(
-    {
-        "no_permission",
-        "different_classes",
-        "empty_class",
-        "bad_class_name",
-        "same_class_name",
-        "bad_file_name",
-        "too_small_class",
-    }
-)
-# The shares that `finetune` splits by where nobody says otherwise.
-_SHARE = 0.15
-
-
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check brought out.
+    """The result of a check.
 
     Attributes:
         data: DATA, as it was given.
-        index: The images that could be decoded.
-        files: How many files were seen, images or not.
-        excluded: Images passed over because a list says so.
+        index: The images that can be decoded.
+        files: Number of all files, images or not.
+        excluded: Number of images that the exclusion list leaves out.
         size: `(height, width)` of the network's input, pixels.
-        seconds: It took.
-        findings: Errors first, then warnings, then what is good to know.
+        seconds: Duration of the check.
+        findings: Errors first, then warnings, then infos.
     """
 
     data: Path
@@ -122,26 +91,31 @@ class CheckResult:
 
     @property
     def splits(self) -> dict[str, int]:
-        """Given splits with their numbers of images; empty where DATA has none."""
-        given = Counter(image.given for image in self.index.images)
-        return {name: given[name] for name in self.index.given_splits}
+        """Number of images of each given split; empty if DATA has none."""
+        counts = Counter(image.given for image in self.index.images)
+        return {name: counts[name] for name in self.index.given_splits}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of findings of each severity."""
+        counts = Counter(finding.severity for finding in self.findings)
+        return {severity: counts[severity] for severity in SEVERITIES}
 
     def reaches(self, severity: Severity | Literal["never"]) -> bool:
-        """Whether something was found that is as severe; `never` is beyond all."""
+        """True if a finding is at least as severe; never for `never`."""
         if severity == "never":
             return False
         limit = SEVERITIES.index(severity)
         return any(SEVERITIES.index(finding.severity) <= limit for finding in self.findings)
 
     def summary(self) -> str:
-        """What was looked at, in a line."""
+        """One line: number of images, classes, files, errors and warnings."""
         splits = ", ".join(f"{count} {name}" for name, count in self.splits.items())
         excluded = f", {self.excluded} excluded" if self.excluded else ""
-        counts = [(each, sum(found.severity == each for found in self.findings)) for each in ("error", "warning")]
-        told = " and ".join(f"{count} {each}{'s' * (count != 1)}" for each, count in counts)
+        severities = " and ".join(plural(self.counts[severity], severity) for severity in ("error", "warning"))
         return (
-            f"{len(self.index.images)} images that can be read in {len(self.index.classes)} classes"
-            f"{f' ({splits})' if splits else ''}, {self.files} files{excluded}: {told}"
+            f"{len(self.index.images)} readable images in {len(self.index.classes)} classes"
+            f"{f' ({splits})' if splits else ''}, {self.files} files{excluded}: {severities}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -155,68 +129,100 @@ class CheckResult:
             "splits": self.splits,
             "size": list(self.size),
             "seconds": round(self.seconds, 3),
-            "counts": {each: sum(found.severity == each for found in self.findings) for each in SEVERITIES},
+            "counts": self.counts,
             "findings": [finding.to_json() for finding in self.findings],
         }
 
 
+def check_request(request: CheckRequest) -> tuple[int, int]:
+    """Check a request before any image is read; returns `(height, width)` of the network's input, pixels.
+
+    Raises:
+        TlcliError: For the first problem.
+    """
+    layout.require_folder(request.data, "DATA")
+    if request.exclude is not None:
+        read_list(request.exclude)
+    for option, path in (("--html", request.html), ("--quarantine", request.quarantine)):
+        if path is not None:
+            require_new_file(path, option, outside=request.data)
+    if request.html is not None and request.quarantine is not None and _is_same(request.html, request.quarantine):
+        hint = "Name two different files."
+        raise UsageError("the page and the list are the same file", where="--html, --quarantine", hint=hint)
+    return _input_size(request)
+
+
+def _input_size(request: CheckRequest) -> tuple[int, int]:
+    card = catalogue.find(request.model or DEFAULT_MODEL)
+    size = request.size or (card.size, card.size)
+    if not all(1 <= side <= MAX_SIDE for side in size):
+        raise UsageError(f"a side must be 1 to {MAX_SIDE} pixels (got {size[0]} {size[1]})", where="--size")
+    if request.model is not None:
+        resolve.check_size(card, size, where="--size")
+    return size
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
 def check_images(data: Path, size: tuple[int, int], *, exclude: Path | None = None, progress: Progress) -> CheckResult:
-    """Look at everything in DATA.
+    """Check every file of DATA.
 
     Args:
         data: A folder of class folders, or one with `train/`, `val/`, `test/`.
         size: `(height, width)` of the network's input, pixels.
-        exclude: A list of images to pass over.
-        progress: Told of what goes on.
+        exclude: A list of images to leave out.
+        progress: Receives (stage, done, total).
 
     Raises:
-        DataError: There is nothing in DATA to look at.
+        DataError: If DATA holds nothing to check.
     """
-    began = time.perf_counter()
-    found = survey(data, exclude=exclude)
-    seen = _read_all(found, size, progress)
-    index = index_of(found, seen)
-    listed = [*folders.folder_findings(found), *_findings_of_images(seen, index, size, progress)]
-    listed = _merged([*listed, *_refusal(data, exclude, index, listed)])
-    listed.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    started = time.perf_counter()
+    surveyed = survey(data, exclude=exclude)
+    files = _read_all(surveyed, size, progress)
+    index = readable_index(surveyed, files)
+    findings = [*folders.folder_findings(surveyed), *_findings_of_images(files, index, size, progress)]
+    findings = _merge([*findings, *_refusal(data, exclude, index, findings)])
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return CheckResult(
         data=data,
         index=index,
-        files=len(found.files) + len(found.others) + len(found.stray),
-        excluded=found.excluded,
+        files=len(surveyed.files) + len(surveyed.others) + len(surveyed.stray),
+        excluded=surveyed.excluded,
         size=size,
-        seconds=time.perf_counter() - began,
-        findings=tuple(listed),
+        seconds=time.perf_counter() - started,
+        findings=tuple(findings),
     )
 
 
-def _read_all(found: Survey, size: tuple[int, int], progress: Progress) -> list[CheckedFile]:
-    """Look at every image; decoded as for training, where JPEG files come at a fraction of a great size."""
-    paths = [str(found.root / file.path) for file in found.files]
-    looks = workers.run(workers.Job(partial(read_files, at_least=enough(size)), KILLED), paths)
-    seen = []
-    for place, look in zip(found.files, looks, strict=True):
-        seen.append(CheckedFile(place, look))
-        progress("decoding", len(seen), len(paths))
-    return seen
+def _read_all(surveyed: Survey, size: tuple[int, int], progress: Progress) -> list[CheckedFile]:
+    """Read and decode every image as for training, where large JPEG files are decoded small."""
+    paths = [str(surveyed.root / file.path) for file in surveyed.files]
+    contents = workers.run(workers.Job(partial(read_files, min_size=min_decode_size(size)), KILLED), paths)
+    files = []
+    for candidate, content in zip(surveyed.files, contents, strict=True):
+        files.append(CheckedFile(candidate, content))
+        progress("decoding", len(files), len(paths))
+    return files
 
 
 def _findings_of_images(
-    seen: list[CheckedFile], index: FolderIndex, size: tuple[int, int], progress: Progress
+    files: list[CheckedFile], index: FolderIndex, size: tuple[int, int], progress: Progress
 ) -> Iterator[Finding]:
-    hashes = {file.look.sha256: file.hashes for file in seen if file.hashes is not None}
+    hashes = {file.content.sha256: file.hashes for file in files if file.hashes is not None}
     yield from duplicates.exact_duplicates(index)
     yield from duplicates.near_duplicate_findings(
         index, hashes, progress=lambda done, total: progress("comparing", done, total)
     )
     yield from quick_findings(index)
-    yield from images.image_findings(seen, size)
+    yield from images.image_findings(files, size)
 
 
-def _merged(found: list[Finding]) -> list[Finding]:
-    """One finding of each kind: folders and images that may not be read come from two places."""
+def _merge(findings: list[Finding]) -> list[Finding]:
+    """One finding per kind: `no_permission` comes from both folders and images."""
     by_kind: dict[str, Finding] = {}
-    for finding in found:
+    for finding in findings:
         if before := by_kind.get(finding.kind):
             notes = {**(before.notes or {}), **(finding.notes or {})}
             finding = replace(before, paths=(*before.paths, *finding.paths), notes=notes)
@@ -224,13 +230,14 @@ def _merged(found: list[Finding]) -> list[Finding]:
     return list(by_kind.values())
 
 
-def _refusal(data: Path, exclude: Path | None, index: FolderIndex, found: list[Finding]) -> Iterator[Finding]:
-    """Why `finetune` would not begin, if nothing that was found says so."""
-    if any(finding.severity == "error" and finding.kind in _REFUSALS for finding in found):
+def _refusal(data: Path, exclude: Path | None, index: FolderIndex, findings: list[Finding]) -> Iterator[Finding]:
+    """Why `finetune` would not start, if no other finding explains it."""
+    if any(finding.severity == "error" and finding.kind in _REFUSALS for finding in findings):
         return
     given = index.given_splits
+    fractions = {name: 0.0 if name in given else _DEFAULT_FRACTION for name in ("val", "test")}
     try:
         source.check_layout(data, exclude=exclude)
-        split.make_splits(index, val=0.0 if "val" in given else _SHARE, test=0.0 if "test" in given else _SHARE)
+        split.make_splits(index, **fractions)
     except DataError as error:
-        yield Finding("refused", "error", f"finetune would not begin: {error.message}", error.hint, ("./",))
+        yield Finding("refused", "error", f"finetune would not start: {error.message}", error.hint, ("./",))

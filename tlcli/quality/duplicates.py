@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,46 +9,48 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from tlcli.data import split
+from tlcli.data.layout import SPLIT_NAMES
 from tlcli.data.source import FolderIndex, ImageFile
-from tlcli.quality import finding, near_duplicates
-from tlcli.quality.finding import Finding
+from tlcli.quality import near_duplicates
+from tlcli.quality.finding import Finding, Severity
 from tlcli.quality.near_duplicates import Hashes
 
-# Edges of near pairs kept before they are boiled down to who hangs together with whom.
-_EDGES = 2_000_000
+# Near pairs kept in memory before they are reduced to connected components.
+_MAX_EDGES = 2_000_000
 
 Progress = Callable[[int, int], None]
-Labels = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
+Pairs = list[tuple[int, int]]
 
 
 def exact_duplicates(index: FolderIndex) -> Iterator[Finding]:
-    """Files with the same bytes."""
-    conflicts = [_paths(same) for same in split.contradictory(index.images)]
+    """Findings about files with the same bytes."""
+    conflicts = [_paths(group) for group in split.label_conflicts(index.images)]
     if conflicts:
-        yield _grouped(
+        yield _group_finding(
             ("label_conflict", "error"),
-            "copies of one image under different classes: at least one label is wrong",
-            "Keep each in the class where it belongs; training uses all of them as they are.",
+            "the same image is in more than one class, so at least one label is wrong",
+            "Keep each image in its right class only. Training uses all copies as they are.",
             conflicts,
         )
-    leaks = split.leaking(index.images)
+    leaks = split.leaks(index.images)
     if leaks:
-        yield _grouped(
+        yield _group_finding(
             ("leak", "error"),
-            "images whose exact copy is in another split: scores on it are too good",
-            "Remove them from the training images; `finetune` leaves those out, other programs do not.",
+            "images have an exact copy in another split, so the scores on that split are too good",
+            "Remove them from the training images. `finetune` leaves them out; other programs do not.",
             [(image.path, twin.path) for image, twin in leaks],
-            concerned=[image.path for image, _ in leaks],
+            paths=[image.path for image, _ in leaks],
         )
-    by_place: dict[tuple[int, str | None, str], list[ImageFile]] = defaultdict(list)
-    for same in split.by_content(index.images):
-        for image in same:
-            by_place[image.label, image.given, image.sha256].append(image)
-    copies = [_paths(same) for same in by_place.values() if len(same) > 1]
+    by_folder: dict[tuple[int, str | None, str], list[ImageFile]] = defaultdict(list)
+    for group in split.copies(index.images):
+        for image in group:
+            by_folder[image.label, image.given, image.sha256].append(image)
+    copies = [_paths(group) for group in by_folder.values() if len(group) > 1]
     if copies:
-        yield _grouped(
+        yield _group_finding(
             ("duplicate", "warning"),
-            "exact copies in one class: each counts several times",
+            "a class holds exact copies of an image, so it counts several times",
             "Keep one of each.",
             copies,
         )
@@ -58,138 +59,138 @@ def exact_duplicates(index: FolderIndex) -> Iterator[Finding]:
 def near_duplicate_findings(
     index: FolderIndex, hashes: Mapping[str, Hashes], *, progress: Progress | None = None
 ) -> Iterator[Finding]:
-    """Pictures that look nearly the same but are not the same file. `hashes` are those of contents (sha256)."""
-    images = _one_each(image for image in index.images if image.sha256 in hashes)
+    """Findings about images that look nearly the same but are different files.
+
+    Args:
+        index: The images.
+        hashes: Content (sha256) to its hashes, for contents that have some.
+        progress: Called with (bands compared, bands).
+    """
+    images = _first_of_each_content(image for image in index.images if image.sha256 in hashes)
     if len(images) < 2:
         return
-    found = _compared(images, [hashes[image.sha256] for image in images], progress)
-    conflicts = [(images[one].path, images[other].path) for one, other in found.conflicts]
+    conflicts, leaks, groups = _compare(images, [hashes[image.sha256] for image in images], progress)
     if conflicts:
-        yield _grouped(
+        yield _group_finding(
             ("near_conflict", "warning"),
-            "images under different classes that look nearly the same",
-            "Look at them: one label may be wrong, or only small things tell these classes apart.",
-            conflicts,
+            "images in different classes look nearly the same",
+            "Look at them: a label may be wrong, or the classes may differ only in details.",
+            [(images[one].path, images[other].path) for one, other in conflicts],
         )
-    leaks = [(images[one].path, images[other].path) for one, other in found.leaks]
     if leaks:
-        yield _grouped(
+        pairs = [(images[earlier].path, images[later].path) for earlier, later in leaks]
+        yield _group_finding(
             ("near_leak", "warning"),
-            "images that look nearly the same as one of another split: scores on it are too good",
+            "images look nearly the same as an image of another split, so the scores on that split are too good",
             "Remove them from the training images.",
-            leaks,
-            concerned=list(dict.fromkeys(one for one, _ in leaks)),
+            pairs,
+            paths=list(dict.fromkeys(path for path, _ in pairs)),
         )
-    groups = [tuple(images[each].path for each in group) for group in found.groups]
     if groups:
-        others = "; splitting by content may put them into train and test" if not index.given_splits else ""
-        yield _grouped(
+        risk = "" if index.given_splits else "; a split by content may put them into both train and test"
+        yield _group_finding(
             ("near_duplicate", "warning"),
-            f"images of one class that look nearly the same{others}",
-            "Keep one of each, if they are copies and not different things that look alike.",
-            groups,
+            f"images of one class look nearly the same{risk}",
+            "Keep one of each group if they are copies and not different things that look alike.",
+            [tuple(images[member].path for member in group) for group in groups],
         )
 
 
-@dataclass(frozen=True)
-class _Near:
-    """Near images as indices: pairs under two classes, pairs of an image and one of a later split, and groups."""
+def _compare(
+    images: Sequence[ImageFile], hashes: Sequence[Hashes], progress: Progress | None
+) -> tuple[Pairs, Pairs, list[list[int]]]:
+    """Indices of near images: pairs in two classes, pairs of an image and one of a later split, and groups.
 
-    conflicts: list[tuple[int, int]]
-    leaks: list[tuple[int, int]]
-    groups: list[list[int]]
-
-
-def _compared(images: Sequence[ImageFile], hashes: Sequence[Hashes], progress: Progress | None) -> _Near:
-    """Sort near pairs as they come; what is kept of them grows with the images, not with the pairs."""
+    Pairs are sorted as they come; memory grows with the images, not with the pairs.
+    """
     labels = np.array([image.label for image in images])
-    splits = np.array([("train", "val", "test").index(image.given or "train") for image in images])
-    conflicts, leaks, edges = _Nearest(len(images)), _Nearest(len(images)), _Clusters(len(images))
-    for left, right in near_duplicates.pairs(hashes, progress=progress):
+    splits = np.array([SPLIT_NAMES.index(image.given or "train") for image in images])
+    conflicts, leaks, edges = _NearestImages(len(images)), _NearestImages(len(images)), _Components(len(images))
+    for left, right in near_duplicates.near_pairs(hashes, progress=progress):
         is_same = labels[left] == labels[right]
         conflicts.add(left[~is_same], right[~is_same])
         left, right = left[is_same], right[is_same]
         is_within = splits[left] == splits[right]
         edges.add(left[is_within], right[is_within])
         left, right = left[~is_within], right[~is_within]
-        is_first = splits[left] < splits[right]
-        leaks.add(np.where(is_first, left, right), np.where(is_first, right, left))
-    groups = [group for found in edges.groups() for group in _stars(found, hashes)]
-    return _Near(conflicts.pairs(), leaks.pairs(), groups)
+        is_ordered = splits[left] < splits[right]
+        leaks.add(np.where(is_ordered, left, right), np.where(is_ordered, right, left))
+    groups = [group for chain in edges.groups() for group in _split_chain(chain, hashes)]
+    return conflicts.pairs(), leaks.pairs(), groups
 
 
-class _Nearest:
-    """For each image one that is near it."""
+class _NearestImages:
+    """For each image, the last near one that was added; -1 if none."""
 
     def __init__(self, count: int) -> None:
         self.other = np.full(count, -1, np.int64)
 
-    def add(self, one: Labels, other: Labels) -> None:
+    def add(self, one: Indices, other: Indices) -> None:
         self.other[one] = other
 
-    def pairs(self) -> list[tuple[int, int]]:
-        """Sorted by the first of each."""
+    def pairs(self) -> Pairs:
+        """Pairs of an image and the near one, sorted by the first."""
         return [(int(one), int(self.other[one])) for one in np.flatnonzero(self.other >= 0)]
 
 
-class _Clusters:
-    """Which images hang together by near pairs."""
+class _Components:
+    """Connected components of the images, with near pairs as edges."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.left: list[Labels] = []
-        self.right: list[Labels] = []
+        self.left: list[Indices] = []
+        self.right: list[Indices] = []
 
-    def add(self, left: Labels, right: Labels) -> None:
+    def add(self, left: Indices, right: Indices) -> None:
         self.left.append(left)
         self.right.append(right)
-        if sum(map(len, self.left)) > _EDGES:
+        if sum(map(len, self.left)) > _MAX_EDGES:
             labels = self._labels()
             first = np.unique(labels, return_index=True)[1]
             self.left, self.right = [np.arange(self.count)], [first[labels]]
 
     def groups(self) -> list[list[int]]:
-        """Those with more than one image, each sorted."""
-        found: dict[int, list[int]] = defaultdict(list)
+        """The components with more than one image, each sorted."""
+        groups: dict[int, list[int]] = defaultdict(list)
         for image, label in enumerate(self._labels()):
-            found[int(label)].append(image)
-        return [group for group in found.values() if len(group) > 1]
+            groups[int(label)].append(image)
+        return [group for group in groups.values() if len(group) > 1]
 
-    def _labels(self) -> Labels:
+    def _labels(self) -> Indices:
         left = np.concatenate([np.zeros(0, np.int64), *self.left])
         right = np.concatenate([np.zeros(0, np.int64), *self.right])
         graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(self.count, self.count))
         return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
-def _stars(group: Sequence[int], hashes: Sequence[Hashes]) -> list[list[int]]:
-    """A chain of near images as groups in which all are near the first."""
-    found: dict[int, list[int]] = defaultdict(list)
-    for image, leader in zip(group, near_duplicates.stars([hashes[image] for image in group]), strict=True):
-        found[leader].append(image)
-    return [star for star in found.values() if len(star) > 1]
+def _split_chain(chain: Sequence[int], hashes: Sequence[Hashes]) -> list[list[int]]:
+    """A chain of near images as groups in which every image is near the first."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    representatives = near_duplicates.find_representatives([hashes[image] for image in chain])
+    for image, representative in zip(chain, representatives, strict=True):
+        groups[representative].append(image)
+    return [group for group in groups.values() if len(group) > 1]
 
 
-def _one_each(images: Iterable[ImageFile]) -> list[ImageFile]:
-    """The first file of each content."""
+def _first_of_each_content(images: Iterable[ImageFile]) -> list[ImageFile]:
     first: dict[str, ImageFile] = {}
     for image in images:
         first.setdefault(image.sha256, image)
     return list(first.values())
 
 
-def _paths(same: Iterable[ImageFile]) -> tuple[str, ...]:
-    return tuple(image.path for image in same)
+def _paths(images: Iterable[ImageFile]) -> tuple[str, ...]:
+    return tuple(image.path for image in images)
 
 
-def _grouped(
-    sort: tuple[str, finding.Severity],
+def _group_finding(
+    kind_and_severity: tuple[str, Severity],
     message: str,
     remedy: str,
     groups: Sequence[tuple[str, ...]],
     *,
-    concerned: Sequence[str] | None = None,
+    paths: Sequence[str] | None = None,
 ) -> Finding:
-    """A finding about files that belong together; `concerned` where it is not all of them."""
-    paths = concerned or list(dict.fromkeys(path for group in groups for path in group))
-    return Finding(*sort, message, remedy, tuple(paths), tuple(groups))
+    """A finding about groups of files. `paths` are the files that have the problem; all of the groups if None."""
+    paths = paths or list(dict.fromkeys(path for group in groups for path in group))
+    return Finding(*kind_and_severity, message, remedy, tuple(paths), tuple(groups))

@@ -1,4 +1,4 @@
-"""Findings: their form, and those that class names and class sizes show."""
+"""Findings, and the quick checks of class names and class sizes, which need no pixels."""
 
 import unicodedata
 from collections import defaultdict
@@ -11,25 +11,28 @@ from tlcli.text import encodable
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-# A class of fewer different images is small: on average it has one or two to be validated and tested with.
+# A class with fewer different images is small: on average one or two of them validate and test it.
 SMALL_CLASS = 10
-# So many times the images of the smallest class in the largest one are an imbalance.
+# Classes are uneven if the largest has at least so many times the images of the smallest.
 IMBALANCE = 5.0
+
+# Names listed in a message.
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One problem of the images, with all files that have it.
 
     Attributes:
         kind: Its name in JSON, for example `label_conflict`.
-        severity: `error`: stops `finetune`, or spoils training or scores. `warning`: may cost accuracy or make scores
-            look better than they are. `info`: is dealt with, and good to know.
-        message: What was found, a sentence without its end.
+        severity: `error`: stops `finetune`, or spoils training or scores. `warning`: may cost accuracy, or makes
+            scores look better than they are. `info`: handled; good to know.
+        message: What the problem is, a sentence that begins in lower case and has no full stop.
         remedy: What to do, a whole sentence.
-        paths: The files or folders (with a slash at the end) concerned, relative to DATA.
-        groups: The same as groups of files that belong together; empty where each stands alone.
-        notes: Path to what is to be said of it, where there is something.
+        paths: The files or folders (with a slash at the end) that have the problem, relative to DATA.
+        groups: The same paths as groups of files that belong together; empty if each stands alone.
+        notes: Path to a remark about it, for paths that have one.
     """
 
     kind: str
@@ -42,7 +45,7 @@ class Finding:
 
     @property
     def count(self) -> int:
-        """How many files, folders or classes are concerned."""
+        """Number of files, folders or classes that have the problem."""
         return len(self.paths)
 
     def to_json(self) -> dict[str, Any]:
@@ -60,7 +63,7 @@ class Finding:
 
 
 def quick_findings(index: FolderIndex) -> list[Finding]:
-    """What names and numbers tell; copies are the business of `copies_between_classes` and its like."""
+    """All findings about class names and class sizes."""
     return [
         *alike_classes(index.classes),
         *too_small_classes(index),
@@ -71,19 +74,19 @@ def quick_findings(index: FolderIndex) -> list[Finding]:
 
 def alike_classes(names: Sequence[str]) -> list[Finding]:
     """Class names that differ only by case, white space or Unicode form."""
-    found: dict[str, list[str]] = defaultdict(list)
+    names_by_form: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        found[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
-    groups = tuple(tuple(f"{name}/" for name in alike) for alike in found.values() if len(alike) > 1)
+        names_by_form[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+    groups = tuple(tuple(f"{name}/" for name in alike) for alike in names_by_form.values() if len(alike) > 1)
     if not groups:
         return []
-    listed = "; ".join(" and ".join(f"'{name[:-1]}'" for name in group) for group in groups[:5])
+    listed = "; ".join(" and ".join(f"'{name[:-1]}'" for name in group) for group in groups[:_MAX_LISTED])
     return [
         Finding(
             "alike_classes",
             "error",
-            f"class names that differ only by case, white space or Unicode form: {listed}",
-            "Join the folders, or give one of them another name.",
+            f"class names differ only by case, white space or Unicode form: {listed}",
+            "Merge the folders, or rename one of them.",
             tuple(name for group in groups for name in group),
             groups,
         )
@@ -91,31 +94,29 @@ def alike_classes(names: Sequence[str]) -> list[Finding]:
 
 
 def too_small_classes(index: FolderIndex) -> list[Finding]:
-    """Classes with which `finetune` would not begin."""
-    counts = _contents_of_classes(index)
-    return _classes(
+    """Classes with fewer than two different images; `finetune` does not start with them."""
+    return _class_sizes(
         index,
-        lambda label: counts[label] < 2,
+        lambda count: count < 2,
         ("too_small_class", "error"),
-        "with fewer than two different images",
+        "fewer than two different images",
         "Add images, or leave the class out with data.classes.",
     )
 
 
 def small_classes(index: FolderIndex) -> list[Finding]:
-    """Classes of few images."""
-    counts = _contents_of_classes(index)
-    return _classes(
+    """Classes with 2 to 9 different images."""
+    return _class_sizes(
         index,
-        lambda label: 2 <= counts[label] < SMALL_CLASS,
+        lambda count: 2 <= count < SMALL_CLASS,
         ("small_class", "warning"),
-        f"with fewer than {SMALL_CLASS} different images",
-        "What is learnt and scored with so few says little. Add images if you can.",
+        f"fewer than {SMALL_CLASS} different images",
+        "Scores of so few images are unreliable. Add images if you can.",
     )
 
 
 def imbalance(index: FolderIndex) -> list[Finding]:
-    """Much larger and much smaller classes."""
+    """The largest and the smallest class, if one has at least five times the training images of the other."""
     images = [image for image in index.images if image.given in (None, "train")]
     counts = {name: 0 for name in index.classes}
     for image in images:
@@ -123,43 +124,37 @@ def imbalance(index: FolderIndex) -> list[Finding]:
     filled = {name: count for name, count in counts.items() if count}
     if len(filled) < 2 or max(filled.values()) < IMBALANCE * min(filled.values()):
         return []
-    most, least = max(filled, key=lambda name: filled[name]), min(filled, key=lambda name: filled[name])
+    largest, smallest = max(filled, key=lambda name: filled[name]), min(filled, key=lambda name: filled[name])
     return [
         Finding(
             "imbalance",
             "warning",
-            f"class '{most}' has {filled[most]} images, '{least}' only {filled[least]}; who always says '{most}'"
-            f" is right in {filled[most] / len(images):.0%}",
+            f"class '{largest}' has {filled[largest]} images, '{smallest}' only {filled[smallest]}; a classifier that"
+            f" always predicts '{largest}' is right for {filled[largest] / len(images):.0%} of the images",
             "Look at the scores of each class, and try --set data.class_weights=balanced.",
-            (f"{most}/", f"{least}/"),
-            notes={f"{most}/": f"{filled[most]} images", f"{least}/": f"{filled[least]} images"},
+            (f"{largest}/", f"{smallest}/"),
+            notes={f"{largest}/": f"{filled[largest]} images", f"{smallest}/": f"{filled[smallest]} images"},
         )
     ]
 
 
-def _contents_of_classes(index: FolderIndex) -> list[int]:
+def _class_sizes(
+    index: FolderIndex,
+    has_problem: Callable[[int], bool],
+    kind_and_severity: tuple[str, Severity],
+    problem: str,
+    remedy: str,
+) -> list[Finding]:
+    """A finding about the classes whose number of different images has a problem."""
     contents: list[set[str]] = [set() for _ in index.classes]
     for image in index.images:
         contents[image.label].add(image.sha256)
-    return [len(found) for found in contents]
-
-
-def _classes(
-    index: FolderIndex,
-    is_meant: Callable[[int], bool],
-    sort: tuple[str, Severity],
-    what: str,
-    remedy: str,
-) -> list[Finding]:
-    counts = _contents_of_classes(index)
-    labels = [label for label in range(len(index.classes)) if is_meant(label)]
-    if not labels:
+    counts = {name: len(shas) for name, shas in zip(index.classes, contents, strict=True) if has_problem(len(shas))}
+    if not counts:
         return []
-    names = [index.classes[label] for label in labels]
-    listed = ", ".join(f"'{name}' ({counts[label]})" for name, label in list(zip(names, labels, strict=True))[:5])
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    plural = "classes" if len(names) > 1 else "a class"
-    paths = tuple(f"{name}/" for name in names)
-    notes = {f"{name}/": f"{counts[label]} different images" for name, label in zip(names, labels, strict=True)}
-    kind, severity = sort
-    return [Finding(kind, severity, f"{plural} {what}: {listed}{more}", remedy, paths, notes=notes)]
+    listed = ", ".join(f"'{name}' ({count})" for name, count in list(counts.items())[:_MAX_LISTED])
+    more = f" and {len(counts) - _MAX_LISTED} more" if len(counts) > _MAX_LISTED else ""
+    subject = "classes have" if len(counts) > 1 else "a class has"
+    kind, severity = kind_and_severity
+    notes = {f"{name}/": f"{count} different images" for name, count in counts.items()}
+    return [Finding(kind, severity, f"{subject} {problem}: {listed}{more}", remedy, tuple(notes), notes=notes)]

@@ -8,16 +8,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlcli.data import layout, source
-from tlcli.data.exclude import Exclusions, read
+from tlcli.data.exclude import ExclusionList, read_list
 from tlcli.data.layout import LAYOUT, SplitFolder
 from tlcli.errors import DataError
 from tlcli.quality.finding import Finding, Severity
 from tlcli.text import plural
 
+_UNSUPPORTED = (
+    ".heic .heif .avif .jp2 .j2k .jpx .jxl .psd .svg .ico .eps .exr .hdr .tga .ppm .pgm .pbm .pnm .dcm"
+    " .arw .cr2 .cr3 .dng .erf .kdc .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srw .mp4 .mov .avi .webm"
+)
+_UNSUPPORTED_SUFFIXES = frozenset(_UNSUPPORTED.split())
+# Severity, message and remedy of each kind that `layout.OnSkip` receives.
+_SKIPPED: Mapping[str, tuple[Severity, str, str]] = {
+    "no_permission": ("error", "permission to read files or folders is denied", "Change their permissions."),
+    "link_loop": ("warning", "links lead in a circle and were not followed", "Remove the links."),
+    "broken_link": ("warning", "links lead nowhere", "Remove the links, or restore their targets."),
+    "hidden": ("info", "hidden and system files were skipped", "Rename them if they hold images to use."),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file that is an image by its name or its first bytes: its path relative to DATA, label and given split."""
+    """A file that is an image by its name or its first bytes: path relative to DATA, label and given split."""
 
     path: str
     label: int
@@ -26,275 +39,265 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Survey:
-    """What lies where; all paths relative to DATA, those of folders with a slash at the end.
+    """The files and folders of DATA. All paths are relative to DATA; those of folders have a slash at the end.
 
     Attributes:
         root: DATA, absolute, links resolved.
         classes: Names of all class folders of all splits, Unicode NFC, sorted.
-        places: For each split folder, or for DATA itself, its class folders.
+        split_folders: Each split folder, or DATA itself, to its class folders.
         files: Images that are not excluded, sorted by path.
-        others: Files that are no images.
+        others: Files that are not images.
         stray: Images outside every class folder.
-        unused: Folders beside `train/` that stand for no split.
-        nested: Folders in class folders, with the number of images in and below them.
-        notes: What the walk passed over, by kind (see `layout.Note`): path and reason.
-        excluded: How many images a list leaves out.
-        unmatched: Lines of that list, `FILE:NUMBER`, and the path for which there is no file.
+        unused: Folders beside `train/` that are not a split.
+        nested: Folders in class folders, to the number of images in and below them.
+        skipped: Kind (see `layout.OnSkip`) to the skipped paths with their reasons.
+        excluded: Number of images that the exclusion list leaves out.
+        unmatched: Lines of the exclusion list, `FILE:NUMBER` and path, that match no file.
     """
 
     root: Path
     classes: tuple[str, ...]
-    places: Mapping[SplitFolder, Sequence[Path]]
+    split_folders: Mapping[SplitFolder, Sequence[Path]]
     files: tuple[Candidate, ...]
     others: tuple[str, ...]
     stray: tuple[str, ...]
     unused: tuple[str, ...]
     nested: Mapping[str, int]
-    notes: Mapping[str, Mapping[str, str]]
+    skipped: Mapping[str, Mapping[str, str]]
     excluded: int
     unmatched: tuple[tuple[str, str], ...]
 
-    def path(self, of: Path) -> str:
-        """A path as it is shown."""
-        return source.path_in(self.root, of)
+    def relative(self, path: Path) -> str:
+        """A path relative to DATA."""
+        return source.path_in(self.root, path)
 
 
 def survey(root: Path, *, exclude: Path | None = None) -> Survey:
-    """Find classes and images. `exclude` is a list of images to pass over.
+    """Find the classes and images of DATA, and everything beside them. `exclude` is a list of images to leave out.
 
     Raises:
-        DataError: The folder is not there, cannot be read, or has nothing in it that could be a class.
+        DataError: If the folder does not exist, cannot be read, or holds nothing that could be a class.
     """
     layout.require_folder(root, "DATA")
     with layout.readable():
-        found = layout.find(root, {})
+        data_layout = layout.find(root, {})
     home = root.resolve()
     walk = _Walk(home)
-    taken = {place.folder for place in found.places}
-    places = {place: layout.class_folders(place, taken, walk.note) for place in found.places}
-    classes = tuple(sorted({nfc(path.name) for folders in places.values() for path in folders}))
+    own = {split_folder.folder for split_folder in data_layout.split_folders}
+    split_folders = {
+        split_folder: layout.class_folders(split_folder, own, walk.skip) for split_folder in data_layout.split_folders
+    }
+    classes = tuple(sorted({nfc(path.name) for folders in split_folders.values() for path in folders}))
     if not classes:
         source.check_layout(root)
         raise DataError("holds no class folders", where=str(root), hint=LAYOUT)
     labels = {name: label for label, name in enumerate(classes)}
-    for place, folders in places.items():
-        walk.beside(place, folders)
+    for split_folder, folders in split_folders.items():
+        walk.add_loose_files(split_folder, folders)
         for path in folders:
-            walk.into(path, labels[nfc(path.name)], place.given)
-    unwanted = read(exclude) if exclude else None
-    kept = [file for file in walk.files if unwanted is None or file.path not in unwanted]
+            walk.add_class_folder(path, labels[nfc(path.name)], split_folder.split)
+    exclusions = read_list(exclude) if exclude else None
+    kept = [file for file in walk.files if exclusions is None or file.path not in exclusions]
     return Survey(
         root=home,
         classes=classes,
-        places=places,
+        split_folders=split_folders,
         files=tuple(sorted(kept, key=lambda file: file.path)),
         others=tuple(sorted(walk.others)),
         stray=tuple(sorted(walk.stray)),
-        unused=found.ignored,
+        unused=data_layout.ignored,
         nested=walk.nested,
-        notes=walk.notes,
+        skipped=walk.skipped,
         excluded=len(walk.files) - len(kept),
-        unmatched=() if unwanted is None else tuple(_unmatched_lines(home, unwanted)),
+        unmatched=() if exclusions is None else _unmatched_lines(home, exclusions),
     )
 
 
 @dataclass
 class _Walk:
-    """Collects while it goes."""
+    """Collects the files of DATA while its folders are walked."""
 
     root: Path
     files: list[Candidate] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
     nested: Counter[str] = field(default_factory=Counter)
-    notes: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    skipped: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
 
-    def note(self, kind: str, path: Path, reason: str) -> None:
-        """Take down what was passed over."""
+    def skip(self, kind: str, path: Path, reason: str) -> None:
+        """Record a skipped path, see `layout.OnSkip`."""
         end = "/" if os.path.isdir(path) and not path.is_symlink() else ""
-        self.notes[kind][source.path_in(self.root, path) + end] = reason
+        self.skipped[kind][source.path_in(self.root, path) + end] = reason
 
-    def beside(self, place: SplitFolder, folders: Sequence[Path]) -> None:
-        """Files beside the class folders."""
-        files = [path for path in layout.visible(place.folder) if path not in folders and not os.path.isdir(path)]
-        there = [path for path in files if not layout.is_broken_link(path, self.note)]
-        images, others = layout.split_images(there, self.note)
+    def add_loose_files(self, split_folder: SplitFolder, class_folders: Sequence[Path]) -> None:
+        """Add the files beside the class folders."""
+        entries = layout.visible(split_folder.folder)
+        files = [path for path in entries if path not in class_folders and not os.path.isdir(path)]
+        existing = [path for path in files if not layout.is_broken_link(path, self.skip)]
+        images, others = layout.split_images(existing, self.skip)
         self.stray += [source.path_in(self.root, path) for path in images]
         self.others += [source.path_in(self.root, path) for path in others]
 
-    def into(self, path: Path, label: int, given: str | None) -> None:
-        """Everything in a class folder."""
-        images, others = layout.files_under(path, self.note)
+    def add_class_folder(self, folder: Path, label: int, given: str | None) -> None:
+        """Add all files in and below a class folder."""
+        images, others = layout.files_under(folder, self.skip)
         self.files += [Candidate(source.path_in(self.root, image), label, given) for image in images]
         self.others += [source.path_in(self.root, other) for other in others]
         for image in images:
-            below = image.relative_to(path).parts
-            if len(below) > 1:
-                self.nested[f"{source.path_in(self.root, path / below[0])}/"] += 1
+            parts = image.relative_to(folder).parts
+            if len(parts) > 1:
+                self.nested[f"{source.path_in(self.root, folder / parts[0])}/"] += 1
 
 
 def nfc(name: str) -> str:
-    """A class name as the program knows it."""
+    """The class name of a folder name: Unicode NFC."""
     return unicodedata.normalize("NFC", name)
 
 
-def _unmatched_lines(root: Path, unwanted: Exclusions) -> list[tuple[str, str]]:
-    missing = source.unmatched(root, unwanted)
-    return [(f"{unwanted.file}:{number}", path) for number, path in missing]
+def _unmatched_lines(root: Path, exclusions: ExclusionList) -> tuple[tuple[str, str], ...]:
+    return tuple((f"{exclusions.file}:{number}", path) for number, path in source.unmatched(root, exclusions))
 
 
-# Pictures of formats that are not read, by the ends of their names.
-_OTHER_PICTURES = (
-    ".heic .heif .avif .jp2 .j2k .jpx .jxl .psd .svg .ico .eps .exr .hdr .tga .ppm .pgm .pbm .pnm .dcm"
-    " .arw .cr2 .cr3 .dng .erf .kdc .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srw .mp4 .mov .avi .webm"
-)
-_PICTURES = frozenset(_OTHER_PICTURES.split())
-_NOTED: Mapping[str, tuple[Severity, str, str]] = {
-    "no_permission": ("error", "that may not be read", "Change their permissions."),
-    "link_loop": ("warning", "that are links in a circle, not followed", "Remove the links."),
-    "broken_link": ("warning", "that are links to nowhere", "Remove the links, or bring back what they lead to."),
-    "hidden": ("info", "that are hidden or of the system, passed over", "Rename them if they hold images you want."),
-}
+def folder_findings(surveyed: Survey) -> Iterator[Finding]:
+    """All findings about folders and names, except those of `quick_findings`."""
+    yield from _skipped(surveyed)
+    yield from _different_classes(surveyed)
+    yield from _empty_classes(surveyed)
+    yield from _bad_names(surveyed)
+    yield from _nested(surveyed)
+    yield from _unused(surveyed)
+    yield from _other_files(surveyed)
+    yield from _unmatched(surveyed)
 
 
-def folder_findings(seen: Survey) -> Iterator[Finding]:
-    """Everything wrong with folders and names; classes that are alike, few or uneven are found elsewhere."""
-    yield from _noted(seen)
-    yield from _different_classes(seen)
-    yield from _empty_classes(seen)
-    yield from _bad_names(seen)
-    yield from _nested(seen)
-    yield from _unused(seen)
-    yield from _other_files(seen)
-    yield from _unmatched(seen)
+def _skipped(surveyed: Survey) -> Iterator[Finding]:
+    for kind, (severity, message, remedy) in _SKIPPED.items():
+        if reasons := surveyed.skipped.get(kind):
+            notes = {path: reason for path, reason in reasons.items() if reason}
+            yield Finding(kind, severity, message, remedy, tuple(sorted(reasons)), notes=notes)
 
 
-def _noted(seen: Survey) -> Iterator[Finding]:
-    for kind, (severity, what, remedy) in _NOTED.items():
-        if noted := seen.notes.get(kind):
-            said = {path: reason for path, reason in noted.items() if reason}
-            yield Finding(kind, severity, f"files or folders {what}", remedy, tuple(sorted(noted)), notes=said)
-
-
-def _different_classes(seen: Survey) -> Iterator[Finding]:
-    """Splits whose class folders are not those of the training images."""
-    (first, folders), *rest = seen.places.items()
-    expected = {nfc(path.name) for path in folders}
+def _different_classes(surveyed: Survey) -> Iterator[Finding]:
+    """Splits whose class folders differ from those of the training images."""
+    (first, first_folders), *rest = surveyed.split_folders.items()
+    expected = {nfc(path.name) for path in first_folders}
+    extra = f"has no folder in {surveyed.relative(first.folder)}/"
     notes: dict[str, str] = {}
-    for place, found in rest:
-        names = {nfc(path.name) for path in found}
-        notes |= {f"{seen.path(place.folder)}/{name}/": "is missing" for name in sorted(expected - names)}
-        more = f"has no folder in {seen.path(first.folder)}/"
-        notes |= {f"{seen.path(place.folder)}/{name}/": more for name in sorted(names - expected)}
+    for split_folder, folders in rest:
+        names = {nfc(path.name) for path in folders}
+        home = surveyed.relative(split_folder.folder)
+        notes |= {f"{home}/{name}/": "is missing" for name in sorted(expected - names)}
+        notes |= {f"{home}/{name}/": extra for name in sorted(names - expected)}
     if notes:
         yield Finding(
             "different_classes",
             "error",
-            "class folders that only some of the splits have; programs that number the classes of each split by"
-            " themselves mix them up",
+            "some class folders are not in all splits; programs that number the classes of each split separately mix"
+            " them up",
             "Give every split the same class folders, or leave classes out with data.classes.",
             tuple(notes),
             notes=notes,
         )
 
 
-def _empty_classes(seen: Survey) -> Iterator[Finding]:
-    filled = Counter((file.given, file.label) for file in seen.files)
-    labels = {name: label for label, name in enumerate(seen.classes)}
-    severities: tuple[tuple[bool, Severity], ...] = ((False, "error"), (True, "warning"))
-    for is_test, severity in severities:
-        empty = tuple(
-            f"{seen.path(path)}/"
-            for place, folders in seen.places.items()
-            for path in folders
-            if (place.given == "test") == is_test and not filled[place.given, labels[nfc(path.name)]]
-        )
-        if empty:
-            what = "class folders without images" + (", so no test score says anything of them" if is_test else "")
-            kind = "empty_test_class" if is_test else "empty_class"
-            yield Finding(kind, severity, what, "Fill them or remove them.", empty)
-
-
-def _bad_names(seen: Survey) -> Iterator[Finding]:
-    """Names that cannot be written to labels.txt and splits.csv, and class folders that are the same word twice."""
-    folders = [path for found in seen.places.values() for path in found]
-    classes = tuple(f"{seen.path(path)}/" for path in folders if _has(path.name, "Cc", "Cs"))
-    if classes:
-        message = "class folders with control characters or bytes that are no UTF-8 in their names"
-        yield Finding("bad_class_name", "error", message, "Rename the folders.", classes)
-    twice = [
-        tuple(f"{seen.path(path)}/" for path in same)
-        for found in seen.places.values()
-        for same in _by_name(found)
-        if len(same) > 1
+def _empty_classes(surveyed: Survey) -> Iterator[Finding]:
+    counts = Counter((file.given, file.label) for file in surveyed.files)
+    labels = {name: label for label, name in enumerate(surveyed.classes)}
+    empty = [
+        (split_folder.split == "test", f"{surveyed.relative(path)}/")
+        for split_folder, folders in surveyed.split_folders.items()
+        for path in folders
+        if not counts[split_folder.split, labels[nfc(path.name)]]
     ]
-    if twice:
-        message = "class folders with the same name in different Unicode forms"
-        paths = tuple(path for same in twice for path in same)
-        yield Finding("same_class_name", "error", message, "Join them or rename one.", paths, tuple(twice))
-    files = tuple(file.path for file in seen.files if _has(Path(file.path).name, "Cs"))
+    remedy = "Add images, or remove the folders."
+    if paths := tuple(path for is_test, path in empty if not is_test):
+        yield Finding("empty_class", "error", "class folders hold no images", remedy, paths)
+    if paths := tuple(path for is_test, path in empty if is_test):
+        message = "class folders of the test split hold no images; the test score does not cover these classes"
+        yield Finding("empty_test_class", "warning", message, remedy, paths)
+
+
+def _bad_names(surveyed: Survey) -> Iterator[Finding]:
+    """Names that labels.txt and splits.csv cannot hold, and class folders with the same name."""
+    folders = [path for class_folders in surveyed.split_folders.values() for path in class_folders]
+    classes = tuple(f"{surveyed.relative(path)}/" for path in folders if _has_category(path.name, "Cc", "Cs"))
+    if classes:
+        message = "names of class folders have control characters, or bytes that are not UTF-8"
+        yield Finding("bad_class_name", "error", message, "Rename the folders.", classes)
+    groups = [
+        tuple(f"{surveyed.relative(path)}/" for path in namesakes)
+        for class_folders in surveyed.split_folders.values()
+        for namesakes in _by_name(class_folders)
+        if len(namesakes) > 1
+    ]
+    if groups:
+        message = "class folders have the same name in different Unicode forms"
+        paths = tuple(path for group in groups for path in group)
+        yield Finding("same_class_name", "error", message, "Merge them, or rename one.", paths, tuple(groups))
+    files = tuple(file.path for file in surveyed.files if _has_category(Path(file.path).name, "Cs"))
     if files:
-        yield Finding("bad_file_name", "error", "file names that are no valid UTF-8", "Rename the files.", files)
+        yield Finding("bad_file_name", "error", "file names are not valid UTF-8", "Rename the files.", files)
 
 
-def _nested(seen: Survey) -> Iterator[Finding]:
-    if seen.nested:
+def _nested(surveyed: Survey) -> Iterator[Finding]:
+    if surveyed.nested:
         yield Finding(
             "nested",
             "warning",
-            f"folders inside class folders, with {plural(sum(seen.nested.values()), 'image')} that count for the class"
-            " above",
-            "If they are classes of their own, give the folder above them as DATA, or move them up.",
-            tuple(sorted(seen.nested)),
-            notes={path: plural(count, "image") for path, count in seen.nested.items()},
+            f"class folders hold folders with {plural(sum(surveyed.nested.values()), 'image')}; these count for the"
+            " class above",
+            "If they are classes of their own, move them up, or give the folder above them as DATA.",
+            tuple(sorted(surveyed.nested)),
+            notes={path: plural(count, "image") for path, count in surveyed.nested.items()},
         )
 
 
-def _unused(seen: Survey) -> Iterator[Finding]:
-    if seen.stray:
-        message = "images outside every class folder, not used"
-        yield Finding("stray", "warning", message, "Move them into the folder of their class.", seen.stray)
-    if seen.unused:
-        message = "folders beside train/ that stand for no split, not used"
-        yield Finding("unused_folder", "warning", message, "Move them away, or name them val or test.", seen.unused)
+def _unused(surveyed: Survey) -> Iterator[Finding]:
+    if surveyed.stray:
+        message = "images outside every class folder are not used"
+        yield Finding("stray", "warning", message, "Move them into the folder of their class.", surveyed.stray)
+    if surveyed.unused:
+        message = "folders beside train/ that are not a split are not used"
+        remedy = "Move them away, or name them val or test."
+        yield Finding("unused_folder", "warning", message, remedy, surveyed.unused)
 
 
-def _other_files(seen: Survey) -> Iterator[Finding]:
-    """Files that are no images: pictures of formats that are not read, and the rest."""
-    pictures = tuple(path for path in seen.others if Path(path).suffix.lower() in _PICTURES)
-    rest = tuple(path for path in seen.others if Path(path).suffix.lower() not in _PICTURES)
-    if pictures:
-        message = f"pictures or films of kinds that are not read ({_suffixes(pictures)}), passed over"
-        yield Finding("unread_format", "warning", message, "Convert them to JPEG or PNG.", pictures)
+def _other_files(surveyed: Survey) -> Iterator[Finding]:
+    """Files that are not images: those of unsupported image and video formats, and the rest."""
+    unsupported = tuple(path for path in surveyed.others if Path(path).suffix.lower() in _UNSUPPORTED_SUFFIXES)
+    rest = tuple(path for path in surveyed.others if Path(path).suffix.lower() not in _UNSUPPORTED_SUFFIXES)
+    if unsupported:
+        message = f"images or videos of unsupported formats were skipped ({_suffixes(unsupported)})"
+        yield Finding("unsupported_format", "warning", message, "Convert them to JPEG or PNG.", unsupported)
     if rest:
-        message = f"files that are no images ({_suffixes(rest)}), passed over"
-        yield Finding("not_an_image", "info", message, "Nothing has to be done.", rest)
+        message = f"files that are not images were skipped ({_suffixes(rest)})"
+        yield Finding("not_an_image", "info", message, "Nothing to do.", rest)
 
 
-def _unmatched(seen: Survey) -> Iterator[Finding]:
-    if seen.unmatched:
+def _unmatched(surveyed: Survey) -> Iterator[Finding]:
+    if surveyed.unmatched:
         yield Finding(
             "unmatched_exclusion",
             "warning",
-            "lines of the list of --exclude for which there is no file",
+            "lines of the --exclude list match no file",
             "Correct or remove the lines.",
-            tuple(path for _, path in seen.unmatched),
-            notes={path: where for where, path in seen.unmatched},
+            tuple(path for _, path in surveyed.unmatched),
+            notes={path: line for line, path in surveyed.unmatched},
         )
 
 
-def _has(name: str, *categories: str) -> bool:
+def _has_category(name: str, *categories: str) -> bool:
     return any(unicodedata.category(character) in categories for character in name)
 
 
 def _by_name(folders: Sequence[Path]) -> list[list[Path]]:
-    found: dict[str, list[Path]] = {}
+    groups: dict[str, list[Path]] = {}
     for path in folders:
-        found.setdefault(nfc(path.name), []).append(path)
-    return list(found.values())
+        groups.setdefault(nfc(path.name), []).append(path)
+    return list(groups.values())
 
 
 def _suffixes(paths: tuple[str, ...]) -> str:
-    counted = Counter(Path(path).suffix.lower() or "no suffix" for path in paths).most_common()
-    listed = ", ".join(f"{count} {suffix}" for suffix, count in counted[:5])
-    return listed + (" …" if len(counted) > 5 else "")
+    counts = Counter(Path(path).suffix.lower() or "no suffix" for path in paths).most_common()
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in counts[:5])
+    return listed + (" …" if len(counts) > 5 else "")

@@ -8,95 +8,92 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-# Side of the gray picture that both hashes are taken of, pixels. Shrinking in two steps, the first by whole numbers,
+Indices = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+
+# Most bits in which the hashes of near-duplicates differ. Chosen by looking at pairs of photographs; docs/adr/011 has
+# the figures.
+MAX_FREQUENCY_BITS = 4
+MAX_DIFFERENCE_BITS = 7
+
+# Side of the gray copy from which both hashes are computed, pixels. Shrinking in two steps, the first by whole numbers,
 # takes a fraction of the time.
-_SMALL, _ON_THE_WAY = 32, 96
-_SIDE = 8
-# Deviation of gray levels (0-255) below which a picture has nothing to be recognised by.
+_COPY_SIDE, _FIRST_STEP_SIDE = 32, 96
+_HASH_SIDE = 8
+_HASH_BITS = 64
+# Standard deviation of gray levels (0-255) below which an image has no features to compare.
 _FLAT = 4.0
-# The lowest frequencies of the cosine transform (DCT-II), one a row.
-_WAVES = 2 * np.cos(np.pi / (2 * _SMALL) * np.outer(np.arange(_SIDE), 2 * np.arange(_SMALL) + 1))
+# The lowest frequencies of the cosine transform (DCT-II), one per row.
+_WAVES = 2 * np.cos(np.pi / (2 * _COPY_SIDE) * np.outer(np.arange(_HASH_SIDE), 2 * np.arange(_COPY_SIDE) + 1))
+# Number of set bits of every 16-bit number. NumPy 1 has no bit count.
+_BIT_COUNTS = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
 class Hashes:
-    """Two perceptual hashes of 64 bits: by low frequencies, and by differences between neighbours."""
+    """Two perceptual hashes of 64 bits: of low frequencies (phash), and of differences between neighbours (dhash)."""
 
     frequencies: int
     differences: int
 
 
-def shrunk(rgb: Image.Image) -> Image.Image:
-    """The small gray copy that a picture is recognised by."""
+def shrink(rgb: Image.Image) -> Image.Image:
+    """The small gray copy of an image, from which its hashes are computed."""
     gray = rgb.convert("L")
-    across, down = max(gray.width // _ON_THE_WAY, 1), max(gray.height // _ON_THE_WAY, 1)
+    across, down = max(gray.width // _FIRST_STEP_SIDE, 1), max(gray.height // _FIRST_STEP_SIDE, 1)
     reduced = gray.reduce((across, down)) if max(across, down) > 1 else gray
-    return reduced.resize((_SMALL, _SMALL), Image.Resampling.BILINEAR)
+    return reduced.resize((_COPY_SIDE, _COPY_SIDE), Image.Resampling.BILINEAR)
 
 
-def hashed(small: Sequence[Image.Image]) -> list[tuple[float, Hashes | None]]:
-    """For each small gray copy its contrast, the deviation of its gray levels (0-128), and its hashes.
+def compute_hashes(copies: Sequence[Image.Image]) -> list[tuple[float, Hashes | None]]:
+    """Contrast and hashes of each small gray copy.
 
-    No hashes for a picture of one colour, which is like any other of its kind.
+    The contrast is the standard deviation of the gray levels, 0-128. An image of one colour has no hashes, because it
+    would be near all others of one colour.
     """
-    if not small:
+    if not copies:
         return []
-    levels = np.stack([np.asarray(each) for each in small]).astype(np.float64)
+    levels = np.stack([np.asarray(copy) for copy in copies]).astype(np.float64)
     contrasts = levels.std(axis=(1, 2)).tolist()
-    low = (_WAVES @ levels @ _WAVES.T).reshape(len(small), -1)
-    # A frequency that is not there at all is 0, but for rounding, which must not choose the bit.
+    low = (_WAVES @ levels @ _WAVES.T).reshape(len(copies), -1)
+    # A frequency that is absent is 0 up to rounding errors, which must not decide the bit.
     low = low.round(6)
-    frequencies = _words(low > np.median(low, axis=1, keepdims=True))
-    rows = [each.resize((_SIDE + 1, _SIDE), Image.Resampling.LANCZOS) for each in small]
-    tiny = np.stack([np.asarray(each) for each in rows])
-    differences = _words((tiny[:, :, 1:] > tiny[:, :, :-1]).reshape(len(small), -1))
+    frequencies = _to_words(low > np.median(low, axis=1, keepdims=True))
+    rows = [copy.resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.LANCZOS) for copy in copies]
+    tiny = np.stack([np.asarray(row) for row in rows])
+    differences = _to_words((tiny[:, :, 1:] > tiny[:, :, :-1]).reshape(len(copies), -1))
     return [
         (contrast, None if contrast < _FLAT else Hashes(*pair))
         for contrast, *pair in zip(contrasts, frequencies, differences, strict=True)
     ]
 
 
-def _words(bits: npt.NDArray[np.bool_]) -> list[int]:
-    """Rows of 64 bits as whole numbers, the first bit the highest."""
-    return [int(word) for word in np.packbits(bits, axis=1).view(">u8")[:, 0]]
-
-
-# Chosen by looking at pairs of photographs; docs/adr/011 has the figures.
-BITS = 4
-BITS_OF_DIFFERENCES = 7
-
-Indices = npt.NDArray[np.int64]
-Words = npt.NDArray[np.uint64]
-
-_WIDTH = 64
-_ONES = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
-
-
 def is_near(one: Hashes, other: Hashes) -> bool:
-    """Whether two pictures are nearly the same."""
-    return (one.frequencies ^ other.frequencies).bit_count() <= BITS and (
+    """True if two images are near-duplicates."""
+    return (one.frequencies ^ other.frequencies).bit_count() <= MAX_FREQUENCY_BITS and (
         one.differences ^ other.differences
-    ).bit_count() <= BITS_OF_DIFFERENCES
+    ).bit_count() <= MAX_DIFFERENCE_BITS
 
 
-def pairs(
+def near_pairs(
     hashes: Sequence[Hashes], *, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[Indices, Indices]]:
-    """All pairs that are near, each once, some at a time: their smaller and larger indices, `int64 (pairs,)` each.
+    """All near pairs, each once, in portions: their smaller and larger indices, `int64 (pairs,)` each.
 
-    Memory is that of the hashes, not of the pairs.
+    Memory grows with the hashes, not with the pairs. Frequency hashes that differ in at most 4 bits are equal in one of
+    5 bands (pigeonhole principle), so only hashes with an equal band are compared.
     """
-    frequencies = np.array([each.frequencies for each in hashes], np.uint64)
-    differences = np.array([each.differences for each in hashes], np.uint64)
-    cuts = np.linspace(0, _WIDTH, BITS + 2).astype(int)
+    frequencies = np.array([pair.frequencies for pair in hashes], np.uint64)
+    differences = np.array([pair.differences for pair in hashes], np.uint64)
+    cuts = np.linspace(0, _HASH_BITS, MAX_FREQUENCY_BITS + 2).astype(int)
     bands = [(frequencies >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1) for low, high in pairwise(cuts)]
     for number, band in enumerate(bands):
         if progress:
             progress(number, len(bands))
-        for left, right in _sharing(band):
-            keep = _ones(frequencies[left] ^ frequencies[right]) <= BITS
+        for left, right in _equal_pairs(band):
+            keep = _count_bits(frequencies[left] ^ frequencies[right]) <= MAX_FREQUENCY_BITS
             left, right = left[keep], right[keep]
-            keep = _ones(differences[left] ^ differences[right]) <= BITS_OF_DIFFERENCES
+            keep = _count_bits(differences[left] ^ differences[right]) <= MAX_DIFFERENCE_BITS
             for earlier in bands[:number]:
                 keep &= earlier[left] != earlier[right]
             if keep.any():
@@ -106,35 +103,40 @@ def pairs(
         progress(len(bands), len(bands))
 
 
-def stars(hashes: Sequence[Hashes]) -> list[int]:
-    """For each picture the first one before it that stands for it, or itself: no two that stand are near.
+def find_representatives(hashes: Sequence[Hashes]) -> list[int]:
+    """The index of the representative of each image: the first earlier representative near it, else itself.
 
-    Unlike chains of near pairs, everything is near what stands for it.
+    No two representatives are near each other. Unlike in chains of near pairs, every image is near its representative.
     """
-    standing: list[int] = []
-    leaders: list[int] = []
+    representatives: list[int] = []
+    result: list[int] = []
     for index, own in enumerate(hashes):
-        leader = next((each for each in standing if is_near(hashes[each], own)), index)
-        if leader == index:
-            standing.append(index)
-        leaders.append(leader)
-    return leaders
+        representative = next((earlier for earlier in representatives if is_near(hashes[earlier], own)), index)
+        if representative == index:
+            representatives.append(index)
+        result.append(representative)
+    return result
 
 
-def _sharing(band: Words) -> Iterator[tuple[Indices, Indices]]:
-    """All pairs whose values are equal: along the sorted values, each with the next, with the next but one …."""
+def _equal_pairs(band: Words) -> Iterator[tuple[Indices, Indices]]:
+    """All pairs of equal values: in sorted order, each value with the next, then with the next but one, and so on."""
     order = np.argsort(band, kind="stable")
-    line = band[order]
-    here = np.arange(len(line) - 1)
+    ordered = band[order]
+    starts = np.arange(len(ordered) - 1)
     step = 1
-    while len(here):
-        here = here[here + step < len(line)]
-        here = here[line[here] == line[here + step]]
-        if len(here):
-            yield order[here], order[here + step]
+    while len(starts):
+        starts = starts[starts + step < len(ordered)]
+        starts = starts[ordered[starts] == ordered[starts + step]]
+        if len(starts):
+            yield order[starts], order[starts + step]
         step += 1
 
 
-def _ones(words: Words) -> npt.NDArray[np.uint8]:
-    """How many bits of each are set. NumPy 1 has no bit count."""
-    return np.asarray(_ONES[words.view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.uint8))
+def _to_words(bits: npt.NDArray[np.bool_]) -> list[int]:
+    """Rows of 64 bits as integers, the first bit the highest."""
+    return [int(word) for word in np.packbits(bits, axis=1).view(">u8")[:, 0]]
+
+
+def _count_bits(words: Words) -> npt.NDArray[np.uint8]:
+    """Number of set bits of each word."""
+    return np.asarray(_BIT_COUNTS[words.view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.uint8))

@@ -1,1 +1,1 @@
-"""What the user asks for: schema, phases, loading, expectations."""
+"""Recipes: schema, phases, loading, expectations."""

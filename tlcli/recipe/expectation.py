@@ -15,12 +15,12 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-# Numbers of a record that recipes ask for most; others are looked up by their whole path.
+# The numbers of a record that recipes use most. Others are found by their full path in the record.
 _SCORES = tuple(
     f"{split}.{name}" for split in ("val", "test") for name in ("accuracy", "balanced_accuracy", "loss", "count")
 )
 KEYS = (*_SCORES, *(f"scores.{name}" for name in _SCORES), "seconds.total", "seconds.prefix")
-_FORM = re.compile(r"^\s*([A-Za-z_][\w.]*)\s*(>=|<=|==|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
+_PATTERN = re.compile(r"^\s*([A-Za-z_][\w.]*)\s*(>=|<=|==|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
 
 
 @dataclass(frozen=True)
@@ -37,46 +37,47 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Verdict:
-    """An expectation with the value that was measured; `measured` is None when the record has no such number."""
+    """The outcome of one expectation; `measured` is None if the record does not have the number."""
 
     expectation: Expectation
     measured: float | None
     passed: bool
 
     def __str__(self) -> str:
-        found = "the record has no such number" if self.measured is None else f"measured {self.measured:.6g}"
-        return f"{self.expectation}: {'met' if self.passed else 'not met'}, {found}"
+        measured = "the record has no such number" if self.measured is None else f"measured {self.measured:.6g}"
+        return f"{self.expectation}: {'met' if self.passed else 'not met'}, {measured}"
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as it stands in run.json."""
+        """The verdict in the form of run.json."""
         return {"expectation": str(self.expectation), "measured": self.measured, "passed": self.passed}
 
 
 def parse(text: str) -> Expectation:
-    """Read `key comparison number`.
+    """Parse `key comparison number`.
 
     >>> parse("val.accuracy >= 0.9")
     Expectation(key='val.accuracy', comparison='>=', limit=0.9)
 
     Raises:
-        ValueError: If the text has another form.
+        ValueError: If the text has another form, or if no record has the number.
     """
-    match = _FORM.match(text)
+    match = _PATTERN.match(text)
     if match is None:
-        raise ValueError(f"an expectation reads 'val.accuracy >= 0.90' (got {text!r})")
+        raise ValueError(f"an expectation must have the form 'val.accuracy >= 0.90' (got {text!r})")
     _require_known(match[1])
     return Expectation(match[1], match[2], float(match[3]))
 
 
 def _require_known(key: str) -> None:
-    """Refuse, before any training, a number that no record has."""
-    if key.split(".")[0] not in {name.split(".")[0] for name in KEYS} or key in KEYS or ".top_k." in key:
+    """Raise if a key lies in a known section of the record, but the record has no such number."""
+    sections = {name.split(".")[0] for name in KEYS}
+    if key.split(".")[0] not in sections or key in KEYS or ".top_k." in key:
         return
-    raise ValueError(f"no record has '{key}'. {did_you_mean(key, KEYS) or 'Known: ' + ', '.join(KEYS)} (got {key})")
+    raise ValueError(f"unknown number (got '{key}'). {did_you_mean(key, KEYS) or 'Known: ' + ', '.join(KEYS)}")
 
 
 def check(expectations: list[str], record: Mapping[str, Any]) -> list[Verdict]:
-    """Compare every expectation with the record; a key is looked up in the record and under `scores`."""
+    """Compare each expectation with the record. Keys are looked up in the record, then below its `scores`."""
     return [_judge(parse(text), record) for text in expectations]
 
 
@@ -89,6 +90,7 @@ def _judge(expectation: Expectation, record: Mapping[str, Any]) -> Verdict:
 
 
 def _number(tree: Any, key: str) -> float | None:
+    """The number at a dotted path of nested mappings; None if there is none."""
     for part in key.split("."):
         if not isinstance(tree, Mapping) or part not in tree:
             return None

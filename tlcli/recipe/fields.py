@@ -1,4 +1,4 @@
-"""Types of recipe values that several sections share, and the base class of every section."""
+"""Value types that several recipe sections share, and the base class of the sections."""
 
 import re
 from typing import Annotated, Literal
@@ -7,20 +7,20 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 def _as_text(value: object) -> object:
-    """YAML takes a bare 10 for a number; what is missing then is the unit."""
+    """A number as text. YAML reads a bare 10 as a number; the error must then be the missing unit."""
     return str(value) if isinstance(value, int | float) else value
 
 
-def _is_duration(text: str) -> str:
+def _check_duration(text: str) -> str:
     if not re.fullmatch(r"\d+(\.\d+)?\s*[smh]", text) or not re.search(r"[1-9]", text):
-        raise ValueError(f"a time is a number above 0 with s, m or h: 90s, 10m, 1.5h (got {text})")
+        raise ValueError(f"a time must be a number above 0 with s, m or h, for example 90s, 10m or 1.5h (got {text})")
     return text
 
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 Percent = Annotated[str, StringConstraints(pattern=r"^(100|[1-9]\d?)%$")]
-Duration = Annotated[str, BeforeValidator(_as_text), AfterValidator(_is_duration)]
+Duration = Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_duration)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Initializer = Literal[
     "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal", "zeros"
@@ -31,13 +31,13 @@ Resize = Literal["crop", "pad", "stretch"]
 
 
 class Spec(BaseModel):
-    """A section of the recipe: fixed after reading, no unknown keys."""
+    """Base class of the recipe sections: immutable, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def seconds_of(text: str) -> float:
-    """Seconds of a time such as `10m`.
+    """Convert a time such as `10m` to seconds.
 
     >>> seconds_of("1.5 h")
     5400.0
@@ -46,7 +46,7 @@ def seconds_of(text: str) -> float:
 
 
 def bytes_of(text: str) -> int:
-    """Bytes of a size such as `8GB`; decimal units.
+    """Convert a size such as `8GB` to bytes. Units are decimal.
 
     >>> bytes_of("1.5 kB")
     1500

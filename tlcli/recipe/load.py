@@ -1,4 +1,4 @@
-"""Load a recipe from YAML and `--set a.b=c`; report every problem with file, line and column."""
+"""Load a recipe from YAML and `--set a.b=c`; report all problems with file, line and column."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +17,10 @@ from tlcli.recipe.schema import Recipe
 
 KeyPath = tuple[str | int, ...]
 DEFAULT = "unfreeze-until-plateau"
-# Command-line names of keys that are not called so.
+# Command-line options whose name differs from the last part of their recipe key.
 OPTIONS = {"data.path": "DATA", "model.name": "--model"}
 MAX_BYTES = 1_000_000
-# Keys of former versions, and what they are called now.
+# Keys of earlier versions and their present names.
 RENAMED = {
     "go_on": "min_relative_gain",
     "blend": "interpolate",
@@ -31,19 +31,19 @@ RENAMED = {
 
 @dataclass
 class Draft:
-    """A recipe while it is put together: the plain tree, and where each of its keys was written."""
+    """An unchecked recipe: the plain tree, and the place where each of its keys was written."""
 
     tree: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, str] = field(default_factory=dict)
 
     def origin(self, path: KeyPath) -> str:
-        """The place of a key, or of the nearest key above it that was written down.
+        """The place of a key, or of the nearest key above it that was written.
 
-        Of a section, the `--set` by which something in it was set: that is what a rule of the section met first.
+        For a section with a key from `--set`, it is that `--set`: most likely it broke the rule of the section.
         """
         below = (origin for key, origin in self.origins.items() if key[: len(path)] == path and len(key) > len(path))
-        if path and (typed := next((origin for origin in below if origin.startswith("--set")), None)):
-            return typed
+        if path and (option := next((origin for origin in below if origin.startswith("--set")), None)):
+            return option
         for length in range(len(path), -1, -1):
             if path[:length] in self.origins:
                 return self.origins[path[:length]]
@@ -51,15 +51,15 @@ class Draft:
 
 
 def names() -> list[str]:
-    """The bundled recipes, sorted."""
+    """Names of the bundled recipes, sorted."""
     return sorted(path.stem for path in bundled("recipes").glob("*.yaml"))
 
 
 def locate(recipe: str) -> Path:
-    """The file of a bundled recipe or of a path.
+    """The file of a recipe, given by bundled name or by path.
 
     Raises:
-        RecipeError: If there is neither.
+        RecipeError: If there is no such recipe.
     """
     if recipe in names():
         return bundled("recipes") / f"{recipe}.yaml"
@@ -67,64 +67,69 @@ def locate(recipe: str) -> Path:
     if path.is_file():
         return path
     hint = did_you_mean(recipe, names()) or f"Bundled recipes: {', '.join(names())}."
-    raise RecipeError([Problem("recipe", f"no bundled recipe and no file is called '{recipe}'", hint)])
+    raise RecipeError([Problem("recipe", f"there is no bundled recipe and no file '{recipe}'", hint)])
 
 
 def load(recipe: str, *, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe by bundled name or path, apply its parent, options and settings, and check all of it.
+    """Load and validate a recipe, merged with its parent, command-line options and settings.
 
     Args:
-        recipe: A bundled recipe's name, or a file.
+        recipe: Name of a bundled recipe, or a file.
         settings: `--set` texts, `a.b=c`.
-        options: Values of named command-line options by recipe key, for example `model.weights`.
+        options: Values of command-line options by recipe key, for example `model.weights`.
 
     Raises:
-        RecipeError: With every problem found.
+        RecipeError: With all problems.
     """
-    found = draft(locate(recipe))
-    given = {_path(key): OPTIONS.get(key, "--" + key.rpartition(".")[2]) for key in options or {}}
+    recipe_draft = draft(locate(recipe))
+    option_names = {_path(key): OPTIONS.get(key, "--" + key.rpartition(".")[2]) for key in options or {}}
     for key, value in (options or {}).items():
-        _put(found, _path(key), value, origin=given[_path(key)])
-    return check(found, settings=settings, given=given)
+        _put(recipe_draft, _path(key), value, origin=option_names[_path(key)])
+    return check(recipe_draft, settings=settings, option_names=option_names)
 
 
 def parse(text: str, *, origin: str = "recipe", settings: Sequence[str] = ()) -> Recipe:
-    """A recipe from YAML text; `origin` names it in messages."""
-    return check(_extended(_read(text, origin), Path()), settings=settings)
+    """Parse and validate a recipe from YAML text; messages call the text `origin`."""
+    return check(_merge_parent(_read(text, origin), Path()), settings=settings)
 
 
 def draft(path: Path) -> Draft:
-    """The unchecked tree of a recipe file, its parent merged in."""
+    """Read a recipe file and merge it with its parent, unchecked."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RecipeError([Problem(str(path), "is larger than 1 MB", "A recipe is a short YAML file.")])
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([Problem(str(path), f"cannot be read ({error})")]) from error
-    return _extended(_read(text, str(path)), path.parent)
+    return _merge_parent(_read(text, str(path)), path.parent)
 
 
-def check(recipe: Draft, *, settings: Sequence[str] = (), given: Mapping[KeyPath, str] | None = None) -> Recipe:
-    """Apply settings and validate. `given`: what other options have set already, and their names.
+def check(recipe: Draft, *, settings: Sequence[str] = (), option_names: Mapping[KeyPath, str] | None = None) -> Recipe:
+    """Apply settings and validate.
+
+    Args:
+        recipe: Changed in place by the settings.
+        settings: `--set` texts, `a.b=c`.
+        option_names: Names of command-line options by the keys they have already set.
 
     Raises:
-        RecipeError: With every problem found, settings and schema together.
+        RecipeError: With all problems of the settings and the schema.
     """
-    problems = [problem for text in settings for problem in _set(recipe, text, given or {})]
+    problems = [problem for text in settings for problem in _apply_setting(recipe, text, option_names or {})]
     try:
         checked = Recipe.model_validate(recipe.tree)
     except ValidationError as error:
-        found = sorted(error.errors(), key=_is_beside_the_point)
-        problems += [_problem(details, recipe, _alternatives(details, found)) for details in found]
+        errors = sorted(error.errors(), key=_is_unlikely_meant)
+        problems += [_problem(details, recipe, _alternatives(details, errors)) for details in errors]
     if problems:
-        # A value that fits no member of a union is reported once for each member: the first says it best.
-        once = {problem.where: problem for problem in reversed(problems)}
-        raise RecipeError(sorted(once.values(), key=_by_place))
+        # Pydantic reports a value once per member of a union; only the first, most likely report is kept.
+        by_place = {problem.where: problem for problem in reversed(problems)}
+        raise RecipeError(sorted(by_place.values(), key=_line_order))
     return checked
 
 
 def render(recipe: Recipe) -> str:
-    """The fully rendered recipe as YAML; loading it gives an equal recipe."""
+    """The recipe as YAML with all defaults. Loading it gives an equal recipe."""
     tree = recipe.model_copy(update={"extends": None}).model_dump(mode="json")
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
 
@@ -142,31 +147,31 @@ def _read(text: str, origin: str) -> Draft:
     if not isinstance(tree, dict) or node is None:
         raise RecipeError([Problem(origin, "is not a recipe: the top level must be keys and values")])
     origins: dict[KeyPath, str] = {(): origin}
-    doubled = list(_walk(node, (), origin, origins))
-    if doubled:
-        raise RecipeError(doubled)
+    duplicates = list(_record_origins(node, (), origin, origins))
+    if duplicates:
+        raise RecipeError(duplicates)
     return Draft(tree, origins)
 
 
-def _walk(node: yaml.Node, path: KeyPath, origin: str, origins: dict[KeyPath, str]) -> Iterator[Problem]:
-    """Note the place of every key; yields a problem for each key that stands twice."""
+def _record_origins(node: yaml.Node, path: KeyPath, origin: str, origins: dict[KeyPath, str]) -> Iterator[Problem]:
+    """Fill `origins` with the place of each key below a node; yield a problem for each duplicate key."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             below = (*path, str(key.value))
             place = f"{origin}:{key.start_mark.line + 1}:{key.start_mark.column + 1}"
             if below in origins:
-                yield Problem(f"{place} {_dotted(below)}", "stands twice", "Keep one of the two.")
+                yield Problem(f"{place} {_dotted(below)}", "duplicate key", "Keep one of the two.")
             origins[below] = place
-            yield from _walk(value, below, origin, origins)
+            yield from _record_origins(value, below, origin, origins)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             below = (*path, index)
             origins[below] = f"{origin}:{value.start_mark.line + 1}:{value.start_mark.column + 1}"
-            yield from _walk(value, below, origin, origins)
+            yield from _record_origins(value, below, origin, origins)
 
 
-def _extended(child: Draft, folder: Path) -> Draft:
-    """Merge the recipe named by `extends` under the child: sections key by key, lists whole."""
+def _merge_parent(child: Draft, folder: Path) -> Draft:
+    """The child merged over the recipe that it `extends`: sections key by key, lists as a whole."""
     parent_name = child.tree.get("extends")
     if not isinstance(parent_name, str):
         return child
@@ -175,27 +180,28 @@ def _extended(child: Draft, folder: Path) -> Draft:
     parent = _read(path.read_text(encoding="utf-8"), str(path))
     if parent.tree.get("extends"):
         where = f"{child.origin(('extends',))} extends"
-        raise RecipeError([Problem(where, f"'{parent_name}' extends another recipe itself", "One level is allowed.")])
-    return Draft(_merged(parent.tree, child.tree), {**parent.origins, **child.origins})
+        raise RecipeError([Problem(where, f"'{parent_name}' itself extends a recipe", "Only one level is allowed.")])
+    return Draft(_merge(parent.tree, child.tree), {**parent.origins, **child.origins})
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two trees merged key by key; values of `above` win."""
     merged = dict(below)
     for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
+        are_sections = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if are_sections else value
     return merged
 
 
-def _set(recipe: Draft, text: str, given: Mapping[KeyPath, str]) -> list[Problem]:
-    """Apply one `a.b=c` or `phases.1.epochs=3` to the tree; problems instead of exceptions, to be shown together."""
+def _apply_setting(recipe: Draft, text: str, option_names: Mapping[KeyPath, str]) -> list[Problem]:
+    """Apply one `a.b=c` or `phases.1.epochs=3` to the tree. Returns problems, so that all are reported together."""
     key, equals, written = text.partition("=")
     where = f"--set {text}"
     if not equals or not key.strip():
         return [Problem(where, "must read key=value", "For example --set phases.1.epochs=3.")]
     path = _path(key.strip())
-    if path in given:
-        return [Problem(where, f"is said by {given[path]}, too", "Say it once.")]
+    if path in option_names:
+        return [Problem(where, f"is also set by {option_names[path]}", "Set it once.")]
     try:
         value = yaml.safe_load(written)
     except yaml.YAMLError:
@@ -206,30 +212,31 @@ def _set(recipe: Draft, text: str, given: Mapping[KeyPath, str]) -> list[Problem
 
 
 def _put(recipe: Draft, path: KeyPath, value: Any, *, origin: str) -> bool:
-    """Put a value at a path of the tree; False where the path leads through something that is not there."""
-    place: Any = recipe.tree
+    """Set the value at a path of the tree; False if the path leads through something that does not exist."""
+    parent: Any = recipe.tree
     for part, following in pairwise(path):
-        place = _entered(place, part, following)
-    is_key = isinstance(place, dict) and isinstance(path[-1], str)
-    is_item = isinstance(place, list) and isinstance(path[-1], int) and path[-1] < len(place)
+        parent = _child(parent, part, following)
+    is_key = isinstance(parent, dict) and isinstance(path[-1], str)
+    is_item = isinstance(parent, list) and isinstance(path[-1], int) and path[-1] < len(parent)
     if not (is_key or is_item):
         return False
-    place[path[-1]] = value
-    recipe.origins = {known: at for known, at in recipe.origins.items() if known[: len(path)] != path}
+    parent[path[-1]] = value
+    recipe.origins = {key: place for key, place in recipe.origins.items() if key[: len(path)] != path}
     recipe.origins[path] = origin
     for length in range(1, len(path)):
         recipe.origins.setdefault(path[:length], origin)
     return True
 
 
-def _entered(place: Any, part: str | int, following: str | int) -> Any:
-    if isinstance(place, list):
-        return place[part] if isinstance(part, int) and part < len(place) else None
-    if not isinstance(place, dict) or not isinstance(part, str):
+def _child(parent: Any, part: str | int, following: str | int) -> Any:
+    """The child of a tree node, None if there is none. A missing section is created if `following` is a key."""
+    if isinstance(parent, list):
+        return parent[part] if isinstance(part, int) and part < len(parent) else None
+    if not isinstance(parent, dict) or not isinstance(part, str):
         return None
-    if place.get(part) is None and isinstance(following, str):
-        place[part] = {}
-    return place.get(part)
+    if parent.get(part) is None and isinstance(following, str):
+        parent[part] = {}
+    return parent.get(part)
 
 
 def _path(key: str) -> KeyPath:
@@ -239,7 +246,7 @@ def _path(key: str) -> KeyPath:
 
 
 def _dotted(path: KeyPath) -> str:
-    """A path as it is written on the command line.
+    """A path in the form of the command line.
 
     >>> _dotted(("phases", 1, "epochs"))
     'phases[1].epochs'
@@ -251,60 +258,67 @@ def _dotted(path: KeyPath) -> str:
 
 
 def _problem(details: ErrorDetails, recipe: Draft, alternatives: str) -> Problem:
-    path = _written(details["loc"], recipe.tree)
+    """One of pydantic's errors, in the words of this program."""
+    path = _path_in_tree(details["loc"], recipe.tree)
     origin = recipe.origin(path)
-    # An option of its own says what it is about; a place in a file, and --set, do not.
+    # The name of an option says which key it sets; `--set` and a place in a file do not.
     where = origin if origin.startswith("--") and origin != "--set" else f"{origin} {_dotted(path)}".strip()
-    if details["type"] == "extra_forbidden" and path[-1] in RENAMED:
-        return Problem(where, f"{path[-1]} was renamed", f"Write {RENAMED[str(path[-1])]} instead.")
     if details["type"] == "extra_forbidden":
-        siblings = _fields_at(path[:-1])
-        hint = did_you_mean(str(path[-1]), siblings) or f"Known keys: {', '.join(siblings)}."
-        return Problem(where, "unknown key", hint)
+        return _unknown_key(where, path)
     if details["type"] == "missing":
         return Problem(where, "is missing")
-    is_truth = details["type"] in ("bool_parsing", "bool_type")
-    message = "should be true or false" if is_truth else details["msg"].removeprefix("Value error, ")
-    got = details["input"]
-    shown = "" if "(got" in message or isinstance(got, dict | list | BaseModel) else f" (got {_brief(got)})"
+    is_bool = details["type"] in ("bool_parsing", "bool_type")
+    message = "should be true or false" if is_bool else details["msg"].removeprefix("Value error, ")
+    value = details["input"]
+    got = "" if "(got" in message or isinstance(value, dict | list | BaseModel) else f" (got {_shortened(value)})"
     if alternatives:
         before, _, words = message.partition("Input should be ")
         glue = ", " if " or " in words else " or "
         message = f"{before}Input should be {alternatives}{glue}{words}"
-    return Problem(where, f"{message[:1].lower()}{message[1:]}{shown}", _near(details, got))
+    return Problem(where, f"{message[:1].lower()}{message[1:]}{got}", _word_hint(details))
 
 
-def _alternatives(details: ErrorDetails, found: Sequence[ErrorDetails]) -> str:
-    """What may stand in the place of a word besides words, where other members of a union were tried: `a number`."""
+def _unknown_key(where: str, path: KeyPath) -> Problem:
+    if new_name := RENAMED.get(str(path[-1])):
+        return Problem(where, f"{path[-1]} was renamed", f"Write {new_name} instead.")
+    siblings = _known_keys(path[:-1])
+    hint = did_you_mean(str(path[-1]), siblings) or f"Known keys: {', '.join(siblings)}."
+    return Problem(where, "unknown key", hint)
+
+
+def _alternatives(details: ErrorDetails, errors: Sequence[ErrorDetails]) -> str:
+    """What a key takes besides words, such as `a number`, from the errors of the other members of its union."""
     if details["type"] != "literal_error":
         return ""
-    kinds = {other["type"] for other in found if other["loc"][:-1] == details["loc"][:-1]}
-    named = {
+    kinds = {other["type"] for other in errors if other["loc"][:-1] == details["loc"][:-1]}
+    kinds_in_words = {
         "int_parsing": "a number",
         "float_parsing": "a number",
         "string_pattern_mismatch": "a share such as 30% or 30% of parameters",
     }
-    return ", ".join(dict.fromkeys(text for kind, text in named.items() if kind in kinds))
+    return ", ".join(dict.fromkeys(text for kind, text in kinds_in_words.items() if kind in kinds))
 
 
-def _is_beside_the_point(details: ErrorDetails) -> bool:
-    """Whether it tells one who wrote a number which words there are, or one who wrote a word about numbers."""
+def _is_unlikely_meant(details: ErrorDetails) -> bool:
+    """True for an error about allowed words if the value is a number, or about numbers if it is a word."""
     return isinstance(details["input"], str) != (details["type"] == "literal_error")
 
 
-def _brief(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _near(details: ErrorDetails, got: Any) -> str:
-    if details["type"] != "literal_error" or not isinstance(got, str):
+def _word_hint(details: ErrorDetails) -> str:
+    """A suggestion for a mistyped word of a fixed set, or the empty string."""
+    if details["type"] != "literal_error" or not isinstance(details["input"], str):
         return ""
-    return did_you_mean(got, re.findall(r"'([^']+)'", str(details.get("ctx", {}).get("expected", ""))))
+    expected = str(details.get("ctx", {}).get("expected", ""))
+    return did_you_mean(details["input"], re.findall(r"'([^']+)'", expected))
 
 
-def _written(loc: KeyPath, tree: Any) -> KeyPath:
-    """Pydantic's location without the parts that name a member of a union, which nobody wrote."""
+def _path_in_tree(loc: KeyPath, tree: Any) -> KeyPath:
+    """Pydantic's location without the parts that name a member of a union; the recipe does not contain those."""
     path: list[str | int] = []
     for index, part in enumerate(loc):
         is_key = isinstance(tree, dict) and isinstance(part, str) and (part in tree or index == len(loc) - 1)
@@ -315,8 +329,8 @@ def _written(loc: KeyPath, tree: Any) -> KeyPath:
     return tuple(path)
 
 
-def _fields_at(path: KeyPath) -> list[str]:
-    """The keys that the schema knows at a path."""
+def _known_keys(path: KeyPath) -> list[str]:
+    """Keys of the schema in the section at a path, sorted."""
     model: Any = Recipe
     for part in path:
         if isinstance(part, str) and part in model.model_fields:
@@ -325,12 +339,14 @@ def _fields_at(path: KeyPath) -> list[str]:
 
 
 def _model_in(annotation: Any) -> Any:
+    """The first pydantic model in a type annotation; None if it has none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    found = [_model_in(argument) for argument in get_args(annotation)]
-    return next((model for model in found if model is not None), None)
+    models = [_model_in(argument) for argument in get_args(annotation)]
+    return next((model for model in models if model is not None), None)
 
 
-def _by_place(problem: Problem) -> tuple[str, int, int]:
+def _line_order(problem: Problem) -> tuple[str, int, int]:
+    """Sort key: file, line and column as numbers."""
     match = re.match(r"(.*?):(\d+):(\d+)", problem.where)
     return (match[1], int(match[2]), int(match[3])) if match else (problem.where, 0, 0)

@@ -10,12 +10,12 @@ from tlcli.recipe.fields import Activation, Duration, Fraction, Initializer, Pix
 from tlcli.recipe.phase import PhaseSpec
 
 SCHEMA_VERSION = 1
-# Below so many training images `batch: auto` makes small steps; docs/adr/010 has the measurement.
+# `batch: auto` is 16 below this number of training images, otherwise 32; docs/adr/010 has the measurement.
 FEW_IMAGES = 1000
 
 
 def _share_or_folder(value: Any) -> Any:
-    """Numbers written as text become numbers, so that `--set data.val=0.2` is a fraction and `extra/val` a folder."""
+    """A number for text that is one, a path for other text: `--set data.val=0.2` is a share, `extra/val` a folder."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -24,51 +24,53 @@ def _share_or_folder(value: Any) -> Any:
     return value
 
 
-def _pair(value: Any) -> Any:
+def _check_size(value: Any) -> Any:
     if value == "auto" or (isinstance(value, list | tuple) and len(value) == 2):
         return value
-    raise ValueError(f"a size is auto or [height, width], for example [224, 224] (got {value})")
+    raise ValueError(f"a size must be auto or [height, width], for example [224, 224] (got {value})")
 
 
-def _name(value: Any) -> Any:
-    """YAML takes the name of a folder of digits for a number."""
+def _class_name(value: Any) -> Any:
+    """A class name as text. YAML reads a folder name of digits as a number."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class DataSpec(Spec):
-    """Which images, how they are split and sized.
+    """Which images to use, their splits and their size.
 
     `val` and `test` are shares of the images (0 to below 1; 0 turns the split off) or folders of class folders.
-    `exclude` is a list of images to leave out.
+    `exclude` is a file that lists images to leave out.
     """
 
     path: Path | None = None
     val: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
     test: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
-    size: Annotated[Literal["auto"] | tuple[Pixels, Pixels], BeforeValidator(_pair)] = "auto"
+    size: Annotated[Literal["auto"] | tuple[Pixels, Pixels], BeforeValidator(_check_size)] = "auto"
     resize: Resize = "crop"
-    classes: Annotated[list[Annotated[Text, BeforeValidator(_name)]], Field(min_length=2)] | None = None
+    classes: Annotated[list[Annotated[Text, BeforeValidator(_class_name)]], Field(min_length=2)] | None = None
     exclude: Path | None = None
     class_weights: Literal["none", "balanced"] = "none"
 
     @model_validator(mode="after")
-    def _leave_some_to_train_on(self) -> Self:
+    def _check_shares_and_classes(self) -> Self:
         shares = [share for share in (self.val, self.test) if isinstance(share, float)]
         if sum(shares) >= 1:
-            raise ValueError("val and test together must leave images to train on: their sum must be below 1")
+            raise ValueError(
+                f"val and test must leave images to train on: their sum must be below 1 (got {sum(shares):g})"
+            )
         if self.classes and len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes names one class twice")
+            raise ValueError("classes must differ from each other")
         return self
 
 
-# What stands for no weights at all where a file may be named.
+# The value of `model.weights` for random initial weights.
 RANDOM = "random"
 
 
 class ModelSpec(Spec):
-    """Which pretrained network. `weights` is a file that replaces the card's own, or `random` for none at all.
+    """Which pretrained network to use. `weights` is a file that replaces the card's weights, or `random`.
 
-    `auto` is mobilenet_v2 where its ImageNet weights can be had, and otherwise the network that comes along.
+    The name `auto` is mobilenet_v2 if its ImageNet weights are available, otherwise the bundled network.
     """
 
     name: Text = "auto"
@@ -79,7 +81,7 @@ class ModelSpec(Spec):
 
 
 class HiddenSpec(Spec):
-    """One hidden layer of the head, in the order dense, BatchNorm, activation, dropout."""
+    """One hidden layer of the head: dense, BatchNorm, activation and dropout, in this order."""
 
     units: Annotated[int, Field(ge=1, le=65536)]
     activation: Activation = "relu"
@@ -89,7 +91,7 @@ class HiddenSpec(Spec):
 
 
 class HeadSpec(Spec):
-    """The new layers on top of the backbone. Penalties and the norm limit hold for every dense kernel of the head."""
+    """The new layers on top of the backbone. Penalties and the norm limit apply to each dense kernel of the head."""
 
     pooling: Literal["avg", "max", "avg_max"] = "avg"
     hidden: list[HiddenSpec] = Field(default_factory=list)
@@ -101,14 +103,14 @@ class HeadSpec(Spec):
 
 
 class AugmentSpec(Spec):
-    """Random changes to training images. Named operations are for `preset: custom`; each is a bound.
+    """Random changes to training images. Single operations need `preset: custom`; each value is a bound.
 
     Attributes:
-        views: Renderings of each image that are stored where training starts above frozen layers: the plain one and
-            `views` - 1 random ones; an epoch takes one of them. `live`: every epoch draws its own.
+        views: Views of each image whose features are cached when training starts above frozen layers: the plain one
+            and `views` - 1 augmented ones. Each epoch uses one of them. `live`: each epoch renders new views.
         rotation: Largest angle to either side, degrees.
         zoom: Largest relative change of scale, 0-0.9.
-        shift: Largest displacement to either side, as a share of the picture, 0-0.5.
+        shift: Largest displacement to either side, as a share of the image, 0-0.5.
         brightness: Largest change, as a share of the full range, 0-1.
         contrast: Largest relative change, 0-1.
         saturation: Largest relative change, 0-1.
@@ -128,10 +130,12 @@ class AugmentSpec(Spec):
     label_smoothing: Fraction = 0.0
 
     @model_validator(mode="after")
-    def _name_operations_only_when_custom(self) -> Self:
-        named = [name for name in OPERATIONS if getattr(self, name) is not None]
-        if named and self.preset != "custom":
-            raise ValueError(f"{', '.join(named)}: named operations need preset: custom (got preset: {self.preset})")
+    def _check_preset_is_custom(self) -> Self:
+        operations = [name for name in OPERATIONS if getattr(self, name) is not None]
+        if operations and self.preset != "custom":
+            raise ValueError(
+                f"{', '.join(operations)}: single operations need preset: custom (got preset: {self.preset})"
+            )
         return self
 
 
@@ -139,7 +143,7 @@ OPERATIONS = ("flip", "rotation", "zoom", "shift", "brightness", "contrast", "sa
 
 
 class OptimizerSpec(Spec):
-    """The optimiser of every phase; a phase may set its own learning rate and schedule."""
+    """The optimiser of all phases. A phase may set its own learning rate and schedule."""
 
     name: Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "ftrl"] = "adam"
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
@@ -149,23 +153,24 @@ class OptimizerSpec(Spec):
     clip_value: Annotated[float, Field(gt=0)] | None = None
 
 
-def _off(value: object) -> object:
-    """YAML takes a bare `off` for false."""
+def _off_if_false(value: object) -> object:
+    """`off` for false: YAML reads a bare `off` as false."""
     return "off" if value is False else value
 
 
 class PerformanceSpec(Spec):
-    """How the work is laid out on the machine.
+    """How the work uses the machine.
 
     Attributes:
-        budget: Seconds, minutes or hours that a run may take, such as `10m`: steps that do not fit are shortened or
-            left out, by costs measured meanwhile.
-        reuse_results: Whether what was trained before, exactly so, is taken from the cache; not where `cache` is off.
-        batch: Images per step. `auto`: 32, or half of that with few images, which need more steps than they give.
+        budget: Time that a run may take, in seconds, minutes or hours, such as `10m`. Steps that do not fit are
+            shortened or left out, by costs measured during the run.
+        reuse_results: True to take steps that were trained before with the same inputs from the result cache. It
+            has no effect if `cache` is off.
+        batch: Images per step. `auto`: 32, or 16 below 1000 training images, so that an epoch has more steps.
     """
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    cache: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "auto"
+    cache: Annotated[Literal["auto", "off"], BeforeValidator(_off_if_false)] = "auto"
     cache_budget: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?\s*(B|kB|KB|MB|GB|TB)$")] = "8GB"
     batch: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = 32
     budget: Duration | None = None
@@ -179,13 +184,13 @@ class PerformanceSpec(Spec):
         return self.batch
 
 
-def _is_expectation(text: str) -> str:
+def _check_expectation(text: str) -> str:
     parse(text)
     return text
 
 
 class Recipe(Spec):
-    """A whole recipe: everything that decides a run, besides the images."""
+    """A whole recipe: everything that determines a run, besides the images."""
 
     recipe: Literal[1] = 1
     name: Text
@@ -199,35 +204,39 @@ class Recipe(Spec):
     optimizer: OptimizerSpec = OptimizerSpec()
     phases: Annotated[list[PhaseSpec], Field(min_length=1)]
     performance: PerformanceSpec = PerformanceSpec()
-    expect: list[Annotated[str, AfterValidator(_is_expectation)]] = Field(default_factory=list)
+    expect: list[Annotated[str, AfterValidator(_check_expectation)]] = Field(default_factory=list)
 
     def for_images(self, count: int, *, epochs: int) -> Self:
-        """The recipe with a batch and epochs for so many training images, where it leaves them open.
+        """A copy with numbers in place of `batch: auto` and `epochs: auto`.
 
         Args:
-            count: Images.
-            epochs: The fewest that a phase should have, as the network's card asks.
+            count: Number of training images.
+            epochs: Fewest epochs of a phase with `epochs: auto`, from the network's card.
         """
         batch = self.performance.batch
         if batch == "auto":
             batch = 16 if count < FEW_IMAGES else 32
-        phases = [phase.with_epochs(epochs, steps_an_epoch=-(-count // batch)) for phase in self.phases]
+        phases = [phase.with_epochs(epochs, steps_per_epoch=-(-count // batch)) for phase in self.phases]
         return self.model_copy(
             update={"phases": phases, "performance": self.performance.model_copy(update={"batch": batch})}
         )
 
     @model_validator(mode="after")
-    def _fit_together(self) -> Self:
+    def _check_sections_fit(self) -> Self:
         names = [phase.name for phase in self.phases]
-        if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"phases: every phase needs a name of its own (got {', '.join(doubled)} twice)")
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"phases: phase names must be unique (got {', '.join(duplicates)} twice)")
         probed = [index for index, phase in enumerate(self.phases) if phase.starts_from_probe]
         if self.head.hidden and probed:
-            raise ValueError("head.hidden: the probe solves a head without hidden layers. Remove hidden or the probe")
+            raise ValueError(
+                "head.hidden: the linear probe needs a head without hidden layers. Remove hidden or the probe"
+            )
         if self.head.max_norm is not None and probed:
             raise ValueError(
-                "head.max_norm: the probe's optimum would be cut down at once. Leave out max_norm or the probe"
+                "head.max_norm: it would clip the optimum of the linear probe. Remove max_norm or the probe"
             )
         if (probed and 0 not in probed) or any(phase.policy == "lp_ft" for phase in self.phases[1:]):
-            raise ValueError("phases: init: probe and policy: lp_ft start the head, so they belong to the first phase")
+            raise ValueError(
+                "phases: init: probe and policy: lp_ft must be in the first phase, because they initialise the head"
+            )
         return self

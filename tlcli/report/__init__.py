@@ -1,1 +1,1 @@
-"""What a run leaves behind: record, folder, advice, comparisons, pages."""
+"""Reports on runs, networks and images: run record and folder, scores, advice, comparison, layer report, pages."""

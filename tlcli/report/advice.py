@@ -1,4 +1,4 @@
-"""What to do next, from the errors on training and validation images: bias, variance, both or neither."""
+"""Advice after a run: a diagnosis by the error rates on training and validation images, and commands that may help."""
 
 import json
 import math
@@ -16,23 +16,23 @@ from tlcli.report.record import RunRecord
 from tlcli.zoo import catalogue
 
 Diagnosis = Literal["bias", "variance", "both", "neither"]
-# Share of wrong answers on the training images from which on the network is too weak for them.
-MUCH_ERROR = 0.05
-# Difference to the validation images, in shares and in standard errors, from which on it does not carry over.
-MUCH_GAP, SURE_GAP = 0.05, 2.0
-# Images a class below which more of them are the first thing to ask for.
+# Bias is high from this error rate on the training images.
+BIAS_ERROR = 0.05
+# Variance is high if the error rate on the validation images is higher by this much and by this many standard errors.
+VARIANCE_GAP, VARIANCE_STANDARD_ERRORS = 0.05, 2.0
+# A class with fewer training images needs more of them first.
 FEW_IMAGES = 100
-# Classes that are named.
-SHOWN = 3
-# Networks of more and more capacity, and how many times as many parameters count as more.
-LARGER, MUCH_LARGER = ("resnet50", "efficientnet_v2_m", "convnext_large"), 2
-# Sections of a recipe that are about the images and the network, and hold for other recipes, too.
-CARRIED = ("data", "model", "augment", "seed")
+# At most this many classes are named.
+NAMED_CLASSES = 3
+# Networks by increasing capacity. A larger network has at least this many times the parameters.
+LARGER_NETWORKS, CAPACITY_FACTOR = ("resnet50", "efficientnet_v2_m", "convnext_large"), 2
+# Sections of a recipe that describe images and network, and so hold for other recipes.
+SHARED_SECTIONS = ("data", "model", "augment", "seed")
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Something to do, and the command for it where there is one."""
+    """Something to try, and the command for it, if there is one."""
 
     what: str
     command: str = ""
@@ -40,54 +40,58 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Advice:
-    """The diagnosis in a word and in a sentence, and what to do, most promising first."""
+    """The diagnosis, the numbers behind it, and suggestions, the most promising first."""
 
     diagnosis: Diagnosis
     because: str
     suggestions: tuple[Suggestion, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """What run.json holds of it."""
+        """The value of `advice` in run.json."""
         return asdict(self)
 
 
-def without_recipes(found: dict[str, Any] | None, recipes: Collection[str]) -> dict[str, Any] | None:
-    """The JSON shape of some advice without what comes to one of these recipes, as it is."""
-    if found is None:
+def without_recipes(advice: dict[str, Any] | None, recipes: Collection[str]) -> dict[str, Any] | None:
+    """The JSON shape of an advice, without the suggestions that run one of these recipes."""
+    if advice is None:
         return None
 
     def is_new(suggestion: dict[str, Any]) -> bool:
         words = shlex.split(suggestion["command"])
-        return not any(one == "--recipe" and other in recipes for one, other in pairwise(words))
+        return not any(option == "--recipe" and value in recipes for option, value in pairwise(words))
 
-    return found | {"suggestions": [each for each in found["suggestions"] if is_new(each)]}
+    return advice | {"suggestions": [suggestion for suggestion in advice["suggestions"] if is_new(suggestion)]}
 
 
-def advise(note: RunRecord, run: Path) -> Advice | None:
-    """Diagnose a run whose scores are noted, and say what may help; None without validation images.
+def advise(record: RunRecord, folder: Path) -> Advice | None:
+    """Diagnose a run from its recorded scores and suggest what to try next.
 
-    High bias: many training images are wrong. High variance: clearly more validation images than training images are,
-    by more than chance explains.
+    Bias is high if many training images are wrong. Variance is high if the error rate on validation images is higher
+    than on training images, by more than chance explains.
+
+    Args:
+        record: The record of the run, with its scores.
+        folder: The run folder.
+
+    Returns:
+        The advice, or None for a run without validation images.
     """
-    if not {"train", "val"} <= note.scores.keys():
+    if not {"train", "val"} <= record.scores.keys():
         return None
-    train, val = 1 - note.scores["train"]["accuracy"], 1 - note.scores["val"]["accuracy"]
-    count = note.scores["val"]["count"]
-    # Even where no image, or every one, was wrong, the next may be otherwise.
-    chance = math.sqrt(max(val * (1 - val), 1 / (4 * count)) / count)
-    has_bias = train >= MUCH_ERROR
-    has_variance = val - train >= max(MUCH_GAP, SURE_GAP * chance)
-    because = (
-        f"{train:.1%} of the training images and {val:.1%} of the validation images are wrong"
-        f" (the latter give or take {chance:.1%})"
-    )
-    asked = _Asked(note, run)
-    found = [*(_against_bias(asked) if has_bias else ()), *(_against_variance(asked) if has_variance else ())]
-    found = found or _when_well(asked, chance)
-    if asked.is_short_of_time:
-        found.insert(0, Suggestion("give it the time it needs: the budget cut it short", asked.again()))
-    # What helps against both stands once.
-    unique = {suggestion.command or suggestion.what: suggestion for suggestion in reversed(found)}
+    train, val = 1 - record.scores["train"]["accuracy"], 1 - record.scores["val"]["accuracy"]
+    count = record.scores["val"]["count"]
+    # The lower bound keeps the standard error above 0 when no image, or every image, is wrong.
+    standard_error = math.sqrt(max(val * (1 - val), 1 / (4 * count)) / count)
+    has_bias = train >= BIAS_ERROR
+    has_variance = val - train >= max(VARIANCE_GAP, VARIANCE_STANDARD_ERRORS * standard_error)
+    because = f"error rate {train:.1%} on training images, {val:.1%} ± {standard_error:.1%} on validation images"
+    run = _FinishedRun(record, folder)
+    suggestions = [*(_against_bias(run) if has_bias else ()), *(_against_variance(run) if has_variance else ())]
+    suggestions = suggestions or _for_good_scores(run, standard_error)
+    if run.lacked_time:
+        suggestions.insert(0, Suggestion("run without the time budget, which cut training short", run.rerun()))
+    # A suggestion against both bias and variance appears once.
+    unique = {suggestion.command or suggestion.what: suggestion for suggestion in reversed(suggestions)}
     return Advice(_DIAGNOSES[has_bias, has_variance], because, tuple(reversed(unique.values())))
 
 
@@ -100,142 +104,145 @@ _DIAGNOSES: dict[tuple[bool, bool], Diagnosis] = {
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A run, and commands that begin where it did."""
+class _FinishedRun:
+    """A finished run, with commands that build on it."""
 
-    note: RunRecord
-    run: Path
+    record: RunRecord
+    folder: Path
 
     @property
     def phases(self) -> list[dict[str, Any]]:
         """The phases of the recipe."""
-        return list(self.note.recipe["phases"])
+        return list(self.record.recipe["phases"])
 
     @property
-    def last(self) -> int:
+    def last_phase(self) -> int:
         """Index of the last phase of the recipe."""
         return len(self.phases) - 1
 
     @property
-    def is_all_tried(self) -> bool:
-        """Whether a step trained every layer group, kept or not."""
+    def has_trained_all(self) -> bool:
+        """True if a step, kept or not, trained every layer group."""
         return any(
-            phase["epochs"] and phase["trained_groups"] == self.note.model["groups"] for phase in self.note.phases
+            step["epochs"] and step["trained_groups"] == self.record.model["groups"] for step in self.record.phases
         )
 
     @property
-    def cut_short(self) -> int | None:
-        """Index of the phase of the last kept step, if that was still getting better when it ended."""
-        kept = [phase for phase in self.note.phases if phase["kept"] and phase["epochs"]]
+    def has_trained_groups(self) -> bool:
+        """True if a step, kept or not, trained more than the head."""
+        return any(step["trained_groups"] for step in self.record.phases)
+
+    @property
+    def improving_phase(self) -> int | None:
+        """Index of the phase of the last kept step if the last epoch of that step was its best."""
+        kept = [step for step in self.record.phases if step["kept"] and step["epochs"]]
         if not kept or kept[-1]["best_epoch"] < kept[-1]["epochs"]:
             return None
-        # Steps of a phase are called as it is, most with something behind.
+        # The name of a step is that of its phase, usually with a suffix.
         name = kept[-1]["step"]
-        found = [index for index, phase in enumerate(self.phases) if f"{name} ".startswith(f"{phase['name']} ")]
-        return max(found, key=lambda index: len(self.phases[index]["name"]), default=None)
+        matches = [index for index, phase in enumerate(self.phases) if f"{name} ".startswith(f"{phase['name']} ")]
+        return max(matches, key=lambda index: len(self.phases[index]["name"]), default=None)
 
     @property
-    def is_short_of_time(self) -> bool:
-        """Whether the time budget cut steps short or left them out."""
-        return any(phase["out_of_time"] for phase in self.note.phases)
-
-    @property
-    def larger(self) -> list[str]:
-        """Words for `tlcli probe`: a network of more capacity, beside the run's own where its name says all of it."""
-        model = self.note.recipe["model"]
-        least = MUCH_LARGER * self.note.model["parameters"]
-        found = next((name for name in LARGER if (catalogue.find(name).parameters or 0) >= least), None)
-        own = [] if model["arguments"] or model["weights"] else [model["name"]]
-        return [word for name in (*own, found) for word in ("--model", name)] if found else []
-
-    def again(self, *settings: str) -> str:
-        """The same recipe with other values, and no limit of time."""
-        free = ["performance.budget=null"] if self.note.recipe["performance"]["budget"] else []
-        words = [word for setting in (*settings, *free) for word in ("--set", setting)]
-        return shlex.join(["tlcli", "finetune", "--recipe", str(self.run / "recipe.yaml"), *words])
-
-    def otherwise(self, recipe: str) -> str:
-        """Another recipe on the same images and network, with all that was set of them otherwise than usual."""
-        own = self.note.recipe
-        usual = load.load(own["name"] if own["name"] in load.names() else recipe).model_dump(mode="json")
-        words = ["tlcli", "finetune", self.data, "--model", own["model"]["name"], "--recipe", recipe]
-        parts = [{section: each[section] for section in CARRIED} for each in (usual, own)]
-        for key, (_, now) in differences(parts).items():
-            if key not in ("data.path", "model.name", "model.drop_top"):
-                words += ["--set", f"{key}={_as_yaml(now)}"]
-        return shlex.join(words)
-
-    def looking(self, command: str, *words: str) -> str:
-        """A command that looks at the same images."""
-        exclude = self.note.recipe["data"]["exclude"]
-        return shlex.join(["tlcli", command, self.data, *words, *(["--exclude", exclude] if exclude else [])])
+    def lacked_time(self) -> bool:
+        """True if the time budget shortened or skipped steps."""
+        return any(step["out_of_time"] for step in self.record.phases)
 
     @property
     def data(self) -> str:
-        """Where the images are."""
-        return str(self.note.data["path"])
+        """The image folder."""
+        return str(self.record.data["path"])
+
+    def network_options(self) -> list[str]:
+        """Options for `tlcli probe`: a larger network, and the run's own one if its name describes it fully."""
+        model = self.record.recipe["model"]
+        least = CAPACITY_FACTOR * self.record.model["parameters"]
+        larger = next((name for name in LARGER_NETWORKS if (catalogue.find(name).parameters or 0) >= least), None)
+        own = [] if model["arguments"] or model["weights"] else [model["name"]]
+        return [word for name in (*own, larger) for word in ("--model", name)] if larger else []
+
+    def rerun(self, *settings: str) -> str:
+        """The command for the same recipe with other settings and without a time budget."""
+        unlimited = ["performance.budget=null"] if self.record.recipe["performance"]["budget"] else []
+        words = [word for setting in (*settings, *unlimited) for word in ("--set", setting)]
+        return shlex.join(["tlcli", "finetune", "--recipe", str(self.folder / "recipe.yaml"), *words])
+
+    def with_recipe(self, recipe: str) -> str:
+        """The command for another recipe on the same images and network, with the run's settings for them."""
+        own = self.record.recipe
+        defaults = load.load(own["name"] if own["name"] in load.names() else recipe).model_dump(mode="json")
+        words = ["tlcli", "finetune", self.data, "--model", own["model"]["name"], "--recipe", recipe]
+        shared = [{section: values[section] for section in SHARED_SECTIONS} for values in (defaults, own)]
+        for key, (_, value) in differences(shared).items():
+            if key not in ("data.path", "model.name", "model.drop_top"):
+                words += ["--set", f"{key}={_as_yaml(value)}"]
+        return shlex.join(words)
+
+    def image_command(self, command: str, *words: str) -> str:
+        """A command that reads the same images."""
+        exclude = self.record.recipe["data"]["exclude"]
+        return shlex.join(["tlcli", command, self.data, *words, *(["--exclude", exclude] if exclude else [])])
 
 
 def _as_yaml(value: Any) -> str:
-    """A value as `--set` reads it."""
+    """A value in the syntax of `--set`."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _against_bias(asked: _Asked) -> list[Suggestion]:
+def _against_bias(run: _FinishedRun) -> list[Suggestion]:
     suggestions = []
-    is_head = not any(phase["trained_groups"] for phase in asked.note.phases)
-    if not asked.is_all_tried:
-        recipe = "unfreeze-until-plateau" if is_head and asked.note.recipe["name"] == "head-only" else "full"
-        suggestions.append(Suggestion("train more groups", asked.otherwise(recipe)))
-    if (index := asked.cut_short) is not None:
-        command = asked.again(f"phases.{index}.epochs={3 * int(asked.phases[index]['epochs'])}")
+    if not run.has_trained_all:
+        is_head_only = not run.has_trained_groups and run.record.recipe["name"] == "head-only"
+        recipe = "unfreeze-until-plateau" if is_head_only else "full"
+        suggestions.append(Suggestion("train more layer groups", run.with_recipe(recipe)))
+    if (index := run.improving_phase) is not None:
+        command = run.rerun(f"phases.{index}.epochs={3 * int(run.phases[index]['epochs'])}")
         suggestions.append(Suggestion("train longer: the last epoch was the best", command))
-    if asked.note.recipe["augment"]["preset"] == "strong":
-        suggestions.append(Suggestion("change the images less while training", asked.again("augment.preset=light")))
-    if words := asked.larger:
-        command = asked.looking("probe", *words)
-        suggestions.append(Suggestion("see whether a larger network tells the classes apart better", command))
-    return [*suggestions, Suggestion("look for wrong labels", asked.looking("check"))]
+    if run.record.recipe["augment"]["preset"] == "strong":
+        suggestions.append(Suggestion("use weaker augmentation", run.rerun("augment.preset=light")))
+    if words := run.network_options():
+        suggestions.append(Suggestion("probe a larger network", run.image_command("probe", *words)))
+    return [*suggestions, Suggestion("look for wrong labels", run.image_command("check"))]
 
 
-def _against_variance(asked: _Asked) -> list[Suggestion]:
-    suggestions = []
-    few = sorted((counts["train"], name) for name, counts in asked.note.data["per_class"].items())
-    few = [(count, name) for count, name in few if count < FEW_IMAGES]
-    if few:
-        named = ", ".join(f"{name} ({count})" for count, name in few[:SHOWN])
-        suggestions.append(Suggestion(f"add images, first of the classes that have few to learn from: {named}"))
-    else:
-        suggestions.append(Suggestion(f"add images, first of the classes that are found least: {_weakest(asked)}"))
-    is_head = not any(phase["kept"] and phase["trained_groups"] for phase in asked.note.phases)
-    if is_head:
-        if not any(phase["trained_groups"] for phase in asked.note.phases):
-            command = asked.otherwise("unfreeze-until-plateau")
-            suggestions.append(Suggestion("let the network learn from the images, too", command))
-        elif not any(phase["policy"] == "depth_search" for phase in asked.phases):
-            command = asked.otherwise("depth-search")
-            suggestions.append(Suggestion("see whether the network does better without its top", command))
+def _against_variance(run: _FinishedRun) -> list[Suggestion]:
+    suggestions = [_more_images(run)]
+    if not any(step["kept"] and step["trained_groups"] for step in run.record.phases):
+        if not run.has_trained_groups:
+            command = run.with_recipe("unfreeze-until-plateau")
+            suggestions.append(Suggestion("fine-tune the network, not only the head", command))
+        elif not any(phase["policy"] == "depth_search" for phase in run.phases):
+            suggestions.append(Suggestion("try the network without its top groups", run.with_recipe("depth-search")))
         return suggestions
-    if asked.note.recipe["augment"]["preset"] in ("none", "light"):
-        epochs = f"phases.{asked.last}.epochs={max(8, int(asked.phases[asked.last]['epochs']))}"
-        command = asked.again("augment.preset=strong", "augment.views=4", epochs)
-        suggestions.append(Suggestion("change the images more while training", command))
-    if not asked.phases[asked.last]["l2_sp"] and asked.note.recipe["model"]["weights"] != RANDOM:
-        command = asked.again(f"phases.{asked.last}.l2_sp=0.01")
-        suggestions.append(Suggestion("hold the weights near the pretrained ones", command))
+    if run.record.recipe["augment"]["preset"] in ("none", "light"):
+        epochs = f"phases.{run.last_phase}.epochs={max(8, int(run.phases[run.last_phase]['epochs']))}"
+        command = run.rerun("augment.preset=strong", "augment.views=4", epochs)
+        suggestions.append(Suggestion("use stronger augmentation", command))
+    if not run.phases[run.last_phase]["l2_sp"] and run.record.recipe["model"]["weights"] != RANDOM:
+        command = run.rerun(f"phases.{run.last_phase}.l2_sp=0.01")
+        suggestions.append(Suggestion("keep the weights near the pretrained ones (L2-SP)", command))
     return suggestions
 
 
-def _when_well(asked: _Asked, chance: float) -> list[Suggestion]:
-    """Nothing is clearly wrong: what is left is the weakest classes, and knowing it better."""
+def _more_images(run: _FinishedRun) -> Suggestion:
+    """More images for the smallest classes or, if every class has enough, for those with the lowest recall."""
+    counts = sorted((counts["train"], name) for name, counts in run.record.data["per_class"].items())
+    if few := [(count, name) for count, name in counts if count < FEW_IMAGES]:
+        listed = ", ".join(f"{name} ({count})" for count, name in few[:NAMED_CLASSES])
+        return Suggestion(f"add images, first to the classes with few training images: {listed}")
+    return Suggestion(f"add images, first to the classes with the lowest recall: {_lowest_recalls(run)}")
+
+
+def _for_good_scores(run: _FinishedRun, standard_error: float) -> list[Suggestion]:
+    """Suggestions if neither bias nor variance is high: the weakest classes, and more reliable scores."""
     suggestions = []
-    if asked.note.scores["val"]["accuracy"] < 1:
-        suggestions.append(Suggestion(f"add images of the classes that are found least: {_weakest(asked)}"))
-    if chance > MUCH_GAP / 2:
-        suggestions.append(Suggestion("add images: with so few to validate by, the numbers may be luck"))
+    if run.record.scores["val"]["accuracy"] < 1:
+        suggestions.append(Suggestion(f"add images to the classes with the lowest recall: {_lowest_recalls(run)}"))
+    if standard_error > VARIANCE_GAP / 2:
+        suggestions.append(Suggestion("add images: so few validation images make the scores unreliable"))
     return suggestions or [Suggestion("nothing: every validation image is right")]
 
 
-def _weakest(asked: _Asked) -> str:
-    recalls = [(each["recall"], each["name"]) for each in asked.note.scores["val"]["per_class"] if each["support"]]
-    return ", ".join(f"{name} ({recall:.0%})" for recall, name in sorted(recalls)[:SHOWN] if recall < 1)
+def _lowest_recalls(run: _FinishedRun) -> str:
+    rows = [(row["recall"], row["name"]) for row in run.record.scores["val"]["per_class"] if row["support"]]
+    return ", ".join(f"{name} ({recall:.0%})" for recall, name in sorted(rows)[:NAMED_CLASSES] if recall < 1)

@@ -1,4 +1,4 @@
-"""Runs side by side: their scores and differences, and the candidates of a comparison."""
+"""Finished runs side by side, and the candidates of a comparison."""
 
 import hashlib
 import json
@@ -14,94 +14,97 @@ from tlcli.paths import write_json, write_text
 from tlcli.recipe.load import render
 from tlcli.recipe.schema import Recipe
 from tlcli.report import record
-from tlcli.report.folder import WRONG, own_folder
+from tlcli.report.folder import USAGE_EXIT_CODE, own_folder
 from tlcli.report.record import RunRecord
 
-# Recipe keys that name or describe a run instead of deciding it.
-NAMES = ("name", "description")
+# Recipe keys that describe a run and do not affect it.
+DESCRIPTIVE_KEYS = ("name", "description")
 
 
 def side_by_side(runs: Sequence[Path]) -> dict[str, Any]:
-    """The JSON shape of `tlcli compare --json`: a row for each run in the order given, and what they have in common.
+    """The JSON shape of `tlcli compare --json`: one row per run in the given order, the best run and the differences.
 
-    One run alone that came out of a comparison stands for all that were compared.
-
-    The best is the one of the highest validation accuracy, of several the one of the lowest validation loss; the test
-    images have no say. Runs of different splits are not ranked.
+    The best run has the highest validation accuracy; ties go to the lowest validation loss. Test scores do not count.
+    Runs with different splits are not ranked.
 
     Raises:
-        UsageError: If one is no complete run.
+        UsageError: If a folder is not a complete run.
     """
     for run in runs:
         record.require_complete(run)
-    if len(runs) == 1 and (compared := record.read(runs[0]).compared):
-        inside = runs[0] / Path(compared[0]["run"]).parent.name
-        return side_by_side([inside / Path(row["run"]).name for row in compared])
-    notes = [record.read(run) for run in runs]
-    splits = {_split_of(run) for run in runs}
-    rows = [summary_row(note, run) for note, run in zip(notes, runs, strict=True)]
+    records = [record.read(run) for run in runs]
+    splits = {_split_hash(run) for run in runs}
+    rows = [summary_row(run_record, run) for run_record, run in zip(records, runs, strict=True)]
     return {
         "runs": rows,
         "same_split": len(splits) == 1,
         "best": rows[best_row(rows)]["run"] if len(splits) == 1 and rows[0]["val_accuracy"] is not None else None,
-        "differences": differences([note.recipe for note in notes]),
+        "differences": differences([run_record.recipe for run_record in records]),
     }
 
 
-def summary_row(note: RunRecord, run: Path) -> dict[str, Any]:
-    """One run in numbers: accuracies 0-1, losses, seconds; None where a run has no such images."""
-    kept = [phase for phase in note.phases if phase["kept"]]
-    scores = {name: note.scores.get(name, {}) for name in ("val", "test")}
+def summary_row(run: RunRecord, folder: Path) -> dict[str, Any]:
+    """The main numbers of a run: accuracies (0-1), losses, seconds. Scores of an empty split are None."""
+    kept = [step for step in run.phases if step["kept"]]
+    scores = {name: run.scores.get(name, {}) for name in ("val", "test")}
     return {
-        "run": str(run),
-        "recipe": note.recipe["name"],
-        "model": note.model["name"],
-        "trained_groups": max((phase["trained_groups"] for phase in kept), key=len, default=[]),
-        "epochs": sum(phase["epochs"] for phase in note.phases),
+        "run": str(folder),
+        "recipe": run.recipe["name"],
+        "model": run.model["name"],
+        "trained_groups": max((step["trained_groups"] for step in kept), key=len, default=[]),
+        "epochs": sum(step["epochs"] for step in run.phases),
         "val_accuracy": scores["val"].get("accuracy"),
         "val_loss": scores["val"].get("loss"),
         "test_accuracy": scores["test"].get("accuracy"),
         "test_loss": scores["test"].get("loss"),
         "test_count": scores["test"].get("count"),
-        "seconds": note.seconds["total"],
+        "seconds": run.seconds["total"],
     }
 
 
 def best_row(rows: Sequence[dict[str, Any]]) -> int:
-    """Index of the row of the highest validation accuracy, of several the one of the lowest loss."""
+    """Index of the row with the highest validation accuracy; ties go to the lowest validation loss."""
     return max(
         range(len(rows)), key=lambda index: (rows[index]["val_accuracy"] or 0.0, -(rows[index]["val_loss"] or 0.0))
     )
 
 
 def differences(recipes: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """By dotted key, the values of each recipe, where they are not all the same; None where it has no such key."""
-    flat = [dict(_flat(recipe)) for recipe in recipes]
-    keys = dict.fromkeys(key for each in flat for key in each if key not in NAMES)
-    found = {key: [each.get(key) for each in flat] for key in keys}
-    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+    """Dotted keys whose values differ, each with one value per recipe; None for a recipe without the key."""
+    flat = [dict(_flatten(recipe)) for recipe in recipes]
+    keys = dict.fromkeys(key for values in flat for key in values if key not in DESCRIPTIVE_KEYS)
+    by_key = {key: [values.get(key) for values in flat] for key in keys}
+    return {key: values for key, values in by_key.items() if any(value != values[0] for value in values)}
 
 
-def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
+def _flatten(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Dotted paths of all values in a recipe. Lists of plain values count as values."""
     if isinstance(value, dict):
-        return [pair for key, each in value.items() for pair in _flat(each, f"{path}.{key}" if path else str(key))]
-    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        return [pair for index, each in enumerate(value) for pair in _flat(each, f"{path}.{index}")]
+        return [pair for key, item in value.items() for pair in _flatten(item, f"{path}.{key}" if path else str(key))]
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return [pair for index, item in enumerate(value) for pair in _flatten(item, f"{path}.{index}")]
     return [(path, value)]
 
 
-def _split_of(run: Path) -> str:
-    """What tells the splits of two runs apart: which content of which class is where, not where the folder lies."""
+def _split_hash(run: Path) -> str:
+    """The sha256 of splits.csv: equal for equal images, classes and splits, wherever the image folder is."""
     return hashlib.sha256((run / "splits.csv").read_bytes()).hexdigest()
 
 
-# Within the run folder of a comparison: the folder of all its runs, and that of their recipes.
+# Subfolders of the run folder of a comparison: for its runs and for their recipes.
 RUNS, RECIPES = "compared", "recipes"
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What is compared in a run folder: names of recipes, by which their files and run folders are called."""
+    """The recipes that are compared in one run folder. Their names also name their recipe files and run folders.
+
+    Attributes:
+        out: The run folder of the comparison.
+        names: Names of the recipes.
+        strict: The option `--strict`.
+        device: The option `--device`.
+    """
 
     out: Path
     names: tuple[str, ...]
@@ -109,45 +112,47 @@ class Candidates:
     device: str
 
     def folder(self, name: str) -> Path:
-        """The run folder of one."""
+        """The run folder of a candidate."""
         return self.out / RUNS / name
 
     def is_complete(self, name: str) -> bool:
-        """Whether one has run to its end."""
+        """True if the run of a candidate is complete."""
         folder = self.folder(name)
         return (folder / "run.json").is_file() and record.read(folder).status == "complete"
 
     def recipe(self, name: str) -> str:
-        """The file with the recipe of one, as it was settled."""
+        """The file with the resolved recipe of a candidate."""
         return str(self.out / RECIPES / f"{name}.yaml")
 
 
 def holds_candidates(folder: Path) -> bool:
-    """Whether a folder is that of a comparison which has not ended."""
+    """True if a folder holds an unfinished comparison."""
     return (folder / record.COMPARISON).is_file() and not (folder / "run.json").is_file()
 
 
 def read_candidates(out: Path) -> Candidates:
-    """The candidates of a comparison that was begun.
+    """Read the candidates of an unfinished comparison.
 
     Raises:
-        RunError: If its list is damaged.
+        RunError: If compare.json is damaged.
     """
     try:
-        found = json.loads((out / record.COMPARISON).read_text(encoding="utf-8"))
-        return Candidates(out, tuple(found["recipes"]), found["strict"], found["device"])
+        listed = json.loads((out / record.COMPARISON).read_text(encoding="utf-8"))
+        return Candidates(out, tuple(listed["recipes"]), listed["strict"], listed["device"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(
-            f"is damaged ({error!r})", where=str(out / record.COMPARISON), hint="Start the comparison anew."
+            f"is damaged ({error!r})", where=str(out / record.COMPARISON), hint="Start a new comparison."
         ) from error
 
 
 @contextmanager
 def write_candidates(candidates: Candidates, recipes: Sequence[Recipe]) -> Iterator[None]:
-    """Make the run folder and write down what is compared, so that it can be resumed; remove it if nothing began.
+    """Create the run folder of a comparison and write its candidates, so that it can be resumed.
+
+    If the comparison is refused before a run has begun, the folder is removed.
 
     Raises:
-        OutputError: If it cannot be made, or belongs to something else.
+        OutputError: If the folder cannot be created or is already in use.
     """
     with own_folder(candidates.out, resume=False):
         try:
@@ -158,7 +163,7 @@ def write_candidates(candidates: Candidates, recipes: Sequence[Recipe]) -> Itera
             write_json(candidates.out / record.COMPARISON, listed)
             yield
         except TlcliError as error:
-            if error.exit_code == WRONG and not list(candidates.out.glob(f"{RUNS}/*/run.json")):
+            if error.exit_code == USAGE_EXIT_CODE and not list(candidates.out.glob(f"{RUNS}/*/run.json")):
                 shutil.rmtree(candidates.out / RUNS, ignore_errors=True)
                 shutil.rmtree(candidates.out / RECIPES)
             raise

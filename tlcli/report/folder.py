@@ -1,4 +1,4 @@
-"""The run folder: made, locked and written; every file in it appears by rename."""
+"""The run folder: creating, locking and writing it. Every file in it appears by rename."""
 
 import csv
 import errno
@@ -20,35 +20,33 @@ from filelock import FileLock, Timeout
 from tlcli.data.source import content_hash
 from tlcli.data.split import Splits
 from tlcli.errors import DataError, OutputError, TlcliError, UsageError
-from tlcli.paths import write_text
+from tlcli.paths import replacing, write_text
 from tlcli.recipe import expectation
 from tlcli.recipe.load import render
 from tlcli.report import record
-from tlcli.report.record import COMPARISON, RunRecord, read
+from tlcli.report.record import COMPARISON, RunRecord
 from tlcli.train import policy
 from tlcli.train.events import EpochDone, Event, Observer, StepDone
 from tlcli.train.plan import TrainPlan
 
 if TYPE_CHECKING:
-    # Only named: a session loads Keras.
+    # This module loads Keras. `tlcli plan` imports the run folder, and must not load it.
     from tlcli.train.session import Session
 
 RUNS = Path("runs")
 HISTORY = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds", "images_per_second")
-
-
-# The exit code of errors that mean: nothing was started.
-WRONG = UsageError.exit_code
+# The exit code of errors that are reported before training starts.
+USAGE_EXIT_CODE = UsageError.exit_code
 
 
 class RunFolder:
-    """A run folder that this process owns. Every file appears by rename."""
+    """Writes the files of a run folder that this process has locked. Every file appears by rename."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write_start(self, run: RunRecord, plan: TrainPlan, *, resumed: bool) -> None:
-        """Write run.json, recipe.yaml and splits.csv. A resumed run must find the images as it left them.
+        """Write run.json, recipe.yaml and splits.csv. The images of a resumed run must be unchanged.
 
         Raises:
             DataError: If images were added, removed or changed since the run began.
@@ -58,7 +56,7 @@ class RunFolder:
             raise DataError(
                 "the images have changed since the run began",
                 where=str(splits),
-                hint="Restore them, or start a new run: mixing the two would let test images into training.",
+                hint="Restore them, or start a new run. With other images, test images could get into training.",
             )
         record.write(self.path, run)
         write_text(self.path / "recipe.yaml", render(plan.recipe))
@@ -86,60 +84,81 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class RunWriter:
-    """An observer that keeps history.csv and phases.jsonl up to date and passes every event on."""
+    """An observer that keeps history.csv and phases.jsonl up to date and passes every event on.
+
+    Attributes:
+        session: The session that is observed.
+        folder: The run folder.
+        observer: Receives every event.
+    """
 
     session: "Session"
     folder: RunFolder
-    pass_on: Observer
+    observer: Observer
 
     def __post_init__(self) -> None:
         self.folder.write_history(self.session.history)
         self.folder.write_decisions(self.session.outcomes)
 
     def __call__(self, event: Event) -> None:
-        """Write what the event adds, then pass it on."""
-        # The epochs of a step from the result cache arrive with the end of the step.
+        """Write the new epochs and decisions, then pass the event on."""
+        # The epochs of a cached step arrive together, with its StepDone.
         if isinstance(event, (EpochDone, StepDone)):
             self.folder.write_history(self.session.history)
         if isinstance(event, StepDone):
             self.folder.write_decisions(self.session.outcomes)
-        self.pass_on(event)
+        self.observer(event)
+
+
+def link_files(source: Path, target: Path) -> None:
+    """Put the files of a finished run, other than its record and lock, into another run folder, by rename.
+
+    Files are hard-linked, or copied if the disk has no hard links.
+    """
+    for path in source.iterdir():
+        if path.is_file() and path.name not in (".lock", "run.json"):
+            with replacing(target / path.name) as temporary:
+                temporary.unlink(missing_ok=True)
+                try:
+                    os.link(path, temporary)
+                except OSError:
+                    shutil.copyfile(path, temporary)
 
 
 def splits_csv(splits: Splits, classes: Sequence[str]) -> str:
-    """The text of splits.csv: path, label, split, sha256."""
+    """The text of splits.csv: one line per image with path, label, split and sha256."""
     rows = ((image.path, classes[image.label], split, image.sha256) for image, split in splits.rows())
     return _csv(["path", "label", "split", "sha256"], rows)
 
 
 def read_splits(run: Path, split: str) -> list[dict[str, str]]:
-    """The rows of splits.csv of one split: `path`, `label`, `split`, `sha256`."""
+    """The rows of one split in splits.csv, with `path`, `label`, `split` and `sha256`."""
     with (run / "splits.csv").open(encoding="utf-8", newline="") as stream:
         return [row for row in csv.DictReader(stream) if row["split"] == split]
 
 
 def default_folder(data: Path, model: str) -> Path:
-    """The first free `runs/<data>-<model>-<n>`."""
+    """The run folder `runs/<data>-<model>-<n>` with `n` one above the highest in use."""
     plain = (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") for name in (data.resolve().name, model))
     stem = "-".join(filter(None, plain))
-    taken = (int(found[1]) for path in RUNS.glob(f"{stem}-*") if (found := re.fullmatch(r".*-(\d+)", path.name)))
+    taken = (int(match[1]) for path in RUNS.glob(f"{stem}-*") if (match := re.fullmatch(r".*-(\d+)", path.name)))
     return RUNS / f"{stem}-{max(taken, default=0) + 1}"
 
 
 @contextmanager
 def recorded(folder: RunFolder, run: RunRecord, began: float) -> Iterator[None]:
-    """Complete the record whatever happens. The status becomes complete, failed or interrupted.
+    """Write the record at the end, also after an error. The status becomes complete, failed or interrupted.
 
     Args:
         folder: The run folder.
-        run: Its record.
-        began: When this process began the run, seconds on `time.perf_counter`.
+        run: The record of the run.
+        began: Start of the run in this process, seconds on `time.perf_counter`.
     """
     try:
         yield
     except TlcliError as error:
         # An error that stops the run before training leaves it resumable.
-        run.status = "interrupted" if error.exit_code == WRONG else "failed"
+        run.status = "interrupted" if error.exit_code == USAGE_EXIT_CODE else "failed"
         run.error = {"kind": error.kind, "where": error.where, "message": error.message}
         raise
     except Exception as error:
@@ -158,33 +177,41 @@ def recorded(folder: RunFolder, run: RunRecord, began: float) -> Iterator[None]:
 
 @contextmanager
 def own_folder(path: Path, *, resume: bool, need_bytes: int = 0) -> Iterator[RunFolder]:
-    """Create the run folder, or enter an unfinished one, and hold its lock until done.
+    """Create a run folder, or open an unfinished one, and lock it.
 
-    Where what was asked turns out to be wrong (exit code 2), a new folder is removed again, unless it has come to hold
-    others: what is finished stays.
+    If the run is refused (exit code 2), a new folder is removed, unless it contains folders, such as finished runs of a
+    comparison.
+
+    Args:
+        path: The run folder.
+        resume: True to open an unfinished folder instead of creating one.
+        need_bytes: Disk space that the run needs.
 
     Raises:
-        OutputError: If it cannot be made or written, already exists, is full, or belongs to a run in progress.
+        OutputError: If the folder cannot be created or written, already exists, belongs to a run in progress, or the
+            disk space is too small.
     """
-    made = [] if resume else _make(path)
+    created = [] if resume else _create(path)
     with _locked(path):
         try:
-            _require_room(path, need_bytes)
+            _require_disk_space(path, need_bytes)
             yield RunFolder(path)
         except TlcliError as error:
-            if not resume and error.exit_code == WRONG and not any(entry.is_dir() for entry in path.iterdir()):
-                _unmake(path, made)
+            is_refused = error.exit_code == USAGE_EXIT_CODE
+            if not resume and is_refused and not any(entry.is_dir() for entry in path.iterdir()):
+                _remove(path, created)
             raise
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a run folder."""
     lock = FileLock(path / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
         raise OutputError(
-            "a run is in progress in this folder", where=str(path), hint="Wait for it, or choose another --out."
+            "a run is in progress in this folder", where=str(path), hint="Wait for its end, or choose another --out."
         ) from error
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -196,39 +223,38 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def require_idle(path: Path) -> None:
-    """Refuse a run folder that a living process owns.
+    """Check that no other process has locked a run folder.
 
     Raises:
-        OutputError: If there is one.
+        OutputError: If a run is in progress there.
     """
     with _locked(path):
         pass
 
 
 def require_new(path: Path) -> None:
-    """Refuse a run folder that holds something.
+    """Check that a new run folder can be created, or is an empty folder.
 
     Raises:
-        OutputError: If there is a file, or a folder that is not empty.
+        OutputError: If the folder is not empty, a file is in its place, or its parent cannot be written.
     """
     if path.is_dir() and any(path.iterdir()):
         has_record = (path / "run.json").is_file()
-        unfinished = read(path).status == "interrupted" if has_record else (path / COMPARISON).is_file()
-        hint = (
-            f"Continue it with --resume {shlex.quote(str(path))}, or choose another --out."
-            if unfinished
-            else "Choose another --out."
-        )
+        is_unfinished = record.read(path).status == "interrupted" if has_record else (path / COMPARISON).is_file()
+        resume = f"Resume it with --resume {shlex.quote(str(path))}, or choose another --out."
+        hint = resume if is_unfinished else "Choose another --out."
         raise OutputError("the run folder already exists and is not empty", where=str(path), hint=hint)
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not nearest.is_dir():
-        raise OutputError("is a file, and the run needs a folder", where=str(nearest), hint="Choose another --out.")
+        raise OutputError("is a file, not a folder", where=str(nearest), hint="Choose another --out.")
     if not os.access(nearest, os.W_OK):
-        raise OutputError("cannot be written", where=str(nearest), hint="Choose another --out, or set the rights.")
+        raise OutputError(
+            "cannot be written", where=str(nearest), hint="Choose another --out, or change the permissions."
+        )
 
 
-def _make(path: Path) -> list[Path]:
-    """Make the folder; returns what had to be made, deepest first."""
+def _create(path: Path) -> list[Path]:
+    """Create a folder and check that it can be written. Returns all created folders, deepest first."""
     require_new(path)
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
@@ -241,29 +267,29 @@ def _make(path: Path) -> list[Path]:
     return missing
 
 
-def _require_room(path: Path, need_bytes: int) -> None:
+def _require_disk_space(path: Path, need_bytes: int) -> None:
     free = shutil.disk_usage(path).free
     if free < need_bytes:
         raise OutputError(
             f"the disk has {free / 1e6:.0f} MB left, the run needs about {need_bytes / 1e6:.0f} MB",
             where=str(path),
-            hint="Free some space or choose another --out.",
+            hint="Free disk space, or choose another --out.",
         )
 
 
-def _unmake(path: Path, made: Sequence[Path]) -> None:
-    """Remove what a refused run wrote and the folders made for it."""
+def _remove(path: Path, created: Sequence[Path]) -> None:
+    """Remove the files of a refused run and the folders that were created for it."""
     for entry in path.iterdir():
         if entry.is_file():
             entry.unlink()
-    for folder in made:
+    for folder in created:
         if not any(folder.iterdir()):
             folder.rmdir()
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
     what = "the disk is full" if error.errno == errno.ENOSPC else f"cannot be written ({error.strerror or error})"
-    return OutputError(what, where=str(path), hint="Choose another --out, or free space and set the rights.")
+    return OutputError(what, where=str(path), hint="Choose another --out, free disk space, or change the permissions.")
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

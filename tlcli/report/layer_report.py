@@ -1,4 +1,4 @@
-"""The layer report: one row per group and per layer, and what a selection would train."""
+"""The layer report: one row per layer group or layer, and what training a selection would change and cost."""
 
 import csv
 import io
@@ -19,12 +19,13 @@ from tlcli.train import budget, plan
 
 @dataclass(frozen=True)
 class SelectionEffect:
-    """A selection as it would take effect.
+    """The effect of training a selection of layers: what changes, and what it costs.
 
     Attributes:
-        selection: The layers that were chosen.
-        batch_norm: What BatchNorm of chosen layers does.
-        recipe: What else decides about memory and storing: batch, cache, head.
+        groups: The layer groups of the network.
+        selection: The selected layers.
+        batch_norm: BatchNorm policy of the selected layers.
+        recipe: The recipe. Its batch, cache and head affect memory and stored features.
     """
 
     groups: LayerGroups
@@ -33,21 +34,21 @@ class SelectionEffect:
     recipe: Recipe
 
     def parameters(self, layers: Collection[Layer]) -> int:
-        """Parameters of these layers that would change."""
+        """Number of parameters of these layers that training would change."""
         has_norms = self.batch_norm != "frozen"
         return sum(layer.trained_parameters(norms=has_norms) for layer in layers if layer.name in self.selection.layers)
 
     def state(self, group: LayerGroup) -> str:
-        """`trained`, `partly` or `frozen`, by the parameters that would change."""
-        changing = self.parameters(group.layers)
-        if not changing:
+        """`trained`, `partly` or `frozen`: how many parameters of the group training would change."""
+        changed = self.parameters(group.layers)
+        if not changed:
             return "frozen"
         has_norms = self.batch_norm != "frozen"
-        could = sum(layer.trained_parameters(norms=has_norms) for layer in group.layers)
-        return "trained" if changing == could else "partly"
+        trainable = sum(layer.trained_parameters(norms=has_norms) for layer in group.layers)
+        return "trained" if changed == trainable else "partly"
 
     def norm_mode(self, layers: Collection[Layer]) -> str | None:
-        """What BatchNorm among these layers would do: a policy's name, `mixed`, or None where there is none."""
+        """BatchNorm policy of these layers: a policy name, `mixed`, or None without BatchNorm."""
         modes = {self._mode(layer) for layer in layers if layer.batch_norms}
         return None if not modes else modes.pop() if len(modes) == 1 else "mixed"
 
@@ -56,29 +57,28 @@ class SelectionEffect:
 
     @property
     def batch(self) -> int:
-        """Images a step; where the recipe leaves that to their number, what it takes with many."""
+        """Images per batch. For `auto`, the batch size for large image folders."""
         return 32 if self.recipe.performance.batch == "auto" else self.recipe.performance.batch
 
     @cached_property
     def head_parameters(self) -> int:
-        """Of a head for one class."""
+        """Parameters of a head for one class."""
         return plan.head_parameters_of(self.recipe.head, self.groups, 1)
 
     def to_json(self) -> dict[str, Any]:
-        """The `training` part of `tlcli inspect --format json`."""
-        chosen = self._costs(self.selection.layers)
+        """The value of `training` in `tlcli inspect --format json`."""
         return {
             "selection": self.selection.text,
             "batch_norm": self.batch_norm,
             "batch": self.batch,
-            "head": self.selection.head,
+            "head": self.selection.trains_head,
             "head_parameters_per_class": self.head_parameters,
-            **chosen,
+            **self._costs(self.selection.layers),
             "depths": [self._depth(count) for count in range(len(self.groups) + 1)],
         }
 
     def _depth(self, count: int) -> dict[str, Any]:
-        """The costs of training so many groups from the top."""
+        """The costs of training the top `count` groups."""
         groups = self.groups.groups[len(self.groups) - count :]
         layers = frozenset(layer.name for group in groups for layer in group.layers)
         return {
@@ -89,102 +89,110 @@ class SelectionEffect:
         }
 
     def _costs(self, layers: frozenset[str]) -> dict[str, Any]:
-        place = placement.placement_of(
-            self._plain, self._plain.phases[0], layers, self.groups, placement.ImageCounts(1, 1)
-        )
-        below = self.groups.names.index(place.group.name) + 1 if place.group else 0
-        frozen, above = (
-            sum(group.flops for group in part) for part in (self.groups.groups[:below], self.groups.groups[below:])
-        )
-        # An epoch of training everything, from the pixels.
-        whole = max(budget.epoch_flops(0, frozen + above, train=1, val=0, stored=False), 1)
-        memory = budget.memory_bytes(
-            self.groups, layers, batch=self.batch, stored=place.is_stored, batch_norm=self.batch_norm
-        )
+        """Parameters, bytes and relative epoch times of training these layers."""
+        recipe, groups = self._unaugmented, self.groups
+        cut = placement.placement_of(recipe, recipe.phases[0], layers, groups, placement.ImageCounts(1, 1))
+        below = groups.names.index(cut.group.name) + 1 if cut.group else 0
+        frozen, above = (sum(group.flops for group in part) for part in (groups.groups[:below], groups.groups[below:]))
+        # The unit is an epoch that trains everything from the pixels.
+        full_epoch = max(budget.epoch_flops(0, frozen + above, train=1, val=0, stored=False), 1)
+        memory = budget.memory_bytes(groups, layers, batch=self.batch, stored=cut.is_stored, batch_norm=self.batch_norm)
         return {
-            "trained_parameters": plan.trained_parameters(self.groups, layers, batch_norm=self.batch_norm),
-            "frontier": place.name,
-            "stored_bytes": place.bytes,
+            "trained_parameters": plan.trained_parameters(groups, layers, batch_norm=self.batch_norm),
+            "cut_point": cut.name,
+            "stored_bytes": cut.bytes,
             "memory_bytes": memory,
-            "epoch_cached": budget.epoch_flops(frozen, above, train=1, val=0, stored=place.is_stored) / whole,
-            "epoch_uncached": budget.epoch_flops(frozen, above, train=1, val=0, stored=False) / whole,
+            "epoch_cached": budget.epoch_flops(frozen, above, train=1, val=0, stored=cut.is_stored) / full_epoch,
+            "epoch_uncached": budget.epoch_flops(frozen, above, train=1, val=0, stored=False) / full_epoch,
         }
 
     @cached_property
-    def _plain(self) -> Recipe:
-        """One rendering of each image: what is stored of it."""
+    def _unaugmented(self) -> Recipe:
+        """The recipe with one view per image, so that stored features are counted once per image."""
         return self.recipe.model_copy(update={"augment": AugmentSpec(preset="none")})
 
 
 def selection_effect(target: Target, selection: str, batch_norm: BatchNormPolicy | None) -> SelectionEffect:
-    """A selection on what is looked at. `batch_norm`: None for what the network's card asks for.
+    """The effect of a selection on a network.
+
+    Args:
+        target: The network.
+        selection: The layers to train, as after `--train`.
+        batch_norm: BatchNorm policy of the selected layers; None for the policy of the network's card.
 
     Raises:
         ModelError: If the selection matches nothing.
     """
-    chosen = select(selection, target.groups, where="--train")
-    return SelectionEffect(target.groups, chosen, batch_norm or target.card.fine_tuning.batch_norm, target.recipe)
+    selected = select(selection, target.groups, where="--train")
+    return SelectionEffect(target.groups, selected, batch_norm or target.card.fine_tuning.batch_norm, target.recipe)
 
 
-def layer_report(target: Target, trained: SelectionEffect | None, *, by_layer: bool) -> dict[str, Any]:
-    """The JSON shape of `tlcli inspect --format json`; docs/inspect.md is its description."""
+def layer_report(target: Target, effect: SelectionEffect | None, *, by_layer: bool) -> dict[str, Any]:
+    """The JSON shape of `tlcli inspect --format json`, which docs/inspect.md describes.
+
+    Args:
+        target: The network.
+        effect: The effect of a selection, if there is one.
+        by_layer: True to add a row per layer.
+    """
     groups = target.groups
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "name": groups.name,
         "parameters": groups.parameters,
         "trainable_parameters": groups.trainable_parameters,
         "flops": sum(group.flops for group in groups),
-        "activation_bytes_inside": sum(_activations(group) for group in groups),
+        "activation_bytes_inside": sum(_activation_bytes(group) for group in groups),
         "batch_norm": sum(group.batch_norms for group in groups),
-        "batch_norm_policy": trained.batch_norm if trained else target.card.fine_tuning.batch_norm,
+        "batch_norm_policy": effect.batch_norm if effect else target.card.fine_tuning.batch_norm,
         "input_size": list(groups.input_size),
         "about": network_facts(target),
-        "groups": [_group(group, max(groups.parameters, 1), trained) for group in groups],
+        "groups": [_group_row(group, max(groups.parameters, 1), effect) for group in groups],
     }
-    if trained is not None:
-        found["training"] = trained.to_json()
+    if effect is not None:
+        report["training"] = effect.to_json()
     if by_layer:
-        found["layers"] = [row for group in groups for row in _layers(group, trained)]
-    return found
+        report["layers"] = [row for group in groups for row in _layer_rows(group, effect)]
+    return report
 
 
-def _group(group: LayerGroup, total: int, trained: SelectionEffect | None) -> dict[str, Any]:
-    inside = [layer for layer in group.members if layer.kind != "InputLayer"] or list(group.layers)
+def _group_row(group: LayerGroup, total: int, effect: SelectionEffect | None) -> dict[str, Any]:
+    """The row of a group. `total`: parameters of the network."""
+    layers = [layer for layer in group.members if layer.kind != "InputLayer"] or list(group.layers)
     row = plan.group_json(group) | {
         "share": group.parameters / total,
-        "first_layer": inside[0].name,
+        "first_layer": layers[0].name,
         "last_layer": group.boundary,
-        "layers_without_weights": sum(not layer.is_weighted for layer in inside),
-        "activation_bytes_inside": _activations(group),
-        **_sight(group.end),
+        "layers_without_weights": sum(not layer.is_weighted for layer in layers),
+        "activation_bytes_inside": _activation_bytes(group),
+        **_receptive_field(group.end),
     }
-    if trained is not None:
+    if effect is not None:
         row |= {
-            "state": trained.state(group),
-            "trained_layers": sum(trained.parameters([layer]) > 0 for layer in group.layers),
-            "trained_parameters": trained.parameters(group.layers),
-            "batch_norm_mode": trained.norm_mode(group.layers),
+            "state": effect.state(group),
+            "trained_layers": sum(effect.parameters([layer]) > 0 for layer in group.layers),
+            "trained_parameters": effect.parameters(group.layers),
+            "batch_norm_mode": effect.norm_mode(group.layers),
         }
     return row
 
 
-def _layers(group: LayerGroup, trained: SelectionEffect | None) -> Iterator[dict[str, Any]]:
+def _layer_rows(group: LayerGroup, effect: SelectionEffect | None) -> Iterator[dict[str, Any]]:
     for layer in group.members or group.layers:
-        is_chosen = trained is not None and layer.name in trained.selection.layers
-        yield _layer(group, layer, "", trained, is_chosen=is_chosen)
-        for part in _nested(layer):
-            yield _layer(group, part[1], part[0], trained, is_chosen=is_chosen)
+        is_selected = effect is not None and layer.name in effect.selection.layers
+        yield _layer_row(group, layer, "", effect, is_selected=is_selected)
+        for parent, part in _nested(layer):
+            yield _layer_row(group, part, parent, effect, is_selected=is_selected)
 
 
 def _nested(layer: Layer) -> Iterator[tuple[str, Layer]]:
-    """What is inside a layer, however deep, each with the name of what it is in."""
+    """All layers inside a layer, at any depth, each with the name of its parent."""
     for part in layer.parts:
         yield layer.name, part
         yield from _nested(part)
 
 
-def _layer(
-    group: LayerGroup, layer: Layer, inside: str, trained: SelectionEffect | None, *, is_chosen: bool
+def _layer_row(
+    group: LayerGroup, layer: Layer, inside: str, effect: SelectionEffect | None, *, is_selected: bool
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "group": group.name,
@@ -198,41 +206,42 @@ def _layer(
         "activation_bytes": layer.activation_bytes,
         "batch_norm": layer.batch_norms,
         "boundary": layer.name == group.boundary and not inside,
-        **_sight(layer),
+        **_receptive_field(layer),
     }
-    if trained is not None:
-        changing = layer.trained_parameters(norms=trained.batch_norm != "frozen") if is_chosen else 0
-        mode = (trained.batch_norm if is_chosen else "frozen") if layer.batch_norms else None
-        row |= {"trained": changing > 0, "trained_parameters": changing, "batch_norm_mode": mode}
+    if effect is not None:
+        changed = layer.trained_parameters(norms=effect.batch_norm != "frozen") if is_selected else 0
+        mode = (effect.batch_norm if is_selected else "frozen") if layer.batch_norms else None
+        row |= {"trained": changed > 0, "trained_parameters": changed, "batch_norm_mode": mode}
     return row
 
 
-def _sight(layer: Layer | None) -> dict[str, Any]:
-    """What a place of a layer's output sees, and how far the next is away."""
+def _receptive_field(layer: Layer | None) -> dict[str, Any]:
+    """Receptive field and stride of a layer's output, pixels; None where unknown."""
     stride, field = (None, None) if layer is None else (layer.stride, layer.receptive_field)
     return {
-        "stride": None if stride is None else [_whole(side) for side in stride],
+        "stride": None if stride is None else [_integral(side) for side in stride],
         "receptive_field": None if field is None else list(field),
         "sees_all": layer is not None and layer.sees_all,
     }
 
 
-def _whole(value: float) -> float:
+def _integral(value: float) -> float:
+    """The value, as an int if it is a whole number."""
     return int(value) if value == int(value) else value
 
 
-def _activations(group: LayerGroup) -> int:
+def _activation_bytes(group: LayerGroup) -> int:
     """Bytes of all outputs of a group's layers for one image."""
     return sum(layer.activation_bytes for layer in group.members if layer.kind != "InputLayer")
 
 
 def as_json(value: Any) -> str:
-    """One JSON document; not-a-number is refused."""
+    """A value as an indented JSON document. NaN and infinity raise a ValueError."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line a row under a line of names; shapes as `7x7x320`, an open side as `?`, what is not known as nothing."""
+    """Rows as CSV with a header line. Shapes look like `7x7x320`, an unknown side is `?`, None is empty."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()

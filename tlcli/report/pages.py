@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: rendering with escapes, and the page of a check."""
+"""Self-contained HTML pages: a renderer that escapes all text, and the page of `tlcli check`."""
 
 import base64
 import io
@@ -23,11 +23,11 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 def render(name: str, values: dict[str, Any]) -> str:
-    """The page of a template in `templates/`.
+    """Render a page from a template.
 
     Args:
-        name: File name of the template.
-        values: What it is filled with. Strings are text: whatever is in them, they never become markup.
+        name: File name in `templates/`.
+        values: Values for the template. Strings are always text, never markup.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -41,74 +41,77 @@ def render(name: str, values: dict[str, Any]) -> str:
 
 
 def _printable(value: Any) -> Any:
-    """Without characters that no one sees, or that turn the writing around: names of layers and files may hold them."""
+    """Escape characters that are invisible or change the writing direction, which names of files may contain."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return printable(value)
 
 
-# Of each finding so many files, or groups and files in one of them, are shown.
-FILES = 24
-GROUPS = 12
-IN_A_GROUP = 6
-# Height and width of a thumbnail at most, pixels.
+# At most this many files, or groups and files per group, are shown for each finding.
+MAX_FILES = 24
+MAX_GROUPS = 12
+MAX_FILES_PER_GROUP = 6
+# Maximum height and width of a thumbnail, pixels.
 SIDE = 160
 
-# Their paths are shown as text: there is no picture in them, or none that is meant.
-_TEXT = frozenset(
+# Findings without thumbnails: the files are not images, cannot be decoded, or are skipped.
+_TEXT_ONLY = frozenset(
     {
         *("unreadable", "truncated", "empty", "bomb", "no_permission", "bad_file_name", "unmatched_exclusion"),
-        *("not_an_image", "unread_format", "hidden", "link_loop", "broken_link"),
+        *("not_an_image", "unsupported_format", "hidden", "link_loop", "broken_link"),
     }
 )
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """What of a finding is on the page: groups, or files, or names only."""
+class _Excerpt:
+    """The part of a finding that is on the page.
+
+    Attributes:
+        finding: The finding.
+        groups: Groups of images with thumbnails.
+        images: Images with thumbnails; empty if there are groups.
+        names: Paths without thumbnails; if there are any, `groups` and `images` are empty.
+        more: Number of paths that are left out.
+    """
 
     finding: Finding
     groups: tuple[tuple[str, ...], ...]
-    files: tuple[str, ...]
+    images: tuple[str, ...]
     names: tuple[str, ...]
     more: int
 
 
-def write_check_page(found: CheckResult, file: Path) -> None:
-    """Write the page."""
-    shown = [_shown(finding) for finding in found.findings]
-    wanted = [path for each in shown for path in (*each.files, *(path for group in each.groups for path in group))]
-    thumbnails = _thumbnails(found.index.root, wanted)
+def write_check_page(result: CheckResult, file: Path) -> None:
+    """Write the findings of a check as an HTML page with thumbnails."""
+    excerpts = [_excerpt(finding) for finding in result.findings]
+    images = [path for part in excerpts for path in (*part.images, *(path for group in part.groups for path in group))]
+    thumbnails = _thumbnails(result.index.root, images)
     values = {
-        "data": str(found.data),
-        "summary": found.summary(),
-        "findings": [_fields(each, thumbnails) for each in shown],
+        "data": str(result.data),
+        "summary": result.summary(),
+        "findings": [_template_values(excerpt, thumbnails) for excerpt in excerpts],
     }
     write_text(file, render("check.html", values))
 
 
-def _shown(finding: Finding) -> _Shown:
-    is_text = finding.kind in _TEXT
-    names = tuple(path for path in finding.paths if is_text or path.endswith("/"))[:FILES]
-    groups = () if names else tuple(group[:IN_A_GROUP] for group in finding.groups[:GROUPS])
-    files = () if names or groups else finding.paths[:FILES]
-    on_page = {path for group in groups for path in group} | {*files, *names}
-    return _Shown(finding, groups, files, names, max(finding.count - len(on_page & set(finding.paths)), 0))
+def _excerpt(finding: Finding) -> _Excerpt:
+    """The first paths of a finding: names, groups or single images."""
+    is_text = finding.kind in _TEXT_ONLY
+    names = tuple(path for path in finding.paths if is_text or path.endswith("/"))[:MAX_FILES]
+    groups = () if names else tuple(group[:MAX_FILES_PER_GROUP] for group in finding.groups[:MAX_GROUPS])
+    images = () if names or groups else finding.paths[:MAX_FILES]
+    on_page = {path for group in groups for path in group} | {*images, *names}
+    return _Excerpt(finding, groups, images, names, max(finding.count - len(on_page & set(finding.paths)), 0))
 
 
-def _fields(shown: _Shown, thumbnails: Mapping[str, str]) -> dict[str, Any]:
-    finding = shown.finding
+def _template_values(excerpt: _Excerpt, thumbnails: Mapping[str, str]) -> dict[str, Any]:
+    """Values of one finding for check.html."""
+    finding = excerpt.finding
     notes = finding.notes or {}
 
     def listed(paths: Iterable[str]) -> list[dict[str, str]]:
-        return [
-            {
-                "path": path,
-                "note": notes.get(path, ""),
-                "thumbnail": thumbnails.get(path, ""),
-            }
-            for path in paths
-        ]
+        return [{"path": path, "note": notes.get(path, ""), "thumbnail": thumbnails.get(path, "")} for path in paths]
 
     return {
         "kind": finding.kind,
@@ -117,23 +120,24 @@ def _fields(shown: _Shown, thumbnails: Mapping[str, str]) -> dict[str, Any]:
         "count": finding.count,
         "message": finding.message[:1].upper() + finding.message[1:],
         "remedy": finding.remedy,
-        "folders": listed(shown.names),
-        "groups": [listed(group) for group in shown.groups],
-        "files": listed(shown.files),
-        "more": shown.more,
+        "folders": listed(excerpt.names),
+        "groups": [listed(group) for group in excerpt.groups],
+        "files": listed(excerpt.images),
+        "more": excerpt.more,
     }
 
 
 def _thumbnails(root: Path, paths: Sequence[str]) -> dict[str, str]:
-    """Path to a small JPEG as a data URL, of those that can be decoded."""
-    once = list(dict.fromkeys(paths))
+    """A thumbnail for each path, as a data URL; empty if the image cannot be decoded."""
+    unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return {path: url for path, url in zip(once, pool.map(lambda path: _thumbnail(root / path), once), strict=True)}
+        return dict(zip(unique, pool.map(lambda path: _thumbnail(root / path), unique), strict=True))
 
 
 def _thumbnail(path: Path) -> str:
+    """A JPEG of at most `SIDE` pixels as a data URL; empty if the image cannot be decoded."""
     try:
-        image = decode(path, at_least=(SIDE, SIDE))
+        image = decode(path, min_size=(SIDE, SIDE))
     except DataError:
         return ""
     image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""Plots."""
+"""Plots: validation accuracy over depth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,25 +7,25 @@ from tlcli.paths import replacing
 from tlcli.train.depth_probe import NetworkProbe
 
 
-def plot_probes(found: Sequence[NetworkProbe], path: Path, *, title: str) -> None:
-    """Draw validation accuracy over depth, a curve a network, its best depth ringed; by rename.
+def plot_probes(probes: Sequence[NetworkProbe], path: Path, *, title: str) -> None:
+    """Plot validation accuracy over depth: one curve per network, with a ring at its best depth.
 
     Args:
-        found: At least one.
-        path: Where to; its suffix says in which format.
-        title: Above the picture.
+        probes: At least one probe.
+        path: The file, which appears by rename. Its suffix sets the format.
+        title: The title of the plot.
     """
-    # Matplotlib takes a second to load; this object needs no screen and leaves no state behind.
+    # Imported here because Matplotlib takes a second to load. Unlike pyplot, Figure needs no screen and keeps no state.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    for probed in found:
-        places = [100 * depth.flops_share for depth in probed.depths]
+    for probe in probes:
+        percent = [100 * depth.flops_share for depth in probe.depths]
         (line,) = axes.plot(
-            places, [depth.val_accuracy for depth in probed.depths], marker=".", label=_plain(probed.model)
+            percent, [depth.val_accuracy for depth in probe.depths], marker=".", label=_plain(probe.model)
         )
-        best = (100 * probed.best.flops_share, probed.best.val_accuracy)
+        best = (100 * probe.best.flops_share, probe.best.val_accuracy)
         axes.plot(*best, marker="o", markersize=11, fillstyle="none", color=line.get_color())
     axes.set_title(_plain(title), fontsize=10)
     axes.set_xlabel("depth, % of the network's FLOPs (ring: lowest validation loss)")
@@ -37,5 +37,5 @@ def plot_probes(found: Sequence[NetworkProbe], path: Path, *, title: str) -> Non
 
 
 def _plain(text: str) -> str:
-    """Matplotlib reads mathematics between dollars."""
+    """The text with escaped dollar signs, between which Matplotlib reads mathematics."""
     return text.replace("$", r"\$")

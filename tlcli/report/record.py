@@ -1,4 +1,4 @@
-"""RunRecord ⇄ run.json: what happened in a run."""
+"""The record of a run, and run.json, where it is stored."""
 
 import hashlib
 import json
@@ -19,22 +19,21 @@ from tlcli.train import policy
 from tlcli.train.plan import TrainPlan
 
 if TYPE_CHECKING:
-    # Only named: both load Keras, and a record is read without it.
+    # Both modules load Keras. Reading a record must not.
     from tlcli.train.depth_probe import DepthChoice
     from tlcli.train.session import Session
 
 Status = Literal["complete", "interrupted", "failed"]
-# The list of recipes in the folder of a comparison.
+# The file with the candidates of a comparison, in its run folder.
 COMPARISON = "compare.json"
-_GIVE = "Give the run folder that `tlcli finetune` printed."
 LIBRARIES = ("keras", "tensorflow", "jax", "numpy", "pillow", "scikit-learn", "h5py")
 
 
 @dataclass
 class RunRecord:
-    """What happened in a run; the content of run.json.
+    """The record of a run: the content of run.json.
 
-    A run is `interrupted` from its first moment until it is `complete` or `failed`, so that a killed one says so.
+    The status is `interrupted` from the start until the run is `complete` or `failed`, so it is right for a killed run.
     """
 
     status: Status
@@ -56,119 +55,121 @@ class RunRecord:
     schema: int = 1
 
 
-def read(run: Path) -> RunRecord:
-    """The record of a run folder.
+def read(folder: Path) -> RunRecord:
+    """Read the record of a run folder.
 
     Raises:
-        UsageError: If the folder is no run, or its record is damaged.
+        UsageError: If the folder is not a run folder, or its record is damaged.
     """
-    path = run / "run.json"
+    path = folder / "run.json"
     if not path.is_file():
-        if (run / COMPARISON).is_file():
-            hint = f"Finish it with: tlcli finetune --resume {shlex.quote(str(run))}"
-            raise UsageError("the comparison in this folder has not ended", where=str(run), hint=hint)
-        if not run.exists():
-            raise UsageError("there is no such run", where=str(run), hint=_GIVE)
-        raise UsageError(
-            "is not a run folder: it has no run.json", where=str(run), hint="Give the folder that --out named."
-        )
+        raise _no_record(folder)
     try:
         return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        hint = "Restore the file. The classifier beside it can be used by itself: name model.keras."
+        hint = "Restore the file, or name model.keras in the same folder instead."
         raise UsageError(f"is damaged ({error})", where=str(path), hint=hint) from error
 
 
-def require_complete(run: Path) -> None:
-    """Refuse a run folder without a finished classifier.
+def _no_record(folder: Path) -> UsageError:
+    """The error for a folder without run.json."""
+    if (folder / COMPARISON).is_file():
+        hint = f"Finish it with: tlcli finetune --resume {shlex.quote(str(folder))}"
+        return UsageError("the comparison in this folder is not complete", where=str(folder), hint=hint)
+    what = "is not a run folder: it has no run.json" if folder.exists() else "there is no such run"
+    return UsageError(what, where=str(folder), hint="Name the run folder that `tlcli finetune` printed.")
+
+
+def require_complete(folder: Path) -> None:
+    """Check that a run is complete, so that its folder has a classifier.
 
     Raises:
-        UsageError: If there is no such folder, it is no run, or the run is not complete.
+        UsageError: If the folder is not a run folder, or the run is not complete.
     """
-    status = read(run).status
+    status = read(folder).status
     if status != "complete":
-        resume = f"tlcli finetune --resume {shlex.quote(str(run))}"
+        resume = f"tlcli finetune --resume {shlex.quote(str(folder))}"
         hint = f"Finish it with: {resume}" if status == "interrupted" else "Start it again."
-        raise UsageError(f"the run is {status}, it has no classifier yet", where=str(run), hint=hint)
+        raise UsageError(f"the run is {status}, it has no classifier yet", where=str(folder), hint=hint)
 
 
-def classifier_file(run: Path) -> Path:
-    """The classifier that a run wrote.
+def classifier_file(folder: Path) -> Path:
+    """The classifier file of a complete run, checked against its recorded sha256.
 
     Raises:
-        UsageError: If there is no such folder, it is no run, or the run is not complete.
-        ModelError: If the file is gone, or another one now.
+        UsageError: If the folder is not a run folder, or the run is not complete.
+        ModelError: If the file is missing or changed.
     """
-    require_complete(run)
-    file = run / "model.keras"
+    require_complete(folder)
+    file = folder / "model.keras"
     if not file.is_file():
-        raise ModelError("the run's classifier is gone", where=str(file), hint="Restore the file.")
+        raise ModelError("the run's classifier is missing", where=str(file), hint="Restore the file.")
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != read(run).model.get("sha256"):
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if sha256 != read(folder).model.get("sha256"):
         raise ModelError(
-            "is not the classifier that the run wrote, by the sha256 in run.json",
+            "is not the classifier that the run wrote: its sha256 differs from the one in run.json",
             where=str(file),
-            hint="Restore it, or name the file itself instead of the folder.",
+            hint="Restore it, or name the file instead of the folder.",
         )
     return file
 
 
 def require_classifier(path: Path) -> None:
-    """Check that a run folder has a finished, unchanged classifier. A file is checked when it is loaded.
+    """Check that a run folder has an unchanged classifier. A classifier file is checked when it is loaded.
 
     Raises:
-        UsageError: If there is no such run, or it is not complete.
-        ModelError: If its classifier is missing or was changed.
+        UsageError: If the folder is not a run folder, or the run is not complete.
+        ModelError: If the classifier is missing or changed.
     """
     if not path.is_file():
         classifier_file(path)
 
 
 def versions() -> dict[str, str]:
-    """Versions of this program, Python and the libraries that decide numbers."""
-    found = {"tlcli": __version__, "python": platform.python_version()}
+    """Versions of tlcli, Python and the installed libraries that affect results."""
+    installed = {"tlcli": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """The machine in words, without its name."""
+    """Device, processor type, operating system and number of CPUs. The name of the machine is left out."""
     return {"device": device, "machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count() or 1}
 
 
 def now() -> str:
-    """UTC, ISO 8601, to the second."""
+    """The current time in UTC, ISO 8601, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def write(path: Path, run: RunRecord) -> None:
-    """Write run.json into the run folder `path`, by rename."""
-    write_json(path / "run.json", asdict(run))
+def write(folder: Path, run: RunRecord) -> None:
+    """Write run.json into a run folder, by rename."""
+    write_json(folder / "run.json", asdict(run))
 
 
 def begin_record(
     plan: TrainPlan, device: str, *, notices: Sequence[str] = (), depth: "DepthChoice | None" = None
 ) -> RunRecord:
-    """The record of a run before anything is trained.
+    """The record of a run before training.
 
     Args:
-        plan: What the run will do.
-        device: Where it computes.
-        notices: What the user was told about the choice of the network.
+        plan: The plan of the run.
+        device: Name of the device, such as `cpu:0`.
+        notices: Notices about the choice of the network.
         depth: The result of the depth search, if there was one.
     """
-    described = plan.to_json()
+    planned = plan.to_json()
     model = {"card": plan.card.model_dump(mode="json"), "groups": list(plan.groups.names)}
     return RunRecord(
         status="interrupted",
-        recipe=described["recipe"],
-        model=described["model"] | model | ({"depth_search": depth.to_json()} if depth else {}),
-        data=described["data"],
+        recipe=planned["recipe"],
+        model=planned["model"] | model | ({"depth_search": depth.to_json()} if depth else {}),
+        data=planned["data"],
         seed=plan.recipe.seed,
         started=now(),
         versions=versions(),
@@ -178,12 +179,12 @@ def begin_record(
 
 
 def carry_over(run: RunRecord, before: RunRecord, *, taken_s: float) -> None:
-    """Take over what an interrupted run had recorded.
+    """Carry start time, elapsed time, warnings and weights of an interrupted run over to its resumption.
 
     Args:
         run: The record of the resumed run.
         before: The record of the interrupted run.
-        taken_s: Seconds taken by the time of the checkpoint. A killed run did not record its own.
+        taken_s: Seconds that the run had taken at the checkpoint. A killed run did not record its time.
     """
     run.started = before.started
     run.seconds = {"total": max(before.seconds.get("total", 0.0), round(taken_s, 2))}
@@ -193,9 +194,8 @@ def carry_over(run: RunRecord, before: RunRecord, *, taken_s: float) -> None:
 
 
 def close_record(run: RunRecord, session: "Session") -> None:
-    """Record the steps of a finished session: decisions, seconds, precision."""
+    """Record decisions, seconds and precision of a finished session."""
     run.phases = [{"name": outcome.step.name, **policy.record(outcome)} for outcome in session.outcomes]
     run.seconds["prefix"] = round(session.prefix_s, 2)
     run.seconds["phases"] = [round(outcome.seconds, 2) for outcome in session.outcomes]
-    asked = session.recipe.performance.precision
-    run.hardware["precision"] = {"asked": asked, "measured": session.precisions}
+    run.hardware["precision"] = {"asked": session.recipe.performance.precision, "measured": session.precisions}

@@ -1,1 +1,1 @@
-"""From plan to trained classifier: policy, phases, steps, decisions."""
+"""Training: plan, policy, phases, steps, decisions."""

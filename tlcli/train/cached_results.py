@@ -1,4 +1,4 @@
-"""Steps and probes whose result is in the result cache: their keys, and how they are restored."""
+"""Cached results of steps and linear probes: their keys, and how they are stored and restored."""
 
 import hashlib
 import importlib.metadata
@@ -18,24 +18,24 @@ from tlcli.cache.results import CachedResult
 from tlcli.data.pixels import Examples
 from tlcli.features import extraction
 from tlcli.train import checkpoint, events, policy
-from tlcli.train.compile import trainable_variables
+from tlcli.train.compile import set_trainable
 from tlcli.train.probe import Features
 from tlcli.train.session import Session
 from tlcli.train.step import run_step
 
 
 def step_key(session: Session, step: policy.Step) -> str:
-    """A hash of everything that decides what a step brings."""
+    """A hash of everything that determines the result of a step."""
     recipe, phase = session.recipe, session.recipe.phases[step.phase]
-    place = session.placement_of(step)
+    placement = session.placement_of(step)
     facts = [
-        _program(),
+        _program_version(),
         session.device,
         asdict(step) | {"layers": sorted(step.layers)},
         phase.model_dump(mode="json"),
-        # Whether there are scores from before it.
+        # Only later steps are scored before they begin.
         bool(session.outcomes),
-        [place.name, place.views],
+        [placement.name, placement.views],
         recipe.seed,
         [part.model_dump(mode="json") for part in (recipe.head, recipe.augment, recipe.optimizer)],
         [recipe.data.class_weights, recipe.performance.batch_size],
@@ -48,18 +48,18 @@ def step_key(session: Session, step: policy.Step) -> str:
 
 
 def probe_key(train: Features, val: Features, *, classes: int, balanced: bool) -> str:
-    """A hash of everything that decides the optimum of the linear probe."""
-    facts = [_program(), classes, balanced, _digest([train.x, train.y, val.x, val.y])]
+    """A hash of everything that determines the solution of the linear probe."""
+    facts = [_program_version(), classes, balanced, _digest([train.x, train.y, val.x, val.y])]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
 @cache
-def _program() -> list[str]:
-    """What computes: this program, to the letter, and the libraries below it."""
+def _program_version() -> list[str]:
+    """The SHA-256 of the source of this program, and the versions of the libraries that compute."""
     digest = hashlib.sha256()
-    home = Path(tlcli.__file__).parent
-    for path in sorted(home.rglob("*.py")):
-        digest.update(f"{path.relative_to(home).as_posix()}:".encode())
+    package = Path(tlcli.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}:".encode())
         digest.update(path.read_bytes())
     backend = keras.backend.backend()
     libraries = (f"{name} {importlib.metadata.version(name)}" for name in ("keras", backend, "numpy", "scipy"))
@@ -80,44 +80,45 @@ def _digest(arrays: Sequence[np.ndarray]) -> str:
 
 
 def restore_cached(session: Session, step: policy.Step) -> policy.Outcome | None:
-    """Put the result of a step in place that was trained before, exactly so. None where there is none."""
+    """Put the cached result of a step in place and return its outcome; None if there is no such result."""
     began = time.perf_counter()
     key = cache_key(session, step)
-    found = session.results.find(key) if session.results and key else None
-    if found is None:
+    result = session.results.find(key) if session.results and key else None
+    if result is None:
         return None
     session.enter(step)
-    _, moving = trainable_variables(session, step)
-    checkpoint.assign_values(moving, found.arrays)
-    session.history += found.state["history"]
-    session.precisions |= found.state["precisions"]
-    outcome = policy.outcome_from(step, found.state["outcome"])
+    _, moving = set_trainable(session, step)
+    checkpoint.assign_values(moving, result.arrays)
+    session.history += result.state["history"]
+    session.precisions |= result.state["precisions"]
+    outcome = policy.outcome_from(step, result.state["outcome"])
     seconds = round(time.perf_counter() - began, 3)
-    return replace(outcome, seconds=seconds, from_cache=True, reason=f"{outcome.reason}; as trained before")
+    return replace(outcome, seconds=seconds, from_cache=True, reason=f"{outcome.reason}; cached result")
 
 
 def run_and_cache(session: Session, step: policy.Step) -> policy.Outcome:
-    """Train a step, and keep its result for the next who asks for the same."""
+    """Run a step and cache its result, unless the time budget ended it early."""
     key = cache_key(session, step)
     rows = len(session.history)
     outcome = run_step(session, step)
     if key and not outcome.out_of_time:
         precisions = {name: value for name, value in session.precisions.items() if name == step.name}
         state = {"outcome": policy.record(outcome), "history": session.history[rows:], "precisions": precisions}
-        _, moving = trainable_variables(session, step)
+        _, moving = set_trainable(session, step)
         cache_result(session, key, CachedResult(state, checkpoint.copy_values(moving)))
     return outcome
 
 
 def cache_key(session: Session, step: policy.Step) -> str | None:
-    """What the result of a step is kept by; None where nothing is trained, or nothing kept."""
+    """The key of a step in the result cache; None if there is no cache or the step has no epochs."""
     return step_key(session, step) if session.results and step.epochs else None
 
 
 def cache_result(session: Session, key: str, result: CachedResult) -> None:
+    """Store a result in the result cache, if there is one. A cache that cannot be written is only a warning."""
     if session.results:
         try:
             session.results.keep(key, result)
         except OSError as error:
-            said = f"{session.results.folder}: what was trained cannot be kept for another run ({error.strerror})"
-            session.observe(events.Noticed(said, is_warning=True))
+            message = f"{session.results.folder}: cannot store the result for later runs ({error.strerror})"
+            session.observe(events.Noticed(message, is_warning=True))

@@ -1,4 +1,13 @@
-"""Scores of the trained classifier, and the temperature that calibrates its probabilities."""
+"""Temperature scaling, and the scores of a classifier during training.
+
+Temperature scaling divides the logits of a classifier by one number, the temperature. Above 1 it makes the
+probabilities more even, below 1 more extreme; the predicted classes stay the same. The best temperature is the one with
+the lowest cross-entropy on images that were not trained on, here the validation images. The probabilities then agree
+better with how often the predictions are correct.
+Ref: Guo et al. 2017, arXiv 1706.04599.
+
+Scores during training are computed at the best temperature too, see docs/adr/008.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,21 +16,22 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from tlcli.data.pixels import Examples
-from tlcli.model.classifier import OUTPUT
+from tlcli.model.classifier import OUTPUT_LAYER
 from tlcli.train.session import Session
 
-# Smallest probability that is distinguished from zero, as Keras does it.
+# Lower bound of probabilities before their logarithm is taken, as in Keras.
 EPSILON = 1e-7
-# The logarithm of the temperature is taken to be normal around 0 with this deviation, before any image is seen: a
-# dozen images that are all right would otherwise ask for certainty.
+# Standard deviation of the normal prior, around 0, of the logarithm of the temperature. Without a prior, a dozen
+# images that are all classified correctly would demand certainty.
 PRIOR_DEVIATION = 0.5
-_FURTHEST = 3.0
-# Training images that are scored for the advice.
-MOST_TRAIN_SCORED = 2000
+# Bound of the absolute logarithm of the temperature.
+_MAX_LOG_TEMPERATURE = 3.0
+# Most training images that are scored for the advice.
+MAX_TRAIN_SCORED = 2000
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The most likely temperature, above 0; above 1 it makes the probabilities more even.
+    """The most likely temperature (above 0) given the probabilities and labels of some images.
 
     Args:
         probabilities: float (images, classes), 0-1; at least one image.
@@ -30,85 +40,88 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     logits = _logits(probabilities)
 
     def cost(log_temperature: float) -> float:
-        losses = _losses(logits / np.exp(log_temperature), labels)
+        losses = _cross_entropies(logits / np.exp(log_temperature), labels)
         return float(losses.sum() + 0.5 * (log_temperature / PRIOR_DEVIATION) ** 2)
 
-    found = minimize_scalar(cost, bounds=(-_FURTHEST, _FURTHEST), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    bounds = (-_MAX_LOG_TEMPERATURE, _MAX_LOG_TEMPERATURE)
+    result = minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(result.x))
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """The probabilities at another temperature, float64 of the same shape."""
+    """The probabilities after division of their logits by the temperature, float64 (images, classes)."""
     logits = _logits(probabilities) / temperature
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:
-    """Logits up to a constant an image."""
+    """The logits of probabilities, up to a constant per image."""
     return np.asarray(np.log(np.clip(probabilities.astype(np.float64), EPSILON, 1.0)))
 
 
-def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    high = logits.max(axis=1)
-    total = high + np.log(np.exp(logits - high[:, None]).sum(axis=1))
-    return np.asarray(total - logits[np.arange(len(labels)), labels])
+def _cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cross-entropy of each image, float64 (images,)."""
+    highest = logits.max(axis=1)
+    log_sums = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
+    return np.asarray(log_sums - logits[np.arange(len(labels)), labels])
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Per-image results on some examples: cross-entropies and hits (1 or 0), `float64 (images,)`."""
+class ImageScores:
+    """Scores per image: cross-entropies, and hits (1 for a correct prediction, else 0). Both `float64 (images,)`."""
 
     losses: np.ndarray
     hits: np.ndarray
 
     def values_for(self, metric: str) -> list[float]:
-        """The numbers that a metric compares, one per image."""
+        """One number per image for a metric: the losses for `val_loss`, else the hits."""
         return [float(value) for value in (self.losses if metric == "val_loss" else self.hits)]
 
 
-def score(session: Session, examples: Examples) -> Scored:
-    """Per-image losses and hits without augmentation, in inference mode.
+def score(session: Session, examples: Examples) -> ImageScores:
+    """Score images without augmentation, in inference mode.
 
-    Losses are those at the temperature that fits these examples, so that they compare between a head that was trained
-    with label smoothing and one that was not.
+    The losses are those at the temperature that fits these images. So a head that was trained with label smoothing can
+    be compared with one that was not.
     """
     probabilities = predict(session, examples)
-    # Where training has failed there is nothing to fit; what is not a number shows in the loss.
+    # If training diverged, no temperature fits. NaN probabilities then give NaN losses.
     if np.isfinite(probabilities).all():
-        level = fit_temperature(probabilities, examples.labels)
-        right = apply_temperature(probabilities, level)[np.arange(len(examples)), examples.labels]
+        temperature = fit_temperature(probabilities, examples.labels)
+        correct = apply_temperature(probabilities, temperature)[np.arange(len(examples)), examples.labels]
     else:
-        right = probabilities[np.arange(len(examples)), examples.labels].astype(np.float64)
-    losses = -np.log(np.clip(right, EPSILON, 1.0))
-    return Scored(losses, (probabilities.argmax(axis=1) == examples.labels).astype(np.float64))
+        correct = probabilities[np.arange(len(examples)), examples.labels].astype(np.float64)
+    losses = -np.log(np.clip(correct, EPSILON, 1.0))
+    return ImageScores(losses, (probabilities.argmax(axis=1) == examples.labels).astype(np.float64))
 
 
 def predict(session: Session, examples: Examples) -> np.ndarray:
     """Probabilities `float32 (images, classes)` in the order of the examples."""
-    here = session.stage
-    return here.outputs(here.scorer, examples, batch=session.recipe.performance.batch_size)
+    stage = session.stage
+    return stage.outputs(stage.scorer, examples, batch=session.recipe.performance.batch_size)
 
 
 def calibrate(session: Session) -> float:
-    """Divide the logits of the head by the temperature that fits the validation images, and return it.
+    """Divide the logits of the classifier by the temperature that fits the validation images.
 
-    Its guesses stay what they are; its probabilities come nearer to how often it is right.
+    Returns:
+        The temperature.
     """
-    level = fit_temperature(predict(session, session.val), session.val.labels)
-    head = session.classifier.model.get_layer(OUTPUT)
-    head.set_weights([weight / np.float32(level) for weight in head.get_weights()])
-    return level
+    temperature = fit_temperature(predict(session, session.val), session.val.labels)
+    output = session.classifier.model.get_layer(OUTPUT_LAYER)
+    output.set_weights([weight / np.float32(temperature) for weight in output.get_weights()])
+    return temperature
 
 
 def train_score(session: Session) -> dict[str, Any]:
-    """Accuracy (0-1), loss and count on plain training images, a random sample of at most `MOST_TRAIN_SCORED`."""
-    chosen = np.random.default_rng(session.recipe.seed).permutation(len(session.train))[:MOST_TRAIN_SCORED]
+    """Count, accuracy (0-1) and loss on a random sample of at most `MAX_TRAIN_SCORED` training images."""
+    chosen = np.random.default_rng(session.recipe.seed).permutation(len(session.train))[:MAX_TRAIN_SCORED]
     examples = Examples(session.train.pixels, session.train.rows[chosen], session.train.labels[chosen])
-    found = predict(session, examples)
-    right = found[np.arange(len(chosen)), examples.labels].astype(np.float64)
+    probabilities = predict(session, examples)
+    correct = probabilities[np.arange(len(chosen)), examples.labels].astype(np.float64)
     return {
         "count": len(chosen),
-        "accuracy": float((found.argmax(axis=1) == examples.labels).mean()),
-        "loss": float(-np.log(np.clip(right, EPSILON, 1.0)).mean()),
+        "accuracy": float((probabilities.argmax(axis=1) == examples.labels).mean()),
+        "loss": float(-np.log(np.clip(correct, EPSILON, 1.0)).mean()),
     }

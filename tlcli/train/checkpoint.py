@@ -1,4 +1,4 @@
-"""The state of an unfinished run on disk: written whole or not at all, read back for `--resume`."""
+"""Checkpoints: the state of an unfinished run on disk, for `--resume`."""
 
 import json
 import zipfile
@@ -19,16 +19,19 @@ Arrays = list[np.ndarray]
 
 @dataclass
 class Progress:
-    """How far a step has come.
+    """The progress of one step. The fields are keys of state.json.
 
     Attributes:
-        epoch: Epochs finished.
-        best_epoch: The best of them, counted from 1; 0 is the state before the step.
-        stale: Epochs since the best one.
-        best_scores: Per-image validation numbers of the best epoch, by the metric that judges.
-        best_hits: 1 for each of these images whose answer is right, 0 for the others.
-        start_scores, start_hits: The same before the step.
-        seconds: Time spent in the step so far.
+        epoch: Number of finished epochs.
+        best_epoch: The best of them, counted from 1; 0 if none improved the metric.
+        stale: Number of epochs since the best one.
+        best_loss: Validation loss of the best weights; likewise `best_accuracy`, 0-1.
+        start_loss: Validation loss before the step; likewise `start_accuracy`, 0-1.
+        seconds: Duration so far.
+        best_scores: One number per validation image for the best weights, see `decision.decide_by_gain`.
+        best_hits: 1 for each validation image that the best weights classify correctly, 0 for the others.
+        start_scores: As `best_scores`, before the step.
+        start_hits: As `best_hits`, before the step.
     """
 
     epoch: int = 0
@@ -47,22 +50,22 @@ class Progress:
 
 @dataclass
 class Saved:
-    """A checkpoint read back: plain state, and arrays by name in the order they were given."""
+    """A checkpoint that was read: JSON state, and groups of arrays by name, in the order of writing."""
 
     state: dict[str, Any]
     arrays: dict[str, Arrays] = field(default_factory=dict)
 
 
 def copy_values(variables: Sequence[Any]) -> Arrays:
-    """Copies of the current values."""
+    """Copies of the current values of variables."""
     return [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
 
 
 def assign_values(variables: Sequence[Any], arrays: Arrays) -> None:
-    """Put values back.
+    """Assign arrays to variables of the same order.
 
     Raises:
-        RuntimeError: If the two do not belong together; an internal error.
+        RuntimeError: If the numbers differ; an internal error.
     """
     if len(variables) != len(arrays):
         raise RuntimeError(f"{len(arrays)} saved arrays for {len(variables)} variables")
@@ -73,19 +76,25 @@ def assign_values(variables: Sequence[Any], arrays: Arrays) -> None:
 class Checkpoint:
     """The `checkpoint/` folder of a run.
 
-    Array files carry a running number and are complete before `state.json`, which names them, takes its place by
-    rename; a crash between the two leaves the former state in force.
+    A checkpoint is written completely or not at all: array files have a serial number in their names and are complete
+    before `state.json`, which names them, is replaced by rename. After a crash in between, the previous state is valid.
     """
 
     def __init__(self, run: Path) -> None:
         self.folder = run / FOLDER
 
     def write(self, state: dict[str, Any], arrays: dict[str, Arrays], *, keep: Sequence[str] = ()) -> None:
-        """Save plain state and groups of arrays; `keep` names groups whose last written file still holds."""
+        """Write a checkpoint.
+
+        Args:
+            state: Ready for JSON.
+            arrays: Groups of arrays by name.
+            keep: Names of groups of the previous checkpoint that belong to this one unchanged.
+        """
         self.folder.mkdir(exist_ok=True)
-        before = self._state() or {"serial": 0, "files": {}}
-        serial = int(before["serial"]) + 1
-        files = {name: before["files"][name] for name in keep if name in before["files"]}
+        previous = self._read_state() or {"serial": 0, "files": {}}
+        serial = int(previous["serial"]) + 1
+        files = {name: previous["files"][name] for name in keep if name in previous["files"]}
         for name, group in arrays.items():
             files[name] = f"{name}-{serial}.npz"
             with replacing(self.folder / files[name]) as temporary, temporary.open("wb") as stream:
@@ -96,33 +105,33 @@ class Checkpoint:
                 path.unlink()
 
     def read(self) -> Saved | None:
-        """The last complete checkpoint, or None when the run had not got that far.
+        """The last complete checkpoint, or None if there is none yet.
 
         Raises:
             RunError: If it is damaged.
         """
-        found = self._state()
-        if found is None:
+        content = self._read_state()
+        if content is None:
             return None
         try:
-            return Saved(found["state"], {name: self._arrays(file) for name, file in found["files"].items()})
+            return Saved(content["state"], {name: self._read_arrays(file) for name, file in content["files"].items()})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise self._damaged(error) from error
 
     def remove(self) -> None:
-        """Delete the folder, once the run needs it no more."""
+        """Delete the folder. Does nothing if it does not exist."""
         if self.folder.is_dir():
             for path in self.folder.iterdir():
                 path.unlink()
             self.folder.rmdir()
 
-    def _state(self) -> dict[str, Any] | None:
+    def _read_state(self) -> dict[str, Any] | None:
         path = self.folder / "state.json"
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            return {"serial": int(found["serial"]), "files": dict(found["files"]), "state": dict(found["state"])}
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return {"serial": int(content["serial"]), "files": dict(content["files"]), "state": dict(content["state"])}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise self._damaged(error) from error
 
@@ -130,10 +139,10 @@ class Checkpoint:
         return RunError(
             f"the checkpoint is damaged ({error!r})",
             where=str(self.folder),
-            hint="Start the run anew without --resume.",
+            hint="Start the run again without --resume.",
         )
 
-    def _arrays(self, file: str) -> Arrays:
-        # NumPy leaves a file it opened itself open when it is damaged.
+    def _read_arrays(self, file: str) -> Arrays:
+        # NumPy does not close a damaged file that it opened itself.
         with (self.folder / Path(file).name).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return [archive[f"arr_{index}"] for index in range(len(archive.files))]

@@ -1,4 +1,4 @@
-"""Prepare the network for a step: what learns, in which precision, with which optimiser and batches."""
+"""Preparation of a step: trainable variables, precision, scales of the learning rate, and batches."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,31 +18,46 @@ from tlcli.train.stage import Trainee
 def batches_of(
     session: Session, step: policy.Step, epoch: int, order: np.random.Generator
 ) -> Iterator[tuple[Any, ...]]:
-    """Every training image once, shuffled: what the stage is fed, one-hot labels, weights.
+    """The batches of one epoch, with every training image once, in random order.
 
-    From epoch to epoch, counted from 0, an image takes its stored renderings in turn, beginning with any of them.
+    Each image takes its stored views in turn from epoch to epoch. The first view is random.
+
+    Args:
+        session: The session.
+        step: The step.
+        epoch: Number of the epoch, from 0.
+        order: Random state of the order of the images and of mixup.
+
+    Yields:
+        Inputs of the trainee, one-hot labels float32 (batch, classes), and sample weights float32 (batch,).
     """
     recipe, train = session.recipe, session.train
-    first = np.random.default_rng([recipe.seed, step.phase, step.number]).integers(0, 2**31, len(train))
+    first_view = np.random.default_rng([recipe.seed, step.phase, step.number]).integers(0, 2**31, len(train))
     classes = len(session.classifier.classes)
     weights = _class_weights(session)
     shuffled = order.permutation(len(train))
-    for at in range(0, len(train), recipe.performance.batch_size):
-        chosen = shuffled[at : at + recipe.performance.batch_size]
-        inputs = session.stage.rendered(train, chosen, first[chosen] + epoch)
+    for start in range(0, len(train), recipe.performance.batch_size):
+        chosen = shuffled[start : start + recipe.performance.batch_size]
+        inputs = session.stage.training_inputs(train, chosen, first_view[chosen] + epoch)
         labels = np.eye(classes, dtype=np.float32)[train.labels[chosen]]
-        sample_weights = weights[train.labels[chosen]]
-        if recipe.augment.mixup:
-            share = np.float32(order.beta(recipe.augment.mixup, recipe.augment.mixup))
-            partner = order.permutation(len(chosen))
-            inputs = share * inputs.astype(np.float32) + (1 - share) * inputs[partner]
-            labels = share * labels + (1 - share) * labels[partner]
-            sample_weights = share * sample_weights + (1 - share) * sample_weights[partner]
-        yield inputs, labels, sample_weights
+        batch = (inputs, labels, weights[train.labels[chosen]])
+        yield _mixup(batch, recipe.augment.mixup, order) if recipe.augment.mixup else batch
+
+
+def _mixup(batch: tuple[np.ndarray, ...], alpha: float, order: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """The batch, each image mixed with another of it. Ref: Zhang et al. 2018, arXiv 1710.09412."""
+    inputs, labels, sample_weights = batch
+    share = np.float32(order.beta(alpha, alpha))
+    partner = order.permutation(len(inputs))
+    return (
+        share * inputs.astype(np.float32) + (1 - share) * inputs[partner],
+        share * labels + (1 - share) * labels[partner],
+        share * sample_weights + (1 - share) * sample_weights[partner],
+    )
 
 
 def _class_weights(session: Session) -> np.ndarray:
-    """`float32 (classes,)`, mean 1 over the training images: ones, or inverse to the class's share."""
+    """Weight of an image by class, `float32 (classes,)`: 1, or inverse to the class frequency, with mean 1."""
     classes = len(session.classifier.classes)
     if session.recipe.data.class_weights == "none":
         return np.ones(classes, dtype=np.float32)
@@ -51,10 +66,10 @@ def _class_weights(session: Session) -> np.ndarray:
 
 
 def reseed(trainee: Trainee, order: np.random.Generator) -> None:
-    """Give every random layer a seed that follows from run, step and epoch alone, so that resuming changes nothing.
+    """Seed every random layer from the random state of the epoch, so that a resumed run repeats it exactly.
 
-    From the head down, and with numbers apart from the order of the images: whether outputs of frozen layers are
-    stored or computed anew, the rest is the same.
+    The seeds are assigned from the head down and come from a separate generator. So neither the order of the images nor
+    the layers above the cut point depend on whether features are stored.
     """
     seeds = np.random.default_rng(order.integers(0, 2**63, dtype=np.uint64))
     for part in (trainee.top, trainee.upper, trainee.augment, trainee.lower):
@@ -66,87 +81,101 @@ def reseed(trainee: Trainee, order: np.random.Generator) -> None:
 
 @dataclass
 class StepState:
-    """One step while it runs: its phase, what it may change, and how far it is."""
+    """A step in progress.
+
+    Attributes:
+        step: The step.
+        phase: Its phase.
+        trainable: The trainable variables.
+        moving: All variables that the step may change: the trainable ones and BatchNorm statistics.
+        frozen: All other weights and statistics of the classifier.
+        frozen_fingerprint: Their fingerprint before the step.
+        progress: Epochs and scores so far.
+        start_weights: Values of `moving` before the step.
+        best_weights: Values of `moving` after the best epoch; before it, those before the step.
+        is_out_of_time: True if the time budget does not allow another epoch.
+    """
 
     step: policy.Step
     phase: PhaseSpec
     trainable: list[Any]
     moving: list[Any]
     frozen: list[Any]
-    frozen_before: str
+    frozen_fingerprint: str
     progress: Progress = field(default_factory=Progress)
-    before: checkpoint.Arrays = field(default_factory=list)
-    best: checkpoint.Arrays = field(default_factory=list)
+    start_weights: checkpoint.Arrays = field(default_factory=list)
+    best_weights: checkpoint.Arrays = field(default_factory=list)
     is_out_of_time: bool = False
 
 
-def trainable_variables(session: Session, step: policy.Step) -> tuple[list[Any], list[Any]]:
-    """Let learn what a step trains, and nothing else.
+def set_trainable(session: Session, step: policy.Step) -> tuple[list[Any], list[Any]]:
+    """Make the layers of a step trainable and freeze all others.
 
     Returns:
-        The variables that learn, and all that may change: these and BatchNorm statistics.
+        The trainable variables, and all variables that the step may change: these and BatchNorm statistics.
     """
-    norms = session.recipe.phases[step.phase].batch_norm_policy
-    trainable = freeze.apply(session.classifier, step.layers, batch_norm=norms)
-    return trainable, freeze.moving_variables(session.classifier, trainable, statistics=norms == "train")
+    batch_norm = session.recipe.phases[step.phase].batch_norm_policy
+    trainable = freeze.set_trainable(session.classifier, step.layers, batch_norm=batch_norm)
+    return trainable, freeze.moving_variables(session.classifier, trainable, batch_norm=batch_norm)
 
 
 def prepare_step(session: Session, step: policy.Step) -> StepState:
+    """Open the stage of a step, set its trainable variables, and compile the trainee."""
     phase = session.recipe.phases[step.phase]
     session.enter(step)
-    trainable, moving = trainable_variables(session, step)
+    trainable, moving = set_trainable(session, step)
     trainee = session.stage.trainee
     frozen = freeze.frozen_variables(session.classifier, moving)
-    trainee.uses_batch_statistics = phase.batch_norm_policy == "train"
-    running = StepState(step, phase, trainable, moving, frozen, freeze.fingerprint(frozen))
+    trainee.uses_batch_statistics = freeze.has_batch_statistics(phase.batch_norm_policy)
+    state = StepState(step, phase, trainable, moving, frozen, freeze.fingerprint(frozen))
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=session.recipe.augment.label_smoothing)
-    trainee.precision = _precision(session, running, loss)
+    trainee.precision = _choose_precision(session, state, loss)
     lr = phase.learning_rate(session.recipe.optimizer.lr)
-    scales, pull = _scales(session, step, trainable), _pull(session, phase, trainable)
+    scales, pull = _lr_scales(session, step, trainable), _l2_sp(session, phase, trainable)
     trainee.compile(
         optimizer=optimizer.build(session.recipe.optimizer, lr, scales=scales, pull=pull),
         loss=loss,
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=trainee.jit,
     )
-    # In float16 Keras wraps the rule in a loss scale, which has variables of its own to save and take up.
+    # In float16 Keras wraps the optimiser in a loss scale, whose variables must exist before a checkpoint is restored.
     trainee.optimizer.build(trainable)
-    running.before = checkpoint.copy_values(moving)
-    running.best = running.before
-    return running
+    state.start_weights = checkpoint.copy_values(moving)
+    state.best_weights = state.start_weights
+    return state
 
 
-def _operations(session: Session, running: StepState) -> float:
-    """Floating point operations of a step whose precision is open: forwards above the frontier, and twice back."""
+def _training_operations(session: Session, state: StepState) -> float:
+    """Floating point operations of a step above its cut point, forward and backward; 0 if its precision is fixed."""
     if session.recipe.performance.precision != "auto" or session.stage.trainee.upper is None:
         return 0.0
-    names, group = session.groups.names, session.stage.footing.group
+    names, group = session.groups.names, session.stage.placement.group
     above = session.groups.groups[names.index(group.name) + 1 if group else 0 :]
-    # Two operations a multiply-add.
-    return 6.0 * running.step.epochs * len(session.train) * sum(each.flops for each in above)
+    # Two operations per multiply-add; the backward pass costs twice the forward pass.
+    return 6.0 * state.step.epochs * len(session.train) * sum(group.flops for group in above)
 
 
-def _precision(session: Session, running: StepState, loss: keras.losses.Loss) -> str:
-    """The faster precision for a long step: as noted before, in this run or on this machine, or measured now."""
-    name, operations = running.step.name, _operations(session, running)
+def _choose_precision(session: Session, state: StepState, loss: keras.losses.Loss) -> str:
+    """The faster precision for a long step, measured once per machine and kept for the run; else float32."""
+    name, operations = state.step.name, _training_operations(session, state)
     if not precision.is_worth_measuring(operations, session.device):
         return precision.FULL
     if name not in session.precisions:
-        batch = next(batches_of(session, running.step, 0, np.random.default_rng(0)))
-        an_image = operations / (running.step.epochs * len(session.train))
-        key = precision.measurement_key(session.groups.name, an_image, batch[0].shape, session.device)
+        batch = next(batches_of(session, state.step, 0, np.random.default_rng(0)))
+        operations_per_image = operations / (state.step.epochs * len(session.train))
+        key = precision.measurement_key(session.groups.name, operations_per_image, batch[0].shape, session.device)
         session.precisions[name] = precision.choose_precision(
-            session.measurements, key, lambda: _measured(session, running, batch, loss)
+            session.measurements, key, lambda: _measure_precisions(session, state, batch, loss)
         )
     return str(session.precisions[name]["chosen"])
 
 
-def _measured(
-    session: Session, running: StepState, batch: tuple[Any, ...], loss: keras.losses.Loss
+def _measure_precisions(
+    session: Session, state: StepState, batch: tuple[Any, ...], loss: keras.losses.Loss
 ) -> dict[str, float]:
-    """Seconds that a step of training takes in each precision. The trainee is to be compiled afterwards."""
-    session.observe(events.Noticed(f"{running.step.name}: measuring whether bfloat16 is faster"))
-    trainee, before = session.stage.trainee, checkpoint.copy_values(running.moving)
+    """Seconds per training step in each precision. The trainee must be compiled again afterwards."""
+    session.observe(events.Noticed(f"{state.step.name}: measuring whether bfloat16 is faster"))
+    trainee, values = session.stage.trainee, checkpoint.copy_values(state.moving)
 
     def step_in(dtype: str) -> Callable[[], object]:
         trainee.precision = dtype
@@ -154,29 +183,31 @@ def _measured(
         return lambda: trainee.train_on_batch(*batch)
 
     seconds = precision.measure_seconds(step_in)
-    # A step moves statistics even where the rate is nought.
-    checkpoint.assign_values(running.moving, before)
+    # BatchNorm statistics change even at a learning rate of 0.
+    checkpoint.assign_values(state.moving, values)
     return seconds
 
 
-def _scales(session: Session, step: policy.Step, trainable: list[Any]) -> list[float]:
-    """Share of the learning rate for each trainable variable.
+def _lr_scales(session: Session, step: policy.Step, trainable: list[Any]) -> list[float]:
+    """Factor of the learning rate for each trainable variable.
 
-    The head has 1; each group what the step says, or `layer_decay` times the rate of the one above.
+    It is 1 for the head. For a layer group it comes from `step.rates`; without it, each group has `layer_decay` times
+    the factor of the group above.
     """
     decay = session.recipe.phases[step.phase].decay
-    share = {name: decay ** (depth + 1) for depth, name in enumerate(reversed(session.groups.names))} | dict(step.rates)
+    scales = {name: decay ** (i + 1) for i, name in enumerate(reversed(session.groups.names))} | dict(step.rates)
     group_of = {layer.name: group.name for group in session.groups.groups for layer in group.layers}
-    layers = layer_of(session)
-    return [share.get(group_of.get(layers[id(variable)], ""), 1.0) for variable in trainable]
+    layers = layer_names(session)
+    return [scales.get(group_of.get(layers[id(variable)], ""), 1.0) for variable in trainable]
 
 
-def layer_of(session: Session) -> dict[int, str]:
-    """By the id of a variable the name of the outermost layer that has it."""
+def layer_names(session: Session) -> dict[int, str]:
+    """The name of the outermost layer of each variable, by the id of the variable."""
     return {id(variable): layer.name for layer in session.classifier.model.layers for variable in layer.weights}
 
 
-def _pull(session: Session, phase: PhaseSpec, trainable: list[Any]) -> optimizer.Pull | None:
+def _l2_sp(session: Session, phase: PhaseSpec, trainable: list[Any]) -> optimizer.Pull | None:
+    """The pull towards the pretrained weights; None if the phase has none. Ref: Li et al. 2018, arXiv 1802.01483."""
     if not phase.l2_sp:
         return None
     anchors = {id(weight): value for weight, value in zip(session.backbone_weights, session.pretrained, strict=True)}

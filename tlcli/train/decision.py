@@ -1,4 +1,16 @@
-"""The decision to keep or roll back a step, image by image on the validation images."""
+"""The decision to keep or roll back a step. No other module makes it.
+
+A step is kept if all of these hold on the validation images, compared image by image before and after the step:
+
+1. The metric improves on average by more than `until.min_delta`.
+2. The confidence that this is a real gain, from a one-sided paired t-test, is at least `until.confidence`.
+3. At least one misclassified image becomes correct. This counts only if `until.confidence` is above 0.5 and at least
+   `MIN_MISCLASSIFIED` images were misclassified before.
+
+A step is also kept if there are no validation images, or no scores from before it.
+
+`step.py` scores the images, proposes interpolated weights with a larger `confident_gain`, and carries the decision out.
+"""
 
 import math
 import statistics
@@ -9,96 +21,121 @@ from scipy import special
 
 from tlcli.recipe.phase import UntilSpec
 
-# The confidence that asks for no certainty: every gain counts.
-INDIFFERENT = 0.5
-# Wrong answers on validation images from which on a round that helps is expected to set one right.
-ENOUGH_WRONG = 5
+# At this required confidence every gain counts.
+ANY_GAIN_CONFIDENCE = 0.5
+# From this many misclassified validation images on, a useful step is expected to correct at least one.
+MIN_MISCLASSIFIED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a step is kept, how sure that is (0-1), and why in one sentence."""
+    """A decision: `kept`, the confidence (0-1) that the step is a gain, and the reason, which users see."""
 
     kept: bool
     confidence: float | None
     reason: str
 
 
-def judge(before: Sequence[float] | None, after: Sequence[float] | None, until: UntilSpec) -> Decision:
-    """Whether the change from `before` to `after` is a gain to keep.
-
-    Both hold one number per validation image, in the same order: its cross-entropy, or 1 for a right answer and 0
-    for a wrong one, as `until.metric` says.
-    """
-    if after is None:
-        return Decision(kept=True, confidence=None, reason="kept: there are no validation images to judge by")
-    if before is None:
-        return Decision(kept=True, confidence=None, reason="kept: there was nothing trained before it")
-    gains = _gains(before, after, until)
-    gain, sure = statistics.fmean(gains), confidence(gains)
-    if gain <= 0:
-        return Decision(kept=False, confidence=sure, reason=f"rolled back: no epoch improved {until.metric}")
-    what = f"{until.metric} better by {gain:.4f}"
-    if gain <= until.min_delta:
-        return Decision(kept=False, confidence=sure, reason=f"rolled back: {what}, above {until.min_delta:g} is asked")
-    if sure < until.confidence:
-        reason = f"rolled back: {what}, but only {sure:.0%} sure ({until.confidence:.0%} is asked)"
-        return Decision(kept=False, confidence=sure, reason=reason)
-    return Decision(kept=True, confidence=sure, reason=f"kept: {what}, {sure:.0%} sure")
+# For a step without epochs, whose head is solved by the linear probe.
+PROBE_DECISION = Decision(kept=True, confidence=None, reason="kept: the optimum of the linear probe")
 
 
-def reject_if_idle(
-    verdict: Decision, before: Sequence[float] | None, after: Sequence[float] | None, until: UntilSpec
+def decide(
+    scores: tuple[Sequence[float] | None, Sequence[float] | None],
+    hits: tuple[Sequence[float] | None, Sequence[float] | None],
+    until: UntilSpec,
 ) -> Decision:
-    """The verdict, turned round where a step sets none of the wrong answers right although there are enough of them.
-
-    Such a step has moved probabilities only: by a fit to these images, which may look sure, or as the temperature does
-    that is fitted at the end in any case. It counts where certainty is asked for.
+    """The decision on one step.
 
     Args:
-        verdict: By the gains.
-        before: 1 for each validation image whose answer was right, 0 for the others; None where nothing was scored.
-        after: The same after the step.
-        until: What is asked.
+        scores: Before and after the step, one number per validation image, see `decide_by_gain`.
+        hits: Before and after the step, one number per validation image, see `require_correction`.
+        until: The requirements of the phase.
     """
-    if not verdict.kept or before is None or after is None or until.confidence <= INDIFFERENT:
-        return verdict
-    wrong = len(before) - int(sum(before))
-    if wrong < ENOUGH_WRONG or any(new > old for old, new in zip(before, after, strict=True)):
-        return verdict
-    what = verdict.reason.removeprefix("kept: ")
-    reason = f"rolled back: {what}, but none of {wrong} wrong answers was set right"
-    return Decision(kept=False, confidence=verdict.confidence, reason=reason)
+    return require_correction(decide_by_gain(*scores, until), *hits, until)
+
+
+def decide_by_gain(before: Sequence[float] | None, after: Sequence[float] | None, until: UntilSpec) -> Decision:
+    """The decision by the gain in the metric and its confidence.
+
+    Args:
+        before: One number per validation image: its cross-entropy if `until.metric` is `val_loss`, else 1 for a
+            correct answer and 0 for a wrong one. None if the state before the step was not scored.
+        after: The same after the step, in the same order. None if there are no validation images.
+        until: The requirements of the phase.
+    """
+    if after is None:
+        return Decision(kept=True, confidence=None, reason="kept: no validation images to decide by")
+    if before is None:
+        return Decision(kept=True, confidence=None, reason="kept: first step, nothing to compare with")
+    gains = _gains(before, after, until)
+    gain, level = statistics.fmean(gains), confidence(gains)
+    if gain <= 0:
+        return Decision(kept=False, confidence=level, reason=f"rolled back: no epoch improved {until.metric}")
+    improved = f"{until.metric} improved by {gain:.3g}"
+    if gain <= until.min_delta:
+        reason = f"rolled back: {improved} (more than {until.min_delta:g} required)"
+        return Decision(kept=False, confidence=level, reason=reason)
+    improved += f" at {percent(level)} confidence"
+    if level < until.confidence:
+        reason = f"rolled back: {improved} ({percent(until.confidence)} required)"
+        return Decision(kept=False, confidence=level, reason=reason)
+    return Decision(kept=True, confidence=level, reason=f"kept: {improved}")
+
+
+def require_correction(
+    decision: Decision, before: Sequence[float] | None, after: Sequence[float] | None, until: UntilSpec
+) -> Decision:
+    """The decision, reversed to a rollback if the step corrects none of enough misclassified images.
+
+    Such a step changes probabilities only. It either overfits the validation images, which can look like a confident
+    gain, or rescales the logits, which the temperature fitted at the end of the run does anyway.
+
+    Args:
+        decision: The decision by the gain.
+        before: 1 for each validation image that was classified correctly, 0 for the others; None if not scored.
+        after: The same after the step.
+        until: The requirements of the phase. At a confidence of 0.5 the decision stays.
+    """
+    if not decision.kept or before is None or after is None or until.confidence <= ANY_GAIN_CONFIDENCE:
+        return decision
+    misclassified = len(before) - int(sum(before))
+    if misclassified < MIN_MISCLASSIFIED or any(new > old for old, new in zip(before, after, strict=True)):
+        return decision
+    improved = decision.reason.removeprefix("kept: ")
+    reason = f"rolled back: {improved}, but none of {misclassified} misclassified images became correct"
+    return Decision(kept=False, confidence=decision.confidence, reason=reason)
 
 
 def confident_gain(before: Sequence[float], after: Sequence[float], until: UntilSpec) -> float:
-    """The gain that the change brings at least, as surely as is asked; below 0 where it may bring nothing.
+    """The smallest mean gain compatible with the required confidence; below 0 if there may be no gain.
 
-    The lower end of a one-sided confidence interval of the mean gain (paired t); at a confidence of 0.5 the mean.
+    This is the lower end of the one-sided confidence interval of the mean gain (paired t-test). At a required
+    confidence of 0.5, and for a single image, it is the mean gain itself.
     """
     gains = _gains(before, after, until)
-    if len(gains) < 2 or until.confidence == INDIFFERENT:
+    if len(gains) < 2 or until.confidence == ANY_GAIN_CONFIDENCE:
         return statistics.fmean(gains)
-    spread = statistics.stdev(gains) / math.sqrt(len(gains))
-    return statistics.fmean(gains) - float(special.stdtrit(len(gains) - 1, until.confidence)) * spread
+    standard_error = statistics.stdev(gains) / math.sqrt(len(gains))
+    return statistics.fmean(gains) - float(special.stdtrit(len(gains) - 1, until.confidence)) * standard_error
 
 
 def mean_gain(before: Sequence[float], after: Sequence[float], until: UntilSpec) -> float:
-    """The gain that the change brings on these images in the mean."""
+    """The mean improvement of the metric per image."""
     return statistics.fmean(_gains(before, after, until))
 
 
 def _gains(before: Sequence[float], after: Sequence[float], until: UntilSpec) -> list[float]:
-    """By image, how much better it is."""
+    """The improvement of each image, above 0 if it got better."""
     sign = 1 if until.metric == "val_loss" else -1
     return [sign * (old - new) for old, new in zip(before, after, strict=True)]
 
 
 def confidence(gains: Sequence[float]) -> float:
-    """One minus the p-value (0-1) of the one-sided paired t-test that the mean of the gains is not above zero.
+    """One minus the p-value (0-1) of a one-sided paired t-test of the hypothesis that the mean gain is at most 0.
 
-    Of changes that bring nothing, a share of 1 - c passes `confidence >= c`. The best of several epochs passes more
-    often, since the same images chose it; tests/train/test_judgement.py has the shares.
+    Of changes without effect, a share of 1 - c reaches a confidence of at least c. The best of several epochs reaches
+    it more often, because the same images chose the epoch; tests/train/test_decision.py has the shares.
 
     >>> confidence([0.0, 0.0])
     0.5
@@ -106,9 +143,18 @@ def confidence(gains: Sequence[float]) -> float:
     1.0
     """
     if len(gains) < 2:
-        # One image says nothing of how much images differ.
+        # A single image has no spread.
         return 0.5
-    mean, spread = statistics.fmean(gains), statistics.stdev(gains)
-    if spread == 0.0:
+    mean, deviation = statistics.fmean(gains), statistics.stdev(gains)
+    if deviation == 0.0:
         return 0.5 if mean == 0 else float(mean > 0)
-    return float(special.stdtr(len(gains) - 1, mean * math.sqrt(len(gains)) / spread))
+    return float(special.stdtr(len(gains) - 1, mean * math.sqrt(len(gains)) / deviation))
+
+
+def percent(share: float) -> str:
+    """A share (0-1) as whole percent.
+
+    >>> percent(0.85)
+    '85 %'
+    """
+    return f"{100 * share:.0f} %"

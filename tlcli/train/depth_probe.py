@@ -1,10 +1,10 @@
-"""Linear probes at every depth of a network, and the search for the best depth."""
+"""Linear probes at every depth of a network, and the depth search, which drops the groups above the best depth."""
 
 import math
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -15,29 +15,38 @@ import numpy as np
 from tlcli.data.pixels import Images
 from tlcli.errors import DataError
 from tlcli.features import extraction
-from tlcli.model import backbone, classifier
-from tlcli.model.backbone import Backbone
+from tlcli.model import classifier
+from tlcli.model.backbone import Backbone, build
 from tlcli.model.groups import LayerGroup, LayerGroups
 from tlcli.paths import cache_dir
+from tlcli.recipe.phase import UntilSpec
 from tlcli.recipe.schema import Recipe
+from tlcli.text import plural
 from tlcli.train import decision, probe
 from tlcli.train.events import Advanced, Noticed, Observer
 from tlcli.train.plan import dropped_top, make_plan
 from tlcli.train.preparation import ChosenNetwork, Prepared
 from tlcli.train.probe import Features
 
+SPLITS = ("train", "val", "test")
+# The policy of a phase that starts with a depth search.
+POLICY = "depth_search"
+# Least confidence (0-1) for dropping groups. A lower `until.confidence` does not count, because the best of many
+# depths is chosen by the same validation images.
+MIN_CONFIDENCE = 0.9
+
 
 @dataclass(frozen=True)
 class Depth:
-    """The linear probe on the features at the end of a layer group.
+    """The linear probe on the pooled features at the end of one layer group.
 
     Attributes:
-        group: The group.
-        channels: Features of an image there.
-        flops_share: Share (0-1) of the network's operations up to there.
-        drop_top: The `model.drop_top` that ends the network there.
-        inverse_l2: One by the penalty, on standardised features; the one with the lowest validation loss.
-        val_loss: Mean cross-entropy.
+        group: Name of the group.
+        channels: Number of features per image.
+        flops_share: Fraction (0-1) of the network's multiply-adds up to this depth.
+        drop_top: The `model.drop_top` that ends the network here.
+        inverse_l2: Inverse L2 strength on standardised features, chosen by validation loss.
+        val_loss: Mean cross-entropy on the validation images.
         val_accuracy: 0-1.
         test_accuracy: 0-1; None without test images.
     """
@@ -54,11 +63,11 @@ class Depth:
 
 @dataclass(frozen=True)
 class Lead:
-    """By how much one mean loss is below another, paired by image.
+    """How much lower the mean loss of one probe is than that of another, paired by image.
 
     Attributes:
-        gain: The difference; above 0 where the first is lower.
-        standard_error: Of the difference; 0 where there is but one image.
+        gain: The mean difference; above 0 if the first is lower.
+        standard_error: Standard error of the difference; 0 for a single image.
         confidence: Probability (0-1) that the gain is above 0.
     """
 
@@ -68,7 +77,7 @@ class Lead:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the gain is more than its standard error."""
+        """True if the gain exceeds its standard error."""
         return self.gain > self.standard_error
 
 
@@ -78,37 +87,44 @@ class NetworkProbe:
 
     Attributes:
         model: Name of the network.
-        weights: Where its weights come from.
+        weights: Origin of its weights.
         size: Input height and width, pixels.
         depths: From bottom to top.
-        over_top: The lead of the best depth over the top.
-        seconds: Spent on the pass over the images (`features`) and on solving (`probes`).
-        notices: What the user should know of the choice of the network.
+        lead_over_top: The lead of the best depth over the top.
+        seconds: Duration of the pass over the images (`features`) and of solving the probes (`probes`).
+        notices: Notices about the choice of the network, for the user.
+        best_losses: Cross-entropy of each validation image at the best depth.
     """
 
     model: str
     weights: str
     size: tuple[int, int]
     depths: tuple[Depth, ...]
-    over_top: Lead
+    lead_over_top: Lead
     seconds: dict[str, float]
     notices: tuple[str, ...] = ()
+    best_losses: tuple[float, ...] = field(default=(), repr=False)
 
     @cached_property
     def best(self) -> Depth:
-        """The depth with the lowest validation loss; test images have no say."""
+        """The depth with the lowest validation loss. Test images have no influence."""
         return min(self.depths, key=lambda depth: depth.val_loss)
 
     def to_json(self) -> dict[str, Any]:
-        """One of `models` in `tlcli probe --json`."""
-        lead = {"gain_over_top": self.over_top.gain, "is_clear": self.over_top.is_clear}
-        lead |= {"standard_error": self.over_top.standard_error, "confidence": self.over_top.confidence}
+        """An element of `models` in `tlcli probe --json`."""
+        lead = self.lead_over_top
+        best = asdict(self.best) | {
+            "gain_over_top": lead.gain,
+            "is_clear": lead.is_clear,
+            "standard_error": lead.standard_error,
+            "confidence": lead.confidence,
+        }
         return {
             "model": self.model,
             "weights": self.weights,
             "size": list(self.size),
             "depths": [asdict(depth) for depth in self.depths],
-            "best": asdict(self.best) | lead,
+            "best": best,
             "seconds": self.seconds,
             "notices": list(self.notices),
         }
@@ -116,25 +132,25 @@ class NetworkProbe:
 
 @dataclass(frozen=True)
 class NetworkComparison:
-    """The lead of the best network over another one, each at its best depth."""
+    """The lead of the best network, `model`, over another one, `over`, each at its best depth."""
 
     model: str
     over: str
     lead: Lead
 
     def to_json(self) -> dict[str, Any]:
-        """One of `comparisons` in `tlcli probe --json`."""
+        """An element of `comparisons` in `tlcli probe --json`."""
         return {"model": self.model, "over": self.over, **asdict(self.lead), "is_clear": self.lead.is_clear}
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What came out.
+    """The result of `tlcli probe`.
 
     Attributes:
-        data: What was probed with, as `tlcli plan --json` says it.
-        models: The networks in the order that was asked for.
-        comparisons: The best of them over each other one; empty for one network.
+        data: The images, as in `tlcli plan --json`.
+        models: The networks in the order of the request.
+        comparisons: The best network compared with each other one; empty for a single network.
     """
 
     data: dict[str, Any]
@@ -143,244 +159,236 @@ class ProbeResult:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON shape of `tlcli probe --json`."""
-        models = [probed.to_json() for probed in self.models]
-        return {"data": self.data, "models": models, "comparisons": [each.to_json() for each in self.comparisons]}
+        return {
+            "data": self.data,
+            "models": [model.to_json() for model in self.models],
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
+        }
 
 
-def lead(losses: Sequence[float], over: Sequence[float]) -> Lead:
-    """The lead of one probe over another, from their losses on the same images in the same order.
+def compare_losses(losses: Sequence[float], reference: Sequence[float]) -> Lead:
+    """The lead of a probe over a reference, from the losses of both on the same images in the same order.
 
-    >>> lead([0.0, 1.0, 2.0], [1.0, 2.0, 6.0])
+    >>> compare_losses([0.0, 1.0, 2.0], [1.0, 2.0, 6.0])
     Lead(gain=2.0, standard_error=1.0, confidence=0.908248290463863)
     """
-    gains = [other - own for own, other in zip(losses, over, strict=True)]
-    spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
-    return Lead(statistics.fmean(gains), spread / math.sqrt(len(gains)), decision.confidence(gains))
+    gains = [other - own for own, other in zip(losses, reference, strict=True)]
+    deviation = statistics.stdev(gains) if len(gains) > 1 else 0.0
+    return Lead(statistics.fmean(gains), deviation / math.sqrt(len(gains)), decision.confidence(gains))
 
 
-SPLITS = ("train", "val", "test")
+def compare_probes(networks: Sequence[NetworkProbe]) -> list[NetworkComparison]:
+    """The network with the lowest validation loss compared with each other one, on the same validation images."""
+    best = min(networks, key=lambda network: network.best.val_loss)
+    return [
+        NetworkComparison(best.model, other.model, compare_losses(best.best_losses, other.best_losses))
+        for other in networks
+        if other is not best
+    ]
 
 
-@dataclass(frozen=True)
-class MeasuredProbe:
-    """The probes of one network, and of its best one the losses of the validation images, in their order."""
-
-    probed: NetworkProbe
-    losses: list[float]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A group that the network can end with, the share (0-1) of its operations up to there, and its `drop_top`."""
-
-    group: LayerGroup
-    flops_share: float
-    drop_top: int
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """What all probes of one network share: the labels of each split, in the order of the features, and what to fit."""
-
-    labels: dict[str, np.ndarray]
-    classes: int
-    is_balanced: bool
-
-    def split(self, x: np.ndarray) -> dict[str, Features]:
-        """Features of all images, `float32 (images, channels)`, by split."""
-        found, start = {}, 0
-        for name, labels in self.labels.items():
-            found[name] = Features(x[start : start + len(labels)], labels)
-            start += len(labels)
-        return found
-
-
-def build_backbone(recipe: Recipe, chosen: ChosenNetwork, *, weights: str | None = None) -> backbone.Backbone:
-    """The backbone that a recipe means, with its weights or, where `weights` says so, `random` ones."""
+def build_backbone(recipe: Recipe, network: ChosenNetwork, *, weights: str | None = None) -> Backbone:
+    """Build the backbone of a recipe with its weights, or with those that `weights` names, such as `random`."""
     keras.utils.set_random_seed(recipe.seed)
-    return backbone.build(
-        chosen.card,
-        size=chosen.size,
+    return build(
+        network.card,
+        size=network.size,
         arguments=recipe.model.arguments,
         weights=weights or recipe.model.weights,
-        cut=dropped_top(recipe, chosen.groups).groups[-1].boundary if recipe.model.drop_top else None,
+        cut=dropped_top(recipe, network.groups).groups[-1].boundary if recipe.model.drop_top else None,
     )
 
 
 def require_validation(prepared: Prepared) -> None:
-    """Refuse a plan without validation images.
+    """Check that there are validation images.
 
     Raises:
         DataError: If there are none.
     """
     if not prepared.plan.splits.val:
         raise DataError(
-            "depths are compared by validation images, and there are none",
+            "there are no validation images to compare depths by",
             where="data.val",
             hint="Set it above 0, for example --set data.val=0.2, or to a folder of class folders.",
         )
 
 
-def probe_depths(
-    prepared: Prepared, built: backbone.Backbone, notices: tuple[str, ...], observe: Observer
-) -> MeasuredProbe:
-    """Probe a network at every depth, from one pass over the images."""
+def probe_depths(prepared: Prepared, backbone: Backbone, notices: tuple[str, ...], observe: Observer) -> NetworkProbe:
+    """Probe a network at every depth, with one pass over the images.
+
+    Raises:
+        DataError: If the disk has too little space for the features.
+    """
     plan = prepared.plan
-    ground, places = _labels_of(prepared), _places(plan.groups, dropped=plan.recipe.model.drop_top)
+    labels, cut_points = _labels(prepared), _cut_points(plan.groups, dropped=plan.recipe.model.drop_top)
     began = time.perf_counter()
-    features = _features(prepared, built, [place.group.boundary for place in places], observe)
-    passed = time.perf_counter()
-    found: list[tuple[Depth, list[float]]] = []
-    for place, x in zip(places, features, strict=True):
-        found.append(_solved(place, x, ground))
-        observe(Advanced(f"probes of {plan.card.name}", len(found), len(places)))
-    seconds = {"features": round(passed - began, 3), "probes": round(time.perf_counter() - passed, 3)}
-    _, losses = min(found, key=lambda pair: pair[0].val_loss)
-    steps, over_top = tuple(depth for depth, _ in found), lead(losses, found[-1][1])
-    return MeasuredProbe(
-        NetworkProbe(plan.card.name, built.weights_origin, plan.size, steps, over_top, seconds, notices), losses
+    features = _features(prepared, backbone, [cut.group.boundary for cut in cut_points], observe)
+    extracted = time.perf_counter()
+    depths: list[Depth] = []
+    losses: list[np.ndarray] = []
+    balanced = plan.recipe.data.class_weights == "balanced"
+    for cut, x in zip(cut_points, features, strict=True):
+        depth, val_losses = _probe_depth(cut, _by_split(x, labels), classes=len(plan.classes), balanced=balanced)
+        depths.append(depth)
+        losses.append(val_losses)
+        observe(Advanced(f"probes of {plan.card.name}", len(depths), len(cut_points)))
+    best_losses = losses[min(range(len(depths)), key=lambda index: depths[index].val_loss)].tolist()
+    return NetworkProbe(
+        plan.card.name,
+        backbone.weights_origin,
+        plan.size,
+        tuple(depths),
+        compare_losses(best_losses, losses[-1].tolist()),
+        {"features": round(extracted - began, 3), "probes": round(time.perf_counter() - extracted, 3)},
+        notices,
+        tuple(best_losses),
     )
 
 
-def _features(
-    prepared: Prepared, built: backbone.Backbone, layers: Sequence[str], observe: Observer
-) -> list[np.ndarray]:
-    """Pooled features at these layers of all images, split after split: `float32 (images, channels)` for each."""
+@dataclass(frozen=True)
+class _CutPoint:
+    """A group that the network can end with, the fraction (0-1) of multiply-adds up to there, and its `drop_top`."""
+
+    group: LayerGroup
+    flops_share: float
+    drop_top: int
+
+
+def _cut_points(groups: LayerGroups, *, dropped: int) -> list[_CutPoint]:
+    """The cut points of a network of which `dropped` groups are gone. With unknown FLOPs, all groups count alike."""
+    costs = [group.flops for group in groups]
+    totals = list(accumulate(costs if any(costs) else [1] * len(groups)))
+    return [
+        _CutPoint(group, totals[index] / totals[-1], dropped + len(groups) - 1 - index)
+        for index, group in enumerate(groups)
+        if group.is_cut_point
+    ]
+
+
+def _labels(prepared: Prepared) -> dict[str, np.ndarray]:
+    """The labels of each split, `int64 (images,)`, in the order of the features."""
+    splits = prepared.plan.splits
+    return {name: np.array([image.label for image in getattr(splits, name)], np.int64) for name in SPLITS}
+
+
+def _features(prepared: Prepared, backbone: Backbone, layers: Sequence[str], observe: Observer) -> list[np.ndarray]:
+    """Pooled features of all images at each layer, `float32 (images, channels)`, split after split."""
     plan = prepared.plan
-    made = classifier.assemble(built, plan.recipe.head, classes=plan.classes, resize=plan.recipe.data.resize)
+    model = classifier.assemble(backbone, plan.recipe.head, classes=plan.classes, resize=plan.recipe.data.resize)
     rows = [prepared.pixels.rows_of(getattr(plan.splits, name)) for name in SPLITS]
     stage = f"features of {plan.card.name}"
     return extraction.extract_depths(
-        extraction.pooled_model(made.features, layers, pooling=plan.recipe.head.pooling),
+        extraction.pooled_model(model.features, layers, pooling=plan.recipe.head.pooling),
         Images(prepared.pixels.array, np.concatenate(rows)),
         cache_dir() / "probes",
         progress=lambda done, total: observe(Advanced(stage, done, total)),
     )
 
 
-def _labels_of(prepared: Prepared) -> _Labels:
-    splits, recipe = prepared.plan.splits, prepared.plan.recipe
-    labels = {name: np.array([image.label for image in getattr(splits, name)], np.int64) for name in SPLITS}
-    return _Labels(labels, len(prepared.plan.classes), recipe.data.class_weights == "balanced")
+def _by_split(x: np.ndarray, labels: Mapping[str, np.ndarray]) -> dict[str, Features]:
+    """The features `x` of all images, `float32 (images, channels)`, divided into splits."""
+    features, start = {}, 0
+    for name, y in labels.items():
+        features[name] = Features(x[start : start + len(y)], y)
+        start += len(y)
+    return features
 
 
-def _places(groups: LayerGroups, *, dropped: int) -> list[_Place]:
-    """The groups that a network can end with. Where the FLOPs are unknown, all groups count alike."""
-    costs = [group.flops for group in groups]
-    spent = list(accumulate(costs if any(costs) else [1] * len(groups)))
-    return [
-        _Place(group, spent[index] / spent[-1], dropped + len(groups) - 1 - index)
-        for index, group in enumerate(groups)
-        if group.is_cut_point
-    ]
-
-
-def _solved(place: _Place, x: np.ndarray, ground: _Labels) -> tuple[Depth, list[float]]:
-    """The probe at one depth, and its losses on the validation images."""
-    split = ground.split(x)
-    solution = probe.solve(split["train"], split["val"], classes=ground.classes, balanced=ground.is_balanced)
-    losses, hits = probe.scored(solution, split["val"])
+def _probe_depth(
+    cut: _CutPoint, features: Mapping[str, Features], *, classes: int, balanced: bool
+) -> tuple[Depth, np.ndarray]:
+    """The probe at one depth, and its losses on the validation images, `float64 (images,)`."""
+    train, val, test = (features[name] for name in SPLITS)
+    solution = probe.solve(train, val, classes=classes, balanced=balanced)
+    losses, hits = probe.score(solution, val)
     depth = Depth(
-        place.group.name,
-        x.shape[1],
-        place.flops_share,
-        place.drop_top,
+        cut.group.name,
+        train.x.shape[1],
+        cut.flops_share,
+        cut.drop_top,
         solution.inverse_l2,
         float(losses.mean()),
         float(hits.mean()),
-        float(probe.scored(solution, split["test"])[1].mean()) if len(split["test"].y) else None,
+        float(probe.score(solution, test)[1].mean()) if len(test.y) else None,
     )
-    return depth, losses.tolist()
-
-
-POLICY = "depth_search"
-LEAST_CONFIDENCE = 0.9
+    return depth, losses
 
 
 @dataclass(frozen=True)
 class DepthChoice:
-    """What the probe chose: how many groups are dropped, why in one sentence, and what it saw."""
+    """The result of the depth search.
+
+    Attributes:
+        drop_top: Number of groups dropped from the top.
+        reason: Why, in one sentence.
+        depths: The probes of all depths, from bottom to top.
+    """
 
     drop_top: int
     reason: str
-    probed: NetworkProbe
+    depths: tuple[Depth, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """What run.json holds of it, under `model.depth_search`."""
-        depths = [(depth.group, depth.drop_top, depth.val_loss, depth.val_accuracy) for depth in self.probed.depths]
+        """The value of `model.depth_search` in run.json."""
         names = ("group", "drop_top", "val_loss", "val_accuracy")
         return {
             "drop_top": self.drop_top,
             "reason": self.reason,
-            "depths": [dict(zip(names, each, strict=True)) for each in depths],
+            "depths": [{name: getattr(depth, name) for name in names} for depth in self.depths],
         }
 
 
 def search_depth(
-    prepared: Prepared, built: Backbone, network: ChosenNetwork, observe: Observer
-) -> tuple[Prepared, Backbone, "DepthChoice | None"]:
-    """Carry out the depth search if a phase asks for it: the plan and the backbone that end at the best depth.
+    prepared: Prepared, backbone: Backbone, network: ChosenNetwork, observe: Observer
+) -> tuple[Prepared, Backbone, DepthChoice | None]:
+    """Search for the best depth if a phase has the policy `depth_search`.
 
     Returns:
-        The plan, the backbone and the choice; the first two unchanged and None if no phase asks for it.
+        The plan and the backbone that end at the best depth, and the choice. Without such a phase, the plan and the
+        backbone as they are, and None.
     """
     plan = prepared.plan
-    if not wants_depth_search(plan.recipe):
-        return prepared, built, None
-    choice = choose_depth(prepared, built, observe)
+    if all(phase.policy != POLICY for phase in plan.recipe.phases):
+        return prepared, backbone, None
+    choice = choose_depth(prepared, backbone, observe)
     recipe = apply_choice(plan.recipe, choice)
-    cut = make_plan(recipe, plan.card, groups=network.groups, splits=plan.splits, classes=plan.classes, speed=None)
+    cut = make_plan(recipe, plan.card, groups=network.groups, splits=plan.splits, classes=plan.classes)
     return replace(prepared, plan=cut), build_backbone(recipe, network), choice
 
 
-def wants_depth_search(recipe: Recipe) -> bool:
-    """Whether a phase asks for the search."""
-    return any(phase.policy == POLICY for phase in recipe.phases)
+def choose_depth(prepared: Prepared, backbone: Backbone, observe: Observer) -> DepthChoice:
+    """Probe every depth. Drop the groups above the best one if it is clearly better than the top.
 
-
-def choose_depth(prepared: Prepared, built: Backbone, observe: Observer) -> DepthChoice:
-    """Probe every depth, and drop what lies above the best one if it is better than the top by enough.
-
-    Enough is what the phase asks, `until.confidence` by the paired test on the validation images and `until.min_delta`
-    in validation loss, but at least `LEAST_CONFIDENCE`: the best of many depths was chosen by the same images.
+    It is if its validation loss is lower by more than `until.min_delta`, and the confidence that the gain is real, from
+    a paired test on the validation images, is at least `until.confidence` and at least `MIN_CONFIDENCE`.
 
     Raises:
-        DataError: If there are no validation images, or no room for the features.
+        DataError: If there are no validation images, or the disk has too little space for the features.
     """
     require_validation(prepared)
     until = next(phase.until for phase in prepared.plan.recipe.phases if phase.policy == POLICY)
-    probed = probe_depths(prepared, built, (), observe).probed
-    best, lead, top = probed.best, probed.over_top, probed.depths[-1]
-    if best is top:
-        choice = DepthChoice(top.drop_top, f"the top is the best depth (validation loss {top.val_loss:.4f})", probed)
-    else:
-        found = f"{best.group} has a validation loss {lead.gain:.4f} below that of the top, {lead.confidence:.0%} sure"
-        asked = max(until.confidence, LEAST_CONFIDENCE)
-        if lead.confidence >= asked and lead.gain > until.min_delta:
-            dropped = best.drop_top - top.drop_top
-            choice = DepthChoice(best.drop_top, f"{found}: {dropped} group{'s' * (dropped > 1)} dropped", probed)
-        else:
-            choice = DepthChoice(
-                top.drop_top, f"{found}, too little to drop what is above it ({asked:.0%} is asked)", probed
-            )
+    choice = _choose(probe_depths(prepared, backbone, (), observe), until)
     observe(Noticed(f"depth search: {choice.reason}"))
     return choice
 
 
+def _choose(network: NetworkProbe, until: UntilSpec) -> DepthChoice:
+    best, top, lead = network.best, network.depths[-1], network.lead_over_top
+    if best is top:
+        return DepthChoice(top.drop_top, f"the top is the best depth (val_loss {top.val_loss:.4f})", network.depths)
+    confidence, required = decision.percent(lead.confidence), max(until.confidence, MIN_CONFIDENCE)
+    gain = f"val_loss is {lead.gain:.4f} lower at {best.group} than at the top, at {confidence} confidence"
+    if lead.confidence >= required and lead.gain > until.min_delta:
+        reason = f"{plural(best.drop_top - top.drop_top, 'group')} dropped: {gain}"
+        return DepthChoice(best.drop_top, reason, network.depths)
+    missing = decision.percent(required) if lead.confidence < required else f"more than {until.min_delta:g}"
+    return DepthChoice(top.drop_top, f"no group dropped: {gain} ({missing} required)", network.depths)
+
+
 def apply_choice(recipe: Recipe, choice: DepthChoice) -> Recipe:
-    """The recipe that the search amounts to: running it gives the same run."""
+    """The recipe with the choice written into it. Running it repeats the run without a search."""
     phases = [
         phase.model_copy(update={"policy": "gradual"}) if phase.policy == POLICY else phase for phase in recipe.phases
     ]
     model = recipe.model.model_copy(update={"drop_top": choice.drop_top})
     return recipe.model_copy(update={"phases": phases, "model": model})
-
-
-def compare_probes(measured: Sequence[MeasuredProbe]) -> list[NetworkComparison]:
-    """The network with the lowest validation loss against each of the others, by the same validation images."""
-    best = min(measured, key=lambda each: each.probed.best.val_loss)
-    return [
-        NetworkComparison(best.probed.model, other.probed.model, lead(best.losses, other.losses))
-        for other in measured
-        if other is not best
-    ]

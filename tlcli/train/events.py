@@ -1,4 +1,4 @@
-"""What a run tells the outside: event dataclasses, and the Observer that receives them."""
+"""Events of a run, and the observers that receive them."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -8,7 +8,7 @@ from tlcli.train.policy import Outcome, Step
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """A stage of preparation moved on: `done` of `total` things."""
+    """Progress of a stage outside training, such as decoding: `done` of `total` items."""
 
     stage: str
     done: int
@@ -17,7 +17,7 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True)
 class Noticed:
-    """Something the user should know. Warnings are things that may need a remedy."""
+    """A message for the user. A warning may need a remedy."""
 
     message: str
     is_warning: bool = False
@@ -25,14 +25,14 @@ class Noticed:
 
 @dataclass(frozen=True, slots=True)
 class FolderMade:
-    """The run folder is there; from now on the run can be resumed."""
+    """The run folder exists. From now on the run can be resumed."""
 
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class StepBegun:
-    """A step of a phase begins: what is trained now, for at most `epochs` epochs of `batches` batches."""
+    """A step of a phase begins. It trains on `images` images for at most `epochs` epochs of `batches` batches."""
 
     step: Step
     epochs: int
@@ -43,7 +43,7 @@ class StepBegun:
 
 @dataclass(frozen=True, slots=True)
 class BatchDone:
-    """One batch was trained; loss and accuracy (0-1) are running means over the epoch so far."""
+    """A batch was trained. Loss and accuracy (0-1) are means over the epoch so far."""
 
     step: Step
     epoch: int
@@ -55,7 +55,7 @@ class BatchDone:
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """One epoch was trained and scored. Validation numbers are None where there are no validation images."""
+    """An epoch was trained and scored. Validation scores are None if there are no validation images."""
 
     step: Step
     epoch: int
@@ -80,10 +80,10 @@ Event = Advanced | Noticed | FolderMade | StepBegun | BatchDone | EpochDone | St
 
 
 class Observer(Protocol):
-    """Anything that can be told what happens."""
+    """A callable that receives events."""
 
     def __call__(self, event: Event) -> None:
-        """Take note of one event."""
+        """Receive an event."""
 
 
 def ignore(event: Event) -> None:
@@ -92,17 +92,17 @@ def ignore(event: Event) -> None:
 
 @dataclass
 class NoticeOnce:
-    """An observer that passes every event on, but each notice only once.
+    """An observer that passes events on, but each notice only once.
 
     Attributes:
-        pass_on: Receives the events.
-        said: Notices that were passed on; share the set between observers to say nothing twice in all of them.
-        within_run: Whether this observes one run among several: its folder is not announced, and once the folder
-            exists every notice is passed on.
+        observer: Receives the events.
+        messages: Messages of the notices so far. Observers that share the set pass each notice on once between them.
+        within_run: Whether this observes one of several runs. Its `FolderMade` is then dropped, and every notice after
+            it is passed on.
     """
 
-    pass_on: Observer
-    said: set[str] = field(default_factory=set)
+    observer: Observer
+    messages: set[str] = field(default_factory=set)
     within_run: bool = False
     _has_folder: bool = field(default=False, init=False)
 
@@ -112,7 +112,7 @@ class NoticeOnce:
             self._has_folder = True
             return
         if isinstance(event, Noticed) and not self._has_folder:
-            if event.message in self.said:
+            if event.message in self.messages:
                 return
-            self.said.add(event.message)
-        self.pass_on(event)
+            self.messages.add(event.message)
+        self.observer(event)

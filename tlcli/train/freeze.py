@@ -1,4 +1,16 @@
-"""Make exactly the chosen layers trainable. The BatchNorm rule lives here and only here."""
+"""Freezing: exactly the selected layers are trainable. THE RULE for BatchNorm lives here and nowhere else.
+
+The `batch_norm` policy of a phase applies to BatchNorm layers inside trained layers of the backbone:
+
+- `frozen`: scale, offset and statistics stay as they are.
+- `affine`: scale and offset are trained, statistics stay.
+- `train`: scale and offset are trained, statistics follow the batches at a momentum of at most `BATCH_NORM_MOMENTUM`.
+
+BatchNorm in frozen layers never changes. BatchNorm in the head is new and is always trained completely.
+
+Setting `trainable` is not enough to keep statistics: the backbone must also be called with `training=False`, see
+`stage.Trainee`. `has_batch_statistics` decides that.
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Set
@@ -7,25 +19,24 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlcli.model.classifier import PREFIX, Classifier
+from tlcli.model.classifier import HEAD_PREFIX, Classifier
 from tlcli.recipe.fields import BatchNormPolicy
 
-# Momentum of BatchNorm statistics that are trained.
-TRAINED_MOMENTUM = 0.9
+# Highest momentum of trained BatchNorm statistics. Some zoo networks have 0.999, which takes thousands of steps to
+# adapt; fine-tuning has hundreds.
+BATCH_NORM_MOMENTUM = 0.9
 
 
-def apply(classifier: Classifier, layers: Set[str], *, batch_norm: BatchNormPolicy) -> list[Any]:
-    """Make the named backbone layers and the head trainable and everything else frozen.
+def set_trainable(classifier: Classifier, layers: Set[str], *, batch_norm: BatchNormPolicy) -> list[Any]:
+    """Make the named backbone layers and the head trainable, and freeze everything else.
 
-    BatchNorm inside trained layers follows `batch_norm`: `frozen` trains nothing of it, `affine` trains scale and
-    offset while the statistics stay, `train` trains all of it. (Whether statistics move also hangs on how the
-    backbone is called; see `Trainee`.) The head's own BatchNorm is new and always trained.
+    BatchNorm follows the rule of this module.
 
     Returns:
-        The variables that are now trainable, as Keras reports them.
+        The trainable variables, as Keras reports them.
 
     Raises:
-        RuntimeError: If Keras reports another set than was asked for; an internal error.
+        RuntimeError: If the classifier lacks a layer or Keras reports other variables; an internal error.
     """
     head = {layer.name for layer in classifier.head_layers}
     unknown = set(layers) - {layer.name for layer in classifier.model.layers}
@@ -35,55 +46,64 @@ def apply(classifier: Classifier, layers: Set[str], *, batch_norm: BatchNormPoli
     for layer in classifier.model.layers:
         is_trained = layer.name in layers or layer.name in head
         for part in layer._flatten_layers(include_self=True, recursive=True):
-            # On TensorFlow an assignment of the value already there does nothing, not even to the layers inside.
+            # On TensorFlow, assigning the current value has no effect, not even on inner layers. So assign both.
             part.trainable = not is_trained
             part.trainable = is_trained
         if is_trained and layer.name not in head:
-            _settle_batch_norms(layer, batch_norm)
+            apply_batch_norm_rule(layer, batch_norm)
     return verify(classifier, layers, batch_norm=batch_norm)
 
 
-def _settle_batch_norms(layer: keras.layers.Layer, batch_norm: BatchNormPolicy) -> None:
+def apply_batch_norm_rule(layer: keras.layers.Layer, batch_norm: BatchNormPolicy) -> None:
+    """Apply the rule of this module to the BatchNorm layers inside a trained backbone layer."""
     for norm in batch_norms(layer):
         if batch_norm == "frozen":
             norm.trainable = False
         elif batch_norm == "train":
-            # Some zoo networks say 0.999, which needs thousands of steps to follow; fine-tuning has hundreds.
-            norm.momentum = min(norm.momentum, TRAINED_MOMENTUM)
+            norm.momentum = min(norm.momentum, BATCH_NORM_MOMENTUM)
+
+
+def has_batch_statistics(batch_norm: BatchNormPolicy) -> bool:
+    """True if BatchNorm in trained backbone layers normalises by the batch and updates its statistics."""
+    return batch_norm == "train"
 
 
 def verify(classifier: Classifier, layers: Set[str], *, batch_norm: BatchNormPolicy) -> list[Any]:
-    """Compare what Keras will train with what was asked for, variable by variable.
+    """Compare the trainable variables that Keras reports with the expected ones, one by one.
+
+    Returns:
+        The trainable variables, as Keras reports them.
 
     Raises:
         RuntimeError: On any difference.
     """
-    expected = {id(variable) for variable in _expected(classifier, layers, batch_norm)}
+    expected = {id(variable) for variable in _expected_variables(classifier, layers, batch_norm)}
     reported = list(classifier.model.trainable_variables)
-    if expected != {id(variable) for variable in reported}:
-        odd = sorted(v.path for v in classifier.model.weights if (id(v) in expected) != any(v is r for r in reported))
-        raise RuntimeError(f"Keras reports another trainable set than was asked for; first differing: {odd[:5]}")
+    reported_ids = {id(variable) for variable in reported}
+    if expected != reported_ids:
+        wrong = sorted(v.path for v in classifier.model.weights if (id(v) in expected) != (id(v) in reported_ids))
+        raise RuntimeError(f"Keras reports another trainable set than expected; first differences: {wrong[:5]}")
     return reported
 
 
 def frozen_variables(classifier: Classifier, moving: Iterable[Any]) -> list[Any]:
-    """Every weight and statistic of the model that is not in `moving`."""
-    moves = {id(variable) for variable in moving}
-    return [variable for variable in classifier.model.weights if id(variable) not in moves]
+    """All weights and statistics of the model that are not in `moving`."""
+    moving_ids = {id(variable) for variable in moving}
+    return [variable for variable in classifier.model.weights if id(variable) not in moving_ids]
 
 
-def moving_variables(classifier: Classifier, trainable: Iterable[Any], *, statistics: bool) -> list[Any]:
-    """All variables that a step may change: what is trained, and the statistics of trained BatchNorm layers."""
-    moves = {id(variable) for variable in trainable}
+def moving_variables(classifier: Classifier, trainable: Iterable[Any], *, batch_norm: BatchNormPolicy) -> list[Any]:
+    """All variables that a step may change: the trainable ones, and statistics of BatchNorm by the rule."""
+    moving_ids = {id(variable) for variable in trainable}
     for layer in batch_norms(*classifier.model.layers):
-        is_head = layer.name.startswith(PREFIX)
-        if layer.trainable and (statistics or is_head):
-            moves |= {id(variable) for variable in layer.non_trainable_variables}
-    return [variable for variable in classifier.model.weights if id(variable) in moves]
+        is_head = layer.name.startswith(HEAD_PREFIX)
+        if layer.trainable and (is_head or has_batch_statistics(batch_norm)):
+            moving_ids |= {id(variable) for variable in layer.non_trainable_variables}
+    return [variable for variable in classifier.model.weights if id(variable) in moving_ids]
 
 
 def fingerprint(variables: Iterable[Any]) -> str:
-    """Sha256 over the bytes of all values, in order: equal only if every bit is."""
+    """The SHA-256 of the bytes of all values, in order. Equal fingerprints mean bit-identical values."""
     digest = hashlib.sha256()
     for variable in variables:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value)).tobytes())
@@ -91,21 +111,22 @@ def fingerprint(variables: Iterable[Any]) -> str:
 
 
 def batch_norms(*layers: keras.layers.Layer) -> Iterator[keras.layers.BatchNormalization]:
-    """The BatchNorm layers among and inside the given ones."""
+    """The BatchNorm layers among and inside the given layers."""
     for layer in layers:
         for inner in layer._flatten_layers(include_self=True, recursive=True):
             if isinstance(inner, keras.layers.BatchNormalization):
                 yield inner
 
 
-def _expected(classifier: Classifier, layers: Set[str], batch_norm: BatchNormPolicy) -> Iterator[Any]:
+def _expected_variables(classifier: Classifier, layers: Set[str], batch_norm: BatchNormPolicy) -> Iterator[Any]:
     head = {layer.name for layer in classifier.head_layers}
     for layer in classifier.model.layers:
         if layer.name not in layers and layer.name not in head:
             continue
-        left_out = set()
+        frozen = set()
         if batch_norm == "frozen" and layer.name not in head:
-            left_out = {id(variable) for norm in batch_norms(layer) for variable in norm.weights}
-        # By nature, not by `variable.trainable`, which is what is being checked: statistics and the like are not there.
+            frozen = {id(variable) for norm in batch_norms(layer) for variable in norm.weights}
+        # `_trainable_variables` are those that can be trained. Unlike `variable.trainable`, they do not depend on the
+        # flags that are being verified.
         for part in layer._flatten_layers(include_self=True, recursive=True):
-            yield from (variable for variable in part._trainable_variables if id(variable) not in left_out)
+            yield from (variable for variable in part._trainable_variables if id(variable) not in frozen)

@@ -1,4 +1,4 @@
-"""The optimiser of a step: any of Keras's, with a learning rate per layer group, and schedules."""
+"""The optimiser of a step: a Keras optimiser with one learning rate per layer group, and learning rate schedules."""
 
 import functools
 import math
@@ -12,19 +12,21 @@ from keras import ops
 
 from tlcli.recipe.schema import OptimizerSpec
 
-# Where rising rates begin.
-FIRST_SHARE = 0.04
+# Share (0-1) of the learning rate at which a warm-up starts.
+WARMUP_START = 0.04
+# Fraction (0-1) of a step after which `one_cycle` is at its peak.
+ONE_CYCLE_PEAK = 0.3
 
 
 class _Ftrl(keras.optimizers.Ftrl):
-    """Ftrl that goes on from the weights there are, at whatever rate.
+    """Ftrl that continues from the current weights, also when the learning rate changes.
 
-    Keras's own keeps a sum that stands for weights trained from zero at one rate: its first step would all but erase
-    pretrained weights, and every change of the rate would rescale them.
+    Ftrl in Keras derives the weights from a sum of gradients, as if they had been trained from zero at one rate. Its
+    first step nearly erases pretrained weights, and every change of the rate rescales them.
     """
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Set the sum to what stands for the current weights, then step."""
+        """Set the sum to the value that gives the current weights, then step."""
         index = self._get_variable_index(variable)
         weight = ops.sqrt(self._accumulators[index]) / learning_rate
         self.assign(self._linears[index], -ops.convert_to_tensor(variable) * weight)
@@ -45,9 +47,13 @@ _CLASSES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Pull:
-    """Draws variables to where they were: `anchors[i]` is the value for the i-th trainable one, None for no pull.
+    """L2-SP: a pull of trainable variables towards their pretrained values.
 
-    Adds the gradient of strength / 2 * ||w - w0||², L2-SP. Ref: Li et al. 2018, arXiv 1802.01483.
+    It adds the gradient of strength / 2 * ||w - w0||². Ref: Li et al. 2018, arXiv 1802.01483.
+
+    Attributes:
+        strength: Strength of the pull.
+        anchors: The value w0 of each trainable variable; None for no pull.
     """
 
     strength: float
@@ -57,7 +63,14 @@ class Pull:
 def build(
     spec: OptimizerSpec, lr: float, *, scales: Sequence[float], pull: Pull | None = None
 ) -> keras.optimizers.Optimizer:
-    """An optimiser that trains the i-th trainable variable at `scales[i]` times the learning rate."""
+    """Build the optimiser of a step.
+
+    Args:
+        spec: The optimiser of the recipe.
+        lr: Learning rate.
+        scales: Factor of the learning rate of each trainable variable.
+        pull: Pull towards the pretrained values.
+    """
     options: dict[str, Any] = {"learning_rate": lr}
     if spec.clip_norm is not None:
         options["global_clipnorm"] = spec.clip_norm
@@ -67,7 +80,7 @@ def build(
         options["weight_decay"] = spec.weight_decay
     optimizer = _CLASSES[spec.name](**options)
     if spec.name == "adamw":
-        # As in the papers that use it: BatchNorm's scales and all biases are not pulled to zero.
+        # Biases and the scales of normalisation layers do not decay, as in the papers that use AdamW.
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     if any(scale != 1.0 for scale in scales):
         _scale(optimizer, scales)
@@ -77,9 +90,10 @@ def build(
 
 
 def _scale(optimizer: keras.optimizers.Optimizer, scales: Sequence[float]) -> None:
-    """Keras has one rate for all variables, but hands it to every variable's own update: scale it there.
+    """Scale the learning rate of each variable.
 
-    Weight decay, which Keras applies elsewhere at the full rate, comes along.
+    Keras has one rate for all variables and passes it to the update of each variable, so it is scaled there. Weight
+    decay, which Keras applies elsewhere at the full rate, moves there too.
     """
     plain, decay = optimizer.update_step, optimizer.weight_decay
     optimizer.weight_decay = None
@@ -94,7 +108,7 @@ def _scale(optimizer: keras.optimizers.Optimizer, scales: Sequence[float]) -> No
 
 
 def _pull(optimizer: keras.optimizers.Optimizer, pull: Pull) -> None:
-    """Add to the gradient of each anchored variable, on its way to the variable's own update."""
+    """Add the pull to the gradient of each variable that has an anchor."""
     plain = optimizer.update_step
     anchors = [None if anchor is None else ops.convert_to_tensor(anchor) for anchor in pull.anchors]
 
@@ -108,15 +122,17 @@ def _pull(optimizer: keras.optimizers.Optimizer, pull: Pull) -> None:
 
 
 def rate(schedule: str, fraction: float, *, stale: int = 0, warmup: float = 0.0) -> float:
-    """The share of the learning rate to use when `fraction` (0-1) of a step's epochs is done.
+    """The share (0-1) of the learning rate to use.
 
-    It rises to what the schedule says over the first `warmup`, 0-1.
+    Ref: `one_cycle`: Smith & Topin 2017, arXiv 1708.07120. `cosine`: Loshchilov & Hutter 2016, arXiv 1608.03983.
 
-    `stale` is the number of epochs since the last best one; only `plateau` looks at it, halving every 2.
-    `one_cycle` warms up over the first 30 %. Ref: Smith & Topin 2017, arXiv 1708.07120; cosine: Loshchilov & Hutter
-    2016, arXiv 1608.03983.
+    Args:
+        schedule: Name of the schedule.
+        fraction: Fraction (0-1) of the step's epochs that is done.
+        stale: Epochs since the best one. Only `plateau` uses it: it halves the rate every 2 stale epochs.
+        warmup: Fraction (0-1) of the step over which the rate rises linearly to that of the schedule.
     """
-    rising = max(FIRST_SHARE, fraction / warmup) if fraction < warmup else 1.0
+    rising = max(WARMUP_START, fraction / warmup) if fraction < warmup else 1.0
     return rising * _scheduled(schedule, fraction, stale)
 
 
@@ -133,15 +149,13 @@ def _scheduled(schedule: str, fraction: float, stale: int) -> float:
         case "cosine":
             return _falling(fraction)
         case "one_cycle":
-            warm = 0.3
-            return (
-                FIRST_SHARE + (1 - FIRST_SHARE) * fraction / warm
-                if fraction < warm
-                else _falling((fraction - warm) / (1 - warm))
-            )
+            if fraction < ONE_CYCLE_PEAK:
+                return WARMUP_START + (1 - WARMUP_START) * fraction / ONE_CYCLE_PEAK
+            return _falling((fraction - ONE_CYCLE_PEAK) / (1 - ONE_CYCLE_PEAK))
         case _:
             return 1.0
 
 
 def _falling(fraction: float) -> float:
+    """Half a cosine, from 1 to 0."""
     return 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))

@@ -1,4 +1,4 @@
-"""All phases of a run in order: the probe, then step after step until the policies end."""
+"""All phases of a run in order: the linear probe, gradient surveys, and the steps that the policies choose."""
 
 import itertools
 from dataclasses import replace
@@ -8,30 +8,30 @@ import keras
 import numpy as np
 from keras import ops
 
-from tlcli.cache import results
-from tlcli.model.classifier import OUTPUT
+from tlcli.cache.results import CachedResult
+from tlcli.model.classifier import OUTPUT_LAYER
 from tlcli.model.groups import LayerGroups
-from tlcli.train import cached_results, checkpoint, events, freeze, policy, probe
-from tlcli.train.cached_results import cache_result, restore_cached, run_and_cache
-from tlcli.train.compile import batches_of, layer_of
+from tlcli.train import checkpoint, events, freeze, policy, probe
+from tlcli.train.cached_results import cache_result, probe_key, restore_cached, run_and_cache
+from tlcli.train.compile import batches_of, layer_names
 from tlcli.train.plan import trained_parameters
 from tlcli.train.session import Session
 from tlcli.train.step import run_step
 
-# Batches of training images whose gradients a survey adds up.
+# Number of training batches of a gradient survey.
 SURVEY_BATCHES = 16
 
 
-class Sums(keras.optimizers.SGD):
-    """Adds up the gradients it is given and changes no weight, on any backend."""
+class GradientSum(keras.optimizers.SGD):
+    """An optimiser that sums gradients instead of changing weights. As an optimiser it works on any backend."""
 
     def build(self, variables: list[Any]) -> None:
-        """One sum for each variable."""
+        """Create one sum per variable."""
         super().build(variables)
         self._totals = [self.add_variable_from_reference(variable, name="total") for variable in variables]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Take note of one gradient."""
+        """Add one gradient to its sum."""
         self.assign_add(self._totals[self._get_variable_index(variable)], gradient)
 
     def norms(self) -> list[float]:
@@ -39,109 +39,120 @@ class Sums(keras.optimizers.SGD):
         return [float(np.linalg.norm(ops.convert_to_numpy(total.value))) for total in self._totals]
 
 
-def measure_gradients(session: Session, wanted: policy.GradientSurvey) -> dict[str, float]:
-    """Relative gradient norm of every layer group over some batches of training images, with everything trainable."""
-    phase = session.recipe.phases[wanted.phase]
+def measure_gradients(session: Session, survey: policy.GradientSurvey) -> dict[str, float]:
+    """The relative gradient norm of every layer group, over up to `SURVEY_BATCHES` training batches."""
+    phase = session.recipe.phases[survey.phase]
     session.observe(events.Noticed(f"{phase.name}: measuring the gradient of every layer group"))
-    step = policy.Step(wanted.phase, 0, f"{phase.name} survey", session.groups.names, wanted.layers, 1)
+    step = policy.Step(survey.phase, 0, f"{phase.name} survey", session.groups.names, survey.layers, 1)
     session.enter(step)
     trainee = session.stage.trainee
-    trainable = freeze.apply(session.classifier, step.layers, batch_norm=phase.batch_norm_policy)
-    sums = Sums(learning_rate=0.0)
+    trainable = freeze.set_trainable(session.classifier, step.layers, batch_norm=phase.batch_norm_policy)
+    gradient_sum = GradientSum(learning_rate=0.0)
     trainee.uses_batch_statistics = False
-    trainee.compile(optimizer=sums, loss=keras.losses.CategoricalCrossentropy(), jit_compile=trainee.jit)
-    sums.build(trainable)
-    batches = list(
-        itertools.islice(batches_of(session, step, 0, np.random.default_rng(session.recipe.seed)), SURVEY_BATCHES)
-    )
+    trainee.compile(optimizer=gradient_sum, loss=keras.losses.CategoricalCrossentropy(), jit_compile=trainee.jit)
+    gradient_sum.build(trainable)
+    order = np.random.default_rng(session.recipe.seed)
+    batches = list(itertools.islice(batches_of(session, step, 0, order), SURVEY_BATCHES))
     for batch in batches:
         trainee.train_on_batch(*batch)
-    return _relative_norms(trainable, sums, len(batches), session.groups, layer_of(session))
+    mean_norms = [norm / len(batches) for norm in gradient_sum.norms()]
+    return _relative_norms(trainable, mean_norms, session.groups, layer_names(session))
 
 
 def _relative_norms(
-    variables: list[Any], sums: Sums, batches: int, groups: LayerGroups, layer_of: dict[int, str]
+    variables: list[Any], gradient_norms: list[float], groups: LayerGroups, layers: dict[int, str]
 ) -> dict[str, float]:
-    """Norm of the mean gradient of each group over the norm of its weights.
+    """Norm of the mean gradient of each group, divided by the norm of its weights; 0 for a group without variables.
 
-    Ref: Lee et al. 2022, arXiv 2210.11466, who call it relative gradient norm.
+    Ref: relative gradient norm, Lee et al. 2022, arXiv 2210.11466.
 
     Args:
-        variables: The trainable ones, in the order that `sums` was built for.
-        sums: After training for `batches` batches.
-        batches: How many.
-        groups: Of the backbone; a group none of whose weights is trainable has the norm 0.
-        layer_of: By the id of a variable the name of its layer.
+        variables: The trainable variables.
+        gradient_norms: Norm of the mean gradient of each variable.
+        groups: The layer groups of the backbone.
+        layers: Name of the layer of each variable, by the id of the variable.
     """
     group_of = {layer.name: group.name for group in groups.groups for layer in group.layers}
     gradient, weight = dict.fromkeys(groups.names, 0.0), dict.fromkeys(groups.names, 0.0)
-    for variable, norm in zip(variables, sums.norms(), strict=True):
-        name = group_of.get(layer_of[id(variable)])
+    for variable, norm in zip(variables, gradient_norms, strict=True):
+        name = group_of.get(layers[id(variable)])
         if name is not None:
-            gradient[name] += (norm / batches) ** 2
+            gradient[name] += norm**2
             weight[name] += float(np.sum(np.square(ops.convert_to_numpy(variable.value), dtype=np.float64)))
     return {name: (gradient[name] / weight[name]) ** 0.5 if weight[name] else 0.0 for name in groups.names}
 
 
 def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
-    """Train everything the recipe asks for. With `saved`, go on from there."""
+    """Run all phases of the recipe.
+
+    Args:
+        session: The session. It receives the outcomes.
+        saved: The checkpoint of an interrupted run, to continue from.
+    """
+    _start(session, saved)
     resumed = saved if saved and "progress" in saved.state else None
-    phases, groups = session.recipe.phases, session.groups
+    is_first = saved is None
+    while step := policy.next_step(session.recipe.phases, session.groups, session.outcomes, session.norms):
+        if isinstance(step, policy.GradientSurvey):
+            _survey_gradients(session, step)
+            continue
+        if resumed:
+            # The time budget may have reduced the number of epochs.
+            outcome = run_step(session, replace(step, epochs=resumed.state["epochs"]), resumed=resumed)
+            resumed = None
+        else:
+            # The pretrained weights never change and are written once.
+            pretrained = {"pretrained": session.pretrained} if is_first else {}
+            start = checkpoint.copy_values(session.classifier.model.weights)
+            session.checkpoint.write(session.state(), {"start": start, **pretrained}, keep=["pretrained"])
+            is_first = False
+            outcome = restore_cached(session, step) or _run_within_budget(session, step)
+        _add_outcome(session, outcome)
+
+
+def _start(session: Session, saved: checkpoint.Saved | None) -> None:
+    """Put the weights of the checkpoint in place, or those of the start of a run."""
+    phases = session.recipe.phases
     if saved:
         session.restore(saved.state)
         session.pretrained = saved.arrays["pretrained"]
         checkpoint.assign_values(session.classifier.model.weights, saved.arrays["start"])
-    else:
-        if any(phase.l2_sp for phase in phases):
-            session.pretrained = checkpoint.copy_values(session.backbone_weights)
-        if phases[0].starts_from_probe:
-            start_from_probe(session)
-    is_first = saved is None
-    while found := policy.next_step(phases, groups, session.outcomes, session.norms):
-        if isinstance(found, policy.GradientSurvey):
-            _survey_gradients(session, found)
-            continue
-        if resumed is None:
-            # What the backbone was pretrained to never changes: it is written once.
-            first = {"pretrained": session.pretrained} if is_first else {}
-            start = checkpoint.copy_values(session.classifier.model.weights)
-            session.checkpoint.write(session.state(), {"start": start, **first}, keep=["pretrained"])
-            is_first = False
-            done = restore_cached(session, found) or _in_time(session, found)
-        else:
-            # The budget may have shortened it.
-            done = run_step(session, replace(found, epochs=resumed.state["epochs"]), resumed=resumed)
-        session.outcomes.append(done)
-        session.observe(events.StepDone(done))
-        resumed = None
+        return
+    if any(phase.l2_sp for phase in phases):
+        session.pretrained = checkpoint.copy_values(session.backbone_weights)
+    if phases[0].starts_from_probe:
+        start_from_probe(session)
 
 
-def _survey_gradients(session: Session, wanted: policy.GradientSurvey) -> None:
-    """Measure the gradients that a phase goes by, unless there is no time to train by them."""
+def _add_outcome(session: Session, outcome: policy.Outcome) -> None:
+    session.outcomes.append(outcome)
+    session.observe(events.StepDone(outcome))
+
+
+def _survey_gradients(session: Session, survey: policy.GradientSurvey) -> None:
+    """Measure the gradients that the policy needs. Skip the step instead if it does not fit the time budget."""
     phases, groups = session.recipe.phases, session.groups
-    (step,) = policy.steps_of(phases[wanted.phase], wanted.phase, groups)
-    work = session.work(step)
-    share = min(SURVEY_BATCHES * session.recipe.performance.batch_size / len(session.train), 1.0)
-    work = replace(work, before=work.before + share * work.epoch_flops)
-    fitting, why = session.budget.fit(step, work, is_first=not session.outcomes)
+    (step,) = policy.steps_of(phases[survey.phase], survey.phase, groups)
+    cost = session.cost_of(step)
+    epochs = min(SURVEY_BATCHES * session.recipe.performance.batch_size / len(session.train), 1.0)
+    cost = replace(cost, setup_flops=cost.setup_flops + epochs * cost.epoch_flops)
+    fitting, reason = session.budget.shorten(step, cost, is_first=not session.outcomes)
     if fitting is None:
-        done = skipped_step(session, step, why)
-        session.outcomes.append(done)
-        session.observe(events.StepDone(done))
+        _add_outcome(session, skipped_step(session, step, reason))
     else:
-        session.norms[wanted.phase] = measure_gradients(session, wanted)
+        session.norms[survey.phase] = measure_gradients(session, survey)
 
 
-def _in_time(session: Session, step: policy.Step) -> policy.Outcome:
-    """Train a step for as long as the budget lets it, if it does."""
-    fitting, why = session.budget.fit(step, session.work(step), is_first=not session.outcomes)
+def _run_within_budget(session: Session, step: policy.Step) -> policy.Outcome:
+    """Run a step with as many of its epochs as fit the time budget. Skip it if none does."""
+    fitting, reason = session.budget.shorten(step, session.cost_of(step), is_first=not session.outcomes)
     if fitting is None:
-        return skipped_step(session, step, why)
+        return skipped_step(session, step, reason)
     return (restore_cached(session, fitting) if fitting != step else None) or run_and_cache(session, fitting)
 
 
-def skipped_step(session: Session, step: policy.Step, why: str) -> policy.Outcome:
-    """The outcome of a step for which there is no time."""
+def skipped_step(session: Session, step: policy.Step, reason: str) -> policy.Outcome:
+    """The outcome of a step that does not fit the time budget."""
     phase = session.recipe.phases[step.phase]
     head = sum(int(np.prod(weight.shape)) for layer in session.classifier.head_layers for weight in layer.weights)
     parameters = head + trained_parameters(session.groups, step.layers, batch_norm=phase.batch_norm_policy)
@@ -156,25 +167,25 @@ def skipped_step(session: Session, step: policy.Step, why: str) -> policy.Outcom
         val_accuracy=None,
         confidence=None,
         kept=False,
-        reason=why,
+        reason=reason,
         seconds=0.0,
         out_of_time=True,
     )
 
 
 def start_from_probe(session: Session) -> None:
-    """Put the optimum of the linear head in place, found on features of the plain images."""
-    head = session.classifier.model.get_layer(OUTPUT)
+    """Set the head to the solution of the linear probe on the plain images, or to its cached result."""
+    head = session.classifier.model.get_layer(OUTPUT_LAYER)
     classes = len(session.classifier.classes)
     balanced = session.recipe.data.class_weights == "balanced"
     session.observe(events.Noticed("linear probe: solving the head on the frozen network"))
     pooled = session.pooled()
     train, val = (probe.Features(pooled(examples), examples.labels) for examples in (session.train, session.val))
-    key = cached_results.probe_key(train, val, classes=classes, balanced=balanced) if session.results else None
-    found = session.results.find(key) if session.results and key else None
-    if found is None:
+    key = probe_key(train, val, classes=classes, balanced=balanced) if session.results else None
+    result = session.results.find(key) if session.results and key else None
+    if result is None:
         solution = probe.solve(train, val, classes=classes, balanced=balanced)
-        found = results.CachedResult({"inverse_l2": solution.inverse_l2}, [solution.kernel, solution.bias])
+        result = CachedResult({"inverse_l2": solution.inverse_l2}, [solution.kernel, solution.bias])
         if key:
-            cache_result(session, key, found)
-    head.set_weights(found.arrays)
+            cache_result(session, key, result)
+    head.set_weights(result.arrays)

@@ -1,4 +1,4 @@
-"""Recipe, card, images and layer groups to a TrainPlan: everything decided before Keras wakes up."""
+"""The plan of a run: everything that is decided before Keras is loaded."""
 
 from collections.abc import Set
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 from tlcli.data.split import Splits
 from tlcli.errors import DataError, ModelError, Problem, RecipeError
 from tlcli.features import placement
-from tlcli.model.groups import LayerGroups
+from tlcli.model.groups import LayerGroup, LayerGroups
 from tlcli.model.selection import Selection
 from tlcli.recipe import fields
 from tlcli.recipe.fields import BatchNormPolicy
@@ -19,19 +19,30 @@ from tlcli.train.policy import rounds, selection_of, steps_of
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.resolve import input_size
 
-# A round that is not cheap follows only where the last one lowered the loss by this share.
-GAIN_IF_EXPENSIVE = 0.5
+# `min_relative_gain: auto` of a phase that is not cheap (see `budget.is_cheap`). That of a cheap phase is 0.
+EXPENSIVE_MIN_RELATIVE_GAIN = 0.5
+# Estimated seconds of a run besides its multiply-adds.
+BASE_S = 8.0
 
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """One phase as it will run. For gradual phases groups, parameters, epochs and bytes are the most it may come to.
+    """One phase as it will run.
 
     Attributes:
-        frontier: Where training begins, in the first step: a group's name, `pooled` or `pixels`.
-        views: Stored renderings of each training image there; 0: nothing is stored.
-        cache_bytes: Stored outputs of frozen layers, over all steps.
-        why_live: Why a step stores nothing although the recipe lets it; empty otherwise.
+        name: Name of the phase.
+        policy: Its policy.
+        train: What it trains: its selection, or a description if the policy selects the groups.
+        groups: Names of the trained groups, bottom to top; in a gradual phase, those of its last round.
+        trainable_parameters: Number of trained parameters, head included; in a gradual phase, those of its last round.
+        epochs: Maximum number of epochs of a step.
+        steps: Maximum number of steps.
+        lr: Learning rate.
+        batch_norm: Policy of BatchNorm in trained groups.
+        cut_point: The cut point of the first step: the name of the group below it, `pooled` or `pixels`.
+        views: Number of stored views of each training image in the first step; 0 if nothing is stored.
+        cache_bytes: Size of the stored features of all steps.
+        uncached_reason: Why the features of a step are not stored although the recipe allows it; empty if they are.
     """
 
     name: str
@@ -43,15 +54,19 @@ class PhasePlan:
     steps: int
     lr: float
     batch_norm: str
-    frontier: str
+    cut_point: str
     views: int
     cache_bytes: int
-    why_live: str
+    uncached_reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """An element of `phases` in `tlcli plan --json`."""
+        return vars(self) | {"groups": list(self.groups)}
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """What a run will roughly take: peak memory, bytes written to the cache, seconds at most."""
+    """Rough estimates of a run: peak memory, bytes written to the caches, and seconds."""
 
     memory_bytes: int
     cache_bytes: int
@@ -60,7 +75,19 @@ class Estimates:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """Everything that is decided before training."""
+    """The plan of a run.
+
+    Attributes:
+        recipe: The recipe with numbers in place of `auto`.
+        card: The card of the network.
+        size: Input height and width, pixels.
+        classes: Class names, in the order of the outputs.
+        splits: The images of each split.
+        groups: The layer groups of the backbone, without dropped ones.
+        head_parameters: Number of parameters of the head.
+        phases: The phases as they will run.
+        estimates: Memory, disk space and time.
+    """
 
     recipe: Recipe
     card: ModelCard
@@ -92,7 +119,7 @@ class TrainPlan:
                 "head_parameters": self.head_parameters,
             },
             "groups": [group_json(group) for group in self.groups.groups],
-            "phases": [vars(phase) | {"groups": list(phase.groups)} for phase in self.phases],
+            "phases": [phase.to_json() for phase in self.phases],
             "estimates": vars(self.estimates),
             "recipe": self.recipe.model_dump(mode="json"),
         }
@@ -105,56 +132,60 @@ def make_plan(
     groups: LayerGroups,
     splits: Splits,
     classes: tuple[str, ...],
-    speed: float | None,
 ) -> TrainPlan:
-    """Decide everything. `speed` is this machine's measured arithmetic per second, if known.
+    """Make the plan of a run.
 
     Raises:
-        RecipeError: If phases ask for what the images or the network cannot give.
-        DataError: If there is nothing to train on.
+        RecipeError: If the phases do not fit the images.
+        ModelError: If a selection or `model.drop_top` does not fit the network.
+        DataError: If there are no training images.
     """
     size = input_size(recipe, card)
     if not splits.train:
-        raise DataError("no image is left to train on", where="data")
+        raise DataError(
+            "there are no training images", where="data", hint="Add images, or lower data.val or data.test."
+        )
     recipe = recipe.for_images(len(splits.train), epochs=card.fine_tuning.epochs)
     kept = dropped_top(recipe, groups)
-    recipe = _with_rounds(recipe, kept, len(splits.train))
-    if problems := _misfits(recipe, splits):
+    recipe = _resolve_rounds(recipe, kept, len(splits.train))
+    if problems := _problems(recipe, splits):
         raise RecipeError(problems)
-    head = head_parameters_of(recipe.head, kept, len(classes))
-    counts = placement.counts_of(splits)
-    phases = tuple(_planned(recipe, index, kept, head, counts=counts) for index in range(len(recipe.phases)))
-    estimates = _estimates(recipe, size, kept, phases, splits, speed or DEFAULT_FLOPS_PER_SECOND)
-    return TrainPlan(recipe, card, size, classes, splits, kept, head, phases, estimates)
+    head_parameters = head_parameters_of(recipe.head, kept, len(classes))
+    counts = placement.count_images(splits)
+    phases = tuple(
+        _plan_phase(recipe, index, kept, head_parameters, counts=counts) for index in range(len(recipe.phases))
+    )
+    estimates = _estimate(recipe, size, kept, phases, splits)
+    return TrainPlan(recipe, card, size, classes, splits, kept, head_parameters, phases, estimates)
 
 
-def _with_rounds(recipe: Recipe, groups: LayerGroups, images: int) -> Recipe:
-    """The recipe with numbers in the place of `step: auto` and `min_relative_gain: auto`; `images` are those to train on."""
+def _resolve_rounds(recipe: Recipe, groups: LayerGroups, train_images: int) -> Recipe:
+    """The recipe with numbers in place of `step: auto` and `min_relative_gain: auto`."""
     phases = []
     for phase in recipe.phases:
-        trained = phase.max_epochs * images
-        min_relative_gain = 0.0 if budget.is_cheap(groups, trained) else GAIN_IF_EXPENSIVE
-        settled = phase.fill_auto({"step": budget.groups_per_round(groups, trained)})
-        phases.append(settled.model_copy(update={"until": settled.until.with_min_relative_gain(min_relative_gain)}))
+        images = phase.max_epochs * train_images
+        min_relative_gain = 0.0 if budget.is_cheap(groups, images) else EXPENSIVE_MIN_RELATIVE_GAIN
+        resolved = phase.fill_auto({"step": budget.groups_per_round(groups, images)})
+        phases.append(resolved.model_copy(update={"until": resolved.until.with_min_relative_gain(min_relative_gain)}))
     return recipe.model_copy(update={"phases": phases})
 
 
 def check_selections(recipe: Recipe, groups: LayerGroups) -> None:
-    """Resolve every phase's selection, so that a wrong one is told before any image is read.
+    """Check the selection of every phase, before any image is read.
 
     Raises:
-        ModelError: If one matches nothing.
+        ModelError: If a selection matches nothing.
     """
     kept = dropped_top(recipe, groups)
     for index, phase in enumerate(recipe.phases):
-        _chosen(phase, index, kept)
+        _select(phase, index, kept)
 
 
 def dropped_top(recipe: Recipe, groups: LayerGroups) -> LayerGroups:
-    """The groups that stay when `model.drop_top` takes some off the top.
+    """The layer groups without the `model.drop_top` groups at the top.
 
     Raises:
-        ModelError: If too many are dropped, or the cut would tear a block apart.
+        ModelError: If no group would be left, or the network cannot be cut there.
     """
     drop = recipe.model.drop_top
     if drop == 0:
@@ -162,24 +193,24 @@ def dropped_top(recipe: Recipe, groups: LayerGroups) -> LayerGroups:
     where = "model.drop_top"
     if drop >= len(groups.groups):
         raise ModelError(
-            f"{groups.name} has {len(groups.groups)} layer groups (got {drop})",
+            f"{groups.name} has only {len(groups.groups)} layer groups (got {drop})",
             where=where,
             hint=f"At most {len(groups.groups) - 1} can be dropped.",
         )
     left = groups.groups[:-drop]
     if not left[-1].is_cut_point:
         raise ModelError(
-            f"{groups.name} cannot be cut above {left[-1].name}: some paths pass it by",
+            f"{groups.name} cannot be cut above {left[-1].name}, because some paths bypass it (got {drop})",
             where=where,
-            hint="Drop another number of groups; `tlcli inspect` shows where it can be cut.",
+            hint="Drop a different number of groups. `tlcli inspect` shows where the network can be cut.",
         )
-    # What else was read above its output is read no more.
+    # Only the dropped groups read its second output.
     left = (*left[:-1], replace(left[-1], second_output=None))
     return LayerGroups(groups.name, groups.input_size, left)
 
 
 def head_parameters_of(head: HeadSpec, groups: LayerGroups, classes: int) -> int:
-    """Trainable parameters of the head on the given groups."""
+    """Number of trainable parameters of the head on these layer groups."""
     width = int(groups.groups[-1].output_shape[-1] or 0) * (2 if head.pooling == "avg_max" else 1)
     total = 0
     for hidden in head.hidden:
@@ -189,24 +220,24 @@ def head_parameters_of(head: HeadSpec, groups: LayerGroups, classes: int) -> int
 
 
 def trained_parameters(groups: LayerGroups, layers: Set[str], *, batch_norm: BatchNormPolicy) -> int:
-    """Parameters of the named backbone layers that a phase trains."""
+    """Number of parameters that a phase trains in these backbone layers."""
     has_norms = batch_norm != "frozen"
     return sum(layer.trained_parameters(norms=has_norms) for layer in groups.layers if layer.name in layers)
 
 
 def totals(splits: Splits) -> dict[str, int]:
-    """Images per split."""
+    """Number of images per split."""
     return {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)}
 
 
 def per_class(splits: Splits) -> dict[str, dict[str, int]]:
-    """Images per class and split."""
+    """Number of images per class and split."""
     counts = splits.counts()
     return {name: {split: counts[split][index] for split in counts} for index, name in enumerate(splits.classes)}
 
 
-def group_json(group: Any) -> dict[str, Any]:
-    """One layer group as the contract's JSON shows it, less what depends on its neighbours."""
+def group_json(group: LayerGroup) -> dict[str, Any]:
+    """A layer group in `tlcli plan --json`. `tlcli inspect --json` adds to it what depends on other groups."""
     return {
         "name": group.name,
         "layers": len(group.layers),
@@ -222,15 +253,16 @@ def group_json(group: Any) -> dict[str, Any]:
     }
 
 
-def _misfits(recipe: Recipe, splits: Splits) -> list[Problem]:
+def _problems(recipe: Recipe, splits: Splits) -> list[Problem]:
+    """Phases that do not fit the images, or train nothing."""
     problems = []
     for index, phase in enumerate(recipe.phases):
         if phase.is_gradual and not splits.val:
             problems.append(
                 Problem(
                     f"phases[{index}].policy",
-                    f"{phase.policy} judges by validation images, and there are none",
-                    "Set data.val above 0 or use policy fixed.",
+                    f"policy {phase.policy} needs validation images, and there are none",
+                    "Set data.val above 0, or use policy fixed.",
                 )
             )
         if phase.train and phase.train.strip() == "none":
@@ -240,32 +272,32 @@ def _misfits(recipe: Recipe, splits: Splits) -> list[Problem]:
     return problems
 
 
-def _planned(recipe: Recipe, index: int, groups: LayerGroups, head: int, *, counts: placement.ImageCounts) -> PhasePlan:
+def _plan_phase(
+    recipe: Recipe, index: int, groups: LayerGroups, head_parameters: int, *, counts: placement.ImageCounts
+) -> PhasePlan:
     phase = recipe.phases[index]
-    chosen = _chosen(phase, index, groups)
-    trained = tuple(group.name for group in groups.groups if any(layer.name in chosen.layers for layer in group.layers))
-    parameters = trained_parameters(groups, chosen.layers, batch_norm=phase.batch_norm_policy)
+    layers = _select(phase, index, groups).layers
     steps = steps_of(phase, index, groups)
-    places = [placement.placement_of(recipe, phase, step.layers, groups, counts) for step in steps]
+    placements = [placement.placement_of(recipe, phase, step.layers, groups, counts) for step in steps]
     return PhasePlan(
         name=phase.name,
         policy=phase.policy,
-        train=phase.train or _described(phase, groups),
-        groups=trained,
-        trainable_parameters=parameters + head,
+        train=phase.train or _describe_training(phase, groups),
+        groups=tuple(group.name for group in groups if any(layer.name in layers for layer in group.layers)),
+        trainable_parameters=trained_parameters(groups, layers, batch_norm=phase.batch_norm_policy) + head_parameters,
         epochs=phase.max_epochs,
         steps=len(steps),
         lr=phase.learning_rate(recipe.optimizer.lr),
         batch_norm=phase.batch_norm_policy,
-        frontier=places[0].name,
-        views=places[0].views,
-        cache_bytes=sum(place.bytes for place in places),
-        why_live=next((place.why for place in places if not place.is_stored), ""),
+        cut_point=placements[0].name,
+        views=placements[0].views,
+        cache_bytes=sum(placed.bytes for placed in placements),
+        uncached_reason=next((placed.reason for placed in placements if not placed.is_stored), ""),
     )
 
 
-def _described(phase: PhaseSpec, groups: LayerGroups) -> str:
-    """What a phase trains that chooses its groups itself."""
+def _describe_training(phase: PhaseSpec, groups: LayerGroups) -> str:
+    """What a phase without a selection trains, in a few words."""
     if phase.policy == "surgical":
         return "all at rates by gradient" if phase.group_count is None else f"{phase.group_count} groups by gradient"
     if not phase.is_gradual:
@@ -279,42 +311,36 @@ def _described(phase: PhaseSpec, groups: LayerGroups) -> str:
     return f"top {', '.join(shown if len(shown) <= 5 else [*shown[:3], '…', shown[-1]])} groups"
 
 
-def _chosen(phase: PhaseSpec, index: int, groups: LayerGroups) -> Selection:
+def _select(phase: PhaseSpec, index: int, groups: LayerGroups) -> Selection:
+    """All layers that the phase at `index` may train. Errors name the phase."""
     try:
         return selection_of(phase, groups)
     except ModelError as error:
         raise ModelError(error.message, where=f"phases[{index}].train", hint=error.hint) from error
 
 
-def _estimates(
-    recipe: Recipe,
-    size: tuple[int, int],
-    groups: LayerGroups,
-    phases: tuple[PhasePlan, ...],
-    splits: Splits,
-    speed: float,
+def _estimate(
+    recipe: Recipe, size: tuple[int, int], groups: LayerGroups, phases: tuple[PhasePlan, ...], splits: Splits
 ) -> Estimates:
-    """Rough: a pass over the images, then in each epoch what lies above the frontier, three times for gradients."""
-    total = totals(splits)
-    images = sum(total.values())
-    seconds = 8.0 + images * sum(group.flops for group in groups.groups) / speed
+    """Estimate a run on a small CPU: one pass over all images, then the epochs of every phase."""
+    counts = placement.count_images(splits)
+    seconds = BASE_S + counts.images * sum(group.flops for group in groups) / DEFAULT_FLOPS_PER_SECOND
     for index in range(len(recipe.phases)):
-        seconds += _phase_flops(recipe, index, groups, placement.counts_of(splits), total["val"]) / speed
-    memory = max(_phase_memory(recipe, index, groups) for index in range(len(phases)))
-    stored = min(sum(phase.cache_bytes for phase in phases), fields.bytes_of(recipe.performance.cache_budget))
+        seconds += _phase_flops(recipe, index, groups, counts, len(splits.val)) / DEFAULT_FLOPS_PER_SECOND
+    features = min(sum(phase.cache_bytes for phase in phases), fields.bytes_of(recipe.performance.cache_budget))
     return Estimates(
-        memory_bytes=memory,
-        cache_bytes=images * size[0] * size[1] * 3 + stored,
+        memory_bytes=max(_phase_memory(recipe, index, groups) for index in range(len(phases))),
+        cache_bytes=counts.images * size[0] * size[1] * 3 + features,
         seconds=round(seconds, 1),
     )
 
 
 def _phase_memory(recipe: Recipe, index: int, groups: LayerGroups) -> int:
-    """Bytes that a phase takes at its peak; a gradual one when it has thawed all it may."""
+    """Peak memory of a phase, bytes; of a gradual one, that of its last round."""
     phase = recipe.phases[index]
     return budget.memory_bytes(
         groups,
-        _chosen(phase, index, groups).layers,
+        _select(phase, index, groups).layers,
         batch=recipe.performance.batch_size,
         stored=recipe.performance.cache != "off",
         batch_norm=phase.batch_norm_policy,
@@ -322,16 +348,16 @@ def _phase_memory(recipe: Recipe, index: int, groups: LayerGroups) -> int:
 
 
 def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: placement.ImageCounts, val: int) -> float:
-    """Multiply-adds of a phase. A gradual one rarely thaws everything; half of its steps is the guess."""
+    """Multiply-adds of a phase. A gradual phase is assumed to stop after half of its rounds."""
     phase, total = recipe.phases[index], 0.0
     steps = steps_of(phase, index, groups)
     for step in steps[: max(1, len(steps) // 2)]:
-        place = placement.placement_of(recipe, phase, step.layers, groups, counts)
-        below = groups.names.index(place.group.name) + 1 if place.group else 0
-        frozen, above = (sum(group.flops for group in part) for part in (groups.groups[:below], groups.groups[below:]))
-        if place.is_stored:
-            total += (place.views - 1) * counts.train * frozen
+        placed = placement.placement_of(recipe, phase, step.layers, groups, counts)
+        cut = groups.names.index(placed.group.name) + 1 if placed.group else 0
+        below, above = (sum(group.flops for group in part) for part in (groups.groups[:cut], groups.groups[cut:]))
+        if placed.is_stored:
+            total += (placed.views - 1) * counts.train * below
         total += phase.max_epochs * budget.epoch_flops(
-            frozen, above, train=counts.train, val=val, stored=place.is_stored
+            below, above, train=counts.train, val=val, stored=placed.is_stored
         )
     return total

@@ -1,4 +1,4 @@
-"""The unfreezing policies: from what was tried so far to what is trained next. Pure; knows no Keras."""
+"""The unfreezing policies: from the outcomes so far to the next step. Pure functions, without Keras."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -9,24 +9,24 @@ from tlcli.model.groups import LayerGroups
 from tlcli.model.selection import Selection, select
 from tlcli.recipe.phase import PhaseSpec
 
-# Rounds that may follow the one that thaws everything.
+# Rounds that may follow the one that unfreezes everything.
 REPEATED_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One stretch of training with one trainable set.
+    """Training of one fixed set of layers.
 
-    A fixed phase is one step; a gradual phase is one step per round of thawing.
+    A fixed phase is one step. A gradual phase is one step per unfreezing round.
 
     Attributes:
         phase: Index of the phase in the recipe.
         number: Index of the step within its phase.
-        name: The phase's name, with the number for gradual phases: `unfreeze 2`.
+        name: Name of the phase; in a gradual phase with the number of the round, such as `unfreeze 2`.
         groups: Names of the layer groups with a trained layer, bottom to top.
         layers: Names of the trained layers of the backbone.
-        epochs: The most it lasts.
-        rates: Share of the learning rate, 0-1, by group, where the policy sets it; else `layer_decay` does.
+        epochs: Maximum number of epochs.
+        rates: Factor (0-1) of the learning rate by group, if the policy sets it; empty if `layer_decay` does.
     """
 
     phase: int
@@ -40,7 +40,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class GradientSurvey:
-    """Wanted before a phase can go on: the relative gradient norm of every layer group, with everything trainable."""
+    """A request to measure the relative gradient norm of every layer group, with `layers` trainable.
+
+    The phase cannot choose its step without it.
+    """
 
     phase: int
     layers: frozenset[str]
@@ -48,10 +51,22 @@ class GradientSurvey:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a step brought. Losses are cross-entropies, accuracies 0-1; None where nothing was measured.
+    """The result of a step. Losses are cross-entropies, accuracies 0-1; None if not measured.
 
-    `interpolation` is how far the weights went from those before the step, 0, to those of its best epoch, 1; `out_of_time`
-    whether the time budget ended the step early or left it out; `from_cache` whether its result was found again.
+    Attributes:
+        step: The step.
+        trainable_parameters: Number of trained parameters, head included.
+        epochs: Epochs that were trained.
+        best_epoch: The best of them, counted from 1; 0 if none improved the metric.
+        loss_before: Validation loss before the step; likewise `accuracy_before`.
+        val_loss: Validation loss of the best weights; likewise `val_accuracy`.
+        confidence: Confidence (0-1) that the step is a gain.
+        kept: True if the weights were kept, False if they were rolled back.
+        reason: Why, for users.
+        seconds: Duration of the step.
+        interpolation: Position of the weights from 0 (before the step) to 1 (the best epoch).
+        out_of_time: True if the step was stopped early or skipped because of the time budget.
+        from_cache: True if this is a cached result.
     """
 
     step: Step
@@ -72,13 +87,13 @@ class Outcome:
 
 
 def record(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as one line of phases.jsonl."""
+    """An outcome as one line of phases.jsonl, ready for JSON."""
     line: dict[str, Any] = {"step": outcome.step.name, "trained_groups": list(outcome.step.groups)}
     return line | {name: getattr(outcome, name) for name in Outcome.__slots__ if name != "step"}
 
 
 def outcome_from(step: Step, line: dict[str, Any]) -> Outcome:
-    """The inverse of `record`, given the step that the line is about."""
+    """The outcome of a step from its line of phases.jsonl; the inverse of `record`."""
     return Outcome(step=step, **{name: line[name] for name in Outcome.__slots__ if name != "step"})
 
 
@@ -88,66 +103,69 @@ def next_step(
     outcomes: Sequence[Outcome],
     norms: Mapping[int, Mapping[str, float]] | None = None,
 ) -> Step | GradientSurvey | None:
-    """What follows the finished steps, or None when all phases are through.
+    """The step or gradient survey that follows the outcomes so far; None after the last phase.
 
     Args:
-        phases: Of the recipe.
-        groups: Of the backbone.
-        outcomes: What was tried so far, in order.
-        norms: Surveys made so far, by phase: the relative gradient norm of each group.
+        phases: The phases of the recipe.
+        groups: The layer groups of the backbone.
+        outcomes: The outcomes so far, in order.
+        norms: The gradient surveys so far: by phase, the relative gradient norm of each group.
 
     Raises:
-        ModelError: If a phase's selection matches no group.
+        ModelError: If the selection of a phase matches no group.
     """
     for index, phase in enumerate(phases):
-        done = [outcome for outcome in outcomes if outcome.step.phase == index]
-        if phase.policy == "surgical" and not done and index not in (norms or {}):
+        own = [outcome for outcome in outcomes if outcome.step.phase == index]
+        if phase.policy == "surgical" and not own and index not in (norms or {}):
             return GradientSurvey(index, select("all", groups).layers)
-        step = _next_of(phase, index, groups, done, (norms or {}).get(index))
+        step = _next_in_phase(phase, index, groups, own, (norms or {}).get(index))
         if step is not None:
             return step
     return None
 
 
 def steps_of(phase: PhaseSpec, index: int, groups: LayerGroups, norms: Mapping[str, float] | None = None) -> list[Step]:
-    """All steps that a phase, the `index`-th, comes to if each is kept; of a `surgical` one before its survey, all."""
+    """All steps of the phase at `index`, if each is kept.
+
+    Without `norms`, the step of a `surgical` phase trains all groups.
+    """
     match phase.policy:
         case "gradual" | "depth_search":
-            chosen = [(f"{phase.name} {at + 1}", f"top:{count}") for at, count in enumerate(rounds(phase, groups))]
+            chosen = [(f"{phase.name} {i}", f"top:{count}") for i, count in enumerate(rounds(phase, groups), start=1)]
         case "lp_ft":
             chosen = [(f"{phase.name} head", "head"), (phase.name, "all")]
         case "surgical" if norms and phase.group_count:
-            chosen = [(phase.name, ", ".join(_picked(norms, phase.group_count)))]
+            chosen = [(phase.name, ", ".join(_largest(norms, phase.group_count)))]
         case _:
             chosen = [(phase.name, phase.train or "all")]
     steps = []
-    for number, (name, text) in enumerate(chosen):
-        layers = select(text, groups).layers
+    for number, (name, selection) in enumerate(chosen):
+        layers = select(selection, groups).layers
         epochs = 0 if phase.policy == "lp_ft" and number == 0 else phase.max_epochs
-        rates = _shares(norms) if norms and phase.policy == "surgical" and not phase.group_count else ()
-        steps.append(Step(index, number, name, _touched(groups, layers), layers, epochs, rates))
+        rates = _relative_rates(norms) if norms and phase.policy == "surgical" and not phase.group_count else ()
+        steps.append(Step(index, number, name, _groups_with(layers, groups), layers, epochs, rates))
     return steps
 
 
-def _picked(norms: Mapping[str, float], count: int) -> list[str]:
-    """The groups of the largest norms, in the order of the network."""
+def _largest(norms: Mapping[str, float], count: int) -> list[str]:
+    """The groups with the largest norms, in the order of the network."""
     chosen = set(sorted(norms, key=lambda name: norms[name], reverse=True)[:count])
     return [name for name in norms if name in chosen]
 
 
-def _shares(norms: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
-    """Norms as shares of the largest, 0-1: the rates of Auto-RGN."""
+def _relative_rates(norms: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    """Norms relative to the largest, 0-1: the learning rates of Auto-RGN. Ref: Lee et al. 2022, arXiv 2210.11466."""
     largest = max(norms.values(), default=0.0)
     return tuple((name, norm / largest if largest > 0 else 1.0) for name, norm in norms.items())
 
 
 def rounds(phase: PhaseSpec, groups: LayerGroups) -> list[int]:
-    """How many groups, from the top, each round of thawing trains: more from round to round, in the last all.
+    """The number of trained groups, from the top, of each unfreezing round. It grows up to all groups.
 
-    Where rounds may go part of the way, others may go on from there when all is thawed.
+    If the phase interpolates weights, up to `REPEATED_ROUNDS` rounds of all groups follow.
     """
     counts: list[int] = []
-    for count in _counts(phase.groups_per_round, groups):
+    for count in _round_counts(phase.groups_per_round, groups):
         if count >= len(groups):
             break
         if count > (counts[-1] if counts else 0):
@@ -155,71 +173,76 @@ def rounds(phase: PhaseSpec, groups: LayerGroups) -> list[int]:
     return [*counts, len(groups), *[len(groups)] * (REPEATED_ROUNDS if phase.interpolate else 0)]
 
 
-def _counts(step: int | str, groups: LayerGroups) -> Iterator[int]:
-    """Groups from the top after each round, without end."""
-    everything = len(groups)
+def _round_counts(step: int | str, groups: LayerGroups) -> Iterator[int]:
+    """The number of groups from the top after each round, without end."""
+    total = len(groups)
     if step == "double":
         yield from (2**number for number in itertools.count())
     elif isinstance(step, str) and step.endswith("of parameters"):
         share = float(step.split("%")[0])
         for number in itertools.count(1):
             reached = share * number
-            yield everything if reached >= 100 else len(_touched(groups, select(f"top:{reached:g}%", groups).layers))
+            top = select(f"top:{reached:g}%", groups).layers if reached < 100 else None
+            yield total if top is None else len(_groups_with(top, groups))
     else:
-        more = step if isinstance(step, int) else everything
+        increment = step if isinstance(step, int) else total
         if isinstance(step, str) and step != "all":
-            more = min(max(round(float(step.rstrip("%")) / 100 * everything), 1), everything)
-        yield from itertools.count(more, more)
+            increment = min(max(round(float(step.rstrip("%")) / 100 * total), 1), total)
+        yield from itertools.count(increment, increment)
 
 
 def upcoming_steps(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -> list[Step]:
-    """The steps that may follow a step (None: none yet) while everything is kept."""
+    """The steps after a step (None: from the start), if each is kept."""
     steps = [later for index, phase in enumerate(phases) for later in steps_of(phase, index, groups)]
-    place = (step.phase, step.number) if step else (-1, 0)
-    return [later for later in steps if (later.phase, later.number) > place]
+    position = (step.phase, step.number) if step else (-1, 0)
+    return [later for later in steps if (later.phase, later.number) > position]
 
 
 def likely_steps(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -> list[Step]:
-    """Those of the steps that may follow for which it pays to store ahead: not rounds that only a large gain brings."""
+    """The upcoming steps worth storing features for: without rounds that need a minimum gain in the round before."""
     return [later for later in upcoming_steps(phases, groups, step) if _is_likely(later, phases[later.phase], step)]
 
 
 def _is_likely(later: Step, phase: PhaseSpec, step: Step | None) -> bool:
-    following = step.number + 1 if step and step.phase == later.phase else 0
-    return later.number <= following or not phase.is_gradual or phase.until.required_relative_gain == 0
+    next_number = step.number + 1 if step and step.phase == later.phase else 0
+    return later.number <= next_number or not phase.is_gradual or phase.until.required_relative_gain == 0
 
 
-def _next_of(
-    phase: PhaseSpec, index: int, groups: LayerGroups, done: Sequence[Outcome], norms: Mapping[str, float] | None
+def _next_in_phase(
+    phase: PhaseSpec, index: int, groups: LayerGroups, outcomes: Sequence[Outcome], norms: Mapping[str, float] | None
 ) -> Step | None:
-    """The next step of a phase; a gradual one ends when rounds are not kept, or the last one brought too little."""
-    if phase.is_gradual and done:
-        fruitless = list(itertools.takewhile(lambda outcome: not outcome.kept, reversed(done)))
-        if len(fruitless) >= phase.until.patience or (done[-1].kept and _is_too_little(done[-1], phase)):
+    """The next step of a phase, given the outcomes of that phase; None at its end.
+
+    A gradual phase ends after `until.patience` rollbacks in a row, or after a kept round with too small a gain.
+    """
+    if phase.is_gradual and outcomes:
+        rollbacks = list(itertools.takewhile(lambda outcome: not outcome.kept, reversed(outcomes)))
+        if len(rollbacks) >= phase.until.patience or (outcomes[-1].kept and _is_small_gain(outcomes[-1], phase)):
             return None
     steps = steps_of(phase, index, groups, norms)
-    return steps[len(done)] if len(done) < len(steps) else None
+    return steps[len(outcomes)] if len(outcomes) < len(steps) else None
 
 
 def with_end_reason(outcome: Outcome, phase: PhaseSpec) -> Outcome:
-    """The outcome with the reason why no step follows it, where it was kept and brought too little for another."""
-    if not phase.is_gradual or not outcome.kept or not _is_too_little(outcome, phase):
+    """The outcome; if it is kept but its gain is too small for another round, its reason says so."""
+    if not phase.is_gradual or not outcome.kept or not _is_small_gain(outcome, phase):
         return outcome
-    what = "loss" if phase.until.metric == "val_loss" else "share of wrong answers"
-    gained, asked = _share_gained(outcome, phase), phase.until.required_relative_gain
-    return replace(
-        outcome,
-        reason=f"{outcome.reason}; the last, as it lowered the {what} by {gained:.0%} (until.min_relative_gain: {asked:.0%})",
-    )
+    metric = "loss" if phase.until.metric == "val_loss" else "error rate"
+    gain, required = _relative_gain(outcome, phase), phase.until.required_relative_gain
+    end = f"last round: {metric} reduced by {100 * gain:.0f} % (until.min_relative_gain: {100 * required:.0f} %)"
+    return replace(outcome, reason=f"{outcome.reason}; {end}")
 
 
-def _is_too_little(outcome: Outcome, phase: PhaseSpec) -> bool:
-    """Whether a kept step is to be the last of a gradual phase."""
-    return _share_gained(outcome, phase) < phase.until.required_relative_gain
+def _is_small_gain(outcome: Outcome, phase: PhaseSpec) -> bool:
+    """True if the gain of a kept step is below `until.min_relative_gain`, so that a gradual phase ends."""
+    return _relative_gain(outcome, phase) < phase.until.required_relative_gain
 
 
-def _share_gained(outcome: Outcome, phase: PhaseSpec) -> float:
-    """By which share a step lowered what its phase wants low: the loss, or the share of wrong answers, 0-1."""
+def _relative_gain(outcome: Outcome, phase: PhaseSpec) -> float:
+    """The share (at most 1) by which a step reduced the loss, or the error rate if the metric is accuracy.
+
+    It is 1 if there is nothing to compare.
+    """
     before, after = outcome.loss_before, outcome.val_loss
     if phase.until.metric == "val_accuracy":
         before, after = (
@@ -231,7 +254,7 @@ def _share_gained(outcome: Outcome, phase: PhaseSpec) -> float:
 
 
 def selection_of(phase: PhaseSpec, groups: LayerGroups) -> Selection:
-    """What a phase trains; for one that chooses by itself, the most it may come to train.
+    """The layers that a phase trains; if its policy chooses them, all that it may train.
 
     Raises:
         ModelError: If the selection matches nothing.
@@ -239,5 +262,6 @@ def selection_of(phase: PhaseSpec, groups: LayerGroups) -> Selection:
     return select(phase.train or "all", groups)
 
 
-def _touched(groups: LayerGroups, layers: Set[str]) -> tuple[str, ...]:
+def _groups_with(layers: Set[str], groups: LayerGroups) -> tuple[str, ...]:
+    """Names of the groups with at least one of the layers, bottom to top."""
     return tuple(group.name for group in groups.groups if any(layer.name in layers for layer in group.layers))

@@ -25,10 +25,10 @@ from tlcli.zoo.card import ModelCard
 from tlcli.zoo.resolve import input_size, resolve_card
 
 Progress = Callable[[str, int, int], None]
-"""Receives (stage, done, total)."""
+"""Called with (stage, done, total)."""
 
-# Files that are named in a message.
-SHOWN = 5
+# Files or lines listed in a message.
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ChosenNetwork:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan and the images it is for."""
+    """A plan, and the images it is for."""
 
     plan: TrainPlan
     index: FolderIndex
@@ -72,7 +72,7 @@ class BackgroundRead:
         self._pool.shutdown()
 
     def result(self, progress: Progress) -> tuple[FolderIndex, Pixels]:
-        """Wait for the result. Progress is reported from now on; errors of the read are raised here."""
+        """Wait for the result. Progress is reported from now on, and errors of the read are raised here."""
         self._progress = progress
         return self._future.result()
 
@@ -91,7 +91,7 @@ def check_images(recipe: Recipe) -> None:
     """Check the image folders without opening an image.
 
     Raises:
-        DataError: If the folders are not what the recipe needs.
+        DataError: If the folders do not fit the recipe.
     """
     data = recipe.data
     source.check_layout(
@@ -130,7 +130,7 @@ def prepare(
         reading: A background read; used if it reads at the input size of the network.
 
     Raises:
-        TlcliError: For the first problem. Nothing but caches has been written.
+        TlcliError: For the first problem. Only caches have been written by then.
     """
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -147,12 +147,12 @@ def prepare(
     splits = replace(splits, warnings=(*_quick_check(index, observe), *splits.warnings))
     for warning in splits.warnings:
         observe(Noticed(warning, is_warning=True))
-    plan = make_plan(recipe, network.card, groups=network.groups, splits=splits, classes=index.classes, speed=None)
+    plan = make_plan(recipe, network.card, groups=network.groups, splits=splits, classes=index.classes)
     return Prepared(plan, index, pixels)
 
 
 def output_bytes(plan: TrainPlan) -> int:
-    """Roughly the largest size of a run folder: weights at the start, now and best, and two optimiser states."""
+    """Estimated largest size of a run folder: weights at the start, now and best, and two optimiser states."""
     trained = max(phase.trainable_parameters for phase in plan.phases)
     return 1_000_000 + 4 * (2 * (plan.groups.parameters + plan.head_parameters) + 8 * trained)
 
@@ -202,8 +202,8 @@ def _readable(index: FolderIndex, pixels: Pixels, *, strict: bool, observe: Obse
     broken = [image for image in index.images if image.sha256 in pixels.failures]
     bad = [*index.unreadable, *((image.path, pixels.failures[image.sha256]) for image in broken)]
     if bad and strict:
-        listed = "; ".join(f"{path} ({reason})" for path, reason in bad[:SHOWN])
-        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        listed = "; ".join(f"{path} ({reason})" for path, reason in bad[:_MAX_LISTED])
+        more = f" and {len(bad) - _MAX_LISTED} more" if len(bad) > _MAX_LISTED else ""
         raise DataError(
             f"{plural(len(bad), 'unreadable image')}: {listed}{more}",
             where=str(index.root),
@@ -215,7 +215,7 @@ def _readable(index: FolderIndex, pixels: Pixels, *, strict: bool, observe: Obse
 
 
 def _quick_check(index: FolderIndex, observe: Observer) -> list[str]:
-    """Warnings of the checks that need no pixels; exact copies are found by the split."""
+    """Warnings of the checks that need no pixels. The split reports exact copies."""
     findings = quick_findings(index)
     passed = "" if findings else "quick checks passed; "
     observe(Noticed(f"{passed}for all checks: tlcli check {shlex.quote(str(index.root))}"))
@@ -223,20 +223,20 @@ def _quick_check(index: FolderIndex, observe: Observer) -> list[str]:
 
 
 def _report_excluded(index: FolderIndex, recipe: Recipe, observe: Observer) -> None:
-    """Report how many images the exclusion list leaves out, and its lines that match no image."""
+    """Report the number of images that the exclusion list leaves out, and its lines that match no image."""
     file = recipe.data.exclude
     if file is None:
         return
-    for number, path in index.unmatched[:SHOWN]:
+    for number, path in index.unmatched[:_MAX_LISTED]:
         observe(Noticed(f"{file}:{number}: there is no image '{path}' in {index.root}", is_warning=True))
-    if len(index.unmatched) > SHOWN:
-        more = plural(len(index.unmatched) - SHOWN, "more line")
+    if len(index.unmatched) > _MAX_LISTED:
+        more = plural(len(index.unmatched) - _MAX_LISTED, "more line")
         observe(Noticed(f"{file}: {more} without an image", is_warning=True))
     observe(Noticed(f"left out {plural(len(index.excluded), 'image')} listed in {file}"))
 
 
 def _report_skipped(index: FolderIndex, observe: Observer) -> None:
-    """Report the files that are not images, so that nobody misses theirs."""
+    """Report the files that are skipped because they are not images."""
     files = [path for path in index.ignored if not path.endswith("/")]
     if len(files) == 1:
         observe(Noticed(f"skipped 1 file that is not an image: {files[0]}"))

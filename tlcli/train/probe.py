@@ -1,6 +1,6 @@
-"""The linear probe: the best linear head on frozen features, solved instead of iterated.
+"""The linear probe: multinomial logistic regression on frozen features, solved to its optimum.
 
-Ref: as the start of fine-tuning, Kumar et al. 2022, arXiv 2202.10054; the solver, L-BFGS-B, Zhu et al. 1997.
+Ref: the probe as the start of fine-tuning: Kumar et al. 2022, arXiv 2202.10054. L-BFGS-B: Zhu et al. 1997.
 """
 
 from collections.abc import Iterator
@@ -10,24 +10,25 @@ import numpy as np
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
-# Inverse L2 strengths on standardised features, from strongest penalty to weakest.
-PENALTIES = tuple(10.0 ** (half / 2) for half in range(-8, 5))
-# What is taken where nothing can choose.
-UNVALIDATED = PENALTIES[4]
+# Inverse L2 strengths on standardised features, from the strongest penalty to the weakest.
+INVERSE_L2 = tuple(10.0 ** (half / 2) for half in range(-8, 5))
+# The strength without validation images.
+DEFAULT_INVERSE_L2 = INVERSE_L2[4]
 
-# Features whose deviation is below this share of their mean are constant as far as float32 can tell.
-CONSTANT = 1e-6
+# A feature whose standard deviation is at most this fraction of its mean is constant in float32.
+CONSTANT_DEVIATION = 1e-6
 
-# What is worked on at a time: a megabyte stays in the processor's cache between the two products that read it.
+# Size of a chunk of features: a megabyte stays in the processor's cache between the two products that read it.
 CHUNK_BYTES = 2**20
 
-# As scikit-learn stops: the last digits of a weakly penalised fit do not matter, as validation chooses the penalty.
+# The stopping rule of scikit-learn. The last digits of a weakly penalised fit do not matter, because validation chooses
+# the penalty.
 STOP = {"maxiter": 200, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
 
 
 @dataclass(frozen=True)
 class Features:
-    """Pooled features `float32 (images, channels)`, a memory map or not, and labels `int64 (images,)`."""
+    """Pooled features `float32 (images, channels)`, possibly a memory map, and labels `int64 (images,)`."""
 
     x: np.ndarray
     y: np.ndarray
@@ -35,7 +36,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Solution:
-    """A linear head: `kernel float32 (channels, classes)`, `bias float32 (classes,)`, and the penalty chosen."""
+    """A linear head: `kernel float32 (channels, classes)`, `bias float32 (classes,)`, and its inverse L2 strength."""
 
     kernel: np.ndarray
     bias: np.ndarray
@@ -43,23 +44,31 @@ class Solution:
 
 
 def solve(train: Features, val: Features, *, classes: int, balanced: bool = False) -> Solution:
-    """Fit multinomial logistic regression by L-BFGS for a range of penalties; keep the lowest validation loss.
+    """Fit multinomial logistic regression by L-BFGS for a range of penalties; the head with the lowest validation loss.
 
-    The optimum is the one that scikit-learn's LogisticRegression describes. Features are read in chunks, so memory
-    does not grow with their number. Without validation images the penalty is a middling one.
+    The optimum is that of scikit-learn's LogisticRegression. Features are read in chunks, so memory does not grow with
+    the number of images. Without validation images, the penalty is `DEFAULT_INVERSE_L2`.
+
+    Args:
+        train: Training images.
+        val: Validation images; may be empty.
+        classes: Number of classes.
+        balanced: Whether all classes have the same total weight.
+
+    Raises:
+        RuntimeError: If no penalty has a finite validation loss.
     """
-    penalties = PENALTIES if len(val.y) else (UNVALIDATED,)
     best: Solution | None = None
     best_loss = np.inf
-    # One thread: the products are small, and threads that wait for each other make it ten times slower and more.
+    # The products are small. Threads that wait for each other make them at least ten times slower.
     with threadpool_limits(1):
         problem = _problem(train, classes, balanced=balanced)
         weights = np.zeros((train.x.shape[1] + 1) * classes)
-        for inverse_l2 in penalties:
-            # From strong to weak, each from where the one before ended.
+        for inverse_l2 in INVERSE_L2 if len(val.y) else (DEFAULT_INVERSE_L2,):
+            # Each fit starts from the solution for the next stronger penalty.
             weights = minimize(problem.value, weights, args=(inverse_l2,), method="L-BFGS-B", jac=True, options=STOP).x
             solution = problem.solution(weights, inverse_l2)
-            loss = float(scored(solution, val)[0].mean()) if len(val.y) else 0.0
+            loss = float(score(solution, val)[0].mean()) if len(val.y) else 0.0
             if loss >= best_loss * 1.02:
                 break
             if loss < best_loss:
@@ -69,31 +78,31 @@ def solve(train: Features, val: Features, *, classes: int, balanced: bool = Fals
     return best
 
 
-def scored(solution: Solution, features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Of every image the cross-entropy, and whether its class was found (1 or 0); both `float64 (images,)`."""
+def score(solution: Solution, features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-entropies and hits (1 if the most probable class is the label, else 0), both `float64 (images,)`."""
     losses, hits = np.empty(len(features.y)), np.empty(len(features.y))
-    for part in _parts(features.x):
-        logits = features.x[part] @ solution.kernel + solution.bias
-        labels = features.y[part]
-        losses[part] = cross_entropies(logits, labels)
-        hits[part] = logits.argmax(axis=1) == labels
+    for chunk in _chunks(features.x):
+        logits = features.x[chunk] @ solution.kernel + solution.bias
+        labels = features.y[chunk]
+        losses[chunk] = cross_entropies(logits, labels)
+        hits[chunk] = logits.argmax(axis=1) == labels
     return losses, hits
 
 
 def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Negative log-probability of the right class of every image; logits `(images, classes)`."""
+    """Negative log-probability of the labelled class, float `(images,)`, from logits `(images, classes)`."""
     return -_log_probabilities(logits)[np.arange(len(labels)), labels]
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """Logistic regression on standardised features: `(x - mean) * factor`.
+    """Logistic regression on standardised features, `(x - mean) * factor`.
 
     Attributes:
-        train: What is fitted.
-        mean: Of each channel, float32.
-        factor: One by the deviation of each channel, float64; 0 leaves a constant one out.
-        class_weights: What an image of each class counts, float64; they sum to 1 over all images.
+        train: Training images.
+        mean: Mean of each channel, `float32 (channels,)`.
+        factor: 1 / standard deviation of each channel, `float64 (channels,)`; 0 leaves a constant channel out.
+        class_weights: Weight of an image of each class, `float64 (classes,)`. Over all images they sum to 1.
     """
 
     train: Features
@@ -102,21 +111,25 @@ class _Problem:
     class_weights: np.ndarray
 
     def value(self, flat: np.ndarray, inverse_l2: float) -> tuple[float, np.ndarray]:
-        """What is minimised, and its gradient; `flat` holds the kernel and, as its last row, the bias.
+        """The penalised loss and its gradient.
 
-        Products are float32, all sums over images float64.
+        Products are float32, sums over images float64.
+
+        Args:
+            flat: The kernel and, as last row, the bias, `float64 ((channels + 1) * classes,)`.
+            inverse_l2: Inverse L2 strength.
         """
         weights = flat.reshape(-1, len(self.class_weights))
         kernel, bias = weights[:-1], weights[-1]
         scaled = (kernel * self.factor[:, None]).astype(np.float32)
         loss, gradient = 0.0, np.zeros_like(weights)
         for x, labels in self._centred():
-            found = _log_probabilities(x @ scaled + bias)
-            right, counts = (np.arange(len(labels)), labels), self.class_weights[labels]
-            loss -= counts @ found[right]
-            errors = np.exp(found)
-            errors[right] -= 1
-            errors *= counts[:, None]
+            log_probabilities = _log_probabilities(x @ scaled + bias)
+            correct, image_weights = (np.arange(len(labels)), labels), self.class_weights[labels]
+            loss -= image_weights @ log_probabilities[correct]
+            errors = np.exp(log_probabilities)
+            errors[correct] -= 1
+            errors *= image_weights[:, None]
             gradient[:-1] += (errors.T.astype(np.float32) @ x).T
             gradient[-1] += errors.sum(axis=0)
         gradient[:-1] *= self.factor[:, None]
@@ -125,39 +138,40 @@ class _Problem:
         return float(loss + penalty / 2 * np.vdot(kernel, kernel)), gradient.ravel()
 
     def solution(self, flat: np.ndarray, inverse_l2: float) -> Solution:
-        """The head for features as they are."""
+        """The head for features that are not standardised."""
         weights = flat.reshape(-1, len(self.class_weights))
         kernel = weights[:-1] * self.factor[:, None]
         bias = weights[-1] - self.mean.astype(np.float64) @ kernel
         return Solution(kernel.astype(np.float32), bias.astype(np.float32), inverse_l2)
 
     def _penalty(self, inverse_l2: float) -> float:
-        # Of two classes, scikit-learn penalises the difference of their kernels, twice what each is from zero.
-        sides = 2 if len(self.class_weights) == 2 else 1
-        return sides / (inverse_l2 * len(self.train.y))
+        # With two classes, scikit-learn penalises the difference of the two kernels, which is twice each of them.
+        scale = 2 if len(self.class_weights) == 2 else 1
+        return scale / (inverse_l2 * len(self.train.y))
 
     def _centred(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The features less their mean, part by part, and the labels. A part is overwritten by the next.
+        """Chunks of the features minus their mean, and of the labels. Each chunk overwrites the one before.
 
-        Without this, large means would cancel in the products, and their rounding errors mislead the search.
+        Large means would cancel in the products and leave rounding errors that mislead the solver.
         """
         x, labels = self.train.x, self.train.y
-        buffer = np.empty((_rows(x), x.shape[1]), np.float32)
-        for part in _parts(x):
-            yield np.subtract(x[part], self.mean, out=buffer[: len(labels[part])]), labels[part]
+        buffer = np.empty((_chunk_rows(x), x.shape[1]), np.float32)
+        for chunk in _chunks(x):
+            yield np.subtract(x[chunk], self.mean, out=buffer[: len(labels[chunk])]), labels[chunk]
 
 
 def _problem(train: Features, classes: int, *, balanced: bool) -> _Problem:
+    """The problem for these training images; `balanced` gives all classes the same total weight."""
     count = len(train.y)
-    mean = sum(train.x[part].sum(axis=0, dtype=np.float64) for part in _parts(train.x)) / count
-    squares = sum(((train.x[part] - mean) ** 2).sum(axis=0) for part in _parts(train.x))
+    mean = sum(train.x[chunk].sum(axis=0, dtype=np.float64) for chunk in _chunks(train.x)) / count
+    squares = sum(((train.x[chunk] - mean) ** 2).sum(axis=0) for chunk in _chunks(train.x))
     deviation = np.sqrt(squares / count)
-    # Equal numbers have a deviation of a few rounding errors, seldom of zero.
-    is_constant = deviation <= CONSTANT * np.abs(mean)
+    # Rounding errors keep the deviation of equal numbers slightly above zero.
+    is_constant = deviation <= CONSTANT_DEVIATION * np.abs(mean)
     factor = np.where(is_constant, 0.0, 1 / np.where(is_constant, 1.0, deviation))
     images = np.bincount(train.y, minlength=classes)
-    shares = 1 / np.maximum(images, 1) / np.count_nonzero(images) if balanced else np.full(classes, 1 / count)
-    return _Problem(train, mean.astype(np.float32), factor, shares)
+    weights = 1 / np.maximum(images, 1) / np.count_nonzero(images) if balanced else np.full(classes, 1 / count)
+    return _Problem(train, mean.astype(np.float32), factor, weights)
 
 
 def _log_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -165,11 +179,12 @@ def _log_probabilities(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def _rows(x: np.ndarray) -> int:
-    """Images worked on at a time."""
+def _chunk_rows(x: np.ndarray) -> int:
+    """Number of images per chunk."""
     return max(1, min(len(x), CHUNK_BYTES // (4 * x.shape[1])))
 
 
-def _parts(x: np.ndarray) -> Iterator[slice]:
-    rows = _rows(x)
-    return (slice(at, at + rows) for at in range(0, len(x), rows))
+def _chunks(x: np.ndarray) -> Iterator[slice]:
+    """Slices of at most `CHUNK_BYTES` of features, in order."""
+    rows = _chunk_rows(x)
+    return (slice(start, start + rows) for start in range(0, len(x), rows))

@@ -1,4 +1,4 @@
-"""What the steps of one run share: the images, the classifier as it is trained, and what was found so far."""
+"""The session: what the steps of one run share, such as images, classifier, caches and outcomes."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +13,8 @@ import numpy as np
 from tlcli.cache.results import ResultCache
 from tlcli.data.augment import bounds_of
 from tlcli.data.pixels import Examples, Images
-from tlcli.features import extraction, placement
+from tlcli.features import extraction
+from tlcli.features.placement import ImageCounts, Placement, placement_of
 from tlcli.model import precision
 from tlcli.model.backbone import Backbone
 from tlcli.model.classifier import POOLED, Classifier, assemble
@@ -32,11 +33,23 @@ from tlcli.train.stage import ImageSource, Stage, cut_point_of, open_stage
 class Session:
     """What the steps of one run share.
 
-    `history` collects one row an epoch; `prefix_s` is the time spent on outputs of frozen layers, seconds; `precisions`
-    says of the steps, and of frozen layers, where it was measured what they compute in; `norms` holds by phase the
-    relative gradient norm of each layer group, where a policy asked for it; `pretrained` the backbone's weights before
-    the first step, in the order of the model, where a phase pulls towards them; `memory` is where results are found
-    again.
+    Attributes:
+        recipe: The resolved recipe.
+        classifier: The classifier in training.
+        groups: The layer groups of its backbone.
+        train: The training images; likewise `val` and `test`.
+        feature_cache: Where features of frozen layers are stored.
+        checkpoint: Where the state of the run is saved.
+        observe: Receives events.
+        outcomes: The outcomes of the finished steps, in order.
+        history: One row per epoch.
+        prefix_s: Time spent on the features of frozen layers, seconds.
+        device: Name of the device, such as `cpu:0`.
+        budget: The time budget.
+        precisions: The measured precision by step name, and for the frozen layers, if it was measured.
+        norms: The relative gradient norm of each layer group, by phase, if the policy needs it.
+        pretrained: The backbone weights before the first step, in the order of the model, if a phase uses L2-SP.
+        results: The result cache; None if results are not cached.
     """
 
     recipe: Recipe
@@ -62,147 +75,147 @@ class Session:
 
     @property
     def stage(self) -> Stage:
-        """Where the step that runs now, or ran last, begins.
+        """The stage of the current or the last step.
 
         Raises:
             RuntimeError: Before the first step; an internal error.
         """
         if self._stage is None:
-            raise RuntimeError("no step has begun, so that there is nothing to train or score with")
+            raise RuntimeError("no step has begun: there is no stage")
         return self._stage
 
     @property
     def measurements(self) -> Path:
-        """Where the speed of this machine is noted."""
+        """Path of the file with the precision measurements of this machine."""
         return self.feature_cache.folder.parent / "precision.json"
 
     @property
     def backbone_weights(self) -> list[Any]:
-        """Every weight and statistic of the backbone, in the order of the model."""
+        """All weights and statistics of the backbone, in the order of the model."""
         head = {id(weight) for layer in self.classifier.head_layers for weight in layer.weights}
         return [weight for weight in self.classifier.model.weights if id(weight) not in head]
 
     def enter(self, step: policy.Step) -> None:
-        """Have what the step is fed computed, or found, and the network above it built."""
-        place = self.placement_of(step)
-        with self._timed_pass(place):
-            ahead = self._ahead(step, place) if place.is_stored else []
-            self._stage = open_stage(self.classifier, place, self._ground(), ahead=ahead, progress=self._progress)
+        """Open the stage of a step; its features are read from the cache or computed."""
+        placement = self.placement_of(step)
+        with self._timed_pass(placement):
+            also = self._later_cut_points(step, placement) if placement.is_stored else []
+            source = self._image_source()
+            self._stage = open_stage(self.classifier, placement, source, also=also, progress=self._report_progress)
 
-    def work(self, step: policy.Step) -> StepCost:
-        """The multiply-adds of a step, if nothing of it is stored yet."""
-        place, counts = self.placement_of(step), self._counts()
-        below, above = self._flops(place)
-        per_epoch = epoch_flops(below, above, train=counts.train, val=len(self.val), stored=place.is_stored)
-        passes = counts.images + (place.views - 1) * counts.train if place.is_stored else 0
-        return StepCost(passes * below, per_epoch)
+    def cost_of(self, step: policy.Step) -> StepCost:
+        """The cost of a step in multiply-adds, if none of its features are stored yet."""
+        placement, counts = self.placement_of(step), self._image_counts()
+        below, above = self._flops(placement)
+        per_epoch = epoch_flops(below, above, train=counts.train, val=len(self.val), stored=placement.is_stored)
+        images = counts.images + (placement.views - 1) * counts.train if placement.is_stored else 0
+        return StepCost(images * below, per_epoch)
 
-    def _flops(self, place: placement.Placement) -> tuple[int, int]:
-        """Multiply-adds for one image below a frontier and above it."""
-        costs, depth = [group.flops for group in self.groups.groups], self._depth(place)
-        return sum(costs[:depth]), sum(costs[depth:])
+    def _flops(self, placement: Placement | None) -> tuple[int, int]:
+        """Multiply-adds per image below and above a cut point (None: above all groups)."""
+        flops, depth = [group.flops for group in self.groups.groups], self._groups_below(placement)
+        return sum(flops[:depth]), sum(flops[depth:])
 
     @contextmanager
-    def _timed_pass(self, place: placement.Placement | None) -> Iterator[None]:
-        """Count the time, and learn the speed where the frozen layers below a frontier (None: all) were computed."""
+    def _timed_pass(self, placement: Placement | None) -> Iterator[None]:
+        """Add the time to `prefix_s`; report the speed to the budget if the layers below a cut point were computed."""
         began, self._images_done = time.perf_counter(), 0
         yield
         seconds = time.perf_counter() - began
         self.prefix_s += seconds
-        below = self._flops(place)[0] if place else sum(group.flops for group in self.groups.groups)
-        self.budget.note_pass(self._images_done * below, seconds)
+        self.budget.record_pass(self._images_done * self._flops(placement)[0], seconds)
 
     def pooled(self) -> Callable[[Examples], np.ndarray]:
-        """Pooled features of plain images, float32 (images, channels), from one pass over all there are."""
-        ground = self._ground()
-        feature_cache = self.feature_cache if self.recipe.performance.cache == "auto" else None
-        also = self._ahead(None, None) if feature_cache else []
-        with self._timed_pass(None):
-            (found,) = extraction.extract(
-                self.classifier,
-                ground.images,
-                feature_cache,
-                at=[POOLED],
-                also=also,
-                view=ground.plain,
-                progress=self._progress,
-            )
-        row = ground.row
-        return lambda examples: found[row[examples.rows]]
+        """A function that returns pooled features in the plain view, float32 (images, channels).
 
-    def _ahead(self, step: policy.Step | None, place: placement.Placement | None) -> list[str]:
-        """Frontiers of the next steps, as far as the budget holds them beside that of this one.
-
-        And as far as nothing below them learns before they are needed.
+        The features of all images are read from the cache or computed in one pass.
         """
-        names: dict[str, None] = {}
-        lowest, room = self._depth(place), self.feature_cache.budget - (place.bytes if place else 0)
+        source = self._image_source()
+        feature_cache = self.feature_cache if self.recipe.performance.cache == "auto" else None
+        also = self._later_cut_points(None, None) if feature_cache else []
+        extractor = extraction.FeatureExtractor(self.classifier, source.images, source.plain)
+        with self._timed_pass(None):
+            (features,) = extractor.extract([POOLED], feature_cache, also=also, progress=self._report_progress)
+        row = source.row
+        return lambda examples: features[row[examples.rows]]
+
+    def _later_cut_points(self, step: policy.Step | None, placement: Placement | None) -> list[str]:
+        """Cut points of likely later steps whose features are worth storing in the same pass.
+
+        They fit the cache budget beside the features of this step, and no layer below them is trained before they are
+        needed.
+        """
+        cut_points: dict[str, None] = {}
+        current = cut_point_of(placement) if placement else None
+        lowest, free_bytes = self._groups_below(placement), self.feature_cache.budget
+        free_bytes -= placement.bytes if placement else 0
         for later in policy.likely_steps(self.recipe.phases, self.groups, step):
-            that = self.placement_of(later)
-            name = cut_point_of(that)
-            is_new = name not in (None, POOLED, cut_point_of(place) if place else None, *names)
-            if that.is_stored and is_new and self._depth(that) <= lowest:
-                room -= that.bytes
-                if room < 0:
+            candidate = self.placement_of(later)
+            cut_point = cut_point_of(candidate)
+            is_new = cut_point not in (None, POOLED, current, *cut_points)
+            if candidate.is_stored and is_new and self._groups_below(candidate) <= lowest:
+                free_bytes -= candidate.bytes
+                if free_bytes < 0:
                     break
-                names[str(name)] = None
-            lowest = min(lowest, self._depth(that))
-        return list(names)
+                cut_points[str(cut_point)] = None
+            lowest = min(lowest, self._groups_below(candidate))
+        return list(cut_points)
 
-    def _depth(self, place: placement.Placement | None) -> int:
-        """How many groups lie below a frontier; all where no step has begun."""
-        if place is None:
+    def _groups_below(self, placement: Placement | None) -> int:
+        """The number of groups below a cut point; all groups for None."""
+        if placement is None:
             return len(self.groups)
-        return self.groups.names.index(place.group.name) + 1 if place.group else 0
+        return self.groups.names.index(placement.group.name) + 1 if placement.group else 0
 
-    def _progress(self, done: int, total: int) -> None:
+    def _report_progress(self, done: int, total: int) -> None:
         self._images_done = done
         self.observe(events.Advanced("frozen layers", done, total))
 
-    def placement_of(self, step: policy.Step) -> placement.Placement:
-        """Where a step begins."""
+    def placement_of(self, step: policy.Step) -> Placement:
+        """The cut point of a step, and what is stored there."""
         phase = self.recipe.phases[step.phase]
-        return placement.placement_of(self.recipe, phase, step.layers, self.groups, self._counts())
+        return placement_of(self.recipe, phase, step.layers, self.groups, self._image_counts())
 
-    def _counts(self) -> placement.ImageCounts:
-        return placement.ImageCounts(len(self.train) + len(self.val) + len(self.test), len(self.train))
+    def _image_counts(self) -> ImageCounts:
+        return ImageCounts(len(self.train) + len(self.val) + len(self.test), len(self.train))
 
     @property
     def frozen_precision(self) -> str:
-        """What frozen layers compute in for training images: float32, or what is faster where that takes minutes.
+        """The precision of frozen layers for training images: the faster one if they take minutes, else float32.
 
-        Scores of other images begin with float32 in any case.
+        For scored images it is always float32.
         """
         images, flops = len(self.train), sum(group.flops for group in self.groups.groups)
-        # Two operations a multiply-add.
-        is_open = self.recipe.performance.precision == "auto"
-        if not is_open or not precision.is_worth_measuring(2.0 * images * flops, self.device):
+        is_auto = self.recipe.performance.precision == "auto"
+        # Two operations per multiply-add.
+        if not is_auto or not precision.is_worth_measuring(2.0 * images * flops, self.device):
             return precision.FULL
         if precision.FROZEN not in self.precisions:
             shape = (*self.classifier.size, extraction.MEASURED_IMAGES)
             key = precision.measurement_key(f"{self.groups.name} frozen", 2.0 * flops, shape, self.device)
-            self.precisions[precision.FROZEN] = precision.choose_precision(self.measurements, key, self._measured)
+            self.precisions[precision.FROZEN] = precision.choose_precision(
+                self.measurements, key, self._measure_frozen_precision
+            )
         return str(self.precisions[precision.FROZEN]["chosen"])
 
-    def _measured(self) -> dict[str, float]:
+    def _measure_frozen_precision(self) -> dict[str, float]:
+        """Seconds per batch of the frozen layers in each precision."""
         self.observe(events.Noticed(f"{precision.FROZEN}: measuring whether bfloat16 is faster"))
         return extraction.measure_precision(self.classifier, self.train)
 
-    def _ground(self) -> ImageSource:
+    def _image_source(self) -> ImageSource:
         scored = np.unique(np.concatenate([self.val.rows, self.test.rows]))
         if self.frozen_precision == precision.FULL:
-            # In an order that does not depend on the split: another split finds them again.
+            # The order does not depend on the split, so that another split finds the same features in the cache.
             plain, rows = extraction.View(), np.union1d(self.train.rows, scored)
         else:
             plain = extraction.View(precision=self.frozen_precision, exact=len(scored))
             rows = np.concatenate([scored, np.setdiff1d(self.train.rows, scored)])
-        bounds = bounds_of(self.recipe.augment)
-        return ImageSource(
-            Images(self.train.pixels, rows), self.train, self.feature_cache, bounds, self.recipe.seed, plain
-        )
+        images, bounds = Images(self.train.pixels, rows), bounds_of(self.recipe.augment)
+        return ImageSource(images, self.train, self.feature_cache, bounds, self.recipe.seed, plain)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides weights, JSON-ready."""
+        """What a checkpoint stores besides weights, ready for JSON."""
         return {
             "outcomes": [policy.record(outcome) for outcome in self.outcomes],
             "history": self.history,
@@ -213,12 +226,12 @@ class Session:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from the state of a checkpoint. Steps follow from the recipe, so only their results are stored."""
+        """Continue from the state of a checkpoint. The steps follow from the recipe; only their results are stored."""
         self.norms = {int(phase): norms for phase, norms in state["norms"].items()}
         for line in state["outcomes"]:
             step = policy.next_step(self.recipe.phases, self.groups, self.outcomes, self.norms)
             if isinstance(step, policy.GradientSurvey):
-                # There was no time even for that.
+                # The survey and its step were skipped, because the time budget did not allow them.
                 (step,) = policy.steps_of(self.recipe.phases[step.phase], step.phase, self.groups)
             if step is None or step.name != line["step"]:
                 raise RuntimeError(f"the checkpoint's step {line['step']!r} does not follow from the recipe")
@@ -230,30 +243,39 @@ class Session:
 def open_session(
     prepared: Prepared, backbone: Backbone, checkpoint: Checkpoint, *, device: str, budget: Budget
 ) -> Session:
-    """A session at the start of a run: a new head on the backbone, and the images of the plan.
+    """A session at the start of a run, with a new head on the backbone.
 
     Args:
         prepared: The plan and its images.
-        backbone: The network of the plan. Its layers become part of the classifier.
+        backbone: The backbone of the plan. Its layers become part of the classifier.
         checkpoint: Where the state of the run is saved.
-        device: Where it computes.
-        budget: The time it may take.
+        device: Name of the device, such as `cpu:0`.
+        budget: The time budget.
     """
     recipe, splits = prepared.plan.recipe, prepared.plan.splits
     keras.utils.set_random_seed(recipe.seed)
-    made = assemble(backbone, recipe.head, classes=prepared.plan.classes, resize=recipe.data.resize)
-    cache = extraction.FeatureCache(
+    classifier = assemble(backbone, recipe.head, classes=prepared.plan.classes, resize=recipe.data.resize)
+    feature_cache = extraction.FeatureCache(
         cache_dir() / "activations", bytes_of(recipe.performance.cache_budget), prepared.pixels.contents
     )
     train, val, test = (prepared.pixels.examples(images) for images in (splits.train, splits.val, splits.test))
-    groups, results = prepared.plan.groups, result_cache(recipe)
     return Session(
-        recipe, made, groups, train, val, test, cache, checkpoint, device=device, budget=budget, results=results
+        recipe,
+        classifier,
+        prepared.plan.groups,
+        train,
+        val,
+        test,
+        feature_cache,
+        checkpoint,
+        device=device,
+        budget=budget,
+        results=result_cache(recipe),
     )
 
 
 def result_cache(recipe: Recipe) -> ResultCache | None:
-    """The result cache of this machine, an eighth of the cache budget; None if the recipe turns it off."""
+    """The result cache of this machine, with an eighth of the cache budget; None if the recipe disables it."""
     spec = recipe.performance
     if spec.cache == "off" or not spec.reuse_results:
         return None

@@ -1,6 +1,5 @@
-"""A stage: the network above a frontier, and what it is fed: stored outputs of the layers below, or pixels."""
+"""A stage: the part of the classifier that a step trains, and its inputs: stored features or pixels."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,113 +9,116 @@ import numpy as np
 
 from tlcli.data.augment import Augment, Bounds
 from tlcli.data.pixels import Images
-from tlcli.features import extraction
-from tlcli.features.extraction import FeatureCache, View
+from tlcli.features.extraction import FeatureCache, FeatureExtractor, Progress, View
 from tlcli.features.placement import Placement
 from tlcli.model.classifier import POOLED, Classifier, Cut, cut_at
-from tlcli.model.fold import folded
+from tlcli.model.fold import fold_batch_norm
 from tlcli.model.precision import FULL, computing_in
-
-Progress = Callable[[int, int], None]
 
 
 class Trainee(keras.Model):
-    """The classifier as it is trained: what is fed to it, then frozen layers, layers that learn, and the head.
+    """The classifier in training: augmentation and frozen layers unless features are stored, trained layers, the head.
 
-    A subclass, because `fit` hands `training=True` to every layer of a functional model, whatever its call said: only
-    explicit calls can keep frozen layers, and BatchNorm on stored statistics, in inference mode while the head drops
-    out.
+    A subclass, because `fit` calls every layer of a functional model with `training=True`, even if the graph was built
+    with `training=False`. Explicit calls keep frozen layers, and BatchNorm on stored statistics, in inference mode
+    while dropout in the head is active.
     """
 
-    def __init__(self, parts: Cut, augment: Augment | None, *, fed: tuple[tuple[int, ...], str]) -> None:
-        """`fed`: shape without the batch, and dtype, of what it takes; `augment`: None where that is stored outputs."""
+    def __init__(self, parts: Cut, augment: Augment | None, *, input_signature: tuple[tuple[int, ...], str]) -> None:
+        """Create the model.
+
+        Args:
+            parts: The classifier, cut at the cut point of the stage.
+            augment: The augmentation of pixels; None if the inputs are stored features.
+            input_signature: Shape of one input, without the batch, and dtype.
+        """
         super().__init__(name="trainee")
-        self.fed = fed
+        self.input_signature = input_signature
         self.augment, self.upper, self.top = augment, parts.upper, parts.top
-        # What is below stored outputs is no part of the model that learns from them.
+        # Layers below stored features are not part of the model that is trained on them.
         self.lower = parts.lower if augment is not None else None
         self.uses_batch_statistics = False
-        # What training computes in; scores are always float32.
+        # Precision of training; scores are always float32.
         self.precision = FULL
         # On a CPU, XLA ran these networks ten times slower than the plain graph (MobileNetV2 at 224, TensorFlow 2.21).
         self.jit: bool | str = "auto" if keras.backend.backend() != "tensorflow" else False
-        self._inferring = folded(parts.upper) if parts.upper is not None else None
+        self._folded_upper = fold_batch_norm(parts.upper) if parts.upper is not None else None
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Pixels `(batch, height, width, 3)`, 0-255, or stored outputs, to probabilities `float32 (batch, classes)`."""
+        """Pixels `(batch, height, width, 3)`, 0-255, or features, to probabilities `float32 (batch, classes)`."""
         x: Any = inputs
         if self.augment is not None:
             x = self.augment(keras.ops.cast(x, "float32"), training=training)
         if self.lower is not None:
             x = self.lower(x, training=False)
-        if self.upper is not None and self._inferring is not None:
+        if self.upper is not None and self._folded_upper is not None:
             with computing_in(self.upper, self.precision if training else FULL):
-                x = self.upper(x, training=True) if training and self.uses_batch_statistics else self._inferring(x)
+                x = self.upper(x, training=True) if training and self.uses_batch_statistics else self._folded_upper(x)
         return self.top(x, training=training)
 
 
 @dataclass
 class Stage:
-    """Where a step begins.
+    """The model and the inputs of a step.
 
     Attributes:
-        footing: What was decided.
-        trainee: The model that is trained, on one batch of `fed` or `renderings` at a time.
-        plain: Stored outputs of all images, float32 (images, …); None where pixels are fed.
-        row: Row of the pixel cache to row of `plain`, int64.
-        random: Stored outputs of random renderings of the training images, in their order.
+        placement: The cut point, and what is stored there.
+        trainee: The model that is trained. Its inputs come from `plain_inputs` or `training_inputs`.
+        plain: Stored features of all images in the plain view, float32 (images, …); None if the inputs are pixels.
+        row: Row of `plain` by row of the pixel cache, int64.
+        augmented: Stored features of the training images, in their order, one array per augmented view.
     """
 
-    footing: Placement
+    placement: Placement
     trainee: Trainee
     plain: np.ndarray | None = None
     row: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    random: list[np.ndarray] = field(default_factory=list)
+    augmented: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # A model of its own for scoring: compiling the trainee anew for every step would trace it anew, too.
-        shape, dtype = self.trainee.fed
+        # A separate model for scoring: compiling the trainee for a step would trace its prediction again, too.
+        shape, dtype = self.trainee.input_signature
         self.scorer = keras.Sequential([keras.Input(shape, dtype=dtype), self.trainee])
 
-    def fed(self, images: Images, chosen: Any = slice(None)) -> np.ndarray:
-        """What the network is fed for plain images: `uint8` pixels or `float32` stored outputs, batch first."""
+    def plain_inputs(self, images: Images, chosen: Any = slice(None)) -> np.ndarray:
+        """Inputs for the chosen images in the plain view: `uint8` pixels or `float32` features, batch first."""
         rows = images.rows[chosen]
         return images.pixels[rows] if self.plain is None else self.plain[self.row[rows]]
 
-    def rendered(self, images: Images, chosen: np.ndarray, turn: np.ndarray) -> np.ndarray:
-        """What the network is fed for training images, each in the rendering of its `turn`, int64 (chosen,).
+    def training_inputs(self, images: Images, chosen: np.ndarray, turn: np.ndarray) -> np.ndarray:
+        """Inputs for the chosen training images, each in the stored view of its `turn`, int64 (chosen,).
 
-        Pixels are rendered by the trainee itself.
+        Pixels are not augmented here; the trainee does that.
         """
-        found = self.fed(images, chosen)
-        if self.random:
-            which = turn % (1 + len(self.random))
-            for number, view in enumerate(self.random, start=1):
-                found[which == number] = view[chosen[which == number]]
-        return found
+        inputs = self.plain_inputs(images, chosen)
+        if self.augmented:
+            view_of = turn % (1 + len(self.augmented))
+            for number, features in enumerate(self.augmented, start=1):
+                inputs[view_of == number] = features[chosen[view_of == number]]
+        return inputs
 
     def outputs(self, model: keras.Model, images: Images, *, batch: int) -> np.ndarray:
-        """What a model gives for plain images, `float32 (images, …)`, reading `batch` of them at a time."""
-        found = []
-        for at in range(0, len(images), batch):
-            part = self.fed(images, slice(at, at + batch))
-            # A shorter batch would be traced, or compiled, on its own.
-            filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-            found.append(model.predict_on_batch(filled)[: len(part)])
-        return np.concatenate(found)
+        """Outputs of a model for all images in the plain view, `float32 (images, …)`, in batches of `batch`."""
+        outputs = []
+        for start in range(0, len(images), batch):
+            part = self.plain_inputs(images, slice(start, start + batch))
+            # A shorter batch would be traced, or compiled, separately.
+            padded = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+            outputs.append(model.predict_on_batch(padded)[: len(part)])
+        return np.concatenate(outputs)
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """What all stages of a run stand on.
+    """The images, cache and views that all stages of a run share.
 
     Attributes:
-        images: Every image that is trained on or scored.
-        train: Those trained on.
-        feature_cache: Where outputs are stored.
-        bounds: Of random renderings.
-        seed: Of random renderings.
-        plain: How the plain rendering of `images` is computed.
+        images: All images that are trained on or scored.
+        train: The training images.
+        feature_cache: Where features are stored.
+        bounds: Bounds of the augmented views.
+        seed: Seed of the augmented views.
+        plain: The plain view of `images`.
     """
 
     images: Images
@@ -128,43 +130,43 @@ class ImageSource:
 
     @property
     def row(self) -> np.ndarray:
-        """Row of the pixel cache to row of what is computed of `images`, int64."""
+        """Row of the features of `images` by row of the pixel cache, int64."""
         row = np.zeros(int(self.images.rows.max()) + 1, np.int64)
         row[self.images.rows] = np.arange(len(self.images))
         return row
 
 
 def open_stage(
-    classifier: Classifier, footing: Placement, ground: ImageSource, *, ahead: list[str], progress: Progress
+    classifier: Classifier, placement: Placement, source: ImageSource, *, also: list[str], progress: Progress
 ) -> Stage:
-    """Build a stage and have what it is fed computed, or found.
+    """Build a stage; its features are read from the cache or computed.
 
     Args:
-        classifier: Its layers below the frontier must be frozen from now on.
-        footing: Where to begin.
-        ground: The images.
-        ahead: Frontiers of steps that may follow: stored in the same passes, since that costs next to nothing.
-        progress: Told (images done, images) of every pass.
+        classifier: Its layers below the cut point must stay frozen from now on.
+        placement: The cut point, and what is stored there.
+        source: The images.
+        also: Cut points of later steps, stored in the same passes at little cost.
+        progress: Called during each pass.
     """
-    at = cut_point_of(footing)
-    parts = cut_at(classifier, at)
-    if not footing.is_stored:
-        shape = (*classifier.size, 3)
-        return Stage(footing, Trainee(parts, Augment(ground.bounds, seed=ground.seed), fed=(shape, "uint8")))
+    cut_point = cut_point_of(placement)
+    parts = cut_at(classifier, cut_point)
+    if cut_point is None or not placement.is_stored:
+        signature = ((*classifier.size, 3), "uint8")
+        return Stage(placement, Trainee(parts, Augment(source.bounds, seed=source.seed), input_signature=signature))
 
-    def computed(images: Images, view: View) -> np.ndarray:
-        return extraction.extract(
-            classifier, images, ground.feature_cache, at=[str(at)], also=ahead, view=view, progress=progress
-        )[0]
+    def features_of(images: Images, view: View) -> np.ndarray:
+        extractor = FeatureExtractor(classifier, images, view)
+        return extractor.extract([cut_point], source.feature_cache, also=also, progress=progress)[0]
 
-    plain = computed(ground.images, ground.plain)
-    drawn = partial(View, bounds=ground.bounds, seed=ground.seed, precision=ground.plain.precision)
-    random = [computed(ground.train, drawn(number)) for number in range(1, footing.views)]
-    return Stage(footing, Trainee(parts, None, fed=(plain.shape[1:], "float32")), plain, ground.row, random)
+    plain = features_of(source.images, source.plain)
+    view = partial(View, bounds=source.bounds, seed=source.seed, precision=source.plain.precision)
+    augmented = [features_of(source.train, view(number)) for number in range(1, placement.views)]
+    trainee = Trainee(parts, None, input_signature=(plain.shape[1:], "float32"))
+    return Stage(placement, trainee, plain, source.row, augmented)
 
 
-def cut_point_of(footing: Placement) -> str | None:
-    """Where the classifier is cut."""
-    if footing.pooled:
+def cut_point_of(placement: Placement) -> str | None:
+    """The layer at which the classifier is cut; None if training starts at the pixels."""
+    if placement.is_pooled:
         return POOLED
-    return footing.group.cut if footing.group else None
+    return placement.group.cut_point if placement.group else None

@@ -1,4 +1,4 @@
-"""Run one step: train epoch by epoch, remember the best, decide, report."""
+"""One step: train epoch by epoch, track the best weights, carry out the decision."""
 
 import time
 from dataclasses import replace
@@ -9,201 +9,220 @@ import numpy as np
 
 from tlcli.errors import RunError
 from tlcli.train import checkpoint, decision, events, freeze, optimizer, policy
-from tlcli.train.calibration import Scored, score
+from tlcli.train.calibration import ImageScores, score
 from tlcli.train.checkpoint import Progress
 from tlcli.train.compile import StepState, batches_of, prepare_step, reseed
 from tlcli.train.session import Session
 
-# Places between the weights before and after a step that are tried, as shares of the way.
+# Positions of interpolated weights between those before a step, 0, and those of its best epoch, 1.
 INTERPOLATIONS = (0.75, 0.5, 0.25)
 
 
 def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved | None = None) -> policy.Outcome:
-    """Train one step to its end and keep or undo it. `resumed` is a checkpoint taken inside this very step.
+    """Train one step and keep it or roll it back.
+
+    Args:
+        session: The session.
+        step: The step.
+        resumed: A checkpoint from within this step, to continue from.
 
     Raises:
-        RunError: If the loss stops being a number.
-        RuntimeError: If anything frozen changed; an internal error.
+        RunError: If the loss is not finite.
+        RuntimeError: If a frozen weight changed; an internal error.
     """
-    running = prepare_step(session, step)
+    state = prepare_step(session, step)
     if resumed:
-        _restore(session, running, resumed)
+        _restore(session, state, resumed)
     else:
-        _measure_start(session, running)
-    batches = -(-len(session.train) // session.recipe.performance.batch_size)
-    parameters = sum(int(np.prod(variable.shape)) for variable in running.trainable)
-    session.observe(events.StepBegun(step, step.epochs, batches, len(session.train), parameters))
-    while running.progress.epoch < running.step.epochs and not _is_out_of_patience(running):
+        _score_start(session, state)
+    parameters = sum(int(np.prod(variable.shape)) for variable in state.trainable)
+    session.observe(events.StepBegun(step, step.epochs, _batches_per_epoch(session), len(session.train), parameters))
+    while state.progress.epoch < step.epochs and not _is_out_of_patience(state):
         began = time.perf_counter()
-        setup_s = _epoch(session, running)
-        running.is_out_of_time = session.budget.would_exceed(time.perf_counter() - began - setup_s)
-        _save(session, running)
-        if running.is_out_of_time:
+        setup_s = _run_epoch(session, state)
+        state.is_out_of_time = session.budget.would_exceed(time.perf_counter() - began - setup_s)
+        _save(session, state)
+        if state.is_out_of_time:
             break
-    return _conclude(session, running, parameters)
+    return _finish(session, state, parameters)
 
 
-def _measure_start(session: Session, running: StepState) -> None:
-    progress = running.progress
-    if len(session.val) and (session.outcomes or running.phase.starts_from_probe):
-        _note_scores(running, score(session, session.val))
+def _batches_per_epoch(session: Session) -> int:
+    return -(-len(session.train) // session.recipe.performance.batch_size)
+
+
+def _score_start(session: Session, state: StepState) -> None:
+    """Score the weights before the step, unless they are an untrained head."""
+    progress = state.progress
+    if len(session.val) and (session.outcomes or state.phase.starts_from_probe):
+        _set_best_scores(state, score(session, session.val))
         progress.start_scores, progress.start_hits = progress.best_scores, progress.best_hits
         progress.start_loss, progress.start_accuracy = progress.best_loss, progress.best_accuracy
 
 
-def _note_scores(running: StepState, scored: Scored) -> None:
-    """Note the scores of what is the best so far."""
-    progress = running.progress
+def _set_best_scores(state: StepState, scored: ImageScores) -> None:
+    progress = state.progress
     progress.best_loss, progress.best_accuracy = float(scored.losses.mean()), float(scored.hits.mean())
-    progress.best_scores, progress.best_hits = (
-        scored.values_for(running.phase.until.metric),
-        scored.values_for("val_accuracy"),
-    )
+    progress.best_scores = scored.values_for(state.phase.until.metric)
+    progress.best_hits = scored.values_for("val_accuracy")
 
 
-def _restore(session: Session, running: StepState, saved: checkpoint.Saved) -> None:
-    running.progress = Progress(**saved.state["progress"])
-    running.best = saved.arrays["best"]
-    checkpoint.assign_values(running.moving, saved.arrays["moving"])
+def _restore(session: Session, state: StepState, saved: checkpoint.Saved) -> None:
+    state.progress = Progress(**saved.state["progress"])
+    state.best_weights = saved.arrays["best"]
+    checkpoint.assign_values(state.moving, saved.arrays["moving"])
     checkpoint.assign_values(session.stage.trainee.optimizer.variables, saved.arrays["optimizer"])
 
 
-def _is_out_of_patience(running: StepState) -> bool:
-    return running.phase.patience is not None and running.progress.stale >= running.phase.patience
+def _is_out_of_patience(state: StepState) -> bool:
+    return state.phase.patience is not None and state.progress.stale >= state.phase.patience
 
 
-def _epoch(session: Session, running: StepState) -> float:
-    """Train and score for an epoch; returns the seconds of it that went into tracing and will not come again."""
-    progress, began = running.progress, time.perf_counter()
-    number = progress.epoch + 1
-    order = np.random.default_rng([session.recipe.seed, running.step.phase, running.step.number, number])
-    reseed(session.stage.trainee, order)
-    steps = -(-len(session.train) // session.recipe.performance.batch_size)
-    shown = _Each(session, running, steps)
-    batches = batches_of(session, running.step, progress.epoch, order)
-    fitted = session.stage.trainee.fit(
-        batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[shown], shuffle=False
-    )
-    logs = fitted.history
-    loss, accuracy = float(logs["loss"][0]), float(logs["accuracy"][0])
+def _run_epoch(session: Session, state: StepState) -> float:
+    """Train and score one epoch.
+
+    Returns:
+        Seconds of tracing, which later epochs do not need.
+    """
+    progress, began = state.progress, time.perf_counter()
+    loss, accuracy, setup_s = _fit(session, state)
     lr = float(keras.ops.convert_to_numpy(session.stage.trainee.optimizer.learning_rate))
-    progress.epoch = number
-    _require_finite(session, running, "training loss", loss)
+    progress.epoch += 1
+    _require_finite(session, state, "training loss", loss)
     trained_s = time.perf_counter() - began
-    setup_s = shown.setup_s
-    session.budget.note_epoch(
-        session.work(running.step).epoch_flops, trained_s - setup_s, setup_s if number == 1 else None
-    )
+    flops = session.cost_of(state.step).epoch_flops
+    session.budget.record_epoch(flops, trained_s - setup_s, setup_s if progress.epoch == 1 else None)
     scored = score(session, session.val) if len(session.val) else None
-    is_best = _note_best(running, scored)
-    if scored is not None:
-        # The last update of an epoch may go too far without showing in its training loss.
-        _require_finite(session, running, "validation loss", float(scored.losses.mean()))
+    is_best = _update_best(state, scored)
+    val_loss = None if scored is None else float(scored.losses.mean())
+    if val_loss is not None:
+        # The last update of an epoch can diverge without an effect on the training loss.
+        _require_finite(session, state, "validation loss", val_loss)
     progress.seconds += time.perf_counter() - began
     done = events.EpochDone(
-        step=running.step,
-        epoch=number,
+        step=state.step,
+        epoch=progress.epoch,
         loss=loss,
         accuracy=accuracy,
-        val_loss=None if scored is None else float(scored.losses.mean()),
+        val_loss=val_loss,
         val_accuracy=None if scored is None else float(scored.hits.mean()),
         lr=lr,
         seconds=time.perf_counter() - began,
         images_per_second=len(session.train) / trained_s,
         is_best=is_best,
     )
-    session.history.append(_row(done))
+    session.history.append(_history_row(done))
     session.observe(done)
     return setup_s
 
 
-def _require_finite(session: Session, running: StepState, what: str, value: float) -> None:
+def _fit(session: Session, state: StepState) -> tuple[float, float, float]:
+    """Train one epoch.
+
+    Returns:
+        Training loss, training accuracy (0-1), and seconds of tracing.
+    """
+    step, epoch, trainee = state.step, state.progress.epoch, session.stage.trainee
+    order = np.random.default_rng([session.recipe.seed, step.phase, step.number, epoch + 1])
+    reseed(trainee, order)
+    steps = _batches_per_epoch(session)
+    callback = BatchCallback(session, state, steps)
+    batches = batches_of(session, step, epoch, order)
+    logs = trainee.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[callback], shuffle=False).history
+    return float(logs["loss"][0]), float(logs["accuracy"][0]), callback.setup_s
+
+
+def _require_finite(session: Session, state: StepState, name: str, value: float) -> None:
     if np.isfinite(value):
         return
-    lr = running.phase.learning_rate(session.recipe.optimizer.lr)
+    lr = state.phase.learning_rate(session.recipe.optimizer.lr)
     raise RunError(
-        f"the {what} is {value} in epoch {running.progress.epoch}",
-        where=f"phase {running.step.name}",
-        hint=f"The learning rate {lr:g} is likely too high; try --set phases.{running.step.phase}.lr={lr / 10:g}.",
+        f"the {name} is {value} in epoch {state.progress.epoch}",
+        where=f"phase {state.step.name}",
+        hint=f"The learning rate {lr:g} is probably too high. Try --set phases.{state.step.phase}.lr={lr / 10:g}.",
     )
 
 
-def _note_best(running: StepState, scored: Scored | None) -> bool:
-    """Keep the weights of the epoch if it is the best so far; without validation the last is the best."""
-    progress = running.progress
-    if scored is None:
-        is_best = True
-    else:
-        by_loss = running.phase.until.metric == "val_loss"
-        loss, accuracy = float(scored.losses.mean()), float(scored.hits.mean())
-        if progress.best_loss is None or progress.best_accuracy is None:
-            is_best = True
-        else:
-            is_best = loss < progress.best_loss if by_loss else accuracy > progress.best_accuracy
-        if is_best:
-            _note_scores(running, scored)
-    progress.stale = 0 if is_best else progress.stale + 1
+def _update_best(state: StepState, scored: ImageScores | None) -> bool:
+    """Store the weights of the epoch if they are the best so far. Without validation images the last epoch is the best.
+
+    Returns:
+        True if the epoch is the best so far.
+    """
+    progress = state.progress
+    is_best = scored is None or _is_better(progress, scored, state.phase.until.metric)
     if is_best:
+        if scored is not None:
+            _set_best_scores(state, scored)
         progress.best_epoch = progress.epoch
-        running.best = checkpoint.copy_values(running.moving)
+        state.best_weights = checkpoint.copy_values(state.moving)
+    progress.stale = 0 if is_best else progress.stale + 1
     return is_best
 
 
-def _save(session: Session, running: StepState) -> None:
+def _is_better(progress: Progress, scored: ImageScores, metric: str) -> bool:
+    if progress.best_loss is None or progress.best_accuracy is None:
+        return True
+    if metric == "val_loss":
+        return float(scored.losses.mean()) < progress.best_loss
+    return float(scored.hits.mean()) > progress.best_accuracy
+
+
+def _save(session: Session, state: StepState) -> None:
     session.checkpoint.write(
-        {**session.state(), "progress": vars(running.progress), "epochs": running.step.epochs},
+        {**session.state(), "progress": vars(state.progress), "epochs": state.step.epochs},
         {
-            "moving": checkpoint.copy_values(running.moving),
+            "moving": checkpoint.copy_values(state.moving),
             "optimizer": checkpoint.copy_values(session.stage.trainee.optimizer.variables),
-            "best": running.best,
+            "best": state.best_weights,
         },
         keep=["start", "pretrained"],
     )
 
 
-def _interpolate(session: Session, running: StepState) -> float:
-    """Put weights between those before the step and those of its best epoch in the place of the best, if better.
+def _interpolate(session: Session, state: StepState) -> float:
+    """Replace the best weights by interpolated ones if these have a larger confident gain.
 
-    Better is what surely gains more: a shorter way gains less, but images differ less about it. Where no epoch was
-    better than what was before, the last one stands for the best: it may have gone too far in the right direction.
+    They lie between the weights before the step and those of its best epoch. A position near the start gains less, but
+    the gain differs less from image to image. If no epoch improved the metric, the last one takes the place of the
+    best: it may have gone too far in the right direction. Ref: Wortsman et al. 2022, arXiv 2109.01903.
 
     Returns:
-        How far they lie from the former to the latter, 0-1.
+        Position of the best weights, from 0 (before the step) to 1 (the best epoch).
     """
-    progress, until, chosen = running.progress, running.phase.until, 1.0
+    progress, until, position = state.progress, state.phase.until, 1.0
     start, best = progress.start_scores, progress.best_scores
     if start is None or best is None:
-        return chosen
-    after = running.best if progress.best_epoch else checkpoint.copy_values(running.moving)
-    most = decision.confident_gain(start, best, until)
+        return position
+    end_weights = state.best_weights if progress.best_epoch else checkpoint.copy_values(state.moving)
+    best_gain = decision.confident_gain(start, best, until)
     for share in INTERPOLATIONS:
-        between = [old + (new - old) * np.float32(share) for old, new in zip(running.before, after, strict=True)]
-        checkpoint.assign_values(running.moving, between)
+        weights = [
+            old + (new - old) * np.float32(share) for old, new in zip(state.start_weights, end_weights, strict=True)
+        ]
+        checkpoint.assign_values(state.moving, weights)
         scored = score(session, session.val)
-        judged = scored.values_for(until.metric)
-        found = decision.confident_gain(start, judged, until)
-        # Of two that are both unsure, one that gains nothing at all may be the one that is less so.
-        if found > most and decision.mean_gain(start, judged, until) > 0:
-            most, chosen, running.best = found, share, between
-            _note_scores(running, scored)
+        scores = scored.values_for(until.metric)
+        gain = decision.confident_gain(start, scores, until)
+        # Of two confident gains below 0, the larger may belong to the smaller mean gain, even to none.
+        if gain > best_gain and decision.mean_gain(start, scores, until) > 0:
+            best_gain, position, state.best_weights = gain, share, weights
+            _set_best_scores(state, scored)
             progress.best_epoch = progress.best_epoch or progress.epoch
-    return chosen
+    return position
 
 
-def _conclude(session: Session, running: StepState, parameters: int) -> policy.Outcome:
-    """Judge the step, put the right weights in place, and prove that nothing frozen moved."""
-    progress, phase = running.progress, running.phase
-    share = _interpolate(session, running) if phase.interpolate and progress.epoch and len(session.val) else 1.0
-    if running.step.epochs:
-        verdict = decision.judge(progress.start_scores, progress.best_scores, phase.until)
-        verdict = decision.reject_if_idle(verdict, progress.start_hits, progress.best_hits, phase.until)
-    else:
-        verdict = decision.Decision(kept=True, confidence=None, reason="kept: the optimum of the linear probe")
-    checkpoint.assign_values(running.moving, running.best if verdict.kept else running.before)
-    if freeze.fingerprint(running.frozen) != running.frozen_before:
-        raise RuntimeError(f"frozen weights changed in step '{running.step.name}'")
+def _finish(session: Session, state: StepState, parameters: int) -> policy.Outcome:
+    """Carry out the decision on the step, and verify that no frozen weight changed."""
+    progress, phase = state.progress, state.phase
+    can_interpolate = phase.interpolate and progress.epoch and len(session.val)
+    position = _interpolate(session, state) if can_interpolate else 1.0
+    result = _decide(state)
+    checkpoint.assign_values(state.moving, state.best_weights if result.kept else state.start_weights)
+    if freeze.fingerprint(state.frozen) != state.frozen_fingerprint:
+        raise RuntimeError(f"frozen weights changed in step '{state.step.name}'")
     outcome = policy.Outcome(
-        step=running.step,
+        step=state.step,
         trainable_parameters=parameters,
         epochs=progress.epoch,
         best_epoch=progress.best_epoch,
@@ -211,30 +230,39 @@ def _conclude(session: Session, running: StepState, parameters: int) -> policy.O
         accuracy_before=progress.start_accuracy,
         val_loss=progress.best_loss,
         val_accuracy=progress.best_accuracy,
-        confidence=verdict.confidence,
-        kept=verdict.kept,
-        reason=verdict.reason,
+        confidence=result.confidence,
+        kept=result.kept,
+        reason=result.reason,
         seconds=progress.seconds,
-        interpolation=share,
+        interpolation=position,
     )
-    if verdict.kept and share < 1:
-        outcome = replace(outcome, reason=f"{outcome.reason}, {share:.0%} of the way from the weights before it")
-    if running.is_out_of_time and progress.epoch < running.step.epochs:
-        reason = f"{outcome.reason}; ended early, as no further epoch fits the time budget"
+    if result.kept and position < 1:
+        reason = f"{outcome.reason}; interpolated weights ({decision.percent(position)} of the step)"
+        outcome = replace(outcome, reason=reason)
+    if state.is_out_of_time and progress.epoch < state.step.epochs:
+        reason = f"{outcome.reason}; stopped early: the time budget does not allow another epoch"
         outcome = replace(outcome, reason=reason, out_of_time=True)
     return policy.with_end_reason(outcome, phase)
 
 
-def _lr(session: Session, running: StepState, epochs: float) -> float:
-    """The learning rate after so many epochs of the step, whole and in part."""
-    recipe, phase = session.recipe, running.phase
+def _decide(state: StepState) -> decision.Decision:
+    if not state.step.epochs:
+        return decision.PROBE_DECISION
+    progress = state.progress
+    scores, hits = (progress.start_scores, progress.best_scores), (progress.start_hits, progress.best_hits)
+    return decision.decide(scores, hits, state.phase.until)
+
+
+def _scheduled_lr(session: Session, state: StepState, epochs: float) -> float:
+    """The learning rate after a number of epochs of the step, which need not be whole."""
+    recipe, phase = session.recipe, state.phase
     schedule = phase.schedule or recipe.optimizer.schedule
     warmup = phase.warmup_share(schedule)
-    share = optimizer.rate(schedule, epochs / running.step.epochs, stale=running.progress.stale, warmup=warmup)
-    return phase.learning_rate(recipe.optimizer.lr) * share
+    scale = optimizer.rate(schedule, epochs / state.step.epochs, stale=state.progress.stale, warmup=warmup)
+    return phase.learning_rate(recipe.optimizer.lr) * scale
 
 
-def _row(done: events.EpochDone) -> dict[str, Any]:
+def _history_row(done: events.EpochDone) -> dict[str, Any]:
     return {
         "phase": done.step.name,
         "epoch": done.epoch,
@@ -248,35 +276,36 @@ def _row(done: events.EpochDone) -> dict[str, Any]:
     }
 
 
-class _Each(keras.callbacks.Callback):
-    """Sets the learning rate before every batch, and tells the observer and takes the time after it."""
+class BatchCallback(keras.callbacks.Callback):
+    """Sets the learning rate before each batch, and times and reports the batch after it."""
 
-    def __init__(self, session: Session, running: StepState, batches: int) -> None:
+    def __init__(self, session: Session, state: StepState, batches: int) -> None:
         super().__init__()
-        self.session, self.running, self.batches = session, running, batches
-        self.began = time.perf_counter()
-        self.ended: list[float] = []
+        self.session, self.state, self.batches = session, state, batches
+        self.began_s = time.perf_counter()
+        self.batch_ends_s: list[float] = []
 
     @property
     def setup_s(self) -> float:
-        """Seconds that the first batch took longer than the others do: in the first epoch it is traced."""
-        if len(self.ended) < 2:
+        """Seconds by which the first batch took longer than the others: in the first epoch it is traced."""
+        ends_s = self.batch_ends_s
+        if len(ends_s) < 2:
             return 0.0
-        first, usual = self.ended[0] - self.began, (self.ended[-1] - self.ended[0]) / (len(self.ended) - 1)
-        return max(first - usual, 0.0)
+        first_s, mean_s = ends_s[0] - self.began_s, (ends_s[-1] - ends_s[0]) / (len(ends_s) - 1)
+        return max(first_s - mean_s, 0.0)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Follow the schedule."""
-        done = self.running.progress.epoch + batch / self.batches
-        self.model.optimizer.learning_rate = _lr(self.session, self.running, done)
+        """Set the learning rate by the schedule."""
+        epochs = self.state.progress.epoch + batch / self.batches
+        self.model.optimizer.learning_rate = _scheduled_lr(self.session, self.state, epochs)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Pass on the running means."""
-        self.ended.append(time.perf_counter())
-        seen, logs = (batch + 1) * self.session.recipe.performance.batch_size, logs or {}
-        rate = seen / max(time.perf_counter() - self.began, 1e-6)
+        """Report the running means; stop training if the time budget is used up."""
+        self.batch_ends_s.append(time.perf_counter())
+        images, logs = (batch + 1) * self.session.recipe.performance.batch_size, logs or {}
+        images_per_second = images / max(time.perf_counter() - self.began_s, 1e-6)
         loss, accuracy = float(logs.get("loss", 0.0)), float(logs.get("accuracy", 0.0))
-        epoch = self.running.progress.epoch + 1
-        self.session.observe(events.BatchDone(self.running.step, epoch, batch + 1, loss, accuracy, rate))
+        epoch = self.state.progress.epoch + 1
+        self.session.observe(events.BatchDone(self.state.step, epoch, batch + 1, loss, accuracy, images_per_second))
         if self.session.budget.is_over:
             self.model.stop_training = True

@@ -1,1 +1,1 @@
-"""One story per command, read top to bottom."""
+"""One workflow per command, each read from top to bottom."""

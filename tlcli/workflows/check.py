@@ -1,4 +1,4 @@
-"""Check: what may be wrong with the images, as findings, a page and a list of images to leave out."""
+"""Check: look for faulty images; write a page of findings and a list of images to leave out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Checked:
-    """The result of a check and what follows from it.
+    """The result of a check, and how to train without the faulty images.
 
     Attributes:
         result: The findings.
         left_out: Images to leave out, path to reason.
-        command: How to train without them; None if no list was asked for or training would be refused.
+        command: The command that trains without them; None without a list, or if training would be refused.
         obstacle: Why training would be refused even without them; None if it would not.
     """
 
@@ -27,24 +27,24 @@ class Checked:
 
 
 def check(request: CheckRequest, *, progress: Progress) -> Checked:
-    """Check every file of DATA and write what was asked for. Nothing in DATA is changed.
+    """Check every file of DATA and write the requested page and list. Nothing in DATA changes.
 
     Args:
-        request: What the user asked for.
+        request: The request.
         progress: Receives (stage, done, total).
 
     Raises:
-        TlcliError: If something is wrong with the request, or DATA has nothing to check.
+        TlcliError: If an output file cannot be written, or DATA has nothing to check.
     """
     size = check_request(request)
     result = check_images(request.data, size, exclude=request.exclude, progress=progress)
     left_out = quarantine.entries(result.findings, also=request.exclude)
-    obstacle = quarantine.hindrance(result.findings, result.index, left_out)
-    command = None if obstacle else quarantine.command(request, index=result.index, gone=left_out)
+    obstacle = quarantine.obstacle(result.findings, result.index, left_out)
+    command = None if obstacle else quarantine.command(request, index=result.index, left_out=left_out)
     if request.html is not None:
         from tlcli.report.pages import write_check_page
 
         write_check_page(result, request.html)
     if request.quarantine is not None:
-        quarantine.write_list(request.quarantine, left_out, data=request.data, use=command)
+        quarantine.write_list(request.quarantine, left_out, data=request.data, command=command)
     return Checked(result, left_out, command, obstacle)

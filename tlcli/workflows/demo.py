@@ -1,4 +1,4 @@
-"""What `tlcli demo` works on: the handwritten digits that scikit-learn carries, and a run from nothing to compare."""
+"""Demo: handwritten digits from scikit-learn, and the request for a run from random weights to compare with."""
 
 import hashlib
 import io
@@ -13,22 +13,23 @@ from tlcli.recipe import load
 from tlcli.report import record
 from tlcli.workflows.request import Request
 
-# Digits a class in all.
-DIGITS = 60
-SIZE = 64
+# Images per class.
+PER_CLASS = 60
+# Height and width of an image, pixels.
+SIDE = 64
 
 
-def write_digits(folder: Path, *, per_class: int = DIGITS) -> Path:
-    """Write `per_class` digits of each class as 64 × 64 PNG files under `folder/<digit>/`; existing files stay."""
+def write_digits(folder: Path, *, per_class: int = PER_CLASS) -> Path:
+    """Write `per_class` images per class as 64 × 64 PNG files in `folder/<digit>/`. Existing files stay."""
     digits = load_digits()
-    seen = dict.fromkeys(range(10), 0)
+    counts = dict.fromkeys(range(10), 0)
     for image, label in zip(digits.images, digits.target, strict=True):
-        number = int(label)
-        if seen[number] == per_class:
+        digit = int(label)
+        if counts[digit] == per_class:
             continue
-        seen[number] += 1
+        counts[digit] += 1
         data = _png(image)
-        path = folder / str(number) / f"{hashlib.sha256(data).hexdigest()[:12]}.png"
+        path = folder / str(digit) / f"{hashlib.sha256(data).hexdigest()[:12]}.png"
         if not path.exists():
             with replacing(path) as temporary:
                 temporary.write_bytes(data)
@@ -36,10 +37,10 @@ def write_digits(folder: Path, *, per_class: int = DIGITS) -> Path:
 
 
 def from_scratch(run: Path, out: Path) -> Request:
-    """The same job for the same network from random weights: same images and split, and more than enough epochs.
+    """The request for the same network from random weights, on the same images and split, with epochs in plenty.
 
     Args:
-        run: A complete run of the recipe `demo`.
+        run: Folder of a complete run of the recipe `demo`.
         out: Folder of the new run.
     """
     recipe = load.load("demo")
@@ -55,8 +56,8 @@ def from_scratch(run: Path, out: Path) -> Request:
 
 
 def _png(image: np.ndarray) -> bytes:
-    """An 8 × 8 digit with values 0-16 as a larger grey PNG, dark ink on white as on paper."""
+    """A digit as a 64 × 64 grey PNG, dark on white, from a float (8, 8) array, 0-16."""
     grey = Image.fromarray((255 - image * (255 / 16)).astype(np.uint8))
     data = io.BytesIO()
-    grey.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(data, format="PNG")
+    grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(data, format="PNG")
     return data.getvalue()

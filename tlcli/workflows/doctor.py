@@ -1,4 +1,4 @@
-"""What `tlcli doctor` looks at."""
+"""Doctor: the versions, devices and folders that tlcli uses."""
 
 import os
 import shutil
@@ -13,12 +13,12 @@ from tlcli.recipe import load
 from tlcli.report.record import versions
 from tlcli.zoo import catalogue, default
 
-# What each extra brings, by the package that shows it is there.
+# Extras of tlcli, each with a package that is installed only with it.
 EXTRAS = {"jax": "jax", "dev": "pytest"}
 
 
 def examine() -> dict[str, Any]:
-    """Versions, devices, folders and extras, as sections of name and value."""
+    """Versions, devices, folders and extras. Each section maps names to values."""
     return {
         "versions": versions(),
         "devices": {"backend": keras.backend.backend(), "found": ", ".join(keras.distribution.list_devices())}

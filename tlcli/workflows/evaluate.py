@@ -9,8 +9,7 @@ from tlcli.data.source import content_hash
 from tlcli.errors import DataError, UsageError
 from tlcli.evaluate.predict import labelled_images, probabilities_of
 from tlcli.evaluate.scores import Scores, score
-from tlcli.model import classifier
-from tlcli.model.classifier import Classifier
+from tlcli.model.classifier import Classifier, load
 from tlcli.report import record
 from tlcli.report.folder import read_splits
 
@@ -18,40 +17,45 @@ Progress = Callable[[int, int], None]
 
 
 def evaluate(run: Path, data: Path | None, *, progress: Progress) -> tuple[Scores, str, str]:
-    """Scores of a run or a `.keras` file on its own test split, or on `data`.
+    """Score a classifier on the test split of its run, or on other images.
+
+    Args:
+        run: A run folder or a `.keras` file.
+        data: A folder of class folders; None for the test split of the run.
+        progress: Receives (done, total).
 
     Returns:
-        The scores, what they were measured on, and a warning, or the empty string.
+        The scores, a description of the images, and a warning, which may be empty.
 
     Raises:
-        UsageError: If the run has no test split of its own.
+        UsageError: If `data` is None and there are no test images.
         DataError: If images are missing, unreadable, or of other classes.
     """
-    made = load_classifier(run)
-    warning = ""
+    classifier, warning = load_classifier(run), ""
     if data is None:
-        paths, labels = _own_test_images(run, made)
-        what = f"{len(paths)} test images of {run}"
+        paths, labels = _own_test_images(run, classifier)
+        title = f"{len(paths)} test images of {run}"
     else:
-        paths, labels, what = labelled_images(data, made.classes)
-        if seen := _count_trained(run, paths):
-            warning = f"the run was trained on {seen} of these {len(paths)} images: its scores on them are too high"
-    return score(np.array(labels), probabilities_of(made, paths, progress=progress), made.classes), what, warning
+        paths, labels, title = labelled_images(data, classifier.classes)
+        if trained := _count_trained(run, paths):
+            warning = f"the run was trained on {trained} of these {len(paths)} images: the scores are too high"
+    probabilities = probabilities_of(classifier, paths, progress=progress)
+    return score(np.array(labels), probabilities, classifier.classes), title, warning
 
 
 def load_classifier(run: Path) -> Classifier:
-    """The classifier of a run folder, or of a `.keras` file that a run wrote.
+    """Load the classifier of a run folder, or a `.keras` file that a run wrote.
 
     Raises:
-        UsageError: If there is none, or the run is not complete.
-        ModelError: If it is damaged, or not the one that the run wrote.
+        UsageError: If there is no such run, or it is not complete.
+        ModelError: If the classifier is missing, damaged or changed.
     """
-    return classifier.load(run if run.is_file() else record.classifier_file(run))
+    return load(run if run.is_file() else record.classifier_file(run))
 
 
-def _own_test_images(run: Path, made: Classifier) -> tuple[list[Path], list[int]]:
-    """Paths and labels of a run's test split, every file unchanged since the run."""
-    hint = "Also name a folder of class folders."
+def _own_test_images(run: Path, classifier: Classifier) -> tuple[list[Path], list[int]]:
+    """Paths and labels of the test split of a run. Every file must be unchanged since the run."""
+    hint = "Name a folder of class folders as well."
     if run.is_file():
         raise UsageError("a model file has no test images", where=str(run), hint=hint)
     rows = read_splits(run, "test")
@@ -65,10 +69,10 @@ def _own_test_images(run: Path, made: Classifier) -> tuple[list[Path], list[int]
             raise DataError("a test image of the run is missing", where=str(path), hint=hint)
         if content_hash(path) != row["sha256"]:
             raise DataError("a test image has changed since the run", where=str(path), hint=hint)
-    return [root / row["path"] for row in rows], [made.classes.index(row["label"]) for row in rows]
+    return [root / row["path"] for row in rows], [classifier.classes.index(row["label"]) for row in rows]
 
 
 def _count_trained(run: Path, paths: Sequence[Path]) -> int:
-    """How many of these images the run was trained on; 0 for a model file, which does not say."""
+    """The number of these images that the run was trained on; 0 for a model file, which has no record of them."""
     trained = set() if run.is_file() else {row["sha256"] for row in read_splits(run, "train")}
     return sum(content_hash(path) in trained for path in paths) if trained else 0

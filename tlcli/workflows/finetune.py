@@ -1,9 +1,8 @@
-"""Fine-tune: from a recipe to a run folder."""
+"""Fine-tune: train by a recipe and write a run folder."""
 
 import time
 from pathlib import Path
 
-from tlcli.evaluate.scores import score
 from tlcli.model import classifier, graph
 from tlcli.model.metadata import origin_of
 from tlcli.model.precision import use_device
@@ -11,6 +10,7 @@ from tlcli.report import record
 from tlcli.report.advice import advise
 from tlcli.report.folder import RunFolder, RunWriter, own_folder, recorded
 from tlcli.report.record import RunRecord
+from tlcli.report.scores import session_scores
 from tlcli.train import calibration, phases
 from tlcli.train.budget import budget_of
 from tlcli.train.checkpoint import Checkpoint
@@ -25,26 +25,24 @@ from tlcli.zoo.resolve import ResolvedRecipe
 def finetune(
     request: Request, resolved: ResolvedRecipe, observe: Observer, *, reading: BackgroundRead | None = None
 ) -> tuple[Path, RunRecord]:
-    """Fine-tune as requested, or resume an interrupted run. Returns the run folder and its record.
+    """Fine-tune, or resume an interrupted run. Returns the run folder and its record.
 
     Args:
-        request: What the user asked for.
-        resolved: What `check_request` made of it.
-        observe: Receives everything that happens.
-        reading: A background read of the images.
+        request: The request.
+        resolved: Its recipe, from `check_request`.
+        observe: Receives every event.
+        reading: A background read of the images, if one has started.
 
     Raises:
-        TlcliError: If something is wrong with the request, the images, the network or the machine.
+        TlcliError: If the images, the network or the machine do not fit the request, or training fails.
     """
-    began = time.perf_counter()
-    recipe = resolved.recipe
+    began, recipe = time.perf_counter(), resolved.recipe
     for notice in resolved.notices:
         observe(Noticed(notice, is_warning=True))
     with use_device(request.device, recipe.performance.precision) as device:
         network = choose_network(recipe, measure=graph.measure_groups)
         saved = Checkpoint(request.resume).read() if request.resume else None
-        # Built before any image is read, so that wrong weights are reported at once. A checkpoint holds the weights
-        # of a resumed run.
+        # Built before the images are read: wrong weights fail at once. A checkpoint has the weights of its run.
         backbone = build_backbone(recipe, network, weights="random" if saved else None)
         prepared = prepare(recipe, network, strict=request.strict, observe=observe, reading=reading)
         prepared, backbone, depth = search_depth(prepared, backbone, network, observe)
@@ -58,9 +56,7 @@ def finetune(
                 if saved is None:
                     run.model |= {"weights": backbone.weights_origin, "weights_sha256": backbone.weights_sha256}
                 folder.write_start(run, plan, resumed=saved is not None)
-                budget = budget_of(
-                    plan.recipe.performance.budget, resolved.began, spent_s=run.seconds.get("total", 0.0)
-                )
+                budget = budget_of(recipe.performance.budget, resolved.began, spent_s=run.seconds.get("total", 0.0))
                 session = open_session(prepared, backbone, Checkpoint(out), device=device, budget=budget)
                 session.observe = RunWriter(session, folder, observe)
                 phases.run(session, saved=saved)
@@ -71,17 +67,13 @@ def finetune(
 def _finish(session: Session, folder: RunFolder, run: RunRecord) -> None:
     """Calibrate, score, save the classifier and complete the record."""
     session.observe(Noticed("scoring and saving"))
-    classes = session.classifier.classes
     if len(session.val):
         run.model["temperature"] = calibration.calibrate(session)
-    for name, examples in (("val", session.val), ("test", session.test)):
-        if len(examples):
-            run.scores[name] = score(examples.labels, calibration.predict(session, examples), classes).to_json()
-    run.scores["train"] = calibration.train_score(session)
+    run.scores = session_scores(session)
     origin = origin_of(session.recipe, run.model["card"], run.scores)
     run.model["sha256"] = folder.write_classifier(lambda path: classifier.save(session.classifier, path, origin=origin))
-    folder.write_labels(classes)
+    folder.write_labels(session.classifier.classes)
     record.close_record(run, session)
-    advice = advise(run, folder.path)
-    run.advice = None if advice is None else advice.to_json()
+    if advice := advise(run, folder.path):
+        run.advice = advice.to_json()
     session.checkpoint.remove()

@@ -1,4 +1,4 @@
-"""Inspect: the layer report of a network, or what changed between two. Keras loads only for the second."""
+"""Inspect: the layer report of a network, or the weight changes between two. Only the latter loads Keras."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -24,11 +24,11 @@ def inspect(
     """The layer report of a card, a model file or a run, as JSON values.
 
     Args:
-        text: What the user named.
+        text: Name of a card, or path of a card file, model file or run folder.
         options: Input size and recipe settings.
-        selection: Layers to train; the report then shows what that would train and cost.
-        batch_norm: What BatchNorm of trained layers does; None for what the card asks for.
-        by_layer: Whether to report every layer.
+        selection: Layers to train. The report then includes what they would train and cost.
+        batch_norm: BatchNorm policy of trained layers; None for the policy of the card.
+        by_layer: True to report every layer, not only every group.
 
     Raises:
         TlcliError: If there is no such network, or the selection matches nothing.
@@ -45,13 +45,13 @@ def compare_weights(
     by_layer: bool,
     loading: Callable[[], AbstractContextManager[None]],
 ) -> dict[str, Any]:
-    """What changed from the first network to the second, as JSON values.
+    """The weight changes from one network to another, as JSON values.
 
     Args:
-        names: What the user named.
+        names: The two networks: each the name of a card, or the path of a card file, model file or run folder.
         options: Input size and recipe settings.
-        by_layer: Whether to report every layer.
-        loading: A context in which Keras loads.
+        by_layer: True to report every layer, not only every group.
+        loading: Makes the context in which Keras is imported.
 
     Raises:
         TlcliError: If there is no such network, or the two cannot be compared.

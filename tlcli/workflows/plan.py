@@ -1,4 +1,4 @@
-"""Plan: what `finetune` would do, without Keras."""
+"""Plan: decide everything about a run without training and without Keras."""
 
 from tlcli.model.structure import measure_in_subprocess
 from tlcli.train.events import Observer
@@ -12,12 +12,12 @@ def plan(request: Request, resolved: ResolvedRecipe, observe: Observer) -> Train
     """Choose the network, read and split the images, and plan every phase.
 
     Args:
-        request: What the user asked for.
-        resolved: What `check_request` made of it.
+        request: The request.
+        resolved: Its recipe, from `check_request`.
         observe: Receives progress and notices.
 
     Raises:
-        TlcliError: For the first problem.
+        TlcliError: If the images or the network do not fit the request.
     """
     network = choose_network(resolved.recipe, measure=measure_in_subprocess)
     return prepare(resolved.recipe, network, strict=request.strict, observe=observe).plan

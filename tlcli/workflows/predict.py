@@ -1,4 +1,4 @@
-"""Predict: the classes of image files, by a run or a classifier file."""
+"""Predict: classify image files with a run or a classifier file."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,11 +9,17 @@ from tlcli.workflows.evaluate import load_classifier
 
 
 def predict(run: Path, patterns: Sequence[str], *, top: int, progress: Progress) -> Iterator[Prediction]:
-    """One prediction for each image among paths, folders and globs, with the `top` most probable classes.
+    """One prediction per image.
+
+    Args:
+        run: A run folder or a classifier file.
+        patterns: Image files, folders and globs.
+        top: Number of classes per prediction, the most probable first. At most all classes are returned.
+        progress: Receives (done, total).
 
     Raises:
         UsageError: If `run` has no classifier.
         DataError: If a pattern matches nothing.
     """
-    made, paths = load_classifier(run), expand_patterns(patterns)
-    return predict_paths(made, paths, top=min(top, len(made.classes)), progress=progress)
+    classifier, paths = load_classifier(run), expand_patterns(patterns)
+    return predict_paths(classifier, paths, top=min(top, len(classifier.classes)), progress=progress)

@@ -1,4 +1,4 @@
-"""Pretrain: a network from unlabelled or synthetic images, and its card."""
+"""Pretrain: train a network on unlabelled or synthetic images and write its card."""
 
 import keras
 
@@ -17,11 +17,11 @@ def pretrain(task: PretrainTask, observe: Observer) -> PretrainResult:
         observe: Receives progress and notices.
 
     Raises:
-        TlcliError: If something is wrong with the images, the network or the machine, or the training fails.
+        TlcliError: If the images, the network or the machine do not fit the request, or training fails.
     """
     with use_device(task.request.device, "float32"):
         keras.utils.set_random_seed(task.request.seed)
-        # Built before any image is read, so that wrong weights are reported at once.
+        # Built before the images are read: wrong weights fail at once.
         built = backbone.build(task.card, size=(task.side, task.side), arguments=task.arguments, weights=task.weights)
         if task.request.unlabelled is None:
             return train_on_synthetic(task, built, observe)

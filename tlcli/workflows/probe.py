@@ -1,4 +1,4 @@
-"""Probe: how well a linear head does at every depth of one or several networks."""
+"""Probe: the accuracy of a linear classifier at every depth of one or several networks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,30 +18,30 @@ from tlcli.workflows.request import ProbeRequest
 from tlcli.zoo.resolve import ResolvedRecipe
 
 
-def probe(request: ProbeRequest, resolved: Sequence[ResolvedRecipe], observe: Observer) -> ProbeResult:
+def probe(request: ProbeRequest, recipes: Sequence[ResolvedRecipe], observe: Observer) -> ProbeResult:
     """Probe every network: one pass over the images, then one linear probe per depth.
 
     Args:
-        request: What the user asked for.
-        resolved: What `check_probe` made of it, one recipe per network.
+        request: The request.
+        recipes: One recipe per network, from `check_probe`.
         observe: Receives progress and notices.
 
     Raises:
-        TlcliError: If something is wrong with the request, the images, a network or the machine.
+        TlcliError: If the images, a network or the machine do not fit the request.
     """
-    # Every network reads the same images, so what is said about them is said once.
+    # Every network reads the same images. Notices about them appear once.
     observe = NoticeOnce(observe)
     data: dict[str, Any] = {}
     measured = []
-    with use_device(request.device, resolved[0].recipe.performance.precision):
-        for each in resolved:
-            for notice in each.notices:
+    with use_device(request.device, recipes[0].recipe.performance.precision):
+        for resolved in recipes:
+            for notice in resolved.notices:
                 observe(Noticed(notice, is_warning=True))
-            network = choose_network(each.recipe, measure=graph.measure_groups)
-            # Built before any image is read, so that wrong weights are reported at once.
-            backbone = build_backbone(each.recipe, network)
-            prepared = prepare(each.recipe, network, strict=False, observe=observe)
+            network = choose_network(resolved.recipe, measure=graph.measure_groups)
+            # Built before the images are read: wrong weights fail at once.
+            backbone = build_backbone(resolved.recipe, network)
+            prepared = prepare(resolved.recipe, network, strict=False, observe=observe)
             require_validation(prepared)
             data = data or prepared.plan.to_json()["data"]
-            measured.append(probe_depths(prepared, backbone, each.notices, observe))
-    return ProbeResult(data, tuple(each.probed for each in measured), tuple(compare_probes(measured)))
+            measured.append(probe_depths(prepared, backbone, resolved.notices, observe))
+    return ProbeResult(data, tuple(measured), tuple(compare_probes(measured)))

@@ -1,4 +1,4 @@
-"""What a user asks of a training command, and everything that is checked in a moment."""
+"""Requests of the training commands, and the quick checks: without reading an image or loading Keras."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,17 @@ from tlcli.zoo.resolve import ResolvedRecipe, resolve
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for: a recipe by name or file, settings as typed, and values of named options by recipe key."""
+    """A run that a user requests.
+
+    Attributes:
+        recipe: Name or file of the recipe.
+        settings: `KEY=VALUE` settings for the recipe, as after `--set`.
+        options: Values of command-line options, by recipe key.
+        strict: True to refuse unreadable images instead of skipping them.
+        out: The run folder; None for the next free one.
+        resume: The run folder to resume.
+        device: Where to train, as after `--device`.
+    """
 
     recipe: str = load.DEFAULT
     settings: tuple[str, ...] = ()
@@ -33,12 +43,12 @@ class Request:
 
 
 def check_request(request: Request) -> ResolvedRecipe:
-    """Everything that can be told in a moment: no image is read, no Keras loaded.
+    """Check a request and resolve its recipe, without reading an image or loading Keras.
 
-    Which network stands for `auto` is decided here, once; it takes a question to a server where nothing nearer answers.
+    Chooses the network for `auto`. This may contact a server to see if pretrained weights can be downloaded.
 
     Raises:
-        TlcliError: For the first thing that is wrong.
+        TlcliError: For the first problem.
     """
     recipe = load_recipe(request)
     check_images(recipe)
@@ -50,70 +60,65 @@ def check_request(request: Request) -> ResolvedRecipe:
 
 
 def _require_outside(out: Path | None, data: Path) -> None:
-    """Nothing is written into the image folder: a run in there would be taken for a class the next time."""
-    place = out or folder.RUNS
-    if place.resolve().is_relative_to(data.resolve()):
-        raise OutputError(
-            "the run folder would lie among the images",
-            where=str(place),
-            hint=f"Choose an --out outside {data}.",
-        )
+    """Refuse a run folder inside the image folder: the next run would read it as a class."""
+    run = out or folder.RUNS
+    if run.resolve().is_relative_to(data.resolve()):
+        raise OutputError("is inside the image folder", where=str(run), hint=f"Choose an --out outside {data}.")
 
 
 def load_recipe(request: Request) -> Recipe:
-    """The checked recipe with its options and settings applied; of an unfinished run, the recipe it began with.
+    """Load the recipe of a request with its settings and options, or that of the run to resume.
 
     Raises:
         RecipeError: With every problem of the recipe.
-        UsageError: If there is nothing to resume.
+        UsageError: If the run cannot be resumed, or the request changes its recipe.
     """
     if request.resume is None:
-        return _absolute(load.load(request.recipe, settings=request.settings, options=request.options))
+        return _with_absolute_paths(load.load(request.recipe, settings=request.settings, options=request.options))
     if request.settings or request.options or request.out or request.recipe != load.DEFAULT:
         raise UsageError(
-            "a resumed run keeps the folder and the recipe it began with",
+            "a resumed run keeps its folder and its recipe",
             where="--resume",
-            hint="Leave out DATA and all options that change the recipe or --out, or start a new run.",
+            hint="Leave out DATA, --out and all options that change the recipe, or start a new run.",
         )
     if record.read(request.resume).status == "complete":
-        raise UsageError(
-            "the run is complete", where=f"--resume {request.resume}", hint="Start a new one with another --out."
-        )
+        where = f"--resume {request.resume}"
+        raise UsageError("the run is complete", where=where, hint="Start a new run with another --out.")
     return load.load(str(request.resume / "recipe.yaml"))
 
 
-def _absolute(recipe: Recipe) -> Recipe:
-    """The recipe with paths that hold from anywhere: it is written down, to be run again and resumed."""
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths, so that the recipe of a run works in any folder."""
     data, model = recipe.data, recipe.model
     keys = ("path", "val", "test", "exclude")
-    folders = {key: _path(value) for key in keys if isinstance(value := getattr(data, key), Path)}
-    files: dict[str, str] = {}
+    data_paths = {key: _absolute(value) for key in keys if isinstance(value := getattr(data, key), Path)}
+    model_paths: dict[str, str] = {}
     if model.name != default.AUTO and catalogue.is_path(model.name):
-        files["name"] = str(_path(model.name))
+        model_paths["name"] = str(_absolute(model.name))
     if model.weights not in (None, RANDOM):
-        files["weights"] = str(_path(str(model.weights)))
-    changed = {"data": data.model_copy(update=folders), "model": model.model_copy(update=files)}
-    return recipe.model_copy(update=changed)
+        model_paths["weights"] = str(_absolute(str(model.weights)))
+    sections = {"data": data.model_copy(update=data_paths), "model": model.model_copy(update=model_paths)}
+    return recipe.model_copy(update=sections)
 
 
-def _path(written: str | Path) -> Path:
-    return Path(written).expanduser().resolve()
+def _absolute(path: str | Path) -> Path:
+    return Path(path).expanduser().resolve()
 
 
-def output_folder(request: Request, made: TrainPlan) -> Path:
-    """The run folder: the one to resume, the one asked for, or the next free one under runs/."""
-    return request.resume or request.out or free_folder(made.recipe)
+def output_folder(request: Request, plan: TrainPlan) -> Path:
+    """The run folder of a request: the one to resume, that of `--out`, or the next free one."""
+    return request.resume or request.out or free_folder(plan.recipe)
 
 
 def free_folder(recipe: Recipe) -> Path:
-    """The next free run folder for these images and this network."""
+    """The next free run folder in runs/ for the images and the network of a recipe."""
     return folder.default_folder(data_root(recipe), catalogue.find(recipe.model.name).name)
 
 
 def candidate_request(candidates: Candidates, name: str) -> Request:
-    """The request that runs one candidate: a new run, or the resumption of its interrupted one.
+    """The request that runs a candidate, or resumes its interrupted run.
 
-    What a crash or a failure left behind that cannot be resumed is removed.
+    Removes a run of this candidate that cannot be resumed.
     """
     out = candidates.folder(name)
     if candidates.is_complete(name):
@@ -126,34 +131,37 @@ def candidate_request(candidates: Candidates, name: str) -> Request:
 
 
 def check_candidates(request: Request, recipes: Sequence[str]) -> tuple[Candidates, list[ResolvedRecipe]]:
-    """Check every recipe as if it were to run alone, and that all use the images alike and can be judged by them.
+    """Check the recipes of a comparison, each and together. All must use the same images, split in the same way.
+
+    Returns:
+        The candidates, and their resolved recipes.
 
     Raises:
-        TlcliError: For the first thing that is wrong.
+        TlcliError: For the first problem.
     """
     names = _names(recipes)
-    settled = [_settled(request, recipe) for recipe in recipes]
-    first = settled[0].recipe
+    resolved = [_resolve_candidate(request, recipe) for recipe in recipes]
+    first = resolved[0].recipe
     if first.data.val == 0:
         raise UsageError(
-            "the best is chosen by validation images, and data.val is 0",
+            "data.val is 0, but validation images choose the best run",
             where="--compare",
             hint="Leave data.val at 0.15, or run the recipes one by one.",
         )
-    for name, each in zip(names, settled, strict=True):
-        wanted = [part.data.model_dump(mode="json") for part in (first, each.recipe)]
-        if keys := list(comparison.differences(wanted)):
+    for name, candidate in zip(names, resolved, strict=True):
+        sections = [recipe.data.model_dump(mode="json") for recipe in (first, candidate.recipe)]
+        if keys := list(comparison.differences(sections)):
             raise UsageError(
                 f"{names[0]} and {name} use the images differently (data.{', data.'.join(keys)})",
                 where="--compare",
-                hint=f"Give all the same, for example: --set data.{keys[0]}={getattr(first.data, keys[0], '…')}",
+                hint=f"Set the same for all, for example --set data.{keys[0]}={getattr(first.data, keys[0], '…')}",
             )
     out = request.out or free_folder(first)
-    return Candidates(out, tuple(names), request.strict, request.device), settled
+    return Candidates(out, tuple(names), request.strict, request.device), resolved
 
 
 def _names(recipes: Sequence[str]) -> list[str]:
-    """What the recipes are called by."""
+    """The names of the recipes, which also name their runs."""
     names = [Path(recipe).stem for recipe in recipes]
     if len(names) < 2:
         raise UsageError(
@@ -161,42 +169,42 @@ def _names(recipes: Sequence[str]) -> list[str]:
             where="--compare",
             hint="For example: --compare head-only,two-phase,unfreeze-until-plateau,full",
         )
-    if doubled := next((name for name in names if names.count(name) > 1), None):
+    if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(
-            f"two recipes are called '{doubled}', and their runs are told apart by that",
+            f"two recipes have the name '{repeated}'",
             where="--compare",
-            hint="Name each once; give one of two files another name.",
+            hint="Name each recipe once. Rename one of two files with the same name.",
         )
     return names
 
 
-def _settled(request: Request, recipe: str) -> ResolvedRecipe:
+def _resolve_candidate(request: Request, recipe: str) -> ResolvedRecipe:
     try:
-        settled = check_request(replace(request, recipe=recipe))
+        resolved = check_request(replace(request, recipe=recipe))
     except RecipeError as error:
-        # Options and settings are for all of them: which one it is that does not take them?
+        # Options and settings apply to all recipes, so the error names the recipe that refuses them.
         raise UsageError(str(error), where=f"--compare {recipe}") from error
-    choose_network(settled.recipe, measure=measure_in_subprocess)
-    return settled
+    choose_network(resolved.recipe, measure=measure_in_subprocess)
+    return resolved
 
 
-# The recipe of `tlcli probe`: its one phase is a linear probe.
+# The recipe of `tlcli probe`. Its only phase is a linear probe.
 PROBE_RECIPE = "head-only"
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """What was asked for. None is: not said.
+    """A probe that a user requests.
 
     Attributes:
         data: Folder of class folders.
-        models: Networks, as after `--model` elsewhere; empty for the usual one.
-        weights: A file, or `random`, instead of the network's own.
-        settings: `KEY=VALUE` of a recipe, as after `--set` elsewhere.
-        size: Input height and width, pixels.
-        plot: Picture to draw.
-        device: As after `--device` elsewhere.
+        models: Networks, as after `--model`; empty for the default network.
+        weights: A weights file or `random`; None for the pretrained weights.
+        settings: `KEY=VALUE` settings for the recipe, as after `--set`.
+        size: Input height and width, pixels; None for the size of the network.
+        plot: File for a plot of accuracy over depth.
+        device: Where to compute, as after `--device`.
         exclude: A list of images to leave out.
     """
 
@@ -211,26 +219,27 @@ class ProbeRequest:
 
 
 def check_probe(request: ProbeRequest) -> list[ResolvedRecipe]:
-    """One checked recipe for each network that was asked for: no image is read, no Keras loaded.
+    """Check a request and resolve one recipe per network, without reading an image or loading Keras.
 
     Raises:
-        TlcliError: For the first thing that is wrong.
+        TlcliError: For the first problem.
     """
     models: Sequence[str | None] = list(dict.fromkeys(request.models)) or [None]
     if len(models) > 1 and request.weights not in (None, RANDOM):
         raise UsageError(
-            f"one file fits one network (got {len(models)})",
+            f"a weights file fits one network (got {len(models)} networks)",
             where="--weights",
-            hint=f"Give one --model with it, card files with weights of their own, or: {RANDOM}.",
+            hint=f"Name one --model, or card files with their own weights, or use --weights {RANDOM}.",
         )
     if request.plot is not None:
-        _require_drawable(request.plot, request.data)
-    recipes = [load_recipe(_as_finetune(request, model)) for model in models]
+        _check_plot(request.plot, request.data)
+    recipes = [load_recipe(_finetune_request(request, model)) for model in models]
     check_images(recipes[0])
     return [resolve(recipe) for recipe in recipes]
 
 
-def _as_finetune(request: ProbeRequest, model: str | None) -> Request:
+def _finetune_request(request: ProbeRequest, model: str | None) -> Request:
+    """The request to fine-tune one network with the settings of a probe."""
     options: dict[str, Any] = {
         "data.path": str(request.data),
         "data.exclude": None if request.exclude is None else str(request.exclude),
@@ -238,11 +247,11 @@ def _as_finetune(request: ProbeRequest, model: str | None) -> Request:
         "model.name": model,
         "model.weights": request.weights,
     }
-    given = {key: value for key, value in options.items() if value is not None}
-    return Request(recipe=PROBE_RECIPE, settings=request.settings, options=given)
+    options = {key: value for key, value in options.items() if value is not None}
+    return Request(recipe=PROBE_RECIPE, settings=request.settings, options=options)
 
 
-def _require_drawable(path: Path, data: Path) -> None:
+def _check_plot(path: Path, data: Path) -> None:
     if path.suffix.lower() not in PLOT_FORMATS:
-        raise UsageError(f"the plot is one of {', '.join(PLOT_FORMATS)} (got '{path.name}')", where="--plot")
+        raise UsageError(f"must end in {', '.join(PLOT_FORMATS)} (got '{path.name}')", where="--plot")
     require_new_file(path, "--plot", outside=data)

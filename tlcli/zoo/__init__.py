@@ -1,1 +1,1 @@
-"""Which pretrained networks exist, and their weights on disk."""
+"""Pretrained networks: model cards, the catalogue, and weights on disk."""

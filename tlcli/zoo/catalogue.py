@@ -1,4 +1,4 @@
-"""The catalogue: find the card for a name, a card file, a model file or a run."""
+"""The catalogue: find model cards by name, card file, model file or run folder."""
 
 import fnmatch
 import json
@@ -15,19 +15,19 @@ from tlcli.zoo.card import CARD_SUFFIXES, ModelCard, Preprocessing, read_card
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 DEFAULT_SIZE = 224
-# Networks of former versions, and what they are called now.
+# Names of networks in earlier versions and their present names.
 RENAMED = {"drawn": "mobilenet_synthetic"}
-_TAKEN = (
-    "This version takes card names, keras:NAME, card files (.yaml), .keras and .h5 files, and run folders;"
-    " see: tlcli zoo list"
+_SUPPORTED = (
+    "A model is a card name, keras:NAME, a card file (.yaml), a .keras or .h5 file, or a run folder."
+    " For card names: tlcli zoo list"
 )
 
 
 def load() -> dict[str, ModelCard]:
-    """All bundled cards by name, in the order of their names.
+    """All bundled cards by name, sorted by name.
 
     Raises:
-        ModelError: A card file is wrong.
+        ModelError: A card file is invalid.
     """
     return dict(_bundled_cards(bundled("models")))
 
@@ -36,21 +36,21 @@ def names(pattern: str = "*") -> list[str]:
     """Names of the bundled cards that match a wildcard pattern, such as `mobilenet*`.
 
     Raises:
-        ModelError: Nothing matches.
+        ModelError: No name matches.
     """
     known = load()
-    if found := fnmatch.filter(known, pattern.lower()):
-        return found
+    if matches := fnmatch.filter(known, pattern.lower()):
+        return matches
     raise ModelError(
-        f"no model matches '{pattern}'", where="zoo", hint=f"{did_you_mean(pattern, known)} {_TAKEN}".strip()
+        f"no model matches '{pattern}'", where="zoo", hint=f"{did_you_mean(pattern, known)} {_SUPPORTED}".strip()
     )
 
 
 def find(text: str) -> ModelCard:
-    """The card for what a user typed after `--model`: a name, `keras:NAME`, a card file, a model file or a run folder.
+    """Find the card for a value of `--model`: a name, `keras:NAME`, a card file, a model file or a run folder.
 
     Raises:
-        ModelError: There is no such model or file, or it is of a kind that is not taken.
+        ModelError: There is no such model or file, or its kind is not supported.
     """
     known = load()
     source, colon, handle = text.partition(":")
@@ -62,38 +62,39 @@ def find(text: str) -> ModelCard:
     if text in RENAMED:
         raise ModelError(f"'{text}' was renamed", where="model", hint=f"Write {RENAMED[text]} instead.")
     if not colon:
-        raise ModelError(f"no model is called '{text}'", where="model", hint=_suggestion(text, known))
+        raise ModelError(f"there is no model '{text}'", where="model", hint=_suggestion(text, known))
     if source != "keras":
-        raise ModelError(f"models from '{source}:' are not taken (got '{text}')", where="model", hint=_TAKEN)
+        raise ModelError(f"models from '{source}:' are not supported (got '{text}')", where="model", hint=_SUPPORTED)
     if card := _by_name(handle, known):
         return card
-    raise ModelError(f"keras has no model '{handle}' with a card", where="model", hint=_suggestion(handle, known))
+    raise ModelError(f"there is no card for the Keras model '{handle}'", where="model", hint=_suggestion(handle, known))
 
 
 def is_path(text: str) -> bool:
-    """Whether `find` takes a text for the path of a file or folder."""
+    """True if `find` reads the text as the path of a file or folder."""
     known = load()
     is_name = text in known or _by_name(text, known) is not None
     return not is_name and (Path(text).expanduser().exists() or _looks_like_path(text))
 
 
-def outputs(file: Path) -> int | None:
-    """How many numbers the network in a model file answers with, where it ends in a head, read without Keras.
+def count_outputs(file: Path) -> int | None:
+    """Number of outputs of the network in a model file, read without Keras; None if it has no head.
 
-    A head is a dense layer, or a convolution above a global pooling or with nothing but one and a softmax above it.
+    A head is a dense layer, a convolution above a global pooling, or a convolution with only a global pooling and a
+    softmax above it.
     """
-    found, channels, is_pooled = None, None, False
+    count, channels, is_pooled = None, None, False
     for kind, config in _layers(_config(file)):
         if kind == "Dense":
-            found = config.get("units")
+            count = config.get("units")
         elif "Conv" in kind:
             channels = config.get("filters")
-            found = channels if is_pooled else None
+            count = channels if is_pooled else None
         elif kind.startswith("Global"):
             is_pooled = True
-        elif is_pooled and found is None and (kind == "Softmax" or config.get("activation") == "softmax"):
-            found = channels
-    return found
+        elif is_pooled and count is None and (kind == "Softmax" or config.get("activation") == "softmax"):
+            count = channels
+    return count
 
 
 @cache
@@ -103,14 +104,14 @@ def _bundled_cards(folder: Path) -> dict[str, ModelCard]:
 
 
 def _by_name(text: str, known: dict[str, ModelCard]) -> ModelCard | None:
-    """The card whose name or Keras class name is `text`, whatever the case, dashes and underscores.
+    """The card whose name or Keras class name is `text`, apart from case, dashes and underscores.
 
-    A class name means the network with the weights that Keras publishes, not a card that brings others.
+    A class name means the network with the weights that Keras publishes, not a card with weights of its own.
     """
-    wanted = _plain(text)
+    name = _plain(text)
     for card in known.values():
         handle = card.source.partition(":")[2] if card.weights is None else card.name
-        if wanted in (_plain(card.name), _plain(handle)):
+        if name in (_plain(card.name), _plain(handle)):
             return card
     return None
 
@@ -132,7 +133,7 @@ def _is_card_file(path: Path) -> bool:
 
 
 def _file_card(path: Path) -> ModelCard:
-    """A card for a model file or the model of a run; what it says of the input comes from the file's own config."""
+    """A card for a model file or the model of a run. Input size and preprocessing come from the file."""
     file, name = _model_file(path)
     layers = list(_layers(_config(file)))
     size, title = _input_size(layers)
@@ -148,17 +149,17 @@ def _file_card(path: Path) -> ModelCard:
 
 
 def _model_file(path: Path) -> tuple[Path, str]:
-    """The file behind a path a user gave, and the name to call the model by."""
+    """The model file for a path from the user, and a name for the model."""
     if path.is_dir():
         if (path / "model.keras").is_file() and (path / "run.json").is_file():
             return path / "model.keras", path.resolve().name
         raise ModelError(
-            "is a folder, but not that of a run (no model.keras and run.json)", where=str(path), hint=_TAKEN
+            "is a folder, but not a run folder with model.keras and run.json", where=str(path), hint=_SUPPORTED
         )
     if not path.exists():
-        raise ModelError("there is no such file", where=str(path), hint=_TAKEN)
+        raise ModelError("there is no such file", where=str(path), hint=_SUPPORTED)
     if path.suffix.lower() not in SUFFIXES:
-        raise ModelError(f"is no Keras model file (got suffix '{path.suffix}')", where=str(path), hint=_TAKEN)
+        raise ModelError(f"is not a Keras model file (got suffix '{path.suffix}')", where=str(path), hint=_SUPPORTED)
     return path, path.stem
 
 
@@ -168,9 +169,9 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except ValueError as error:
-        raise ModelError(f"holds a configuration that cannot be read ({error})", where=str(path)) from error
+        raise ModelError(f"has an invalid model configuration ({error})", where=str(path)) from error
     if not isinstance(config, dict):
-        raise ModelError("holds no model configuration", where=str(path))
+        raise ModelError("has no model configuration", where=str(path))
     return config
 
 
@@ -180,7 +181,7 @@ def _archive_config(path: Path) -> str | bytes:
             return archive.read("config.json")
     except (zipfile.BadZipFile, KeyError, OSError) as error:
         raise ModelError(
-            f"is no Keras model ({error})", where=str(path), hint="The file may be damaged or only partly copied."
+            f"is not a Keras model ({error})", where=str(path), hint="The file may be damaged or incomplete."
         ) from error
 
 
@@ -192,22 +193,22 @@ def _hdf5_config(path: Path) -> str | bytes:
             config: str | bytes | None = file.attrs.get("model_config")
     except OSError as error:
         raise ModelError(
-            f"is no Keras model ({error})", where=str(path), hint="The file may be damaged or only partly copied."
+            f"is not a Keras model ({error})", where=str(path), hint="The file may be damaged or incomplete."
         ) from error
     if config is None:
         raise ModelError(
-            "holds weights only, no model",
+            "holds weights but no model",
             where=str(path),
-            hint="Name the network and give the file as its weights:"
-            f" --model NAME --weights {path}; for inspect NAME --set model.weights={path}",
+            hint="Name the network, and use the file as its weights:"
+            f" --model NAME --weights {path} (for inspect: NAME --set model.weights={path}).",
         )
     return config
 
 
 def _layers(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Class name and configuration of every layer, in order; nested models are dissolved."""
+    """Class name and configuration of each layer, in order, including the layers of nested models."""
     inner = config.get("config")
-    # The oldest Sequential files keep the bare list of layers there.
+    # The oldest Sequential files have the list of layers here.
     children = inner.get("layers") if isinstance(inner, dict) else inner
     if isinstance(children, list):
         for child in children:
@@ -217,19 +218,19 @@ def _layers(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _input_size(layers: list[tuple[str, dict[str, Any]]]) -> tuple[int, str]:
-    """Side of the input in pixels, and a title; 224 where the file leaves the size open."""
+    """Input size in pixels, and a title. The size is 224 if the file does not fix it."""
     for _, config in layers:
         shape = config.get("batch_shape") or config.get("batch_input_shape")
         if shape and len(shape) == 4:
             sides = [side for side in shape[1:3] if side]
-            # A card holds one side; of a model for oblong images the longer keeps all detail.
+            # A card has one size. For oblong inputs, the longer side keeps all detail.
             size = max(sides, default=DEFAULT_SIZE)
             return size, f"Keras model file for {shape[1] or 'any'}x{shape[2] or 'any'} pixels"
     return DEFAULT_SIZE, "Keras model file"
 
 
 def _own_preprocessing(layers: list[tuple[str, dict[str, Any]]]) -> Preprocessing | None:
-    """`none` when the model itself scales its input before its first convolution, None when nothing tells."""
+    """`none` if the model scales its input before its first convolution or dense layer, otherwise None (unknown)."""
     for kind, _ in layers:
         if kind in ("Rescaling", "Normalization"):
             return "none"

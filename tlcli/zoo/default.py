@@ -1,4 +1,4 @@
-"""Which network `auto` stands for: MobileNetV2 if its ImageNet weights are available, else the bundled one."""
+"""The network that `auto` stands for: MobileNetV2 if its ImageNet weights are available, else the bundled network."""
 
 import http.client
 import os
@@ -16,7 +16,7 @@ from tlcli.zoo.card import ModelCard, require_arguments
 AUTO = "auto"
 PREFERRED = "mobilenet_v2"
 BUNDLED = "mobilenet_synthetic"
-# Where Keras fetches the weights of PREFERRED; keras.src.applications.mobilenet_v2 has the same under BASE_WEIGHT_PATH.
+# The address of the weights of PREFERRED, equal to keras.src.applications.mobilenet_v2.BASE_WEIGHT_PATH.
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
 WAIT_S = 3.0
 _PUBLISHED_SIZES = (96, 128, 160, 192, 224)
@@ -24,19 +24,19 @@ _PUBLISHED_SIZES = (96, 128, 160, 192, 224)
 
 @dataclass(frozen=True)
 class Choice:
-    """The network taken for `auto`; `notice` says why and at what cost where it is not the preferred one."""
+    """The network chosen for `auto`. If it is not the preferred one, `notice` gives the reason and the consequences."""
 
     name: str
     notice: str = ""
 
 
 def choose_default(arguments: Mapping[str, Any], size: tuple[int, int] | None, weights: str | None) -> Choice:
-    """Settle `auto`: asks the disk first, then the network, for at most `WAIT_S` seconds.
+    """Choose the network for `auto`. Looks for weights on disk first, then on the server, at most `WAIT_S` seconds.
 
     Args:
         arguments: Architecture arguments of the recipe.
-        size: Input height and width, pixels; None for the network's own.
-        weights: Weights named in the recipe. With them nothing has to be fetched.
+        size: Input height and width, pixels; None for the size of the network.
+        weights: Weights named in the recipe; then no weights need to be fetched.
     """
     if weights is not None or not _fits_bundled(arguments):
         return Choice(PREFERRED)
@@ -47,7 +47,7 @@ def choose_default(arguments: Mapping[str, Any], size: tuple[int, int] | None, w
 
 
 def weights_file(arguments: Mapping[str, Any], size: tuple[int, int] | None) -> str:
-    """The file in which Keras keeps the ImageNet weights of MobileNetV2 without top.
+    """Name of the file with the ImageNet weights of MobileNetV2 without top.
 
     >>> weights_file({"alpha": 0.35}, (96, 96))
     'mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_96_no_top.h5'
@@ -61,7 +61,7 @@ def weights_file(arguments: Mapping[str, Any], size: tuple[int, int] | None) -> 
 
 
 def keras_cache() -> Path:
-    """Where Keras keeps what it downloads, found the way Keras does, without loading it."""
+    """The folder of Keras's downloads, by the rules of Keras but without loading it."""
     if home := os.environ.get("KERAS_HOME"):
         return Path(home)
     home = os.path.expanduser("~")
@@ -69,12 +69,12 @@ def keras_cache() -> Path:
 
 
 def can_fetch(url: str) -> bool:
-    """Whether a file can be had from a server within `WAIT_S` seconds; only its header is asked for.
+    """True if a server offers a file within `WAIT_S` seconds. Only the header is requested.
 
-    Proxies are used as the environment names them.
+    Proxies of the environment are used.
     """
     answers: list[bool] = []
-    # Looking up a name has no time limit of its own; a daemon thread can be left behind.
+    # Name resolution has no timeout, so it runs in a daemon thread that can be abandoned.
     thread = threading.Thread(target=lambda: answers.append(_answers(url)), daemon=True)
     thread.start()
     thread.join(WAIT_S)
@@ -87,12 +87,12 @@ def _answers(url: str) -> bool:
         with urllib.request.build_opener().open(request, timeout=WAIT_S):
             return True
     except (OSError, http.client.HTTPException, ValueError):
-        # Any failure has the same meaning here; a download that is tried tells its reason.
+        # The reason does not matter here; a real download reports it.
         return False
 
 
 def _fits_bundled(arguments: Mapping[str, Any]) -> bool:
-    """Whether the arguments leave the bundled network as it is. Who asks for another wants its weights, or none."""
+    """True if the bundled weights fit the arguments. For other arguments the bundled network is no substitute."""
     try:
         require_arguments(catalogue.find(BUNDLED), arguments)
     except WeightsError:
@@ -102,9 +102,9 @@ def _fits_bundled(arguments: Mapping[str, Any]) -> bool:
 
 def _notice(card: ModelCard) -> str:
     return (
-        f"the ImageNet weights of {PREFERRED} are neither in Keras's cache nor can they be fetched from here, so the"
-        f" bundled network '{card.name}' is used. It was trained on synthetic images of {card.size} × {card.size} pixels:"
-        " on photographs expect clearly lower accuracy than with ImageNet weights (docs/recipes.md, model)."
-        f" To have those: --model {PREFERRED} with a connection, or with --weights FILE."
-        f" To choose the bundled network yourself: --model {card.name}"
+        f"the ImageNet weights of {PREFERRED} are neither in Keras's cache nor reachable, so the bundled network"
+        f" '{card.name}' is used. It was trained on synthetic images of {card.size} × {card.size} pixels: expect"
+        " clearly lower accuracy on photographs than with ImageNet weights (docs/recipes.md, model)."
+        f" For ImageNet weights: --model {PREFERRED} with a connection, or with --weights FILE."
+        f" To choose the bundled network explicitly: --model {card.name}"
     )

@@ -1,4 +1,4 @@
-"""From a recipe to its network: the card, the input size, and a check that the weights exist."""
+"""Resolve the network of a recipe: its card, its input size, and a check of its weights."""
 
 import time
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from tlcli.zoo.card import ModelCard, require_arguments, verified_weights
 
 
 def input_size(recipe: Recipe, card: ModelCard | None = None) -> tuple[int, int]:
-    """Height and width of the network's input, pixels. Without `card`, the card is that of the recipe's network.
+    """Height and width of the network's input, pixels. By default `card` is the card of the recipe's network.
 
     Raises:
         ModelError: If there is no such network, or the size is below its minimum.
@@ -32,12 +32,12 @@ def check_size(card: ModelCard, size: tuple[int, int], *, where: str) -> None:
         raise ModelError(
             f"{card.name} takes at least {card.min_size} × {card.min_size} pixels (got {size[0]} × {size[1]})",
             where=where,
-            hint=f"Choose {card.min_size} {card.min_size} or more; its own size is {card.size} {card.size}.",
+            hint=f"Choose {card.min_size} {card.min_size} or more; its default size is {card.size} {card.size}.",
         )
 
 
 def resolve_card(recipe: Recipe, card: ModelCard) -> ModelCard:
-    """The card, with the preprocessing of the recipe if the recipe names one.
+    """The card, with the preprocessing of the recipe if the recipe sets it.
 
     Raises:
         ModelError: If neither the recipe nor the card states the preprocessing.
@@ -56,12 +56,12 @@ def resolve_card(recipe: Recipe, card: ModelCard) -> ModelCard:
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """A checked recipe whose network is decided.
+    """A checked recipe with a resolved network.
 
     Attributes:
-        recipe: The recipe with the values of the card in place of `auto`.
-        notices: What the user should know about the choice of the network.
-        began: When the command began, seconds on `time.perf_counter`.
+        recipe: The recipe, with values of the card in place of `auto`.
+        notices: Notices for the user about the choice of the network.
+        began: Start of the command, seconds on `time.perf_counter`.
     """
 
     recipe: Recipe
@@ -70,32 +70,32 @@ class ResolvedRecipe:
 
 
 def resolve(recipe: Recipe, *, needs_weights: bool = True) -> ResolvedRecipe:
-    """Decide which network a recipe means and check everything that needs neither Keras nor images.
+    """Resolve the network of a recipe, and check everything that needs neither Keras nor images.
 
     Raises:
-        TlcliError: If there is no such network, the input size is too small, or the weights are missing or damaged.
+        TlcliError: If there is no such network, the input is too small, or the weights are missing or damaged.
     """
-    named, notices = _named(recipe)
-    card = resolve_card(named, catalogue.find(named.model.name))
-    input_size(named, card)
+    resolved, notices = _choose_network(recipe)
+    card = resolve_card(resolved, catalogue.find(resolved.model.name))
+    input_size(resolved, card)
     if needs_weights:
-        _require_weights(named, card)
-    phases = [phase.fill_auto(card.fine_tuning.model_dump(exclude={"epochs"})) for phase in named.phases]
-    return ResolvedRecipe(named.model_copy(update={"phases": phases}), notices)
+        _require_weights(resolved, card)
+    phases = [phase.fill_auto(card.fine_tuning.model_dump(exclude={"epochs"})) for phase in resolved.phases]
+    return ResolvedRecipe(resolved.model_copy(update={"phases": phases}), notices)
 
 
-def _named(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe with a network in place of `auto`, and notices about the choice."""
+def _choose_network(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe with a network in place of `model.name: auto`, and notices about the choice."""
     model, size = recipe.model, recipe.data.size
     if model.name != default.AUTO:
         return recipe, ()
     choice = default.choose_default(model.arguments, None if size == "auto" else size, model.weights)
-    named = recipe.model_copy(update={"model": model.model_copy(update={"name": choice.name})})
-    return named, (choice.notice,) if choice.notice else ()
+    resolved = recipe.model_copy(update={"model": model.model_copy(update={"name": choice.name})})
+    return resolved, (choice.notice,) if choice.notice else ()
 
 
 def _require_weights(recipe: Recipe, card: ModelCard) -> None:
-    """Check the weights before Keras loads: missing, damaged, or made for other arguments."""
+    """Check that the weights exist, are undamaged, and fit the arguments, before Keras loads."""
     weights = recipe.model.weights
     if weights is None and card.weights is not None:
         require_arguments(card, recipe.model.arguments)
@@ -104,5 +104,5 @@ def _require_weights(recipe: Recipe, card: ModelCard) -> None:
         raise WeightsError(
             f"there is no file '{weights}'",
             where="model.weights",
-            hint=f"Give a path of .h5 or .keras weights, or: {RANDOM}",
+            hint=f"Give the path of .h5 or .keras weights, or {RANDOM}.",
         )

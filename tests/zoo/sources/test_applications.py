@@ -1,4 +1,4 @@
-"""Networks of keras.applications: their arguments, and their weights from a real server on this machine."""
+"""Networks of keras.applications: their arguments, and downloads of their weights from a local server."""
 
 import hashlib
 import http.server
@@ -23,8 +23,8 @@ SMALL = {"size": (96, 96), "arguments": {"alpha": 0.35}}
 
 
 def card(kind: str, **changes) -> ModelCard:
-    known = {"name": kind.lower(), "source": f"keras:{kind}", "title": kind, "size": 224, "min_size": 32}
-    return ModelCard(**{**known, "preprocessing": "tf", "licence": "Apache-2.0", **changes})
+    defaults = {"name": kind.lower(), "source": f"keras:{kind}", "title": kind, "size": 224, "min_size": 32}
+    return ModelCard(**{**defaults, "preprocessing": "tf", "licence": "Apache-2.0", **changes})
 
 
 MOBILENET = card("MobileNetV2")
@@ -40,7 +40,7 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[Server]:
-    """A file server in the place of Keras's, and an empty cache."""
+    """A file server in place of Keras's, and an empty cache."""
     folder, cache = tmp_path / "served", tmp_path / "keras"
     folder.mkdir()
     cache.mkdir()
@@ -81,49 +81,49 @@ def published_mobilenet(server: Server) -> keras.Model:
     return publish(applications.architecture(MOBILENET, **SMALL), server.folder / FILE)
 
 
-def same(network: keras.Model, other: keras.Model) -> bool:
+def have_equal_weights(network: keras.Model, other: keras.Model) -> bool:
     pairs = zip(network.get_weights(), other.get_weights(), strict=True)
-    return all(np.array_equal(ours, theirs) for ours, theirs in pairs)
+    return all(np.array_equal(one, two) for one, two in pairs)
 
 
-def test_weights_are_downloaded_then_come_from_the_cache(server, capsys):
+def test_weights_are_downloaded_once(server, capsys):
     source = published_mobilenet(server)
-    assert same(applications.pretrained(MOBILENET, **SMALL), source)
+    assert have_equal_weights(applications.pretrained(MOBILENET, **SMALL), source)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "Downloading" in printed.err
     assert (server.cache / "models" / FILE).is_file()
     server.stop()
-    assert same(applications.pretrained(MOBILENET, **SMALL), source)
+    assert have_equal_weights(applications.pretrained(MOBILENET, **SMALL), source)
 
 
-def test_sizes_without_weights_of_their_own_take_those_for_224(server):
+def test_sizes_without_published_weights_use_those_for_224(server):
     name = FILE.replace("_96_", "_224_")
     source = publish(applications.architecture(MOBILENET, **SMALL), server.folder / name)
     network = applications.pretrained(MOBILENET, size=(80, 120), arguments={"alpha": 0.35})
     assert network.input.shape == (None, 80, 120, 3)
-    assert same(network, source)
+    assert have_equal_weights(network, source)
 
 
-def test_a_file_that_is_not_there_says_what_to_do(server):
+def test_a_missing_file_on_the_server_gives_the_next_steps(server):
     with pytest.raises(WeightsError) as caught:
         applications.pretrained(MOBILENET, **SMALL)
     text = str(caught.value)
     assert f"{server.url}{FILE} (404 -- " in text
-    assert f"Put the file at {server.cache / 'models' / FILE} by hand" in text
+    assert f"Copy the file to {server.cache / 'models' / FILE}" in text
     assert "--weights FILE" in text
     assert "--weights random" in text
     assert "tlcli demo" in text
     assert "--model mobilenet_synthetic" in text
 
 
-def test_no_server_says_what_to_do(server):
+def test_an_unreachable_server_gives_the_next_step(server):
     server.stop()
-    with pytest.raises(WeightsError, match=rf"{server.url}{FILE} \(.*refused.*by hand"):
+    with pytest.raises(WeightsError, match=rf"{server.url}{FILE} \(.*refused.*Copy the file to"):
         applications.pretrained(MOBILENET, **SMALL)
 
 
-def test_a_download_that_breaks_off_leaves_nothing(server, monkeypatch):
+def test_an_interrupted_download_leaves_no_file(server, monkeypatch):
     published_mobilenet(server)
 
     def send_half(self, source, output):
@@ -135,7 +135,7 @@ def test_a_download_that_breaks_off_leaves_nothing(server, monkeypatch):
     assert not (server.cache / "models" / FILE).exists()
 
 
-def test_a_damaged_file_in_the_cache_is_named(server):
+def test_a_damaged_file_in_the_cache_is_an_error_with_its_path(server):
     cached = server.cache / "models" / FILE
     cached.parent.mkdir()
     published_mobilenet(server)
@@ -144,14 +144,14 @@ def test_a_damaged_file_in_the_cache_is_named(server):
         applications.pretrained(MOBILENET, **SMALL)
 
 
-def test_a_file_put_into_the_cache_by_hand_is_used(server):
+def test_a_file_copied_into_the_cache_is_used(server):
     source = published_mobilenet(server)
     (server.cache / "models").mkdir()
     (server.folder / FILE).rename(server.cache / "models" / FILE)
-    assert same(applications.pretrained(MOBILENET, **SMALL), source)
+    assert have_equal_weights(applications.pretrained(MOBILENET, **SMALL), source)
 
 
-def efficientnet_with_imagenet_colours(path: Path) -> keras.Model:
+def efficientnet_with_imagenet_variance(path: Path) -> keras.Model:
     network = applications.architecture(card("EfficientNetB0"), size=(32, 32), arguments={})
     normalization = next(layer for layer in network.layers if isinstance(layer, keras.layers.Normalization))
     imagenet = [[0.485, 0.456, 0.406], [0.229**2, 0.224**2, 0.225**2], 0]
@@ -160,30 +160,30 @@ def efficientnet_with_imagenet_colours(path: Path) -> keras.Model:
     return publish(network, path)
 
 
-def test_efficientnet_from_a_file_is_the_network_keras_downloads(server, monkeypatch):
+def test_an_efficientnet_from_a_file_equals_the_downloaded_one(server, monkeypatch):
     path = server.folder / "efficientnetb0_notop.h5"
-    network = efficientnet_with_imagenet_colours(path)
+    network = efficientnet_with_imagenet_variance(path)
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     monkeypatch.setitem(efficientnet.WEIGHTS_HASHES, "b0", ("", md5))
     downloaded = applications.pretrained(card("EfficientNetB0"), size=(32, 32), arguments={})
     completed = applications.as_published(card("EfficientNetB0"), network)
     image = np.random.default_rng(0).random((1, 32, 32, 3), "float32") * 255
-    seen = [
+    inputs = [
         keras.Model(net.inputs[0], net.get_layer("stem_conv_pad").input)(image).numpy()
         for net in (network, downloaded, completed)
     ]
-    assert not np.allclose(seen[0], seen[1], rtol=0.1)
-    np.testing.assert_allclose(seen[2], seen[1], rtol=1e-6)
-    assert same(completed, downloaded)
+    assert not np.allclose(inputs[0], inputs[1], rtol=0.1)
+    np.testing.assert_allclose(inputs[2], inputs[1], rtol=1e-6)
+    assert have_equal_weights(completed, downloaded)
     assert len(completed.layers) == len(downloaded.layers)
 
 
-def test_an_efficientnet_with_colours_of_its_own_is_left_alone():
+def test_an_efficientnet_with_another_normalization_stays_as_it_is():
     network = applications.architecture(card("EfficientNetB0"), size=(32, 32), arguments={})
     assert applications.as_published(card("EfficientNetB0"), network) is network
 
 
-def test_a_wrong_checksum_is_told(server):
+def test_a_wrong_checksum_is_an_error(server):
     (server.folder / "efficientnetb0_notop.h5").write_bytes(b"something else")
     with pytest.raises(WeightsError, match=r"efficientnetb0_notop\.h5 \(.*hash does not match"):
         applications.pretrained(card("EfficientNetB0"), size=(32, 32), arguments={})
@@ -192,7 +192,7 @@ def test_a_wrong_checksum_is_told(server):
 @pytest.mark.parametrize(
     ("kind", "arguments"), [("MobileNetV2", {"alpha": 0.42}), ("MobileNet", {"depth_multiplier": 2})]
 )
-def test_arguments_without_published_weights_are_told(kind, arguments):
+def test_arguments_without_published_weights_are_an_error(kind, arguments):
     with pytest.raises(WeightsError, match=r"publishes no ImageNet weights .*--weights random"):
         applications.pretrained(card(kind), size=(96, 96), arguments=arguments)
 
@@ -210,22 +210,22 @@ def test_arguments_without_published_weights_are_told(kind, arguments):
         ({"alpha": True}, "cannot be True"),
     ],
 )
-def test_wrong_arguments_list_the_allowed_ones(build, arguments, message):
+def test_invalid_arguments_list_the_allowed_ones(build, arguments, message):
     with pytest.raises(ModelError, match=message):
         build(MOBILENET, size=(96, 96), arguments=arguments)
 
 
-def test_networks_without_arguments_say_so():
+def test_networks_without_arguments_list_none():
     with pytest.raises(ModelError, match="Arguments of vgg16: none"):
         applications.architecture(card("VGG16"), size=(96, 96), arguments={"alpha": 1.0})
 
 
 def test_images_below_the_smallest_size_are_refused():
-    with pytest.raises(ModelError, match=r"images of 64x70 pixels. The smallest it takes is 75x75"):
+    with pytest.raises(ModelError, match=r"images of 64x70 pixels. The smallest size is 75x75"):
         applications.architecture(card("InceptionV3", min_size=75), size=(64, 70), arguments={})
 
 
-def test_keras_refusing_a_size_the_card_allows_is_told():
+def test_a_size_that_only_keras_refuses_is_an_error():
     with pytest.raises(ModelError, match="cannot be built"):
         applications.architecture(card("InceptionV3", min_size=1), size=(64, 64), arguments={})
 
@@ -237,11 +237,11 @@ def test_the_users_arguments_override_the_cards():
     assert build(narrow, size=(32, 32), arguments={"alpha": 1.0}).get_layer("Conv1").filters == 32
 
 
-def test_the_top_is_built_when_asked_for():
+def test_include_top_adds_the_classification_top():
     network = applications.architecture(MOBILENET, size=(32, 32), arguments={}, include_top=True, classes=4)
     assert network.output.shape == (None, 4)
 
 
-def test_a_network_keras_does_not_have_is_named():
+def test_an_unknown_keras_network_is_an_error():
     with pytest.raises(ModelError, match="has no 'MobileNetV9'"):
         applications.architecture(card("MobileNetV9"), size=(32, 32), arguments={})

@@ -1,4 +1,4 @@
-"""Whole models from files, old and new, and the same without their top."""
+"""Whole models from files of Keras 2 and 3, removal of their top, and resizing."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def small_base(side: int | None = 32, name: str = "base") -> keras.Model:
 
 
 def with_head(base: keras.Model) -> keras.Model:
-    """The way of the Keras guides: rescaling, the base model called with training=False, pooling, dropout, dense."""
+    """A model as in the Keras guides: rescaling, base model called with training=False, pooling, dropout, dense."""
     inputs = keras.Input((32, 32, 3))
     x = base(layers.Rescaling(2.0, name="scale")(inputs), training=False)
     x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
@@ -40,7 +40,7 @@ def teachable_machine(base: keras.Model) -> keras.Model:
     return model
 
 
-def test_a_keras_2_file_with_groups_gives_stock_layers(sample):
+def test_a_keras_2_file_with_groups_gives_built_in_layers(sample):
     path = sample("mobilenet_v1_0.25_224_imagenet") / "mobilenet_v1_0.25_224.h5"
     with h5py.File(path) as file:
         assert '"groups": 1' in file.attrs["model_config"]
@@ -54,7 +54,7 @@ def test_a_keras_2_file_with_groups_gives_stock_layers(sample):
     np.testing.assert_allclose(network(image(224)), reference(image(224)), rtol=1e-5, atol=1e-5)
 
 
-def test_the_file_is_left_as_it_was(sample):
+def test_loading_does_not_change_the_file(sample):
     path = sample("mobilenet_v1_0.25_224_imagenet") / "mobilenet_v1_0.25_224.h5"
     before = path.read_bytes()
     keras_file.load(path)
@@ -74,7 +74,7 @@ def test_a_resnet_is_cut_before_its_pooling(sample):
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("make", [with_head, teachable_machine])
 @pytest.mark.filterwarnings("ignore:.*HDF5 file")
-def test_nested_models_are_dissolved(tmp_path, make, suffix):
+def test_nested_models_are_replaced_by_their_layers(tmp_path, make, suffix):
     base = small_base()
     model = make(base)
     model.save(tmp_path / f"net{suffix}")
@@ -87,7 +87,7 @@ def test_nested_models_are_dissolved(tmp_path, make, suffix):
     assert all(network.get_layer(name).output is not None for name in names)
 
 
-def test_layers_of_one_name_in_two_nested_models_are_renamed():
+def test_layers_with_equal_names_in_nested_models_are_renamed():
     model = keras.Sequential([keras.Input((32, 32, 3)), small_base(name="low")])
     high = keras.Sequential([keras.Input((16, 16, 4)), layers.Conv2D(2, 3, name="c1")], name="high")
     model = keras.Sequential([*model.layers, high, layers.GlobalMaxPooling2D(), layers.Dense(2)])
@@ -97,7 +97,7 @@ def test_layers_of_one_name_in_two_nested_models_are_renamed():
     assert network.output.shape == (None, 14, 14, 2)
 
 
-def test_models_of_unknown_input_size_are_taken():
+def test_models_with_a_variable_input_size_are_supported():
     base = small_base(None)
     model = keras.Model(base.inputs[0], layers.Dense(2)(layers.GlobalAveragePooling2D()(base.outputs[0])))
     network = keras_file.without_top(model)
@@ -105,26 +105,26 @@ def test_models_of_unknown_input_size_are_taken():
     assert keras_file.resized(network, (20, 40)).output.shape == (None, 10, 20, 4)
 
 
-def test_pooling_that_keeps_one_pixel_belongs_to_the_top():
+def test_pooling_to_one_pixel_belongs_to_the_top():
     base = small_base()
     pooled = layers.GlobalAveragePooling2D(keepdims=True)(base.outputs[0])
     logits = layers.Flatten()(layers.Conv2D(7, 1, name="logits")(pooled))
     assert keras_file.without_top(keras.Model(base.inputs[0], logits)).layers[-1].name == "d1"
 
 
-def test_one_pixel_from_convolutions_is_a_feature():
+def test_one_pixel_from_convolutions_is_not_part_of_the_top():
     base = small_base()
     narrow = layers.Conv2D(6, 16, name="last")(base.outputs[0])
     model = keras.Model(base.inputs[0], layers.Dense(2)(layers.Flatten()(narrow)))
     assert keras_file.without_top(model).layers[-1].name == "last"
 
 
-def test_a_network_without_a_top_stays_whole():
+def test_a_network_without_a_top_stays_as_it_is():
     network = keras_file.without_top(small_base())
     assert network.layers[-1].name == "d1"
 
 
-def test_resized_copies_weights_or_not():
+def test_resized_can_copy_weights():
     base = small_base()
     copy, fresh = keras_file.resized(base, (64, 48)), keras_file.resized(base, None, copy_weights=False)
     assert copy.input.shape == (None, 64, 48, 3)
@@ -133,17 +133,17 @@ def test_resized_copies_weights_or_not():
     assert not np.array_equal(fresh.layers[1].kernel, base.layers[1].kernel)
 
 
-def test_a_copy_normalises_as_the_original():
+def test_a_copy_normalises_like_the_original():
     network = keras.Sequential([keras.Input((8, 8, 3)), layers.Normalization(), layers.Conv2D(2, 1)])
     network.layers[0].adapt(image(8) * 50)
     copy = keras_file.resized(keras_file.without_top(network), (8, 8))
     np.testing.assert_allclose(copy(image(8)), network(image(8)), rtol=1e-5)
 
 
-def test_a_network_bound_to_its_size_cannot_be_resized():
+def test_a_network_with_a_fixed_size_cannot_be_resized():
     inputs = keras.Input((8, 8, 3))
     network = keras.Model(inputs, layers.Reshape((4, 16, 3))(inputs), name="bound")
-    with pytest.raises(ModelError, match=r"bound: .*images of 16x16.*made for 8x8"):
+    with pytest.raises(ModelError, match=r"bound: .*images of 16x16.*input size is 8x8"):
         keras_file.resized(network, (16, 16))
 
 
@@ -176,7 +176,7 @@ def two_branches() -> keras.Model:
         (two_branches, "2 tensors"),
     ],
 )
-def test_models_that_cannot_be_cut_say_why(make, message):
+def test_models_that_cannot_be_cut_give_the_reason(make, message):
     with pytest.raises(ModelError, match=message):
         keras_file.without_top(make())
 
@@ -184,7 +184,7 @@ def test_models_that_cannot_be_cut_say_why(make, message):
 def test_code_in_a_file_is_not_run(tmp_path):
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.Lambda(lambda x: x * 2)])
     model.save(tmp_path / "net.keras")
-    with pytest.raises(ModelError, match=r"net\.keras: holds a Lambda layer.*Replace it"):
+    with pytest.raises(ModelError, match=r"net\.keras: has a Lambda layer.*Replace it"):
         keras_file.load(tmp_path / "net.keras")
 
 
@@ -194,7 +194,7 @@ class Strange(keras.layers.Layer):
         return inputs
 
 
-def test_layers_that_are_not_known_are_named(tmp_path):
+def test_unknown_layers_are_named(tmp_path):
     model = keras.Sequential([keras.Input((8, 8, 3)), Strange()])
     model.save(tmp_path / "net.keras")
     del keras.saving.get_custom_objects()["somewhere_else>Strange"]
@@ -203,13 +203,13 @@ def test_layers_that_are_not_known_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["net.keras", "net.h5"])
-def test_files_that_are_no_models_are_named(tmp_path, name):
+def test_files_that_are_not_models_are_an_error(tmp_path, name):
     (tmp_path / name).write_text("hello")
     with pytest.raises(ModelError, match=rf"{name}: is not a Keras model"):
         keras_file.load(tmp_path / name)
 
 
-def test_truncated_archives_are_named(tmp_path):
+def test_truncated_archives_are_an_error(tmp_path):
     path = tmp_path / "net.keras"
     small_base().save(path)
     path.write_bytes(path.read_bytes()[:2000])
@@ -217,12 +217,12 @@ def test_truncated_archives_are_named(tmp_path):
         keras_file.load(path)
 
 
-def test_weights_only_point_to_the_weights_option(sample):
+def test_a_weights_file_gives_the_weights_option(sample):
     path = sample("mobilenet_v1_0.25_224_imagenet") / "mobilenet_v1_0.25_224.weights.h5"
-    with pytest.raises(ModelError, match=r"weights only.*--weights"):
+    with pytest.raises(ModelError, match=r"weights but no model.*--weights"):
         keras_file.load(path)
 
 
-def test_a_missing_file_is_named():
+def test_a_missing_file_is_an_error():
     with pytest.raises(ModelError, match="no such file"):
         keras_file.load(Path("gone.keras"))

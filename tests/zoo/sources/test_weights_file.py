@@ -1,4 +1,4 @@
-"""Weights from files: every format Keras wrote, and nothing by halves."""
+"""Weights files: all formats of Keras, loaded as a whole or not at all; and saving."""
 
 import hashlib
 import shutil
@@ -18,7 +18,7 @@ APPLICATIONS = keras.applications
 
 
 def builder(kind: str, **arguments) -> Callable[..., keras.Model]:
-    """Build a network with or without its top; the seed makes each of them other weights."""
+    """A function that builds a network, with or without top. Each seed gives other weights."""
 
     def build(include_top: bool = False, classes: int = 1000, seed: int = 0) -> keras.Model:
         keras.utils.set_random_seed(seed)
@@ -33,7 +33,7 @@ mobilenet = builder("MobileNet", alpha=0.25)
 
 
 def tiny(include_top: bool = False, classes: int = 1000, seed: int = 0) -> keras.Model:
-    """A network in the manner of keras.applications, built in no time."""
+    """A small network in the style of keras.applications."""
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, use_bias=False)(inputs)
@@ -50,22 +50,21 @@ def load(network: keras.Model, path: Path, build: Callable[..., keras.Model] = m
     weights_file.load(network, path, with_top=lambda: build(include_top=True))
 
 
-def same(network: keras.Model, other: keras.Model) -> bool:
-    """Whether the weights of `network` are the first of `other`."""
-    return all(
-        np.array_equal(ours, theirs) for ours, theirs in zip(network.get_weights(), other.get_weights(), strict=False)
-    )
+def share_weights(network: keras.Model, other: keras.Model) -> bool:
+    """True if the weights of `network` equal the first weights of `other`."""
+    pairs = zip(network.get_weights(), other.get_weights(), strict=False)
+    return all(np.array_equal(one, two) for one, two in pairs)
 
 
-def shaken(network: keras.Model) -> keras.Model:
-    """The network with other numbers in every weight, BatchNorm statistics too."""
+def with_random_weights(network: keras.Model) -> keras.Model:
+    """The network with random values in all weights, including BatchNorm statistics."""
     random = np.random.default_rng(1)
     network.set_weights([random.random(weight.shape).astype("float32") for weight in network.get_weights()])
     return network
 
 
 def save(network: keras.Model, path: Path, *, legacy: str = "") -> Path:
-    """Save as Keras 3, or as Keras 2 did: `weights` or `whole`."""
+    """Save in the format of Keras 3, or with `legacy` of Keras 2: `weights` or `whole`."""
     if legacy == "weights":
         with h5py.File(path, "w") as file:
             save_weights_to_hdf5_group(file, network)
@@ -89,27 +88,27 @@ FORMATS = [
 
 @pytest.mark.parametrize(("name", "legacy"), FORMATS)
 @pytest.mark.parametrize("classes", [None, 7])
-def test_every_format_with_and_without_top(tmp_path, name, legacy, classes):
-    source = shaken(tiny(include_top=classes is not None, classes=classes or 1, seed=1))
+def test_every_format_loads_with_and_without_top(tmp_path, name, legacy, classes):
+    source = with_random_weights(tiny(include_top=classes is not None, classes=classes or 1, seed=1))
     path = save(source, tmp_path / name, legacy=legacy)
     network = tiny(seed=2)
-    assert not same(network, source)
+    assert not share_weights(network, source)
     load(network, path, tiny)
-    assert same(network, source)
+    assert share_weights(network, source)
 
 
 @pytest.mark.parametrize("legacy", ["", "weights"])
-def test_a_network_with_layers_in_layers(tmp_path, legacy):
+def test_a_network_with_nested_layers_loads(tmp_path, legacy):
     build = builder("ConvNeXtTiny")
     source = build(include_top=True, classes=3, seed=1)
     path = save(source, tmp_path / f"w{'' if legacy else '.weights'}.h5", legacy=legacy)
     network = build(seed=2)
     load(network, path, build)
-    assert same(network, source)
+    assert share_weights(network, source)
 
 
 @pytest.mark.slow
-def test_a_network_with_many_branches_computes_the_same(tmp_path):
+def test_a_network_with_many_branches_gives_equal_outputs(tmp_path):
     build = builder("NASNetMobile")
     source = build(include_top=True, classes=3, seed=1)
     network = build(seed=2)
@@ -136,7 +135,7 @@ def squeezenet() -> keras.Model:
     return keras.Model(inputs, x)
 
 
-def test_a_keras_1_file_with_slashes_in_its_names(sample):
+def test_a_keras_1_file_with_slashes_in_its_names_loads(sample):
     path = sample("squeezenet_v1.1_imagenet") / "squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5"
     network = squeezenet()
     load(network, path, squeezenet)
@@ -144,27 +143,27 @@ def test_a_keras_1_file_with_slashes_in_its_names(sample):
         assert np.array_equal(network.layers[3].kernel, file["fire2/squeeze1x1/uniform2"][()])
 
 
-def test_both_real_mobilenet_v1_files_give_the_same_backbone(sample):
+def test_both_published_mobilenet_v1_files_give_the_same_backbone(sample):
     folder = sample("mobilenet_v1_0.25_224_imagenet")
     networks = [mobilenet(seed=seed) for seed in (1, 2)]
     load(networks[0], folder / "mobilenet_v1_0.25_224.h5")
     load(networks[1], folder / "mobilenet_v1_0.25_224.weights.h5")
-    assert same(*networks)
+    assert share_weights(*networks)
     with h5py.File(folder / "mobilenet_v1_0.25_224.h5") as file:
         kernel = file["model_weights/conv_pw_13/conv_pw_13/kernel:0"][()]
     assert np.array_equal(networks[0].get_layer("conv_pw_13").kernel, kernel)
 
 
-def test_a_real_file_without_top_loads_as_keras_loads_it(sample):
+def test_a_published_file_without_top_loads_as_in_keras(sample):
     path = sample("mobilenet_v2_0.35_224_imagenet_notop") / "mobilenet_v2_0.35_224_no_top.weights.h5"
     build = builder("MobileNetV2", alpha=0.35)
     network, reference = build(seed=1), build(seed=2)
     load(network, path, build)
     reference.load_weights(path)
-    assert same(network, reference)
+    assert share_weights(network, reference)
 
 
-def test_another_width_lists_the_layers_and_names_alpha(sample):
+def test_another_width_lists_layers_and_suggests_alpha(sample):
     path = sample("mobilenet_v2_0.35_224_imagenet_notop") / "mobilenet_v2_0.35_224_no_top.weights.h5"
     build = builder("MobileNetV2", alpha=0.5)
     network = build()
@@ -204,7 +203,7 @@ def test_a_top_that_is_not_the_networks_own_is_refused(tmp_path, legacy):
         load(mobilenet(), path)
 
 
-def test_one_missing_array_is_enough_to_refuse(tmp_path):
+def test_a_file_with_a_missing_array_is_refused(tmp_path):
     path = save(mobilenet(), tmp_path / "w.weights.h5")
     with h5py.File(path, "r+") as file:
         del file["layers/batch_normalization_3/vars/2"]
@@ -214,7 +213,7 @@ def test_one_missing_array_is_enough_to_refuse(tmp_path):
         load(mobilenet(), path)
 
 
-def test_half_precision_files_are_taken(tmp_path):
+def test_half_precision_files_load(tmp_path):
     source = mobilenet(seed=1)
     path = save(source, tmp_path / "w.weights.h5")
     with h5py.File(path, "r+") as file:
@@ -226,7 +225,7 @@ def test_half_precision_files_are_taken(tmp_path):
     assert np.array_equal(network.get_layer("conv1").kernel, half.astype("float32"))
 
 
-def test_bfloat16_models_are_read(tmp_path):
+def test_bfloat16_files_load(tmp_path):
     source = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3, dtype="bfloat16", name="c")])
     path = save(source, tmp_path / "w.weights.h5")
     network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3, name="c")])
@@ -234,7 +233,7 @@ def test_bfloat16_models_are_read(tmp_path):
     assert np.array_equal(network.get_layer("c").kernel, source.get_layer("c").kernel.numpy().astype("float32"))
 
 
-def test_normalization_computes_with_what_was_loaded(tmp_path):
+def test_normalization_uses_the_loaded_weights(tmp_path):
     def build() -> keras.Model:
         return keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Normalization(), keras.layers.Conv2D(1, 1)])
 
@@ -245,16 +244,16 @@ def test_normalization_computes_with_what_was_loaded(tmp_path):
     np.testing.assert_allclose(network(image), source(image), rtol=1e-5)
 
 
-def damaged(path: Path, tmp_path: Path, how: str) -> Path:
-    """A copy of a weights file, spoilt."""
+def damaged_copy(path: Path, tmp_path: Path, damage: str) -> Path:
+    """A damaged copy of a weights file."""
     copy = tmp_path / "spoilt.h5"
-    if how == "truncated":
+    if damage == "truncated":
         copy.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif how == "text":
+    elif damage == "text":
         copy.write_text("<html>404</html>")
-    elif how == "empty":
+    elif damage == "empty":
         copy.write_bytes(b"")
-    elif how == "elsewhere":
+    elif damage == "elsewhere":
         with h5py.File(copy, "w") as file:
             for key in ("layers", "vars"):
                 file[key] = h5py.ExternalLink(str(path), key)
@@ -265,9 +264,9 @@ def damaged(path: Path, tmp_path: Path, how: str) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("how", ["truncated", "text", "empty", "elsewhere", "not a number"])
-def test_damaged_files_are_named_and_nothing_is_loaded(tmp_path, how):
-    path = damaged(save(tiny(seed=1), tmp_path / "w.weights.h5"), tmp_path, how)
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "elsewhere", "not a number"])
+def test_damaged_files_are_refused_and_nothing_is_loaded(tmp_path, damage):
+    path = damaged_copy(save(tiny(seed=1), tmp_path / "w.weights.h5"), tmp_path, damage)
     network = tiny()
     before = network.get_weights()
     with pytest.raises(WeightsError, match=r"spoilt\.h5: cannot be read"):
@@ -275,13 +274,13 @@ def test_damaged_files_are_named_and_nothing_is_loaded(tmp_path, how):
     assert all(np.array_equal(now, then) for now, then in zip(network.get_weights(), before, strict=True))
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(WeightsError, match=r"gone\.h5: there is no such file"):
         load(mobilenet(), tmp_path / "gone.h5")
 
 
-def layers_within_layers(seed: int) -> keras.Model:
-    """What the layout must cope with: nested models, layers of one kind, dropout, scalars among the weights."""
+def nested_layers(seed: int) -> keras.Model:
+    """A network with a nested model, several layers of one kind, dropout and scalar weights."""
     keras.utils.set_random_seed(seed)
     block = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3), keras.layers.Dropout(0.5)])
     inputs = keras.Input((8, 8, 3))
@@ -291,11 +290,9 @@ def layers_within_layers(seed: int) -> keras.Model:
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize(
-    "build", [layers_within_layers, lambda seed: mobilenet(seed=seed)], ids=["nested", "mobilenet"]
-)
-def test_what_is_saved_is_read_by_both_loaders_alike(tmp_path, build, half):
-    source, ours, theirs = shaken(build(1)), build(2), build(3)
+@pytest.mark.parametrize("build", [nested_layers, lambda seed: mobilenet(seed=seed)], ids=["nested", "mobilenet"])
+def test_a_saved_file_loads_equally_here_and_in_keras(tmp_path, build, half):
+    source, ours, theirs = with_random_weights(build(1)), build(2), build(3)
     path = tmp_path / "w.weights.h5"
     digest = weights_file.save(source, path, half=half)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -320,7 +317,7 @@ def test_what_is_saved_is_read_by_both_loaders_alike(tmp_path, build, half):
     assert "float16" not in kinds[False]
 
 
-def test_halving_halves_the_file(tmp_path):
+def test_half_precision_shrinks_the_file(tmp_path):
     source = mobilenet()
     for half in (False, True):
         weights_file.save(source, tmp_path / f"{half}.weights.h5", half=half)
@@ -328,16 +325,16 @@ def test_halving_halves_the_file(tmp_path):
     assert sizes[0] < 0.7 * sizes[1]
 
 
-def test_kernels_too_large_for_half_precision_stay_whole(tmp_path):
+def test_kernels_out_of_the_half_precision_range_stay_float32(tmp_path):
     network = tiny()
     network.layers[1].kernel.assign(network.layers[1].kernel + 1e5)
     weights_file.save(network, tmp_path / "w.weights.h5", half=True)
-    again = tiny(seed=1)
-    load(again, tmp_path / "w.weights.h5", tiny)
-    assert np.array_equal(again.layers[1].kernel, network.layers[1].kernel)
+    loaded = tiny(seed=1)
+    load(loaded, tmp_path / "w.weights.h5", tiny)
+    assert np.array_equal(loaded.layers[1].kernel, network.layers[1].kernel)
 
 
-def test_the_same_weights_are_the_same_file_and_replace_the_old(tmp_path):
+def test_equal_weights_give_equal_files_that_replace_the_old_one(tmp_path):
     path, network = tmp_path / "w.weights.h5", tiny()
     path.write_text("old")
     first = weights_file.save(network, path, half=True)
@@ -350,7 +347,7 @@ def test_the_same_weights_are_the_same_file_and_replace_the_old(tmp_path):
     assert path.read_bytes() == data
 
 
-def test_a_save_that_fails_leaves_the_old_file(tmp_path):
+def test_a_failed_save_leaves_the_old_file(tmp_path):
     path = tmp_path / "w.weights.h5"
     path.write_text("old")
 

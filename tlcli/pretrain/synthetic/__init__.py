@@ -1,1 +1,1 @@
-"""Synthetic images: classes of shapes and surfaces drawn by formula, and pretraining on them."""
+"""Synthetic images: classes of shapes and textures rendered from formulas, and pretraining on them."""

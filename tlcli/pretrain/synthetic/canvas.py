@@ -1,4 +1,4 @@
-"""The canvas of a batch of drawings: coordinates, poses, points on pixels, softening and noise."""
+"""Rendering primitives for batches of images: random poses, pixel coordinates, point counts, blur and noise."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# float32 where nothing else is said.
+# Arrays are float32 unless a docstring states another type.
 Array = NDArray[np.floating[Any]]
 Rng = np.random.Generator
 
-# Stored patches of noise: so many, each so much larger than what is taken of it.
-_BANK = 48
-_ROOM = 2
+# Number of stored noise patches, and their side as a multiple of the image's side.
+_PATCHES = 48
+_PATCH_SCALE = 2
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where things lie in a batch of pictures: the affine map from a thing's own coordinates to those of the canvas.
+    """Affine maps from the coordinates of a shape to those of the canvas, one per image.
 
     Attributes:
         matrix: float32 (batch, 2, 2).
@@ -30,51 +30,59 @@ class Pose:
 
 
 def uniform(rng: Rng, low: float, high: float, *shape: int) -> Array:
-    """float32 of `shape`, evenly distributed between `low` and `high`."""
+    """Uniform random numbers between `low` and `high`, float32 of `shape`."""
     return rng.uniform(low, high, shape).astype(np.float32)
 
 
-def pose(rng: Rng, number: int, *, turn: float, zoom: tuple[float, float], shift: float, shear: float = 0.15) -> Pose:
+def random_pose(
+    rng: Rng,
+    count: int,
+    *,
+    max_angle_deg: float,
+    zoom: tuple[float, float],
+    max_shift: float,
+    max_shear: float = 0.15,
+) -> Pose:
     """Random poses.
 
     Args:
-        rng: Where chance comes from.
-        number: How many.
-        turn: Largest angle to either side, degrees.
-        zoom: Smallest and largest scale; between them evenly on a logarithmic scale.
-        shift: Largest way from the middle along either axis, canvas units.
-        shear: Largest shear, and largest difference between the scales of the axes.
+        rng: Random generator.
+        count: Number of poses.
+        max_angle_deg: Largest rotation in either direction, degrees.
+        zoom: Smallest and largest scale; uniform on a logarithmic scale in between.
+        max_shift: Largest shift from the centre along either axis, canvas units.
+        max_shear: Largest shear, and largest difference between the logarithmic scales of the axes.
     """
-    angle = np.deg2rad(uniform(rng, -turn, turn, number))
-    scale = np.exp(uniform(rng, np.log(zoom[0]), np.log(zoom[1]), number))
-    aspect = np.exp(uniform(rng, -shear, shear, number))
-    slant = uniform(rng, -shear, shear, number)
+    angle = np.deg2rad(uniform(rng, -max_angle_deg, max_angle_deg, count))
+    scale = np.exp(uniform(rng, np.log(zoom[0]), np.log(zoom[1]), count))
+    aspect = np.exp(uniform(rng, -max_shear, max_shear, count))
+    shear = uniform(rng, -max_shear, max_shear, count)
     cos, sin = np.cos(angle), np.sin(angle)
-    wide, tall = scale * aspect, scale / aspect
+    x_scale, y_scale = scale * aspect, scale / aspect
     rows = [
-        np.stack([wide * cos, tall * (slant * cos - sin)], -1),
-        np.stack([wide * sin, tall * (slant * sin + cos)], -1),
+        np.stack([x_scale * cos, y_scale * (shear * cos - sin)], -1),
+        np.stack([x_scale * sin, y_scale * (shear * sin + cos)], -1),
     ]
-    return Pose(np.stack(rows, 1).astype(np.float32), uniform(rng, -shift, shift, number, 2))
+    return Pose(np.stack(rows, 1).astype(np.float32), uniform(rng, -max_shift, max_shift, count, 2))
 
 
-def placed(points: Array, where: Pose) -> Array:
-    """Points (batch, points, 2) of things, on the canvas."""
-    return points @ where.matrix.transpose(0, 2, 1) + where.shift[:, None, :]
+def place(points: Array, pose: Pose) -> Array:
+    """Map points of shapes to the canvas, (batch, points, 2) to the same shape."""
+    return points @ pose.matrix.transpose(0, 2, 1) + pose.shift[:, None, :]
 
 
-def grid(size: int, where: Pose) -> tuple[Array, Array]:
-    """X and y, each float32 (batch, size, size): which point of the thing lies on every pixel."""
+def local_grid(size: int, pose: Pose) -> tuple[Array, Array]:
+    """The coordinates of every pixel in the frame of the shape: x and y, each float32 (batch, size, size)."""
     line = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
-    inverse = np.linalg.inv(where.matrix).astype(np.float32)
-    dx = line[None, None, :] - where.shift[:, 0, None, None]
-    dy = line[None, :, None] - where.shift[:, 1, None, None]
+    inverse = np.linalg.inv(pose.matrix).astype(np.float32)
+    dx = line[None, None, :] - pose.shift[:, 0, None, None]
+    dy = line[None, :, None] - pose.shift[:, 1, None, None]
     a = inverse[:, :, :, None, None]
     return a[:, 0, 0] * dx + a[:, 0, 1] * dy, a[:, 1, 0] * dx + a[:, 1, 1] * dy
 
 
-def counted(points: Array, size: int) -> Array:
-    """How many of the points (batch, points, 2) fall on each pixel: float32 (batch, size, size)."""
+def count_points(points: Array, size: int) -> Array:
+    """Count the points (batch, points, 2) in each pixel: float32 (batch, size, size)."""
     cell = np.floor((points + 1) * (size / 2)).astype(np.int32)
     inside = ((cell >= 0) & (cell < size)).all(-1)
     index = cell[..., 1] * size + cell[..., 0]
@@ -83,78 +91,82 @@ def counted(points: Array, size: int) -> Array:
     return total.reshape(len(points), size, size).astype(np.float32)
 
 
-def step(values: Array, sharpness: Array | float) -> Array:
-    """0 below zero, 1 above, with a ramp between that is one pixel wide when `sharpness` is that of a pixel."""
+def soft_step(values: Array, sharpness: Array | float) -> Array:
+    """0 below zero and 1 above, with a linear ramp of width 1 / `sharpness` in between."""
     ramp: Array = np.clip(values * sharpness + np.float32(0.5), 0, 1)
     return ramp
 
 
 @cache
-def softeners(size: int) -> Array:
+def blur_matrices(size: int) -> Array:
     """Matrices (kinds, size, size) that blur along one axis: Gaussians of growing width, then reductions to few pixels.
 
-    `matrix @ picture @ matrix.T` blurs along both axes, the border taken as repeated.
+    `matrix @ image @ matrix.T` blurs along both axes. Weights are normalised at the border.
     """
     line = np.arange(size)
-    found = []
+    matrices = []
     for sigma in (0.5, 0.8, 1.2, 1.8, 2.6):
         weight = np.exp(-((line[:, None] - line[None, :]) ** 2) / (2 * (sigma * size / 64) ** 2))
-        found.append(weight / weight.sum(1, keepdims=True))
-    for few in (8, 10, 12, 16, 24, 32):
-        found.append(_fewer(size, few))
-    return np.stack(found).astype(np.float32)
+        matrices.append(weight / weight.sum(1, keepdims=True))
+    for cells in (8, 10, 12, 16, 24, 32):
+        matrices.append(_resample_matrix(size, cells))
+    return np.stack(matrices).astype(np.float32)
 
 
-def _fewer(size: int, few: int) -> NDArray[np.float64]:
-    """Average into `few` cells, then straight lines between the middles of the cells."""
-    edges = np.linspace(0, size, few + 1)
+def _resample_matrix(size: int, cells: int) -> NDArray[np.float64]:
+    """A matrix (size, size) that averages into `cells` cells, then interpolates linearly between their centres."""
+    edges = np.linspace(0, size, cells + 1)
     pixel = np.arange(size)
     overlap = np.minimum(pixel[None, :] + 1, edges[1:, None]) - np.maximum(pixel[None, :], edges[:-1, None])
-    down = np.clip(overlap, 0, None) * (few / size)
-    at = np.clip((pixel + 0.5) * few / size - 0.5, 0, few - 1)
-    low = np.minimum(at.astype(int), few - 2)
-    up = np.zeros((size, few))
-    up[pixel, low] = 1 - (at - low)
-    up[pixel, low + 1] = at - low
+    down = np.clip(overlap, 0, None) * (cells / size)
+    position = np.clip((pixel + 0.5) * cells / size - 0.5, 0, cells - 1)
+    low = np.minimum(position.astype(int), cells - 2)
+    up = np.zeros((size, cells))
+    up[pixel, low] = 1 - (position - low)
+    up[pixel, low + 1] = position - low
     both: NDArray[np.float64] = up @ down
     return both
 
 
-def softened(pictures: Array, matrix: Array) -> Array:
-    """Pictures (batch, size, size) or (batch, size, size, channels), blurred along both axes."""
-    if pictures.ndim == 3:
-        return matrix @ pictures @ matrix.T
-    across = np.moveaxis(pictures, -1, 1)
-    return np.moveaxis(matrix @ across @ matrix.T, 1, -1)
+def blur(images: Array, matrix: Array) -> Array:
+    """Blur images (batch, size, size) or (batch, size, size, channels) along both axes."""
+    if images.ndim == 3:
+        return matrix @ images @ matrix.T
+    channels_first = np.moveaxis(images, -1, 1)
+    return np.moveaxis(matrix @ channels_first @ matrix.T, 1, -1)
 
 
 @cache
 def _noise_bank(size: int) -> Array:
-    """Noise whose amplitude falls with frequency by several laws, rough to smooth: float32 (patches, side, side)."""
+    """Noise with amplitudes that fall as a power of frequency, from rough to smooth: float32 (patches, side, side)."""
     rng = np.random.default_rng(20230)
-    side = _ROOM * size
+    side = _PATCH_SCALE * size
     fx, fy = np.fft.rfftfreq(side)[None, :], np.fft.fftfreq(side)[:, None]
     radius = np.hypot(fx, fy)
     radius[0, 0] = np.inf
     patches = []
-    for slope in np.linspace(0.8, 2.4, _BANK):
+    for slope in np.linspace(0.8, 2.4, _PATCHES):
         spectrum = radius**-slope * np.exp(2j * np.pi * rng.random(radius.shape))
         patch = np.fft.irfft2(spectrum, (side, side))
         patches.append(patch / (2 * patch.std()))
     return np.stack(patches).astype(np.float32)
 
 
-def clouds(rng: Rng, number: int, size: int, *, smooth: bool = False) -> Array:
-    """Random noise of natural roughness, float32 (number, size, size), about -1 to 1.
+def cloud_noise(rng: Rng, count: int, size: int, *, smooth: bool = False) -> Array:
+    """Random noise with a power-law spectrum, float32 (count, size, size), about -1 to 1.
 
-    `smooth`: only the smoother half of all kinds. (The bank goes from rough to smooth.)
+    Args:
+        rng: Random generator.
+        count: Number of patches.
+        size: Height and width, pixels.
+        smooth: Use only the smoother half of the noise bank, which is sorted from rough to smooth.
     """
     bank = _noise_bank(size)
-    which = rng.integers(_BANK // 2 if smooth else 0, _BANK, number)
-    rows, columns = rng.integers(0, (_ROOM - 1) * size + 1, (2, number))
-    found = np.empty((number, size, size), np.float32)
-    for patch, k, y, x in zip(found, which, rows, columns, strict=True):
+    indices = rng.integers(_PATCHES // 2 if smooth else 0, _PATCHES, count)
+    rows, columns = rng.integers(0, (_PATCH_SCALE - 1) * size + 1, (2, count))
+    noise = np.empty((count, size, size), np.float32)
+    for patch, k, y, x in zip(noise, indices, rows, columns, strict=True):
         patch[:] = bank[k, y : y + size, x : x + size]
-    turned = rng.random(number) < 0.5
-    found[turned] = found[turned].transpose(0, 2, 1)
-    return found * np.where(rng.random(number) < 0.5, 1, -1).astype(np.float32)[:, None, None]
+    transposed = rng.random(count) < 0.5
+    noise[transposed] = noise[transposed].transpose(0, 2, 1)
+    return noise * np.where(rng.random(count) < 0.5, 1, -1).astype(np.float32)[:, None, None]

@@ -1,1 +1,1 @@
-"""One file per kind of source; each turns a card into a Keras model."""
+"""Sources of networks, one file per kind. Each builds a Keras model for a card."""

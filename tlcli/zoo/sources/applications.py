@@ -1,4 +1,4 @@
-"""The networks of `keras.applications`: empty, or with the ImageNet weights Keras publishes."""
+"""The networks of `keras.applications`, with random weights or with the ImageNet weights that Keras publishes."""
 
 import contextlib
 import inspect
@@ -18,13 +18,13 @@ from tlcli.errors import ModelError, WeightsError, did_you_mean
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.sources.weights_file import copy_weights
 
-# Set by this program, or without effect on a network without its top.
+# Arguments that this program sets, or that have no effect on a network without top.
 _NOT_OFFERED = {
     "include_top", "weights", "input_tensor", "input_shape", "pooling", "classes", "classifier_activation", "name",
     "include_preprocessing", "dropout", "dropout_rate",
 }  # fmt: skip
 _IMAGENET_VARIANCE = (0.229**2, 0.224**2, 0.225**2)
-_STALLED_S = 30.0
+_DOWNLOAD_TIMEOUT_S = 30.0
 
 
 def architecture(
@@ -35,20 +35,20 @@ def architecture(
     include_top: bool = False,
     classes: int = 1000,
 ) -> keras.Model:
-    """The card's network with fresh random weights.
+    """Build the card's network with random weights.
 
     Args:
         card: A card with source `keras:NAME`.
         size: Input height and width, pixels.
-        arguments: Architecture arguments, such as `{"alpha": 0.35}`; they override the card's own.
-        include_top: With the classification top of the original.
-        classes: Outputs of that top.
+        arguments: Architecture arguments, such as `{"alpha": 0.35}`. They override those of the card.
+        include_top: True to add the original classification top.
+        classes: Number of outputs of that top.
 
     Raises:
-        ModelError: An argument is unknown or impossible, or the images are too small.
+        ModelError: An argument is unknown or invalid, or the images are too small.
     """
-    build = _function(card)
-    chosen = _checked(arguments, card, build)
+    build = _build_function(card)
+    chosen = _merge_arguments(arguments, card, build)
     _require_size(card, size)
     try:
         return build(weights=None, input_shape=(*size, 3), include_top=include_top, classes=classes, **chosen)
@@ -56,50 +56,50 @@ def architecture(
         raise ModelError(
             f"{card.name} cannot be built with {chosen} ({_first_line(error)})",
             where="model.arguments",
-            hint=_offer(card, build),
+            hint=_arguments_hint(card, build),
         ) from error
 
 
 def pretrained(card: ModelCard, *, size: tuple[int, int], arguments: dict[str, Any]) -> keras.Model:
-    """The card's network without top, with ImageNet weights from Keras's cache, downloaded where they are not.
+    """Build the card's network without top, with ImageNet weights from Keras's cache or from the server.
 
-    What Keras prints while it downloads goes to stderr.
+    The download progress of Keras goes to stderr.
 
     Raises:
         ModelError: An argument is unknown, or the images are too small.
         WeightsError: No weights are published for these arguments, or they could not be fetched or read.
     """
-    build = _function(card)
-    chosen = _checked(arguments, card, build)
+    build = _build_function(card)
+    chosen = _merge_arguments(arguments, card, build)
     _require_size(card, size)
     try:
         with _downloading():
             return build(weights="imagenet", input_shape=(*size, 3), include_top=False, **chosen)
     except Exception as error:  # Keras raises bare Exception for a failed download.
-        raise _explained(error, card, chosen) from error
+        raise _weights_error(error, card, chosen) from error
 
 
 def defaults(card: ModelCard) -> dict[str, Any]:
-    """The architecture arguments of the card's network, with the values Keras gives them.
+    """The architecture arguments of the card's network, with Keras's default values.
 
     Raises:
         ModelError: Keras has no such network.
     """
-    return _offered(_function(card))
+    return _offered(_build_function(card))
 
 
 def as_published(card: ModelCard, network: keras.Model) -> keras.Model:
-    """Complete an EfficientNet (B0-B7) that was filled from a file with the published ImageNet weights.
+    """Add the scaling that an EfficientNet (B0-B7) with published ImageNet weights from a file needs.
 
-    Keras builds these networks with one more scaling after the normalisation, but only when it fetches the weights
-    itself; without it the same weights see other colours. The published weights are told by their normalisation.
+    Keras builds these networks with another scaling after the normalisation, but only if it fetches the weights
+    itself. Without it, the same weights get other colours. The variance in the normalisation identifies the weights.
 
     Args:
         card: Card of the network.
-        network: Network without top, its weights loaded.
+        network: Network without top, with loaded weights.
 
     Returns:
-        The network as Keras would have built it; other networks are returned as they are.
+        The network as Keras builds it for a download. Other networks are returned as they are.
     """
     if not card.source.startswith("keras:EfficientNetB"):
         return network
@@ -111,18 +111,16 @@ def as_published(card: ModelCard, network: keras.Model) -> keras.Model:
 
     def call(layer: Any, *tensors: Any, **options: Any) -> Any:
         output = layer(*tensors, **options)
-        return (
-            keras.layers.Rescaling(scale, name="published_scaling")(output)
-            if layer.name == normalization.name
-            else output
-        )
+        if layer.name != normalization.name:
+            return output
+        return keras.layers.Rescaling(scale, name="published_scaling")(output)
 
     complete = keras.models.clone_model(network, call_function=call)
     copy_weights(network, complete)
     return complete
 
 
-def _function(card: ModelCard) -> Callable[..., keras.Model]:
+def _build_function(card: ModelCard) -> Callable[..., keras.Model]:
     if keras.config.image_data_format() != "channels_last":
         raise ModelError(
             "Keras is set to channels_first images",
@@ -137,30 +135,30 @@ def _function(card: ModelCard) -> Callable[..., keras.Model]:
 
 
 def _offered(build: Callable[..., keras.Model]) -> dict[str, Any]:
-    """Arguments a user may set, with their defaults."""
+    """Arguments that a user may set, with their defaults."""
     parameters = inspect.signature(build).parameters
     return {name: parameter.default for name, parameter in parameters.items() if name not in _NOT_OFFERED}
 
 
-def _offer(card: ModelCard, build: Callable[..., keras.Model]) -> str:
+def _arguments_hint(card: ModelCard, build: Callable[..., keras.Model]) -> str:
     offered = [f"{name} (default {default})" for name, default in _offered(build).items()]
     return f"Arguments of {card.name}: {', '.join(offered) or 'none'}."
 
 
-def _checked(arguments: dict[str, Any], card: ModelCard, build: Callable[..., keras.Model]) -> dict[str, Any]:
-    """The card's arguments overridden by the user's, known by name and of the right kind."""
+def _merge_arguments(arguments: dict[str, Any], card: ModelCard, build: Callable[..., keras.Model]) -> dict[str, Any]:
+    """The card's arguments, overridden by the user's. Checks names and kinds of the user's arguments."""
     offered = _offered(build)
     for name, value in arguments.items():
         if name not in offered:
-            hint = f"{did_you_mean(name, offered)} {_offer(card, build)}".strip()
+            hint = f"{did_you_mean(name, offered)} {_arguments_hint(card, build)}".strip()
             raise ModelError(f"{card.name} has no argument '{name}'", where=f"model.arguments.{name}", hint=hint)
         if not _is_like(value, offered[name]):
-            raise ModelError(f"cannot be {value!r}", where=f"model.arguments.{name}", hint=_offer(card, build))
+            raise ModelError(f"cannot be {value!r}", where=f"model.arguments.{name}", hint=_arguments_hint(card, build))
     return {**card.arguments, **arguments}
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Whether a value is of the kind of the default; numbers must be above 0."""
+    """True if a value has the kind of the default. Numbers must also be above 0."""
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(default, bool)
     if isinstance(default, int):
@@ -173,52 +171,52 @@ def _is_like(value: Any, default: Any) -> bool:
 def _require_size(card: ModelCard, size: tuple[int, int]) -> None:
     if min(size) < card.min_size:
         raise ModelError(
-            f"{card.name} does not take images of {size[0]}x{size[1]} pixels",
+            f"{card.name} does not accept images of {size[0]}x{size[1]} pixels",
             where="data.size",
-            hint=f"The smallest it takes is {card.min_size}x{card.min_size}; its own size is {card.size}x{card.size}.",
+            hint=f"The smallest size is {card.min_size}x{card.min_size}, the default size {card.size}x{card.size}.",
         )
 
 
 @contextlib.contextmanager
 def _downloading() -> Iterator[None]:
-    """Keras's downloader with its progress on stderr, and with an end to waiting for a silent server."""
+    """Run Keras's downloader with progress on stderr and a timeout for servers that do not answer."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_STALLED_S)
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_S)
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-            # For sizes without weights of their own Keras takes those for 224, and warns of it.
+            # For sizes without published weights, Keras uses those for 224 and warns.
             warnings.filterwarnings("ignore", message=".*Weights for input shape")
             yield
     finally:
         socket.setdefaulttimeout(before)
 
 
-def _explained(error: Exception, card: ModelCard, arguments: dict[str, Any]) -> ModelError:
-    """A failure inside Keras, told with what was tried and what to do."""
-    url, file = _wanted(error)
+def _weights_error(error: Exception, card: ModelCard, arguments: dict[str, Any]) -> ModelError:
+    """An error for a failure inside Keras, with what was tried and the next step."""
+    url, file = _requested_file(error)
     if isinstance(error, ValueError) and file is None:
         return WeightsError(
             f"Keras publishes no ImageNet weights for {card.name} with {arguments} ({_first_line(error)})",
             where="model.arguments",
-            hint="Change the arguments, give your own file with --weights FILE, or start from --weights random.",
+            hint="Change the arguments, or use --weights FILE or --weights random.",
         )
-    place = file or "the folder 'models' in Keras's cache"
-    advice = (
-        f"Put the file at {place} by hand, or give it with --weights FILE. "
+    path = file or "the folder 'models' in Keras's cache"
+    hint = (
+        f"Copy the file to {path}, or use --weights FILE. "
         "Offline: --model mobilenet_synthetic, --weights random, tlcli demo, or --model FILE.keras."
     )
     if url:
         message = f"the ImageNet weights of {card.name} could not be fetched from {url} ({_reason(error, url)})"
-        return WeightsError(message, where="model.weights", hint=advice)
+        return WeightsError(message, where="model.weights", hint=hint)
     return WeightsError(
         f"the cached ImageNet weights of {card.name} cannot be used ({_reason(error)})",
-        where=str(place),
-        hint=f"Delete that file to fetch it again. {advice}",
+        where=str(path),
+        hint=f"Delete that file to fetch it again. {hint}",
     )
 
 
-def _wanted(error: Exception) -> tuple[str, Path | None]:
-    """URL and local file Keras was busy with: its errors do not name them, the frames they passed do."""
+def _requested_file(error: Exception) -> tuple[str, Path | None]:
+    """URL and local file that Keras was working on. Its errors do not name them; the frames of the traceback do."""
     url, file = "", None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "get_file" and "origin" in frame.f_locals:
@@ -229,7 +227,7 @@ def _wanted(error: Exception) -> tuple[str, Path | None]:
 
 
 def _reason(error: Exception, url: str = "") -> str:
-    """What went wrong: `URL fetch failure on URL: 404 -- Not Found` → `404 -- Not Found`."""
+    """The reason in an error of Keras: `URL fetch failure on URL: 404 -- Not Found` → `404 -- Not Found`."""
     return _first_line(error).removeprefix(f"URL fetch failure on {url}: ").removeprefix("None -- ")
 
 

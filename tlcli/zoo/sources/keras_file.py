@@ -1,4 +1,4 @@
-"""Whole Keras models from files (`.keras`, legacy `.h5`), and the same models without their top."""
+"""Load whole Keras models from files (`.keras`, legacy `.h5`), remove their top, and resize them."""
 
 import json
 import shutil
@@ -14,8 +14,9 @@ import keras
 from tlcli.errors import ModelError
 from tlcli.zoo.sources import weights_file
 
-# Keras 2 wrote these keys into its files; the layers of Keras 3 refuse them. A key is dropped only at the value
-# that means nothing, and the initialisers do not matter where weights are loaded.
+_FETCH_AGAIN = "The file may be damaged or incomplete; fetch it again."
+# Keys in files of Keras 2 that layers of Keras 3 reject. `groups` is removed only if it is 1. Initialisers are not
+# needed when weights are loaded.
 _KERAS_2_KEYS = {
     "DepthwiseConv2D": ("groups",),
     "Conv2DTranspose": ("groups",),
@@ -24,41 +25,41 @@ _KERAS_2_KEYS = {
 
 
 def load(path: Path) -> keras.Model:
-    """The whole model in a `.keras`, `.h5` or `.hdf5` file, not compiled. No code from the file is run.
+    """Load the whole model from a `.keras`, `.h5` or `.hdf5` file, not compiled. No code from the file is run.
 
     Raises:
-        ModelError: The file is no Keras model, or holds layers this program does not load.
+        ModelError: The file is not a Keras model, or has layers that cannot be loaded.
     """
     if not path.is_file():
         raise ModelError("there is no such file", where=str(path))
     if path.suffix == ".keras":
         if not zipfile.is_zipfile(path):
-            raise ModelError("is not a Keras model: a .keras file is a zip archive", where=str(path), hint=_DAMAGED)
-        return _loaded(path, path)
+            raise ModelError("is not a Keras model: a .keras file is a zip archive", where=str(path), hint=_FETCH_AGAIN)
+        return _load_safely(path, path)
     config = _legacy_config(path)
     if not _drop_keras_2_keys(config):
-        return _loaded(path, path)
+        return _load_safely(path, path)
     with tempfile.TemporaryDirectory() as folder:
         patched = Path(folder) / "model.h5"
         shutil.copyfile(path, patched)
         with h5py.File(patched, "r+") as file:
             file.attrs["model_config"] = json.dumps(config)
-        return _loaded(patched, path)
+        return _load_safely(patched, path)
 
 
 def without_top(model: keras.Model) -> keras.Model:
-    """The part of `model` before its pooling: image input → last tensor with spatial dimensions.
+    """The part of `model` before its pooling: from the image input to the last tensor with spatial dimensions.
 
-    Nested models are dissolved into their layers, so that layer groups can be made of them.
+    Nested models are replaced by their layers, so that the layers can be divided into groups.
 
     Args:
-        model: One input (batch, height, width, 3), one output.
+        model: A model with one input (batch, height, width, 3) and one output.
 
     Returns:
         A network with a 4-D output. Without nested models it shares its layers with `model`.
 
     Raises:
-        ModelError: The model takes no RGB images, or its graph cannot be cut there.
+        ModelError: The input is not RGB images, or the graph cannot be cut there.
     """
     _require_images(model)
     flat = _flattened(model)
@@ -66,38 +67,35 @@ def without_top(model: keras.Model) -> keras.Model:
 
 
 def resized(network: keras.Model, size: tuple[int, int] | None, *, copy_weights: bool = True) -> keras.Model:
-    """A copy of a network with layers of its own, for images of `size` (height, width), pixels.
+    """Copy a network, with new layers, for images of `size`.
 
     Args:
         network: Network without top.
-        size: Height and width in pixels, or None for those of `network`.
-        copy_weights: Off, the copy starts from fresh random weights.
+        size: Height and width, pixels; None for those of `network`.
+        copy_weights: False to give the copy random weights.
 
     Raises:
-        ModelError: A layer of the network is bound to another size.
+        ModelError: A layer of the network works only at another size.
     """
     shape = network.inputs[0].shape[1:] if size is None else (*size, 3)
     inputs = keras.Input(shape, dtype=network.inputs[0].dtype, name=network.inputs[0].name)
     try:
-        copy = keras.models.clone_model(network, input_tensors=_like(network.input, inputs))
+        copy = keras.models.clone_model(network, input_tensors=_match_structure(network.input, inputs))
         if copy_weights:
             weights_file.copy_weights(network, copy)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ModelError(
-            f"the network does not take images of {shape[0]}x{shape[1]} ({_first_line(error)})",
+            f"the network does not accept images of {shape[0]}x{shape[1]} ({_reason(error)})",
             where=network.name,
-            hint=f"It was made for {_shape(network)}; leave data.size at auto.",
+            hint=f"Its input size is {_input_size(network)}. Set data.size to auto.",
         ) from error
     return copy
 
 
-_DAMAGED = "The file may be damaged or only partly copied; fetch it again."
+def _rename_conversions(model: Any) -> Any:
+    """Rename the `ConvertToTensor` operations that Keras adds where models are joined. Returns the model.
 
-
-def _with_names_of_its_own(model: Any) -> Any:
-    """Rename operations that Keras named by itself where models were joined.
-
-    A process that has not joined any yet would name the next one alike, and a model bears each name once.
+    Keras numbers them anew in each process, so joining the model again could give one name twice, which Keras rejects.
     """
     operations = list(getattr(model, "operations", ()))
     taken = {operation.name for operation in operations}
@@ -109,10 +107,10 @@ def _with_names_of_its_own(model: Any) -> Any:
     return model
 
 
-def _loaded(path: Path, named: Path) -> keras.Model:
-    """Keras's own loader, with its many kinds of failure told as one; `named` is the file the user knows."""
+def _load_safely(path: Path, shown_path: Path) -> keras.Model:
+    """Load a model with Keras; all its kinds of errors become a ModelError that names `shown_path`."""
     try:
-        return _with_names_of_its_own(keras.saving.load_model(path, compile=False, safe_mode=True))
+        return _rename_conversions(keras.saving.load_model(path, compile=False, safe_mode=True))
     except (
         ValueError,
         TypeError,
@@ -125,14 +123,14 @@ def _loaded(path: Path, named: Path) -> keras.Model:
     ) as error:
         if "lambda" in str(error).lower():
             raise ModelError(
-                "holds a Lambda layer, which is code; code from files is not run",
-                where=str(named),
-                hint="Replace it by stock layers (Rescaling, Normalization …) and save the model again.",
+                "has a Lambda layer, which is code; code from files is not run",
+                where=str(shown_path),
+                hint="Replace it with built-in layers (Rescaling, Normalization …) and save the model again.",
             ) from error
         raise ModelError(
-            f"cannot be loaded as a Keras model ({_first_line(error)})",
-            where=str(named),
-            hint="Models of stock Keras layers are taken. " + _DAMAGED,
+            f"cannot be loaded as a Keras model ({_reason(error)})",
+            where=str(shown_path),
+            hint="Only built-in Keras layers are supported. " + _FETCH_AGAIN,
         ) from error
 
 
@@ -142,22 +140,22 @@ def _legacy_config(path: Path) -> dict[str, Any]:
         with h5py.File(path, "r") as file:
             config = file.attrs.get("model_config")
     except OSError as error:
-        raise ModelError(f"is not a Keras model: {_first_line(error)}", where=str(path), hint=_DAMAGED) from error
+        raise ModelError(f"is not a Keras model ({_reason(error)})", where=str(path), hint=_FETCH_AGAIN) from error
     if config is None:
         raise ModelError(
-            "holds weights only, no model",
+            "holds weights but no model",
             where=str(path),
-            hint=f"Name the network and give the file as its weights: --model NAME --weights {path.name}",
+            hint=f"Name the network, and use the file as its weights: --model NAME --weights {path.name}",
         )
     try:
         decoded: dict[str, Any] = json.loads(config)
     except ValueError as error:
-        raise ModelError(f"is not a Keras model: {error}", where=str(path), hint=_DAMAGED) from error
+        raise ModelError(f"is not a Keras model ({error})", where=str(path), hint=_FETCH_AGAIN) from error
     return decoded
 
 
 def _drop_keras_2_keys(config: Any) -> bool:
-    """Remove, in place, keys that Keras 3 refuses; true when something was removed."""
+    """Remove keys that Keras 3 rejects, in place. True if a key was removed."""
     if isinstance(config, list):
         return any([_drop_keras_2_keys(item) for item in config])
     if not isinstance(config, dict):
@@ -174,47 +172,48 @@ def _drop_keras_2_keys(config: Any) -> bool:
 def _require_images(model: keras.Model) -> None:
     if not isinstance(model, (keras.Sequential, keras.models.Model)) or not getattr(model, "inputs", None):
         raise ModelError(
-            "has no layer graph: it is a model class of its own, or was never built",
+            "has no layer graph: it is a subclassed model, or was never built",
             where=model.name,
-            hint="Functional and Sequential models are taken.",
+            hint="Functional and Sequential models are supported.",
         )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ModelError(
             f"has {len(model.inputs)} inputs and {len(model.outputs)} outputs",
             where=model.name,
-            hint="Models with one image input and one output are taken.",
+            hint="Models with one image input and one output are supported.",
         )
     shape = model.inputs[0].shape
     if len(shape) != 4 or shape[-1] != 3:
         raise ModelError(
-            f"does not take RGB images (input shape {tuple(shape)})",
+            f"does not accept RGB images (input shape {tuple(shape)})",
             where=model.name,
             hint="The input must be (batch, height, width, 3), channels last.",
         )
 
 
 def _flattened(model: keras.Model) -> keras.Model:
-    """The model with nested models dissolved; layers of its own where there were any, the same layers else."""
+    """The model with nested models replaced by their layers: a copy, or the model itself if it has none."""
     if not _nested(model):
         return model
     _make_names_unique(model)
-    flat = _dissolved(model) if isinstance(model, keras.Sequential) else model
+    flat = _functional(model) if isinstance(model, keras.Sequential) else model
     while _nested(flat):
-        flat = keras.models.clone_model(flat, clone_function=lambda layer: layer, call_function=_opened)
-    # The layers now sit in two graphs; in a copy `layer.output` is unambiguous again.
+        flat = keras.models.clone_model(flat, clone_function=lambda layer: layer, call_function=_call_inner_layers)
+    # The layers are now part of two graphs. In a copy `layer.output` is unambiguous.
     return resized(flat, None)
 
 
-def _dissolved(model: keras.Model) -> keras.Model:
+def _functional(model: keras.Sequential) -> keras.Model:
+    """A Sequential model as a functional model with the same layers."""
     source = model.inputs[0]
     inputs = keras.Input(batch_shape=source.shape, dtype=source.dtype, name=source.name)
     return keras.Model(inputs, model.call(inputs), name=model.name)
 
 
-def _opened(layer: Any, *arguments: Any, **options: Any) -> Any:
-    """Call function for `clone_model`: a nested model is replaced by its layers, one level deep.
+def _call_inner_layers(layer: Any, *arguments: Any, **options: Any) -> Any:
+    """Call function for `clone_model`: replaces a nested model by its layers, one level deep.
 
-    Its `training` flag is left out: what is frozen is decided by layer group, not by the file.
+    The `training` flag of a nested model is dropped: layer groups are frozen by the recipe, not by the file.
     """
     return layer.call(arguments[0]) if isinstance(layer, keras.Model) else layer(*arguments, **options)
 
@@ -224,76 +223,76 @@ def _nested(model: keras.Model) -> list[keras.Model]:
 
 
 def _make_names_unique(model: keras.Model) -> None:
-    """Rename layers of nested models whose name another layer has, `dense` to `head_dense`."""
+    """Rename layers of nested models that share their name with another layer, for example `dense` to `head_dense`."""
     names = Counter(layer.name for layer in _leaves(model))
     for inner in _nested(model):
         for layer in _leaves(inner):
             if names[layer.name] > 1:
                 layer.name = f"{inner.name}_{layer.name}"
     names = Counter(layer.name for layer in _leaves(model))
-    if doubled := [name for name, count in names.items() if count > 1]:
+    if duplicates := [name for name, count in names.items() if count > 1]:
         raise ModelError(
-            f"layers of nested models share the name '{doubled[0]}'",
+            f"layers of nested models share the name '{duplicates[0]}'",
             where=model.name,
-            hint="Save the model with different names for them.",
+            hint="Save the model with different layer names.",
         )
 
 
 def _leaves(model: keras.Model) -> list[keras.Layer]:
-    """All layers but inputs, nested models dissolved."""
+    """All layers except inputs, with nested models replaced by their layers."""
     layers = [_leaves(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers]
     return [layer for group in layers for layer in group if not isinstance(layer, keras.layers.InputLayer)]
 
 
 def _last_spatial(output: Any, name: str) -> Any:
-    """The 4-D tensor from which everything up to `output` is computed."""
-    edge, seen, found = [output], set(), {}
-    while edge:
-        tensor = edge.pop()
+    """The one 4-D tensor from which `output` is computed without any other 4-D tensor in between."""
+    queue, visited, spatial = [output], set(), {}
+    while queue:
+        tensor = queue.pop()
         if len(tensor.shape) == 4:
-            found[id(tensor)] = tensor
-        elif id(tensor) not in seen:
-            seen.add(id(tensor))
-            edge.extend(_sources(tensor))
-    tensors = list(found.values())
+            spatial[id(tensor)] = tensor
+        elif id(tensor) not in visited:
+            visited.add(id(tensor))
+            queue.extend(_sources(tensor))
+    tensors = list(spatial.values())
     if len(tensors) != 1 or not _sources(tensors[0]):
         raise ModelError(
             f"cannot be cut before its pooling: {len(tensors)} tensors with spatial dimensions lead to the output",
             where=name,
-            hint="Save the network without its top and use that file.",
+            hint="Save the network without its top, and use that file.",
         )
     return _before_pooling_to_one(tensors[0])
 
 
 def _before_pooling_to_one(tensor: Any) -> Any:
-    """Step back over what belongs to the top though it is 4-D: pooling to 1x1 pixel and what follows it."""
+    """The input of the pooling to 1x1 pixels that `tensor` follows, if any, otherwise `tensor`."""
     current = tensor
     while tuple(current.shape[1:3]) == (1, 1):
         sources = _sources(current)
         if len(sources) != 1 or len(sources[0].shape) != 4:
             return tensor
         current, operation = sources[0], current._keras_history.operation
-    # Small images can shrink to one pixel by convolution alone; those are features.
+    # Convolutions alone can shrink small images to one pixel; such outputs are features, not part of the top.
     return current if current is tensor or "Pooling" in type(operation).__name__ else tensor
 
 
 def _sources(tensor: Any) -> list[Any]:
-    """Tensors the operation behind `tensor` was applied to; empty for an input."""
+    """Inputs of the operation that computes `tensor`; empty for an input of the model."""
     history = tensor._keras_history
     return list(history.operation._inbound_nodes[history.node_index].input_tensors)
 
 
-def _like(structure: Any, tensor: Any) -> Any:
-    """`tensor` in the structure of a model's `input` (files hold plain tensors, or lists of one)."""
+def _match_structure(structure: Any, tensor: Any) -> Any:
+    """`tensor` in the structure of a model's `input`, which is a tensor or a list of one tensor."""
     return [tensor] if isinstance(structure, (list, tuple)) else tensor
 
 
-def _shape(network: keras.Model) -> str:
+def _input_size(network: keras.Model) -> str:
     height, width = network.inputs[0].shape[1:3]
     return f"{height}x{width}"
 
 
-def _first_line(error: Exception) -> str:
-    """The heart of Keras's messages, which wrap the real reason and can run to pages."""
+def _reason(error: Exception) -> str:
+    """The reason in a message of Keras, which can wrap it in pages of text; at most 200 characters."""
     reason = str(error).rpartition("Exception encountered: ")[2].strip() or type(error).__name__
     return reason.partition("\n")[0].partition(". ")[0][:200].rstrip(".")

@@ -1,9 +1,7 @@
-"""Local weights into a network, all or nothing: Keras 3 `.weights.h5` and `.keras`, legacy Keras 1 and 2 `.h5`.
+"""Load weights files into networks: Keras 3 `.weights.h5` and `.keras`, legacy Keras 1 and 2 `.h5`. Save `.weights.h5`.
 
-A file is told by its content, not by its name. Its arrays are laid beside the network's; only when every one has
-its counterpart of the same shape is anything assigned, and what was assigned is read back.
-
-The other way, `save` writes a Keras 3 `.weights.h5`, in half the bytes where that is wanted.
+The format of a file is recognised by its content, not by its name. The arrays of the file are paired with those of the
+network. Weights are assigned only if each array has a counterpart of the same shape, and are read back afterwards.
 """
 
 import hashlib
@@ -28,42 +26,42 @@ import numpy as np
 from tlcli.errors import WeightsError
 from tlcli.paths import replacing
 
-_SHOWN = 5
-_DAMAGED = "The file may be damaged or only partly copied; fetch it again."
+_SHOWN_LAYERS = 5
+_FETCH_AGAIN = "The file may be damaged or incomplete; fetch it again."
 
 
 def load(network: keras.Model, path: Path, *, with_top: Callable[[], keras.Model]) -> None:
-    """Fill a network without top from a file with or without the network's own ImageNet top.
+    """Load weights into a network without top, from a file with or without the network's original top.
 
     Args:
-        network: Network without top; all its weights are replaced, or none.
+        network: Network without top. Either all its weights are replaced or none.
         path: `.weights.h5`, `.h5`, `.hdf5` or `.keras`.
-        with_top: Builds the same network with its classification top, for any number of classes. Asked only when
-            the file holds more than `network`; built without memory for its weights.
+        with_top: Builds the same network with its classification top, for any number of classes. Called only if the
+            file has more arrays than `network`, without allocating memory for the weights.
 
     Raises:
-        WeightsError: The file is missing, damaged, or made for another network.
+        WeightsError: The file is missing, damaged, or belongs to another network.
     """
-    with _opened(path) as file:
-        places = _places(file, network)
-        if _has_more(places):
-            places = _below_top(places, file, network, with_top)
-        if wrong := [place for place in places if not place.fits]:
-            raise _misfit(wrong, places, network.name, path=path, calls_itself=_own_name(file))
-        arrays = [_read(place.dataset, file) for place in places]
-    _assign(network, [place.variable for place in places], arrays, path)
+    with _open_hdf5(path) as file:
+        pairs = _pairs(file, network)
+        if _has_extra_arrays(pairs):
+            pairs = _check_with_top(pairs, file, network, with_top)
+        if wrong := [pair for pair in pairs if not pair.fits]:
+            raise _mismatch_error(wrong, pairs, network.name, path=path, stored_name=_stored_name(file))
+        arrays = [_read(pair.dataset, file) for pair in pairs]
+    _assign(network, [pair.variable for pair in pairs], arrays, path)
 
 
 def save(network: keras.Model, path: Path, *, half: bool) -> str:
-    """Write the weights of a network as Keras lays them out, atomically; `load` and `load_weights` read them.
+    """Save the weights of a network in the format of Keras, atomically.
 
-    The same weights give the same bytes.
+    `load` and Keras's `load_weights` read the file. Equal weights give equal files.
 
     Args:
-        network: All its weights are written, the state of random generators too.
-        path: The file to make or replace, `.weights.h5`.
-        half: Store arrays of two and more dimensions (kernels) as float16 where it holds their values; vectors, such
-            as the statistics of BatchNorm, stay as they are.
+        network: All its weights are saved, including the state of random generators.
+        path: The file to create or replace, `.weights.h5`.
+        half: Save arrays with two or more dimensions (kernels) as float16 if their values fit. Vectors, such as the
+            statistics of BatchNorm, stay as they are.
 
     Returns:
         sha256 of the file, hexadecimal.
@@ -78,14 +76,14 @@ def save(network: keras.Model, path: Path, *, half: bool) -> str:
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Give `target` the weights of `source`, a network of the same layers."""
+    """Copy all weights from `source` to `target`, a network with the same layers."""
     target.set_weights(source.get_weights())
-    _settle(target)
+    _update_normalization(target)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """One array of a network beside its counterpart in a file; either is None where it is missing."""
+class _Pair:
+    """An array of a network and its counterpart in a file; one of them is None if it is missing."""
 
     layer: str
     name: str
@@ -106,12 +104,12 @@ class _Place:
 
     def __str__(self) -> str:
         network = tuple(self.variable.shape) if self.variable is not None else "nothing"
-        found = self.dataset.shape if self.dataset is not None else "nothing"
-        return f"{self.layer} {self.name}: network {network}, file {found}"
+        file = self.dataset.shape if self.dataset is not None else "nothing"
+        return f"{self.layer} {self.name}: network {network}, file {file}"
 
 
 def _copy(source: h5py.Group, target: h5py.Group, *, half: bool) -> None:
-    """All groups, arrays and attributes, in the order of their names."""
+    """Copy all groups, arrays and attributes, in the order of their names."""
     for name, value in source.attrs.items():
         target.attrs[name] = value
     for name, item in source.items():
@@ -119,20 +117,21 @@ def _copy(source: h5py.Group, target: h5py.Group, *, half: bool) -> None:
             _copy(item, target.create_group(name), half=half)
             continue
         array = item[()]
-        dataset = target.create_dataset(name, data=_halved(array) if half else array)
+        dataset = target.create_dataset(name, data=_to_half(array) if half else array)
         for key, value in item.attrs.items():
             dataset.attrs[key] = value
 
 
-def _halved(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _to_half(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array as float16, or as it is if it is not float32, has fewer than two dimensions or values out of range."""
     if array.dtype != np.float32 or array.ndim < 2 or np.abs(array).max(initial=0) > np.finfo(np.float16).max:
         return array
     return array.astype(np.float16)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """The HDF5 content of a weights file; failures to read it, also later ones, become WeightsErrors."""
+def _open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open the HDF5 content of a weights file. Errors while it is open become WeightsErrors, too."""
     if not path.is_file():
         raise WeightsError(
             "there is no such file", where=str(path), hint="Give the path of a .weights.h5, .h5 or .keras file."
@@ -145,56 +144,53 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             with h5py.File(path, "r") as file:
                 yield file
     except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"cannot be read as Keras weights ({error})", where=str(path), hint=_DAMAGED) from error
+        raise WeightsError(f"cannot be read as Keras weights ({error})", where=str(path), hint=_FETCH_AGAIN) from error
 
 
-def _places(file: h5py.File, network: keras.Model) -> list[_Place]:
+def _pairs(file: h5py.File, network: keras.Model) -> list[_Pair]:
+    """All arrays of a file and a network in pairs, for each of the formats."""
     if _names(file, "layer_names"):
-        return list(_places_in_order(file, network))
+        return list(_pairs_by_order(file, network))
     if "model_weights" in file:
-        return list(_places_in_order(file["model_weights"], network))
-    return list(_places_by_path(file, network))
+        return list(_pairs_by_order(file["model_weights"], network))
+    return list(_pairs_by_path(file, network))
 
 
-def _places_in_order(group: h5py.Group, network: keras.Model) -> Iterator[_Place]:
-    """Legacy files: layers with weights in order, whatever their names; in a layer the trainable weights first."""
-    ours = [(layer.name, layer.trainable_weights + layer.non_trainable_weights) for layer in network.layers]
-    theirs = [
+def _pairs_by_order(group: h5py.Group, network: keras.Model) -> Iterator[_Pair]:
+    """Pairs for legacy files: layers with weights by order, not by name; trainable weights first in each layer."""
+    in_network = [(layer.name, layer.trainable_weights + layer.non_trainable_weights) for layer in network.layers]
+    in_file = [
         (name, [group[name][weight] for weight in _names(group[name], "weight_names")])
         for name in _names(group, "layer_names")
     ]
-    nothing: tuple[str, list[Any]] = ("", [])
-    for (name, variables), (other, datasets) in zip_longest(
-        [layer for layer in ours if layer[1]], [layer for layer in theirs if layer[1]], fillvalue=nothing
+    no_layer: tuple[str, list[Any]] = ("", [])
+    for (layer, variables), (file_layer, datasets) in zip_longest(
+        [layer for layer in in_network if layer[1]], [layer for layer in in_file if layer[1]], fillvalue=no_layer
     ):
         for variable, dataset in zip_longest(variables, datasets):
-            label = variable.name if variable is not None else dataset.name.rpartition("/")[2].partition(":")[0]
-            yield _Place(name or other, label, variable, dataset)
+            name = variable.name if variable is not None else dataset.name.rpartition("/")[2].partition(":")[0]
+            yield _Pair(layer or file_layer, name, variable, dataset)
 
 
-def _places_by_path(file: h5py.File, network: keras.Model) -> Iterator[_Place]:
-    """Keras 3 files: every layer has a path made of its kind and a count, its arrays are numbered."""
-    # TensorFlow 2.12 and 2.13 used another word for the same thing.
+def _pairs_by_path(file: h5py.File, network: keras.Model) -> Iterator[_Pair]:
+    """Pairs for Keras 3 files: the path of a layer is its kind and a count, and its arrays are numbered."""
+    # TensorFlow 2.12 and 2.13 used another name.
     root = "layers" if "layers" in file else "_layer_checkpoint_dependencies"
-    taken = set()
+    paired = set()
     for path, layer in _storage_paths(network, root):
         for number, variable in enumerate(layer.weights):
             dataset = file.get(f"{path}/vars/{number}")
-            taken.add(f"{path}/vars/{number}")
-            yield _Place(layer.name, variable.name, variable, dataset)
+            paired.add(f"{path}/vars/{number}")
+            yield _Pair(layer.name, variable.name, variable, dataset)
     for key in _array_keys(file):
-        if key.startswith(f"{root}/") and key not in taken:
-            group = file[key].parent
-            yield _Place(
-                str(group.attrs.get("name", key.partition("/vars")[0])),
-                file[key].name.rpartition("/")[2],
-                None,
-                file[key],
-            )
+        if key.startswith(f"{root}/") and key not in paired:
+            dataset = file[key]
+            layer_name = str(dataset.parent.attrs.get("name", key.partition("/vars")[0]))
+            yield _Pair(layer_name, dataset.name.rpartition("/")[2], None, dataset)
 
 
 def _storage_paths(model: keras.Model, root: str, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
-    """Where Keras 3 keeps each layer: `layers/conv2d`, `layers/conv2d_1`, nested `layers/sequential/layers/…`."""
+    """Layers and their paths in Keras 3 files: `layers/conv2d`, `layers/conv2d_1`, `layers/sequential/layers/…`."""
     count: Counter[str] = Counter()
     for layer in model.layers:
         kind = _snake_case(type(layer).__name__)
@@ -207,20 +203,20 @@ def _storage_paths(model: keras.Model, root: str, prefix: str = "") -> Iterator[
 
 
 def _snake_case(name: str) -> str:
-    """`DepthwiseConv2D` → `depthwise_conv2d`, `ReLU` → `re_lu`: the spelling in Keras 3 files."""
+    """A class name as Keras 3 spells it in files: `DepthwiseConv2D` → `depthwise_conv2d`, `ReLU` → `re_lu`."""
     split = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", split).lower()
 
 
 def _array_keys(file: h5py.File) -> list[str]:
-    """Paths of all arrays that are weights; the state of random generators (dropout) is none."""
+    """Paths of all weights in a file, without the state of random generators (dropout)."""
     keys: list[str] = []
     file.visititems(lambda key, item: keys.append(key) if isinstance(item, h5py.Dataset) else None)
     return [key for key in keys if "generator/" not in key]
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:
-    """A list of names among the attributes; long lists are stored in numbered pieces."""
+    """A list of names from the attributes of a group. Long lists are stored in numbered pieces."""
     pieces = [attribute] if attribute in group.attrs else []
     while f"{attribute}{len(pieces)}" in group.attrs:
         pieces.append(f"{attribute}{len(pieces)}")
@@ -228,81 +224,83 @@ def _names(group: h5py.Group, attribute: str) -> list[str]:
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
-def _has_more(places: list[_Place]) -> bool:
-    """True where the file holds all of the network, and something besides."""
-    return any(place.variable is None for place in places) and all(
-        place.fits for place in places if place.variable is not None
+def _has_extra_arrays(pairs: list[_Pair]) -> bool:
+    """True if the file has all arrays of the network, and others."""
+    return any(pair.variable is None for pair in pairs) and all(
+        pair.fits for pair in pairs if pair.variable is not None
     )
 
 
-def _below_top(
-    places: list[_Place], file: h5py.File, network: keras.Model, with_top: Callable[[], keras.Model]
-) -> list[_Place]:
-    """Check a file with top against the whole network, and keep what lies below the top."""
+def _check_with_top(
+    pairs: list[_Pair], file: h5py.File, network: keras.Model, with_top: Callable[[], keras.Model]
+) -> list[_Pair]:
+    """Check a file with top against the whole network. Returns mismatches if any, else the pairs below the top."""
     with keras.StatelessScope(initialize_variables=False):
-        whole = _places(file, with_top())
+        whole = _pairs(file, with_top())
     last = whole[-1].layer
-    wrong = [place for place in whole if not (place.fits_but_for_classes if place.layer == last else place.fits)]
-    return wrong or [place for place in places if place.variable is not None]
+    wrong = [pair for pair in whole if not (pair.fits_but_for_classes if pair.layer == last else pair.fits)]
+    return wrong or [pair for pair in pairs if pair.variable is not None]
 
 
-def _own_name(file: h5py.File) -> str:
-    """What the file calls its network, or the empty string."""
+def _stored_name(file: h5py.File) -> str:
+    """The name of the network in the file, or the empty string."""
     if "vars" in file:
         return str(file["vars"].attrs.get("name", ""))
     config = json.loads(file.attrs.get("model_config", "{}")).get("config")
     return str(config.get("name", "")) if isinstance(config, dict) else ""
 
 
-def _misfit(wrong: list[_Place], places: list[_Place], network: str, *, path: Path, calls_itself: str) -> WeightsError:
-    # The first array of a layer is enough to know it by.
-    layers = list({place.layer: place for place in reversed(wrong)}.values())[::-1]
-    shown = "; ".join(map(str, layers[:_SHOWN]))
-    rest = f"; and {len(layers) - _SHOWN} more layers" if len(layers) > _SHOWN else ""
-    known_as = f" The file calls its network '{calls_itself}'." if calls_itself else ""
+def _mismatch_error(
+    wrong: list[_Pair], pairs: list[_Pair], network: str, *, path: Path, stored_name: str
+) -> WeightsError:
+    # One array per layer, the first, is enough for the message.
+    layers = list({pair.layer: pair for pair in reversed(wrong)}.values())[::-1]
+    shown = "; ".join(map(str, layers[:_SHOWN_LAYERS]))
+    rest = f"; and {len(layers) - _SHOWN_LAYERS} more layers" if len(layers) > _SHOWN_LAYERS else ""
+    name_hint = f" The network in the file is '{stored_name}'." if stored_name else ""
     return WeightsError(
-        f"does not fit {network}, {len(wrong)} of {len(places)} arrays differ: {shown}{rest}",
+        f"does not fit {network}, {len(wrong)} of {len(pairs)} arrays differ: {shown}{rest}",
         where=str(path),
-        hint=_advice(wrong, places) + known_as,
+        hint=_mismatch_hint(wrong, pairs) + name_hint,
     )
 
 
-def _advice(wrong: list[_Place], places: list[_Place]) -> str:
-    if all(place.is_matched and len(place.variable.shape) == place.dataset.ndim for place in places):
-        return "It looks like the same network at another width: set model.arguments (alpha) to that of the file."
-    if all(place.dataset is None for place in wrong) and len(wrong) < len(places) / 2:
+def _mismatch_hint(wrong: list[_Pair], pairs: list[_Pair]) -> str:
+    if all(pair.is_matched and len(pair.variable.shape) == pair.dataset.ndim for pair in pairs):
+        return "It looks like the same network at another width: set model.arguments (alpha) to match the file."
+    if all(pair.dataset is None for pair in wrong) and len(wrong) < len(pairs) / 2:
         return "It looks incomplete; fetch it again."
-    return "It looks like another network: choose that one with --model. A whole model: --model FILE."
+    return "It looks like another network: choose it with --model. For a whole model: --model FILE."
 
 
 def _read(dataset: h5py.Dataset, file: h5py.File) -> np.ndarray[Any, Any]:
-    """One array as numbers. Arrays kept in other files than this one are refused."""
+    """Read one array. Arrays that are stored in other files are rejected."""
     if dataset.external or dataset.is_virtual or dataset.file.filename != file.filename:
-        raise OSError(f"{dataset.name} is kept in another file")
+        raise OSError(f"{dataset.name} is stored in another file")
     array = np.asarray(dataset[()])
     if dataset.attrs.get("dtype") == "bfloat16":
         array = array.view(ml_dtypes.bfloat16).astype(np.float32)
     if array.dtype.kind not in "fiu":
-        raise OSError(f"{dataset.name} holds no numbers")
+        raise OSError(f"{dataset.name} is not numeric")
     if not np.isfinite(array).all():
-        raise OSError(f"{dataset.name} holds infinite numbers or none")
+        raise OSError(f"{dataset.name} has infinite or NaN values")
     return array
 
 
 def _assign(network: keras.Model, variables: list[Any], arrays: list[np.ndarray[Any, Any]], path: Path) -> None:
-    """Set all weights, and read them back."""
+    """Assign all weights and read them back."""
     if {id(variable) for variable in variables} != {id(variable) for variable in network.weights}:
-        raise WeightsError(f"{network.name} has layers inside layers that cannot be filled", where=str(path))
+        raise WeightsError(f"{network.name} has nested layers that cannot be loaded", where=str(path))
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
-    _settle(network)
+    _update_normalization(network)
     for variable, array in zip(variables, arrays, strict=True):
         if not np.array_equal(keras.ops.convert_to_numpy(variable), array.astype(variable.dtype)):
-            raise WeightsError(f"{variable.path} did not take the values of the file", where=str(path))
+            raise WeightsError(f"{variable.path} differs from the file after loading", where=str(path))
 
 
-def _settle(network: keras.Model) -> None:
-    """Let layers see their new weights: Normalization computes with numbers it derived from them."""
+def _update_normalization(network: keras.Model) -> None:
+    """Update the values that Normalization layers derive from their weights."""
     for _, layer in _storage_paths(network, "layers"):
         if isinstance(layer, keras.layers.Normalization) and layer.weights:
             layer.finalize_state()

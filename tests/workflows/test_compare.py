@@ -1,0 +1,33 @@
+"""Compare: runs side by side, and the result of a comparison in place of its runs."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tlcli.errors import UsageError
+from tlcli.report import comparison, record
+from tlcli.workflows.compare import compare
+
+
+def test_a_comparison_stands_for_its_runs_wherever_it_is(finished: tuple, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    runs = [Path(shutil.copytree(finished[0], out / comparison.RUNS / name)) for name in ("one", "two")]
+    best = record.read(runs[0])
+    best.compared = comparison.side_by_side(runs)["runs"]
+    record.write(out, best)
+    moved = out.rename(tmp_path / "moved")
+    table = compare([moved])
+    assert [row["run"] for row in table["runs"]] == [str(moved / comparison.RUNS / name) for name in ("one", "two")]
+    assert table["same_split"]
+    assert table == compare([moved / comparison.RUNS / name for name in ("one", "two")])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_incomplete_run_is_refused(count: int, finished: tuple, tmp_path: Path) -> None:
+    runs = [Path(shutil.copytree(finished[0], tmp_path / str(number))) for number in range(count)]
+    run = record.read(runs[-1])
+    run.status = "interrupted"
+    record.write(runs[-1], run)
+    with pytest.raises(UsageError, match="the run is interrupted, it has no classifier yet"):
+        compare(runs)
