@@ -1,4 +1,4 @@
-"""Wrong input: one clear sentence on stderr, exit code 2, nothing left behind; with --json one document on stdout."""
+"""Wrong input: one message on stderr, exit code 2, no files left; with --json one document on stdout."""
 
 import json
 import shutil
@@ -12,15 +12,15 @@ SMALL = ("--model", "mobilenet", "--weights", "random", "--set", "data.size=[32,
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a case finds and puts its things; the command runs elsewhere, in an empty folder."""
+class Folders:
+    """The folders of a case. The command runs in another, empty folder."""
 
     path: Path
     photos: Path
     finished: Path
     draw: Callable[..., Path]
 
-    def file(self, name: str, text: str = "no picture") -> Path:
+    def file(self, name: str, text: str = "not an image") -> Path:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -28,52 +28,52 @@ class Place:
 
 
 @pytest.fixture
-def place(
+def folders(
     tmp_path: Path, photos: Path, finished: tuple, draw: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> Place:
+) -> Folders:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     (tmp_path / "place").mkdir()
-    return Place(tmp_path / "place", photos, finished[0], draw)
+    return Folders(tmp_path / "place", photos, finished[0], draw)
 
 
-def no_class_folders(place: Place) -> Path:
-    shutil.copy(place.photos / "red" / "00.bmp", place.path / "one.bmp")
-    return place.path
+def no_class_folders(folders: Folders) -> Path:
+    shutil.copy(folders.photos / "red" / "00.bmp", folders.path / "one.bmp")
+    return folders.path
 
 
-def a_class_with_one_image(place: Place) -> Path:
-    folder = place.draw(place.path / "photos")
+def a_class_with_one_image(folders: Folders) -> Path:
+    folder = folders.draw(folders.path / "photos")
     for path in sorted((folder / "red").iterdir())[1:]:
         path.unlink()
     return folder
 
 
-def val_with_other_classes(place: Place) -> Path:
-    place.draw(place.path / "photos" / "train", ["cat", "dog"])
-    place.draw(place.path / "photos" / "val", ["cat", "dgo"])
-    return place.path / "photos"
+def val_with_other_classes(folders: Folders) -> Path:
+    folders.draw(folders.path / "photos" / "train", ["cat", "dog"])
+    folders.draw(folders.path / "photos" / "val", ["cat", "dgo"])
+    return folders.path / "photos"
 
 
-def with_an_unreadable_image(place: Place) -> Path:
-    folder = place.draw(place.path / "photos")
-    place.file("photos/red/broken.jpg")
+def with_an_unreadable_image(folders: Folders) -> Path:
+    folder = folders.draw(folders.path / "photos")
+    folders.file("photos/red/broken.jpg")
     return folder
 
 
-def interrupted(place: Place) -> Path:
-    run = place.path / "run"
-    shutil.copytree(place.finished, run)
+def interrupted(folders: Folders) -> Path:
+    run = folders.path / "run"
+    shutil.copytree(folders.finished, run)
     (run / "model.keras").unlink()
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     (run / "run.json").write_text(json.dumps(record | {"status": "interrupted"}), encoding="utf-8")
     return run
 
 
-def other_weights(place: Place) -> Path:
+def other_weights(folders: Folders) -> Path:
     import keras
 
-    path = place.path / "other.weights.h5"
+    path = folders.path / "other.weights.h5"
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save_weights(path)
     return path
 
@@ -90,7 +90,7 @@ phases:
     epochs: none
 """
 
-# What is wrong: the command, and what the sentence must hold.
+# Name of the case: the command, and texts that its message must contain.
 DATA_CASES = {
     "no folder": (lambda p: ["plan", p.path / "phots"], ["phots", "no such folder"]),
     "mistyped folder": (lambda p: ["plan", p.photos.parent / "phots"], ["no such folder", "'photos'"]),
@@ -152,7 +152,7 @@ RECIPE_CASES = {
         lambda p: ["plan", p.photos, *SMALL, "--set", "data.val=0"],
         ["phases[1].policy", "validation images"],
     ),
-    "said twice": (
+    "set twice": (
         lambda p: ["plan", p.photos, "--budget", "10m", "--set", "performance.budget=5m"],
         ["--set performance.budget=5m", "is also set by --budget"],
     ),
@@ -173,11 +173,11 @@ RUN_CASES = {
     "resume no run": (lambda p: ["finetune", "--resume", p.path], ["is not a run folder"]),
     "resume with settings": (
         lambda p: ["finetune", "--resume", interrupted(p), "--set", "seed=1"],
-        ["--resume", "the recipe it began with"],
+        ["--resume", "keeps its folder and its recipe"],
     ),
     "resume into another folder": (
         lambda p: ["finetune", "--resume", interrupted(p), "--out", p.path / "x"],
-        ["--resume", "the folder"],
+        ["--resume", "keeps its folder"],
     ),
     "unknown device": (lambda p: ["finetune", p.photos, *SMALL, "--device", "gpu:7"], ["'gpu:7'", "cpu:0"]),
     "evaluate no run": (lambda p: ["evaluate", p.path / "x"], ["no such run"]),
@@ -212,83 +212,83 @@ COMMAND_CASES = {
     "two forms at once": (lambda p: ["predict", p.finished, p.photos, "--csv", "--json"], ["--csv and --json"]),
 }
 CASES = DATA_CASES | MODEL_CASES | RECIPE_CASES | RUN_CASES | COMMAND_CASES
-# These know no --json; inspect has --format json.
+# `inspect` with --format json instead of --json.
 TEXT_ONLY = {"inspect a typo", "inspect too small", "inspect a selection without match"}
 
 
-def test_no_case_shadows_another() -> None:
+def test_there_are_62_cases() -> None:
     assert len(CASES) == sum(map(len, (DATA_CASES, MODEL_CASES, RECIPE_CASES, RUN_CASES, COMMAND_CASES))) == 62
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_sentence_and_nothing_left_behind(case: str, tlcli: Callable, place: Place) -> None:
-    words, wanted = CASES[case]
-    command = words(place)
-    said = tlcli(*command)
-    assert said.code == 2, said
-    errors = [line for line in said.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1, said.stderr
-    assert said.stderr.splitlines()[-1] == errors[0], "the sentence is the last line"
-    assert "Traceback" not in said.stderr
-    assert "fault of tlcli" not in said.stderr
-    assert len(errors[0].replace(str(place.path), "")) < 500
-    for text in wanted:
+def test_a_mistake_is_one_message_and_leaves_no_files(case: str, tlcli: Callable, folders: Folders) -> None:
+    words, texts = CASES[case]
+    command = words(folders)
+    result = tlcli(*command)
+    assert result.code == 2, result
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, result.stderr
+    assert result.stderr.splitlines()[-1] == errors[0], "the message is the last line"
+    assert "Traceback" not in result.stderr
+    assert "bug in tlcli" not in result.stderr
+    assert len(errors[0].replace(str(folders.path), "")) < 500
+    for text in texts:
         assert text in errors[0]
-    assert said.stdout == "" or "--json" in command
+    assert result.stdout == "" or "--json" in command
     assert list(Path.cwd().iterdir()) == []
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_same_as_one_json_document(case: str, tlcli: Callable, place: Place) -> None:
-    words, wanted = CASES[case]
+def test_a_mistake_is_one_json_document(case: str, tlcli: Callable, folders: Folders) -> None:
+    words, texts = CASES[case]
     form = ("--format", "json") if case in TEXT_ONLY else () if case == "two forms at once" else ("--json",)
-    said = tlcli(*words(place), *form)
-    assert said.code == 2
-    assert set(said.document) == {"error"}
-    error = said.document["error"]
+    result = tlcli(*words(folders), *form)
+    assert result.code == 2
+    assert set(result.document) == {"error"}
+    error = result.document["error"]
     assert {"kind", "where", "message", "hint"} <= set(error)
     assert all(isinstance(error[key], str) for key in ("kind", "where", "message", "hint"))
     assert error["kind"] != "internal"
     text = " ".join((error["where"] + ":", error["message"], error["hint"]))
-    for part in wanted:
+    for part in texts:
         assert part in text
-    assert error["message"] in said.stderr
+    assert error["message"] in result.stderr
     assert list(Path.cwd().iterdir()) == []
 
 
 @pytest.mark.parametrize("command", [["plan", "no"], ["finetune", "no"], ["recipe", "run", "full", "no"]], ids=str)
-def test_quiet_leaves_the_sentence(command: list[str], tlcli: Callable, place: Place) -> None:
-    said = tlcli(*command, "--quiet")
-    assert said.code == 2
-    assert len(said.stderr.splitlines()) == 1
+def test_quiet_keeps_the_message(command: list[str], tlcli: Callable, folders: Folders) -> None:
+    result = tlcli(*command, "--quiet")
+    assert result.code == 2
+    assert len(result.stderr.splitlines()) == 1
 
 
-def test_what_can_be_told_at_once_is_told_before_anything_is_loaded(tlcli: Callable, place: Place) -> None:
-    """Loading Keras takes seconds, and would be the first line."""
+def test_early_mistakes_are_reported_before_keras_loads(tlcli: Callable, folders: Folders) -> None:
+    """The first line would otherwise be `loading Keras …`."""
     for command in (
         ["finetune", "no"],
-        ["finetune", place.photos, *SMALL, "-o", place.photos],
-        ["finetune", "--resume", place.finished],
+        ["finetune", folders.photos, *SMALL, "-o", folders.photos],
+        ["finetune", "--resume", folders.finished],
         ["evaluate", "no"],
-        ["predict", interrupted(place), place.photos],
+        ["predict", interrupted(folders), folders.photos],
     ):
-        said = tlcli(*command)
-        assert said.stderr.startswith("Error: ")
-        assert len(said.stderr.splitlines()) == 1
+        result = tlcli(*command)
+        assert result.stderr.startswith("Error: ")
+        assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["plan", "finetune", "validate", "run"])
-def test_all_mistakes_of_a_recipe_at_once(command: str, tlcli: Callable, place: Place) -> None:
-    recipe = place.file("mine.yaml", MISTYPED)
+def test_all_mistakes_of_a_recipe_are_reported_together(command: str, tlcli: Callable, folders: Folders) -> None:
+    recipe = folders.file("mine.yaml", MISTYPED)
     words = {
-        "plan": ["plan", place.photos, "--recipe", recipe],
-        "finetune": ["finetune", place.photos, "--recipe", recipe],
+        "plan": ["plan", folders.photos, "--recipe", recipe],
+        "finetune": ["finetune", folders.photos, "--recipe", recipe],
         "validate": ["recipe", "validate", recipe],
-        "run": ["recipe", "run", recipe, place.photos],
+        "run": ["recipe", "run", recipe, folders.photos],
     }[command]
-    said = tlcli(*words)
-    lines = said.stderr.removeprefix("Error: ").splitlines()
-    assert (said.code, said.stdout) == (2, "")
+    result = tlcli(*words)
+    lines = result.stderr.removeprefix("Error: ").splitlines()
+    assert (result.code, result.stdout) == (2, "")
     assert [line.removeprefix(str(recipe)).split(":")[1] for line in lines] == ["4", "5", "9"]
     for line, text in zip(lines, ["data.vall: unknown key", "head.dropout", "phases[0].epochs"], strict=True):
         assert text in line
@@ -298,34 +298,34 @@ def test_all_mistakes_of_a_recipe_at_once(command: str, tlcli: Callable, place: 
         assert [problem["where"] for problem in problems] == [line.split(": ")[0] for line in lines]
 
 
-def test_an_image_that_cannot_be_read_is_a_warning_otherwise(tlcli: Callable, place: Place) -> None:
-    folder = with_an_unreadable_image(place)
-    said = tlcli("plan", folder, *SMALL, "--quiet", "--json")
-    assert said.code == 0
-    assert sum(said.document["data"]["counts"].values()) == 30
-    lines = said.stderr.splitlines()
+def test_without_strict_an_unreadable_image_is_a_warning(tlcli: Callable, folders: Folders) -> None:
+    folder = with_an_unreadable_image(folders)
+    result = tlcli("plan", folder, *SMALL, "--quiet", "--json")
+    assert result.code == 0
+    assert sum(result.document["data"]["counts"].values()) == 30
+    lines = result.stderr.splitlines()
     assert all(line.startswith("warning: ") for line in lines)
-    assert [line for line in lines if line.startswith(f"warning: skipped {folder}/red/broken.jpg: not an image")]
+    assert [line for line in lines if line.startswith(f"warning: skipped {folder}/red/broken.jpg: not a valid JPEG")]
 
 
-def test_debug_adds_the_traceback_and_keeps_the_rest(tlcli: Callable, place: Place) -> None:
-    said = tlcli("plan", "no", "--debug", "--json")
-    assert said.code == 2
-    assert "Traceback (most recent call last)" in said.stderr
-    assert "DataError" in said.stderr
-    assert said.document["error"]["kind"] == "data"
+def test_debug_adds_the_traceback(tlcli: Callable, folders: Folders) -> None:
+    result = tlcli("plan", "no", "--debug", "--json")
+    assert result.code == 2
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "DataError" in result.stderr
+    assert result.document["error"]["kind"] == "data"
 
 
-def test_control_characters_of_a_name_reach_no_terminal(tlcli: Callable, place: Place) -> None:
-    said = tlcli("plan", "a\x1b[31m\x07b")
-    assert said.code == 2
-    assert "\x1b" not in said.stderr
-    assert "a\\x1b[31m\\x07b" in said.stderr
+def test_control_characters_are_escaped(tlcli: Callable, folders: Folders) -> None:
+    result = tlcli("plan", "a\x1b[31m\x07b")
+    assert result.code == 2
+    assert "\x1b" not in result.stderr
+    assert "a\\x1b[31m\\x07b" in result.stderr
 
 
-def test_an_existing_file_is_never_overwritten_by_a_copied_recipe(tlcli: Callable, place: Place) -> None:
-    path = place.file("mine.yaml", "mine")
-    said = tlcli("recipe", "copy", "full", path)
-    assert said.code == 2
-    assert "already exists" in said.stderr
+def test_copying_a_recipe_does_not_overwrite_a_file(tlcli: Callable, folders: Folders) -> None:
+    path = folders.file("mine.yaml", "mine")
+    result = tlcli("recipe", "copy", "full", path)
+    assert result.code == 2
+    assert "already exists" in result.stderr
     assert path.read_text(encoding="utf-8") == "mine"

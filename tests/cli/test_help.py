@@ -1,4 +1,4 @@
-"""Help: every command explains itself, nothing in it is cut, and the documents know every command."""
+"""Help: every command has one, no line of it is cut, and the documentation names every command."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,67 +13,67 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 GOLDEN = CHECKOUT / "tests" / "golden"
 
 
-def commands(command: click.Command = cli, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def commands(command: click.Command = cli, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The words of every command, groups included."""
-    yield above
+    yield prefix
     if isinstance(command, click.Group):
-        for name, below in command.commands.items():
-            yield from commands(below, (*above, name))
+        for name, subcommand in command.commands.items():
+            yield from commands(subcommand, (*prefix, name))
 
 
 COMMANDS = list(commands())
 
 
-def test_every_command_was_seen() -> None:
+def test_there_are_22_commands() -> None:
     assert len(COMMANDS) == 22
     assert len(set(COMMANDS)) == 22
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "tlcli")
-def test_help_is_whole(words: tuple[str, ...], tlcli: Callable) -> None:
-    said = tlcli(*words, "--help")
-    assert (said.code, said.stderr) == (0, "")
-    assert said.stdout.startswith(f"Usage: {' '.join(('tlcli', *words))} ")
-    assert "..." not in said.stdout.replace("COMMAND [ARGS]...", ""), "a line is cut"
-    assert "\\b" not in said.stdout
-    assert "\b" not in said.stdout
-    assert said.stdout == tlcli(*words, "-h").stdout
+def test_help_is_complete(words: tuple[str, ...], tlcli: Callable) -> None:
+    result = tlcli(*words, "--help")
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"Usage: {' '.join(('tlcli', *words))} ")
+    assert "..." not in result.stdout.replace("COMMAND [ARGS]...", ""), "a line is cut"
+    assert "\\b" not in result.stdout
+    assert "\b" not in result.stdout
+    assert result.stdout == tlcli(*words, "-h").stdout
 
 
 @pytest.mark.parametrize("words", COMMANDS[1:], ids=" ".join)
-def test_every_command_stands_in_the_documents(words: tuple[str, ...]) -> None:
-    documents = [CHECKOUT / "README.md", *(CHECKOUT / "docs").rglob("*.md")]
-    text = " ".join(path.read_text(encoding="utf-8") for path in documents)
+def test_every_command_is_documented(words: tuple[str, ...]) -> None:
+    pages = [CHECKOUT / "README.md", *(CHECKOUT / "docs").rglob("*.md")]
+    text = " ".join(path.read_text(encoding="utf-8") for path in pages)
     assert f"tlcli {' '.join(words)}" in text
 
 
 @pytest.mark.parametrize("words", [(), ("finetune",), ("plan",)], ids=["tlcli", "finetune", "plan"])
-def test_help_reads_as_it_was_written(words: tuple[str, ...], tlcli: Callable) -> None:
-    """After a wanted change: RENEW_GOLDEN=1 pytest tests/cli, then look at the difference."""
+def test_help_is_the_golden_text(words: tuple[str, ...], tlcli: Callable) -> None:
+    """After an intended change, run RENEW_GOLDEN=1 pytest tests/cli and read the difference."""
     path = GOLDEN / f"help{''.join(f'-{word}' for word in words)}.txt"
-    said = tlcli(*words, "--help").stdout
+    text = tlcli(*words, "--help").stdout
     if "RENEW_GOLDEN" in os.environ:
-        path.write_text(said, encoding="utf-8")
-    assert said == path.read_text(encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("words", [(), ("recipe",), ("zoo",)], ids=["tlcli", "recipe", "zoo"])
-def test_a_group_alone_shows_its_help_as_a_mistake(words: tuple[str, ...], tlcli: Callable) -> None:
-    said = tlcli(*words)
-    assert (said.code, said.stdout) == (2, "")
-    assert said.stderr == tlcli(*words, "--help").stdout
+def test_a_group_without_a_command_prints_its_help_as_an_error(words: tuple[str, ...], tlcli: Callable) -> None:
+    result = tlcli(*words)
+    assert (result.code, result.stdout) == (2, "")
+    assert result.stderr == tlcli(*words, "--help").stdout
 
 
-def test_version(tlcli: Callable) -> None:
+def test_version_is_printed(tlcli: Callable) -> None:
     from tlcli import __version__
 
-    said = tlcli("--version")
-    assert (said.code, said.stdout) == (0, f"tlcli {__version__}\n")
+    result = tlcli("--version")
+    assert (result.code, result.stdout) == (0, f"tlcli {__version__}\n")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shells_get_their_completion(shell: str, tlcli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shell_completion_is_available(shell: str, tlcli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_TLCLI_COMPLETE", f"{shell}_source")
-    said = tlcli()
-    assert said.code == 0
-    assert "_TLCLI_COMPLETE" in said.stdout
+    result = tlcli()
+    assert result.code == 0
+    assert "_TLCLI_COMPLETE" in result.stdout

@@ -266,12 +266,12 @@ def test_a_copied_classifier_has_the_facts_of_its_run(tlcli: Callable, finished:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ((), "give either one MODEL or --diff A B"),
+        ((), "give either MODEL or --diff A B"),
         (
             ("mobilenet_synthetic", "--diff", "mobilenet_synthetic", "mobilenet_synthetic"),
-            "give either one MODEL or --diff A B",
+            "give either MODEL or --diff A B",
         ),
-        (("mobilenet_synthetic", "--out", "x"), "--out: needs a file format"),
+        (("mobilenet_synthetic", "--out", "x"), "--out: a table cannot be written to a file"),
         (
             ("--diff", "mobilenet_synthetic", "mobilenet_synthetic", "--train", "head"),
             "--train: cannot be combined with --diff",

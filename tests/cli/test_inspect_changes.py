@@ -89,15 +89,15 @@ def test_a_copied_classifier_gives_the_changes_of_its_run(finished: tuple, tlcli
     narrow.save_weights(tmp_path / "narrow.weights.h5")
     copy = shutil.copy(finished[0] / "model.keras", tmp_path / "copy.keras")
     words = ("--set", f"model.weights={tmp_path / 'narrow.weights.h5'}", "--json")
-    of_run, of_copy = (tlcli("inspect", "--diff", "mobilenet", other, *words) for other in (finished[0], copy))
+    of_run, of_copy = (tlcli("inspect", "--diff", "mobilenet", path, *words) for path in (finished[0], copy))
     assert of_run.code == of_copy.code == 0, of_copy.stderr
     assert of_run.document["groups"] == of_copy.document["groups"]
     assert not of_run.document["identical"]
 
 
 def test_a_run_is_identical_to_itself_and_its_file(run: Path, tlcli: Callable) -> None:
-    for other in (run, run / "model.keras"):
-        found = tlcli("inspect", "--diff", run, other, "--json").document
+    for path in (run, run / "model.keras"):
+        found = tlcli("inspect", "--diff", run, path, "--json").document
         assert found["identical"]
         assert (found["only_a"], found["only_b"]) == ([], [])
         assert "head" in {group["name"] for group in found["groups"]}

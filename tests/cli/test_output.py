@@ -1,4 +1,4 @@
-"""What goes where: results to stdout, all else to stderr; nothing broken, nothing coloured in a pipe."""
+"""Output: results on stdout, all else on stderr; no colours and no wrapped lines in a pipe."""
 
 import json
 import os
@@ -18,55 +18,55 @@ PROGRAM = str(Path(sys.executable).with_name("tlcli"))
 
 
 def on_a_terminal(*words: str, columns: int = 80, **settings: str) -> str:
-    """What a command draws on a terminal of that width; stdout and stderr are both the terminal."""
-    ours, theirs = pty.openpty()
+    """The output of a command on a terminal of that width, for stdout and stderr together."""
+    controller, terminal = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm-256color", **settings}
-    done = subprocess.Popen([PROGRAM, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    drawn = b""
+    process = subprocess.Popen([PROGRAM, *words], stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    output = b""
     while True:
         try:
-            part = os.read(ours, 65536)
-        except OSError:  # Linux says so when the other side is closed
+            part = os.read(controller, 65536)
+        except OSError:  # Linux raises it when the other side is closed
             break
         if not part:
             break
-        drawn += part
-    os.close(ours)
-    assert done.wait() == 0
-    return drawn.decode()
+        output += part
+    os.close(controller)
+    assert process.wait() == 0
+    return output.decode()
 
 
-def test_a_command_that_reports_says_nothing_else(tlcli: Callable, photos: Path, finished: tuple) -> None:
+def test_stdout_is_one_json_document(tlcli: Callable, photos: Path, finished: tuple) -> None:
     for words in (["plan", photos], ["evaluate", finished[0]], ["predict", finished[0], photos]):
-        said = tlcli(*words, "--json")
-        json.loads(said.stdout)
-        assert said.stderr.splitlines()
+        result = tlcli(*words, "--json")
+        json.loads(result.stdout)
+        assert result.stderr.splitlines()
         quiet = tlcli(*words, "--json", "--quiet")
-        assert (quiet.stdout, quiet.stderr) == (said.stdout, "")
+        assert (quiet.stdout, quiet.stderr) == (result.stdout, "")
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_quiet_may_stand_before_and_after_the_command(place: str, tlcli: Callable, photos: Path) -> None:
-    words = ["--quiet", "plan", photos] if place == "before" else ["plan", photos, "--quiet"]
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_quiet_works_before_and_after_the_command(position: str, tlcli: Callable, photos: Path) -> None:
+    words = ["--quiet", "plan", photos] if position == "before" else ["plan", photos, "--quiet"]
     assert tlcli(*words).stderr == ""
 
 
-def test_a_pipe_gets_no_colours_and_no_broken_lines(tlcli: Callable, draw: Callable, tmp_path: Path) -> None:
+def test_a_pipe_gets_no_colours_and_no_wrapped_lines(tlcli: Callable, draw: Callable, tmp_path: Path) -> None:
     folder = draw(tmp_path / ("a long name " * 12) / ("another one " * 12))
-    said = tlcli("plan", folder)
-    assert "\x1b" not in said.stdout + said.stderr
-    assert str(folder) in said.stdout.splitlines()[0]
+    result = tlcli("plan", folder)
+    assert "\x1b" not in result.stdout + result.stderr
+    assert str(folder) in result.stdout.splitlines()[0]
 
 
-def test_a_terminal_gets_colours_unless_it_wants_none() -> None:
+def test_a_terminal_gets_colours_unless_no_color_is_set() -> None:
     assert "\x1b[" in on_a_terminal("zoo", "list", "mobilenet*")
     assert "\x1b[3" not in on_a_terminal("zoo", "list", "mobilenet*", NO_COLOR="1")
 
 
 def lines_on_a_terminal(*words: str, columns: int) -> list[str]:
-    drawn = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", on_a_terminal(*words, columns=columns))
-    return [line.rstrip() for line in drawn.splitlines()]
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", on_a_terminal(*words, columns=columns))
+    return [line.rstrip() for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("columns", [80, 140])
@@ -74,7 +74,7 @@ def lines_on_a_terminal(*words: str, columns: int) -> list[str]:
 def test_tables_fit_the_terminal(words: list[str], columns: int) -> None:
     lines = lines_on_a_terminal(*words, columns=columns)
     assert max(map(len, lines)) <= columns
-    assert len([line for line in lines if line.strip()]) == len(lines), "a wrapped cell makes lines of its own"
+    assert len([line for line in lines if line.strip()]) == len(lines)
 
 
 @pytest.mark.parametrize("columns", [80, 140])
@@ -82,12 +82,12 @@ def test_tables_fit_the_terminal(words: list[str], columns: int) -> None:
 def test_the_layer_report_fits_the_terminal(words: list[str], columns: int) -> None:
     lines = lines_on_a_terminal("inspect", *words, columns=columns)
     assert max(map(len, lines)) <= columns
-    # The header may be wrapped, the tables may not.
+    # The header may be wrapped, but not the tables.
     tables = lines[lines.index("") + 1 :]
-    assert not [line for line in tables if line.startswith(" ")], "a wrapped cell makes lines of its own"
+    assert not [line for line in tables if line.startswith(" ")], "a wrapped cell"
 
 
-def test_a_closed_pipe_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     done = subprocess.run(
         f"{PROGRAM} zoo list --json | head -n 1; exit ${{PIPESTATUS[0]}}",
         shell=True,
@@ -98,13 +98,13 @@ def test_a_closed_pipe_is_no_error() -> None:
     )
     assert done.stdout == "[\n"
     assert "Traceback" not in done.stderr
-    assert "fault of tlcli" not in done.stderr
+    assert "bug in tlcli" not in done.stderr
 
 
 @pytest.mark.parametrize(
     "text", ["[red]no[/red]", "a\x1b[31mb", "tab\there", "new\nline", "π grün 猫", r"back\[slash]"]
 )
-def test_names_are_shown_as_they_are(text: str) -> None:
+def test_names_are_shown_literally(text: str) -> None:
     shown = console.safe(text).plain
     assert "\x1b" not in shown
     assert "\n" not in shown
@@ -112,12 +112,12 @@ def test_names_are_shown_as_they_are(text: str) -> None:
         assert shown == text
 
 
-def test_headers_of_tables_read_no_markup(capsys: pytest.CaptureFixture) -> None:
+def test_table_cells_are_not_markup(capsys: pytest.CaptureFixture) -> None:
     console.out().print(console.table(["[red]", "[/]"], [["[bold]", "[/bold]"]]))
     assert capsys.readouterr().out.split() == ["[red]", "[/]", "[bold]", "[/bold]"]
 
 
-def test_json_with_not_a_number_is_refused(capsys: pytest.CaptureFixture) -> None:
+def test_json_with_nan_is_refused(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         console.print_json({"loss": float("nan")})
 
@@ -134,7 +134,7 @@ def test_json_with_not_a_number_is_refused(capsys: pytest.CaptureFixture) -> Non
         (2e13, "20.0 T"),
     ],
 )
-def test_counts(value: float, text: str) -> None:
+def test_counts_are_compact(value: float, text: str) -> None:
     assert compact(value) == text
 
 
@@ -142,11 +142,11 @@ def test_counts(value: float, text: str) -> None:
     ("seconds", "text"),
     [(0, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (3599.6, "1 h 00 min"), (90061, "25 h 01 min")],
 )
-def test_durations(seconds: float, text: str) -> None:
+def test_durations_have_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_failing_import_shows_what_the_libraries_said(capfd: pytest.CaptureFixture) -> None:
+def test_a_failing_import_prints_what_the_libraries_wrote(capfd: pytest.CaptureFixture) -> None:
     with console.loading_keras():
         os.write(2, b"start-up line\n")
     assert capfd.readouterr().err == ""

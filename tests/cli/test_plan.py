@@ -1,4 +1,4 @@
-"""`tlcli plan`: what finetune would do, without doing it."""
+"""`tlcli plan`: what `finetune` would do."""
 
 import os
 import re
@@ -13,18 +13,18 @@ from tlcli.features.placement import AUTO_VIEWS
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "plan.txt"
 
 
-def test_the_plan_reads_as_it_was_written(tlcli: Callable, photos: Path) -> None:
-    """After a wanted change: RENEW_GOLDEN=1 pytest tests/cli, then look at the difference."""
-    said = tlcli("plan", photos, "--quiet", "--recipe", "two-phase", "--model", "mobilenet_v2")
-    assert (said.code, said.stderr) == (0, "")
-    lines = said.stdout.replace(str(photos), "PHOTOS").splitlines()
+def test_the_plan_is_the_golden_text(tlcli: Callable, photos: Path) -> None:
+    """After an intended change, run RENEW_GOLDEN=1 pytest tests/cli and read the difference."""
+    result = tlcli("plan", photos, "--quiet", "--recipe", "two-phase", "--model", "mobilenet_v2")
+    assert (result.code, result.stderr) == (0, "")
+    lines = result.stdout.replace(str(photos), "PHOTOS").splitlines()
     text = "".join(f"{line.rstrip()}\n" for line in lines)
     if "RENEW_GOLDEN" in os.environ:
         GOLDEN.write_text(text, encoding="utf-8")
     assert text == GOLDEN.read_text(encoding="utf-8")
 
 
-def test_the_contracts_json(tlcli: Callable, photos: Path) -> None:
+def test_json_has_the_keys_of_the_contract(tlcli: Callable, photos: Path) -> None:
     plan = tlcli("plan", photos, "--json", "--model", "mobilenet_v2").document
     assert set(plan["data"]["counts"]) == {"train", "val", "test"}
     assert sum(plan["data"]["counts"].values()) == 30
@@ -51,80 +51,83 @@ def test_the_contracts_json(tlcli: Callable, photos: Path) -> None:
         (["--model", "mobilenet_v2"], ["phases", 1, "train"], "top 5, 10, 15, 18 groups"),
         (["--model", "mobilenet_v2", "--set", "phases.1.step=1"], ["phases", 1, "train"], "top group by group"),
         (["--model", "mobilenet_synthetic"], ["phases", 1, "train"], "all at once"),
-        # Of 20 images in two batches: few make many epochs.
+        # 20 images make two batches. Few batches make many epochs.
         (["--model", "mobilenet_v2"], ["phases", 1, "epochs"], 48),
         (["--model", "mobilenet_v2"], ["recipe", "performance", "batch"], 16),
         (["--weights", "random"], ["recipe", "model", "weights"], "random"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
 )
-def test_options_and_settings_arrive(
+def test_options_and_settings_take_effect(
     words: list[str], path: list[str | int], value: object, tlcli: Callable, photos: Path
 ) -> None:
-    found = tlcli("plan", photos, "--json", *words).document
+    planned = tlcli("plan", photos, "--json", *words).document
     for key in path:
-        found = found[key]
-    assert found == value
+        planned = planned[key]
+    assert planned == value
 
 
-def stored(said: Any) -> list[str]:
-    """The last column of the table of phases, and what stands below it."""
-    lines = said.stdout.partition("\nphase ")[2].partition("\n\n")[0].splitlines()[1:]
+def cached_features(result: Any) -> list[str]:
+    """The last column of the table of phases, and the lines below the table."""
+    lines = result.stdout.partition("\nphase ")[2].partition("\n\n")[0].splitlines()[1:]
     return [re.split(r"  +", line)[-1].strip() for line in lines if not line.startswith("Left out")]
 
 
 @pytest.mark.parametrize("columns", ["80", "140"])
-def test_the_plan_says_what_is_stored(
+def test_the_plan_shows_the_cached_features(
     columns: str, tlcli: Callable, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     words = ["plan", photos, "--quiet", "--recipe", "two-phase", "--model", "mobilenet_v2"]
-    said = tlcli(*words)
-    assert stored(said)[0] == "pooled, < 1 MB"
-    assert stored(said)[1].startswith(f"block15 × {AUTO_VIEWS}, ")
-    assert max(map(len, said.stdout.splitlines())) <= int(columns)
-    # 30 plain renderings and four times 20 random ones of 1280 numbers, and as many of 7 × 7 × 160.
-    assert stored(tlcli(*words, "--set", "augment.views=5")) == ["pooled × 5, 1 MB", "block15 × 5, 3 MB"]
-    assert stored(tlcli(*words, "--set", "augment.preset=none"))[1] == "block15, 1 MB"
-    assert stored(tlcli(*words, "--set", "performance.cache=off")) == ["–", "–"]
-    small = stored(tlcli(*words, "--set", "performance.cache_budget=200kB"))
-    assert small[:2] == ["pooled, < 1 MB", "–"]
-    assert " ".join(small[2:]) == (
-        "fine-tune: frozen layers are computed anew in every epoch: the features exceed the cache budget of 200kB"
+    result = tlcli(*words)
+    assert cached_features(result)[0] == "pooled, < 1 MB"
+    assert cached_features(result)[1].startswith(f"block15 × {AUTO_VIEWS}, ")
+    assert max(map(len, result.stdout.splitlines())) <= int(columns)
+    # 30 plain views and four times 20 random ones, of 1280 numbers and of 7 × 7 × 160.
+    assert cached_features(tlcli(*words, "--set", "augment.views=5")) == ["pooled × 5, 1 MB", "block15 × 5, 3 MB"]
+    assert cached_features(tlcli(*words, "--set", "augment.preset=none"))[1] == "block15, 1 MB"
+    assert cached_features(tlcli(*words, "--set", "performance.cache=off")) == ["–", "–"]
+    limited = cached_features(tlcli(*words, "--set", "performance.cache_budget=200kB"))
+    assert limited[:2] == ["pooled, < 1 MB", "–"]
+    assert " ".join(limited[2:]) == (
+        "fine-tune: features are not cached: the features exceed the cache budget of 200kB"
     )
 
 
-def test_what_is_stored_stands_in_the_json(tlcli: Callable, photos: Path) -> None:
+def test_json_has_the_cached_features(tlcli: Callable, photos: Path) -> None:
     words = ["plan", photos, "--json", "--recipe", "two-phase", "--model", "mobilenet_v2"]
     keys = ("cut_point", "views", "cache_bytes", "uncached_reason")
     plan = tlcli(*words).document
-    found = [tuple(phase[key] for key in keys) for phase in plan["phases"]]
-    # One of each image, the others of the 20 that are trained on.
-    renderings = 30 + (AUTO_VIEWS - 1) * 20
+    features = [tuple(phase[key] for key in keys) for phase in plan["phases"]]
+    # One view of each image, the others of the 20 training images.
+    views = 30 + (AUTO_VIEWS - 1) * 20
     block15 = 4 * 7 * 7 * 160
-    assert found == [("pooled", 1, 4 * 1280 * 30, ""), ("block15", AUTO_VIEWS, block15 * renderings, "")]
-    assert plan["estimates"]["cache_bytes"] == 30 * 224 * 224 * 3 + sum(each[2] for each in found)
+    assert features == [("pooled", 1, 4 * 1280 * 30, ""), ("block15", AUTO_VIEWS, block15 * views, "")]
+    assert plan["estimates"]["cache_bytes"] == 30 * 224 * 224 * 3 + sum(size for _, _, size, _ in features)
     gradual = [*words[:3], "--recipe", "unfreeze-until-plateau", *words[5:], "--set", "phases.1.step=7"]
     phase = tlcli(*gradual).document["phases"][1]
     sizes = [plan["groups"][-(1 + rounds * 7)]["activation_bytes"] for rounds in (1, 2)]
-    # The third round trains everything, and so do two more.
+    # The third round trains everything, as do two more.
     assert (phase["steps"], phase["cut_point"], phase["uncached_reason"]) == (5, "block10", "")
-    assert phase["cache_bytes"] == sum(sizes) * renderings
-    live = tlcli(*words, "--set", "performance.cache=off").document
-    assert [tuple(phase[key] for key in keys) for phase in live["phases"]] == [("top", 0, 0, ""), ("block15", 0, 0, "")]
-    assert live["estimates"]["cache_bytes"] == 30 * 224 * 224 * 3
+    assert phase["cache_bytes"] == sum(sizes) * views
+    uncached = tlcli(*words, "--set", "performance.cache=off").document
+    assert [tuple(phase[key] for key in keys) for phase in uncached["phases"]] == [
+        ("top", 0, 0, ""),
+        ("block15", 0, 0, ""),
+    ]
+    assert uncached["estimates"]["cache_bytes"] == 30 * 224 * 224 * 3
 
 
 @pytest.mark.parametrize(
-    ("side", "share", "min_relative_gain", "train"), [(32, 1.0, 0.0, "all at once"), (224, 0.3, 0.5, "top ")]
+    ("side", "fraction", "min_relative_gain", "train"), [(32, 1.0, 0.0, "all at once"), (224, 0.3, 0.5, "top ")]
 )
-def test_everything_is_thawed_at_once_where_that_takes_seconds(
-    tlcli: Callable, photos: Path, side: int, share: float, min_relative_gain: float, train: str
+def test_everything_is_unfrozen_at_once_if_a_round_takes_seconds(
+    tlcli: Callable, photos: Path, side: int, fraction: float, min_relative_gain: float, train: str
 ) -> None:
     plan = tlcli("plan", photos, "--json", "--model", "mobilenet_v2", "--set", f"data.size=[{side},{side}]").document
     phase = plan["recipe"]["phases"][1]
     assert (phase["step"], phase["until"]["min_relative_gain"]) == (
-        round(share * len(plan["groups"])),
+        round(fraction * len(plan["groups"])),
         min_relative_gain,
     )
     assert plan["phases"][1]["train"].startswith(train)
@@ -140,7 +143,7 @@ def test_a_plan_writes_nothing_but_the_cache(
     assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == before
 
 
-def test_paths_are_found_from_anywhere(
+def test_relative_paths_become_absolute(
     tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "w.weights.h5").write_text("", encoding="utf-8")
@@ -152,9 +155,9 @@ def test_paths_are_found_from_anywhere(
 
 
 @pytest.mark.parametrize("names", [["train", "val", "test"], ["train", "valid"], ["train", "test"], ["train"]], ids=str)
-def test_given_splits_are_used_as_they_are(names: list[str], tlcli: Callable, draw: Callable, tmp_path: Path) -> None:
+def test_given_splits_are_kept(names: list[str], tlcli: Callable, draw: Callable, tmp_path: Path) -> None:
     for number, name in enumerate(names):
-        # Classes in another order give other pictures, so that no content stands in two splits.
+        # Extra bytes make the files of the splits different.
         draw(tmp_path / name, ["a", "b", "c"], count=12 - 4 * number)
         for path in (tmp_path / name).rglob("*.bmp"):
             path.write_bytes(path.read_bytes() + bytes(number))
@@ -167,7 +170,7 @@ def test_given_splits_are_used_as_they_are(names: list[str], tlcli: Callable, dr
     assert counts["val"] > 0
 
 
-def test_a_resumable_run_can_be_planned(tlcli: Callable, photos: Path, finished: tuple) -> None:
-    said = tlcli("plan", "--resume", finished[0])
-    assert said.code == 2
-    assert "the run is complete" in said.stderr
+def test_a_complete_run_cannot_be_planned(tlcli: Callable, photos: Path, finished: tuple) -> None:
+    result = tlcli("plan", "--resume", finished[0])
+    assert result.code == 2
+    assert "the run is complete" in result.stderr

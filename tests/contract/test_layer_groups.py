@@ -11,7 +11,7 @@ from tlcli.model import structure
 from tlcli.model.cut_points import LayerGraph
 from tlcli.model.graph import measure, weightless
 from tlcli.model.grouping import assign
-from tlcli.model.groups import LayerGroups
+from tlcli.model.layer_groups import LayerGroups
 from tlcli.paths import bundled
 from tlcli.zoo import catalogue
 from tlcli.zoo.card import ModelCard

@@ -22,7 +22,7 @@ def demo(tlcli: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple:
 
 
 def next_commands(stdout: str) -> list[list[str]]:
-    _, _, part = stdout.partition("What to type next:\n")
+    _, _, part = stdout.partition("Next commands:\n")
     return [shlex.split(line, comments=True) for line in part.splitlines()]
 
 
@@ -55,7 +55,7 @@ def test_it_is_clearly_better_than_the_same_network_from_random_weights(demo: tu
 
 def test_it_prints_test_images_with_their_predictions(demo: tuple) -> None:
     _, _, part = demo[1].stdout.partition("Some test images:\n")
-    images, _, _ = part.partition("What to type next:")
+    images, _, _ = part.partition("Next commands:")
     lines = images.splitlines()
     assert any("@" in line for line in lines[:12])
     predictions = re.findall(r"(\d) \((\d+)%\) (right|is \d)", lines[12])

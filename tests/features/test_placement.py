@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tlcli.features import placement
 from tlcli.features.placement import AUTO_VIEWS, ImageCounts, Placement
-from tlcli.model.groups import Layer, LayerGroup, LayerGroups
+from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.recipe import fields
 from tlcli.recipe.schema import Recipe
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tlcli.model.classifier import attach_head
-from tlcli.model.groups import Layer, LayerGroup, LayerGroups
+from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.recipe.schema import HeadSpec, HiddenSpec, Recipe
 from tlcli.train.plan import head_parameters_of
 

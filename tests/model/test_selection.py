@@ -6,7 +6,7 @@ import pytest
 
 from tlcli.errors import ModelError
 from tlcli.model import structure
-from tlcli.model.groups import LayerGroups
+from tlcli.model.layer_groups import LayerGroups
 from tlcli.model.selection import partial_groups, select, whole_groups
 from tlcli.zoo import catalogue
 

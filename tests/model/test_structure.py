@@ -11,7 +11,7 @@ from tlcli.errors import ModelError
 from tlcli.model import structure
 from tlcli.model.graph import measure, weightless
 from tlcli.model.grouping import assign
-from tlcli.model.groups import Layer, LayerGroups
+from tlcli.model.layer_groups import Layer, LayerGroups
 from tlcli.zoo import catalogue
 from tlcli.zoo.card import GroupPattern, ModelCard
 

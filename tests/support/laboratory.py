@@ -15,7 +15,7 @@ from tlcli.features.extraction import FeatureCache
 from tlcli.model import graph
 from tlcli.model.backbone import Backbone, weights_sha256
 from tlcli.model.classifier import Classifier, assemble
-from tlcli.model.groups import LayerGroups
+from tlcli.model.layer_groups import LayerGroups
 from tlcli.recipe.fields import bytes_of
 from tlcli.recipe.schema import Recipe
 from tlcli.train import events, policy

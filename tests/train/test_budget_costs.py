@@ -9,7 +9,7 @@ from keras import layers
 from tlcli.model import structure
 from tlcli.model.graph import measure
 from tlcli.model.grouping import assign
-from tlcli.model.groups import LayerGroups
+from tlcli.model.layer_groups import LayerGroups
 from tlcli.model.selection import select
 from tlcli.train import budget, freeze, plan
 from tlcli.zoo import catalogue

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tlcli.cache.results import CachedResult, ResultCache
-from tlcli.train import cached_results, calibration, checkpoint, phases, policy, probe
+from tlcli.train import cached_results, calibration, checkpoint, linear_probe, phases, policy
 from tlcli.train.budget import Budget
 from tlcli.train.events import EpochDone, Noticed
 
@@ -179,7 +179,7 @@ def test_a_cache_that_cannot_be_written_is_only_a_warning(lab, run, tmp_path):
 def test_the_probe_is_solved_once(lab, run, monkeypatch):
     recipe = lab.recipe({"train": "head", "init": "probe", "epochs": 0})
     first = run(recipe)
-    monkeypatch.setattr(probe, "solve", lambda *_, **__: pytest.fail("solved again"))
+    monkeypatch.setattr(linear_probe, "solve", lambda *_, **__: pytest.fail("solved again"))
     second = run(recipe)
     assert weights(first) == weights(second)
     assert second.outcomes[0].reason == "kept: the optimum of the linear probe"
@@ -188,13 +188,13 @@ def test_the_probe_is_solved_once(lab, run, monkeypatch):
 def test_the_probe_depends_on_features_labels_and_classes() -> None:
     random = np.random.default_rng(0)
     x, y = random.normal(size=(8, 3)).astype(np.float32), np.arange(8) % 2
-    train, val = probe.Features(x, y), probe.Features(x[:4], y[:4])
+    train, val = linear_probe.Features(x, y), linear_probe.Features(x[:4], y[:4])
     keys = [
         cached_results.probe_key(train, val, classes=2, balanced=False),
         cached_results.probe_key(train, val, classes=3, balanced=False),
         cached_results.probe_key(train, val, classes=2, balanced=True),
-        cached_results.probe_key(probe.Features(x, 1 - y), val, classes=2, balanced=False),
-        cached_results.probe_key(probe.Features(x + 1, y), val, classes=2, balanced=False),
+        cached_results.probe_key(linear_probe.Features(x, 1 - y), val, classes=2, balanced=False),
+        cached_results.probe_key(linear_probe.Features(x + 1, y), val, classes=2, balanced=False),
         cached_results.probe_key(train, train, classes=2, balanced=False),
     ]
     assert len(set(keys)) == len(keys)

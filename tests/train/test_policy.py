@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlcli.errors import ModelError
-from tlcli.model.groups import Layer, LayerGroup, LayerGroups
+from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.recipe.phase import PhaseSpec, UntilSpec
 from tlcli.train import policy
 from tlcli.train.policy import Outcome, Step

@@ -42,7 +42,7 @@ def test_a_run_folder_inside_the_image_folder_is_refused(
         (["--compare", "head-only,two-phase", "--set", "phases.0.train=block99"], "phases[0].train"),
         (["--compare", "head-only,lp-ft", "--set", "data.val=0"], "data.val is 0"),
         (["--compare", "head-only,nothing-like-it"], "nothing-like-it"),
-        (["--compare", "head-only,full", "--recipe", "full"], "goes without --recipe"),
+        (["--compare", "head-only,full", "--recipe", "full"], "cannot be combined with --recipe"),
         (["--compare", "head-only,demo"], "use the images differently (data.val, data.test)"),
     ],
 )

@@ -75,7 +75,6 @@ def _print_comparison(run: Path, request: "Request") -> None:
         score, epochs = result.scores["test"]["accuracy"], sum(phase["epochs"] for phase in result.phases)
         time = duration(result.seconds["total"])
         out.print(console.safe(f"  {name:<38}test accuracy {score:.4f}  {epochs} epochs, {time}"))
-    out.print()
 
 
 def _next_folder() -> Path:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tlcli.cli import console
 from tlcli.cli.console import print_text, safe
-from tlcli.model.groups import shorten_names
+from tlcli.model.layer_groups import shorten_names
 from tlcli.text import compact
 
 Row = list[str | Text]

@@ -68,7 +68,7 @@ def pretrain(as_json: bool, **options: Any) -> None:
     UNLABELLED is a folder of images, with or without subfolders. The network learns to give two views of an image the
     same features. Writes CARD.yaml for `--model CARD.yaml`, and next to it the weights, a description and curves.
 
-    After an interruption, the same command resumes at the last epoch; with --synthetic it starts again.
+    After an interruption, the same command resumes after the last complete epoch; with --synthetic, from the start.
     """
     from tlcli.cli import console
     from tlcli.pretrain.request import PretrainRequest, check_request
@@ -93,7 +93,7 @@ def pretrain(as_json: bool, **options: Any) -> None:
 
 @contextmanager
 def _observer() -> Iterator["Observer"]:
-    """The usual observer, without the progress of the pretraining stage outside a terminal: each epoch has a line."""
+    """The observer for stderr. Without a terminal, the pretraining stage prints one line per epoch and no progress."""
     from tlcli.cli import console, progress
     from tlcli.pretrain.request import STAGE
     from tlcli.train.events import Advanced, Event

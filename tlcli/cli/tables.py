@@ -10,7 +10,7 @@ from rich.text import Text
 
 from tlcli.cli.console import out, print_table, print_text, safe, table
 from tlcli.cli.options import is_quiet
-from tlcli.model.groups import LayerGroups
+from tlcli.model.layer_groups import LayerGroups
 from tlcli.report.record import RunRecord
 from tlcli.text import compact, duration, plural
 from tlcli.train.plan import PhasePlan, TrainPlan, per_class, totals

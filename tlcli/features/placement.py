@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from tlcli.data.split import Splits
-from tlcli.model.groups import LayerGroup, LayerGroups
+from tlcli.model.layer_groups import LayerGroup, LayerGroups
 from tlcli.recipe.fields import bytes_of
 from tlcli.recipe.phase import PhaseSpec
 from tlcli.recipe.schema import AugmentSpec, Recipe

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tlcli.errors import ModelError
-from tlcli.model.groups import Layer
+from tlcli.model.layer_groups import Layer
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from keras.src.utils.naming import reset_uids
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.model import grouping, receptive_field, structure
 from tlcli.model.cut_points import LayerGraph
-from tlcli.model.groups import Layer, LayerGroups
+from tlcli.model.layer_groups import Layer, LayerGroups
 from tlcli.model.receptive_field import Field, window
 from tlcli.paths import cache_dir
 from tlcli.zoo.card import ModelCard

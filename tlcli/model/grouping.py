@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from tlcli.errors import ModelError
 from tlcli.model.cut_points import LayerGraph, find_cut_points, find_second_output
-from tlcli.model.groups import Layer, LayerGroup, LayerGroups
+from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.zoo.card import GroupPattern
 
 # The number of groups for a network without patterns of its own, if its layers allow.

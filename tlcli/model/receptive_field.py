@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tlcli.model.groups import Pair
+from tlcli.model.layer_groups import Pair
 
 
 @dataclass(frozen=True)

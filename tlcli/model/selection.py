@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tlcli.errors import ModelError, did_you_mean
-from tlcli.model.groups import LayerGroup, LayerGroups, shorten_names
+from tlcli.model.layer_groups import LayerGroup, LayerGroups, shorten_names
 
 _FORMS = "Write head, all, none, top:3, top:30%, a group, a range such as {0}..{1}, a wildcard, or re:EXPRESSION."
 

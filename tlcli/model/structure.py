@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.errors import ModelError, RunError
-from tlcli.model.groups import Layer, LayerGroup, LayerGroups
+from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.paths import bundled, cache_dir, write_text
 from tlcli.zoo.card import GroupPattern, ModelCard
 

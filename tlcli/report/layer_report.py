@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from tlcli.features import placement
-from tlcli.model.groups import Layer, LayerGroup, LayerGroups
+from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.model.selection import Selection, select
 from tlcli.recipe.fields import BatchNormPolicy
 from tlcli.recipe.schema import AugmentSpec, Recipe

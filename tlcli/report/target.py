@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tlcli.errors import ModelError
 from tlcli.model import metadata
-from tlcli.model.groups import LayerGroups
+from tlcli.model.layer_groups import LayerGroups
 from tlcli.model.metadata import NetworkOrigin
 from tlcli.model.structure import Measure, measure_in_subprocess
 from tlcli.recipe import load

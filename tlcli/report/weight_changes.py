@@ -12,7 +12,7 @@ import numpy as np
 from tlcli.errors import ModelError, WeightsError
 from tlcli.model import backbone
 from tlcli.model.classifier import HEAD_PREFIX
-from tlcli.model.groups import Layer
+from tlcli.model.layer_groups import Layer
 from tlcli.recipe.schema import RANDOM
 from tlcli.report.target import Target, unrelated_error
 from tlcli.zoo.sources import keras_file

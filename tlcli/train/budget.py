@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
-from tlcli.model.groups import Layer, LayerGroup, LayerGroups
+from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.recipe.fields import BatchNormPolicy, seconds_of
 from tlcli.train.policy import Step
 

@@ -19,7 +19,7 @@ from tlcli.data.pixels import Examples
 from tlcli.features import extraction
 from tlcli.train import checkpoint, events, policy
 from tlcli.train.compile import set_trainable
-from tlcli.train.probe import Features
+from tlcli.train.linear_probe import Features
 from tlcli.train.session import Session
 from tlcli.train.step import run_step
 

@@ -17,16 +17,16 @@ from tlcli.errors import DataError
 from tlcli.features import extraction
 from tlcli.model import classifier
 from tlcli.model.backbone import Backbone, build
-from tlcli.model.groups import LayerGroup, LayerGroups
+from tlcli.model.layer_groups import LayerGroup, LayerGroups
 from tlcli.paths import cache_dir
 from tlcli.recipe.phase import UntilSpec
 from tlcli.recipe.schema import Recipe
 from tlcli.text import plural
-from tlcli.train import decision, probe
+from tlcli.train import decision, linear_probe
 from tlcli.train.events import Advanced, Noticed, Observer
+from tlcli.train.linear_probe import Features
 from tlcli.train.plan import dropped_top, make_plan
 from tlcli.train.preparation import ChosenNetwork, Prepared
-from tlcli.train.probe import Features
 
 SPLITS = ("train", "val", "test")
 # The policy of a phase that starts with a depth search.
@@ -299,8 +299,8 @@ def _probe_depth(
 ) -> tuple[Depth, np.ndarray]:
     """The probe at one depth, and its losses on the validation images, `float64 (images,)`."""
     train, val, test = (features[name] for name in SPLITS)
-    solution = probe.solve(train, val, classes=classes, balanced=balanced)
-    losses, hits = probe.score(solution, val)
+    solution = linear_probe.solve(train, val, classes=classes, balanced=balanced)
+    losses, hits = linear_probe.score(solution, val)
     depth = Depth(
         cut.group.name,
         train.x.shape[1],
@@ -309,7 +309,7 @@ def _probe_depth(
         solution.inverse_l2,
         float(losses.mean()),
         float(hits.mean()),
-        float(probe.score(solution, test)[1].mean()) if len(test.y) else None,
+        float(linear_probe.score(solution, test)[1].mean()) if len(test.y) else None,
     )
     return depth, losses
 

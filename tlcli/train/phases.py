@@ -10,8 +10,8 @@ from keras import ops
 
 from tlcli.cache.results import CachedResult
 from tlcli.model.classifier import OUTPUT_LAYER
-from tlcli.model.groups import LayerGroups
-from tlcli.train import checkpoint, events, freeze, policy, probe
+from tlcli.model.layer_groups import LayerGroups
+from tlcli.train import checkpoint, events, freeze, linear_probe, policy
 from tlcli.train.cached_results import cache_result, probe_key, restore_cached, run_and_cache
 from tlcli.train.compile import batches_of, layer_names
 from tlcli.train.plan import trained_parameters
@@ -180,11 +180,11 @@ def start_from_probe(session: Session) -> None:
     balanced = session.recipe.data.class_weights == "balanced"
     session.observe(events.Noticed("linear probe: solving the head on the frozen network"))
     pooled = session.pooled()
-    train, val = (probe.Features(pooled(examples), examples.labels) for examples in (session.train, session.val))
+    train, val = (linear_probe.Features(pooled(examples), examples.labels) for examples in (session.train, session.val))
     key = probe_key(train, val, classes=classes, balanced=balanced) if session.results else None
     result = session.results.find(key) if session.results and key else None
     if result is None:
-        solution = probe.solve(train, val, classes=classes, balanced=balanced)
+        solution = linear_probe.solve(train, val, classes=classes, balanced=balanced)
         result = CachedResult({"inverse_l2": solution.inverse_l2}, [solution.kernel, solution.bias])
         if key:
             cache_result(session, key, result)

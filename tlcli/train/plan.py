@@ -7,7 +7,7 @@ from typing import Any
 from tlcli.data.split import Splits
 from tlcli.errors import DataError, ModelError, Problem, RecipeError
 from tlcli.features import placement
-from tlcli.model.groups import LayerGroup, LayerGroups
+from tlcli.model.layer_groups import LayerGroup, LayerGroups
 from tlcli.model.selection import Selection
 from tlcli.recipe import fields
 from tlcli.recipe.fields import BatchNormPolicy

@@ -12,7 +12,7 @@ from tlcli.data import source, split
 from tlcli.data.pixels import Pixels, open_cache
 from tlcli.data.source import FolderIndex
 from tlcli.errors import DataError
-from tlcli.model.groups import LayerGroups
+from tlcli.model.layer_groups import LayerGroups
 from tlcli.model.structure import Measure
 from tlcli.paths import cache_dir
 from tlcli.quality.finding import quick_findings

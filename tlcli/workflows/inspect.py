@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from tlcli.model import structure
-from tlcli.model.groups import LayerGroups
+from tlcli.model.layer_groups import LayerGroups
 from tlcli.paths import cache_dir
 from tlcli.recipe.fields import BatchNormPolicy
 from tlcli.report.layer_report import layer_report, selection_effect

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tlcli.errors import ModelError
 from tlcli.model.cut_points import LayerGraph, find_cut_points
 from tlcli.model.grouping import assign
-from tlcli.model.groups import Layer, LayerGroups, shorten_names
+from tlcli.model.layer_groups import Layer, LayerGroups, shorten_names
 from tlcli.zoo.card import GroupPattern
 
 

@@ -9,10 +9,10 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tlcli.train import phases, probe
+from tlcli.train import linear_probe, phases
 from tlcli.train.calibration import predict, score
 from tlcli.train.events import Advanced, Noticed
-from tlcli.train.probe import Features
+from tlcli.train.linear_probe import Features
 
 
 def features(count: int, *, seed: int, classes: int = 3, channels: int = 8, shares=None) -> Features:
@@ -28,7 +28,7 @@ def no_features(channels: int = 8) -> Features:
     return Features(np.zeros((0, channels), np.float32), np.zeros(0, np.int64))
 
 
-def probabilities(solution: probe.Solution, x: np.ndarray) -> np.ndarray:
+def probabilities(solution: linear_probe.Solution, x: np.ndarray) -> np.ndarray:
     logits = x.astype(np.float64) @ solution.kernel + solution.bias
     exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponents / exponents.sum(axis=1, keepdims=True)
@@ -45,7 +45,7 @@ def reference(train: Features, inverse_l2: float, *, balanced: bool = False):
 def test_the_solution_is_that_of_scikit_learn(classes, balanced):
     shares = np.arange(1, classes + 1) / sum(range(1, classes + 1))
     train, val = (features(count, seed=seed, classes=classes, shares=shares) for count, seed in ((150, 0), (90, 1)))
-    solution = probe.solve(train, val, classes=classes, balanced=balanced)
+    solution = linear_probe.solve(train, val, classes=classes, balanced=balanced)
     assert (solution.kernel.shape, solution.bias.shape) == ((8, classes), (classes,))
     assert solution.kernel.dtype == solution.bias.dtype == np.float32
     expected = reference(train, solution.inverse_l2, balanced=balanced).predict_proba(val.x)
@@ -55,21 +55,23 @@ def test_the_solution_is_that_of_scikit_learn(classes, balanced):
 def test_balancing_raises_the_probability_of_rare_classes():
     shares = (0.8, 0.1, 0.1)
     train, val = features(200, seed=0, shares=shares), no_features()
-    plain, balanced = (probe.solve(train, val, classes=3, balanced=balanced) for balanced in (False, True))
+    plain, balanced = (linear_probe.solve(train, val, classes=3, balanced=balanced) for balanced in (False, True))
     rare = [probabilities(solution, train.x)[:, 1:].sum() for solution in (plain, balanced)]
     assert rare[1] > 1.3 * rare[0]
 
 
 def test_the_penalty_with_the_lowest_validation_loss_is_chosen():
     train, val = features(40, seed=0), features(300, seed=1)
-    losses = {c: log_loss(val.y, reference(train, c).predict_proba(val.x)) for c in probe.INVERSE_L2}
+    losses = {c: log_loss(val.y, reference(train, c).predict_proba(val.x)) for c in linear_probe.INVERSE_L2}
     best = min(losses, key=losses.get)
-    assert probe.INVERSE_L2[0] < best < probe.INVERSE_L2[-1], "the optimum of the example must be inside the range"
-    assert probe.solve(train, val, classes=3).inverse_l2 == best
+    assert linear_probe.INVERSE_L2[0] < best < linear_probe.INVERSE_L2[-1], (
+        "the optimum of the example must be inside the range"
+    )
+    assert linear_probe.solve(train, val, classes=3).inverse_l2 == best
 
 
 def test_without_validation_images_the_default_penalty_is_used():
-    solution = probe.solve(features(60, seed=0), no_features(), classes=3)
+    solution = linear_probe.solve(features(60, seed=0), no_features(), classes=3)
     assert solution.inverse_l2 == pytest.approx(0.01)
 
 
@@ -77,9 +79,9 @@ def test_without_validation_images_the_default_penalty_is_used():
 def test_a_constant_feature_changes_nothing(value):
     """In float32, the deviation of equal numbers is not zero: it is 1e-8 for 0.1, and dividing by it ruins the head."""
     train, val = features(61, seed=0), features(60, seed=1)
-    plain = probe.solve(train, val, classes=3)
+    plain = linear_probe.solve(train, val, classes=3)
     constant = [Features(np.insert(split.x, 3, np.float32(value), axis=1), split.y) for split in (train, val)]
-    solution = probe.solve(*constant, classes=3)
+    solution = linear_probe.solve(*constant, classes=3)
     assert (solution.kernel[3] == 0).all()
     np.testing.assert_allclose(np.delete(solution.kernel, 3, axis=0), plain.kernel, rtol=2e-2, atol=1e-3)
     assert np.isfinite(solution.bias).all()
@@ -94,7 +96,7 @@ def test_large_means_do_not_change_the_solution(offset):
     train, val = features(400, seed=0, channels=60), features(200, seed=1, channels=60)
     deviation = train.x.std(axis=0)
     train, val = (Features(split.x / deviation + np.float32(offset), split.y) for split in (train, val))
-    solution = probe.solve(train, val, classes=3)
+    solution = linear_probe.solve(train, val, classes=3)
     expected = reference(train, solution.inverse_l2).predict_proba(val.x.astype(np.float64))
     np.testing.assert_allclose(probabilities(solution, val.x), expected, atol=2e-2)
 
@@ -102,13 +104,13 @@ def test_large_means_do_not_change_the_solution(offset):
 @pytest.mark.parametrize("balanced", [False, True])
 def test_the_chunk_size_does_not_change_the_solution(balanced, monkeypatch):
     train, val = features(150, seed=0, shares=(0.6, 0.3, 0.1)), features(90, seed=1)
-    whole = probe.solve(train, val, classes=3, balanced=balanced)
+    whole = linear_probe.solve(train, val, classes=3, balanced=balanced)
     # Chunks of seven images, and one of three.
-    monkeypatch.setattr(probe, "CHUNK_BYTES", 7 * 4 * 8)
-    chunked = probe.solve(train, val, classes=3, balanced=balanced)
+    monkeypatch.setattr(linear_probe, "CHUNK_BYTES", 7 * 4 * 8)
+    chunked = linear_probe.solve(train, val, classes=3, balanced=balanced)
     assert chunked.inverse_l2 == whole.inverse_l2
     np.testing.assert_allclose(probabilities(chunked, val.x), probabilities(whole, val.x), atol=1e-3)
-    for scores, expected in zip(probe.score(chunked, val), probe.score(whole, val), strict=True):
+    for scores, expected in zip(linear_probe.score(chunked, val), linear_probe.score(whole, val), strict=True):
         np.testing.assert_allclose(scores, expected, atol=1e-2)
 
 
@@ -122,17 +124,17 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     x.flush()
     stored = np.load(tmp_path / "x.npy", mmap_mode="r")
     tracemalloc.start()
-    solution = probe.solve(Features(stored, y), no_features(100), classes=3)
+    solution = linear_probe.solve(Features(stored, y), no_features(100), classes=3)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < stored.nbytes / 3
-    assert probe.score(solution, Features(stored, y))[1].mean() > 0.9
+    assert linear_probe.score(solution, Features(stored, y))[1].mean() > 0.9
 
 
 def test_a_class_without_images_is_never_predicted():
     train, val = features(60, seed=0), features(60, seed=1)
     for balanced in (False, True):
-        solution = probe.solve(train, val, classes=4, balanced=balanced)
+        solution = linear_probe.solve(train, val, classes=4, balanced=balanced)
         assert solution.kernel.shape == (8, 4)
         assert probabilities(solution, val.x)[:, 3].max() < 0.05
 
@@ -141,13 +143,13 @@ def test_nan_features_are_an_error():
     train = features(60, seed=0)
     train.x[5, 2] = np.nan
     with pytest.raises(RuntimeError, match="no finite solution"):
-        probe.solve(train, features(60, seed=1), classes=3)
+        linear_probe.solve(train, features(60, seed=1), classes=3)
 
 
 def test_there_is_one_score_per_image():
     train, val = features(60, seed=0), features(50, seed=1)
-    solution = probe.solve(train, val, classes=3)
-    losses, hits = probe.score(solution, val)
+    solution = linear_probe.solve(train, val, classes=3)
+    losses, hits = linear_probe.score(solution, val)
     expected = probabilities(solution, val.x)
     np.testing.assert_allclose(losses, -np.log(expected[np.arange(50), val.y]), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(hits, expected.argmax(axis=1) == val.y)
@@ -159,7 +161,7 @@ def test_cross_entropies_of_logits(scale):
     random = np.random.default_rng(0)
     logits, labels = scale * random.normal(size=(20, 4)), random.integers(0, 4, 20)
     shifted = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    losses = probe.cross_entropies(logits, labels)
+    losses = linear_probe.cross_entropies(logits, labels)
     np.testing.assert_allclose(losses, -shifted[np.arange(20), labels])
     if scale == 1.0:
         assert losses.mean() == pytest.approx(log_loss(labels, np.exp(shifted)))
@@ -176,7 +178,7 @@ def test_the_head_starts_from_the_optimum(lab, tmp_path, recorder):
         examples = getattr(session, name)
         maps = session.classifier.features.predict_on_batch(examples.pixels[examples.rows].astype(np.float32))
         pooled[name] = Features(maps.mean(axis=(1, 2)), examples.labels)
-    solution = probe.solve(pooled["train"], pooled["val"], classes=3)
+    solution = linear_probe.solve(pooled["train"], pooled["val"], classes=3)
     expected = reference(pooled["train"], solution.inverse_l2).predict_proba(pooled["val"].x)
     np.testing.assert_allclose(predict(session, session.val), expected, atol=2e-3)
     assert score(session, session.val).losses.mean() < before - 0.1
