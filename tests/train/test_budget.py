@@ -41,7 +41,7 @@ def test_a_step_keeps_as_many_epochs_as_fit(left_s, epochs):
     assert (step.epochs if step else None) == epochs
     assert bool(reason) == (step is None)
     if step is None:
-        assert reason == f"not tried: one epoch takes about 7 s ({max(left_s, 0):.0f} s of the budget left)"
+        assert reason == f"skipped: one epoch takes about 7 s ({max(left_s, 0):.0f} s of the budget left)"
 
 
 def test_the_first_step_always_keeps_one_epoch():

@@ -29,7 +29,7 @@ def test_steps_that_do_not_fit_the_budget_are_skipped_with_a_reason(lab, tmp_pat
     assert head.out_of_time
     for outcome in (everything, top):
         assert (outcome.kept, outcome.epochs) == (False, 0)
-        assert outcome.reason.startswith("not tried: one epoch takes about")
+        assert outcome.reason.startswith("skipped: one epoch takes about")
         assert outcome.out_of_time
     assert [event.outcome for event in record.of(StepDone)] == session.outcomes
     # The run can still score with the last step that was trained.
@@ -48,7 +48,7 @@ def test_gradients_are_not_measured_if_their_step_does_not_fit_the_budget(lab, t
         phases.run(session)
     assert not session.norms
     assert not any("gradient" in event.message for event in record.of(Noticed))
-    assert session.outcomes[1].reason.startswith("not tried: one epoch takes about")
+    assert session.outcomes[1].reason.startswith("skipped: one epoch takes about")
     resumed = lab.session(recipe, tmp_path / "run")
     phases.run(resumed, saved=resumed.checkpoint.read())
     assert [outcome.out_of_time for outcome in resumed.outcomes] == [False, True, False]

@@ -129,7 +129,7 @@ def print_result(folder: Path, record: RunRecord) -> None:
 
 
 def _print_steps(console: Console, record: RunRecord) -> None:
-    """Print one row per step, and below the table the reasons that say more than it."""
+    """Print one row per step, and why steps were not kept. phases.jsonl has all reasons."""
     rows = [
         [
             step["step"],
@@ -147,16 +147,9 @@ def _print_steps(console: Console, record: RunRecord) -> None:
     columns = ["step", "trained", "parameters", "epochs", "val loss", "val acc", "confidence", "time", "decision"]
     optional = ["parameters", "time", "epochs", "confidence", "val acc"]
     print_table(console, columns, rows, text_columns=2, optional=optional)
-    names = {phase["name"] for phase in record.recipe["phases"]}
-    phases = [_phase(step["step"], names) for step in record.phases]
-    for step, phase, following in zip(record.phases, phases, [*phases[1:], None], strict=True):
-        if not step["kept"] or phase != following:
+    for step in record.phases:
+        if not step["kept"]:
             print_text(console, safe(f"{step['step']}: {step['reason']}", "dim"))
-
-
-def _phase(step: str, phases: set[str]) -> str:
-    """The name of the phase of a step: `unfreeze` for `unfreeze 2`."""
-    return step if step in phases else step.rpartition(" ")[0]
 
 
 def _change(before: float | None, after: float | None, digits: int) -> str:

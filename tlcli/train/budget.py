@@ -105,7 +105,7 @@ class Budget:
             epochs = max(epochs, 1)
         if epochs < 1:
             needed = f"one epoch takes about {setup_s + epoch_s:.0f} s"
-            return None, f"not tried: {needed} ({max(left_s, 0):.0f} s of the budget left)"
+            return None, f"skipped: {needed} ({max(left_s, 0):.0f} s of the budget left)"
         return replace(step, epochs=min(step.epochs, epochs)), ""
 
     def would_exceed(self, seconds: float) -> bool:
