@@ -239,7 +239,7 @@ def test_a_small_gain_is_kept_but_ends_the_phase(metric, before, after, min_rela
         outcomes.append(replace(outcome(step, kept=True), **dict(zip(names, (before, after), strict=True))))
     assert len(outcomes) == rounds
     quantity = "loss" if metric == "val_loss" else "error rate"
-    end = f"because; last round: {quantity} reduced by 38 % (until.min_relative_gain: 38 %)"
+    end = f"because; no further round: {quantity} reduced by 38 % (until.min_relative_gain: 38 %)"
     assert policy.with_end_reason(outcomes[-1], phase).reason == ("because" if rounds > 1 else end)
     assert policy.with_end_reason(replace(outcomes[-1], kept=False), phase).reason == "because"
 

@@ -105,7 +105,7 @@ def _print_predictions(run: Path) -> None:
         out.print(console.safe("  ".join(lines)))
     labels = [f"{prediction.top[0].label} ({prediction.top[0].probability:.0%})" for prediction in predictions]
     marks = [
-        "right" if prediction.top[0].label == row["label"] else f"is {row['label']}"
+        "right" if prediction.top[0].label == row["label"] else f"but is {row['label']}"
         for prediction, row in zip(predictions, chosen, strict=True)
     ]
     out.print(

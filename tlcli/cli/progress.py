@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from tlcli.cli.console import err, print_text, safe
 from tlcli.cli.options import is_quiet
-from tlcli.text import compact, duration
+from tlcli.text import compact, duration, plural
 from tlcli.train.events import Advanced, BatchDone, EpochDone, Event, Noticed, Observer, StepBegun, StepDone
 from tlcli.train.policy import Step
 
@@ -163,7 +163,7 @@ def _begin_line(event: StepBegun) -> str:
     if event.epochs == 0:
         return f"{event.step.name}: linear probe, {parameters}"
     trained = f"training {groups_text(event.step)}, {parameters}"
-    return f"{event.step.name}: {trained}, {event.images} images, up to {event.epochs} epochs"
+    return f"{event.step.name}: {trained}, {event.images} images, up to {plural(event.epochs, 'epoch')}"
 
 
 def _epoch_line(event: EpochDone, epochs: int, *, width: int = ANY_WIDTH) -> str:

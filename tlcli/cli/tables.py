@@ -114,7 +114,7 @@ def print_result(folder: Path, record: RunRecord) -> None:
             console.print(safe(text, "bold" if name == "test" else ""))
     console.print(f"time  {duration(record.seconds['total'])}")
     for verdict in record.expectations:
-        measured = "not available" if verdict["measured"] is None else f"{verdict['measured']:.4g}"
+        measured = "not in run.json" if verdict["measured"] is None else f"{verdict['measured']:.4g}"
         mark = safe("met      ", "green") if verdict["passed"] else safe("not met  ", "red")
         console.print(mark + safe(f"{verdict['expectation']}  (measured {measured})"))
     if record.advice and not is_quiet():

@@ -1,5 +1,7 @@
 """`tlcli zoo`."""
 
+from typing import Any
+
 import click
 
 from tlcli.cli.options import Group, global_options, json_option
@@ -61,9 +63,16 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         console.print_json(card)
         return
-    out = console.out()
+    if card["source"].startswith("keras:"):
+        card["data"] = card["data"] or "ImageNet"
     for key, value in card.items():
-        shown = ", ".join(group["name"] for group in value) if key == "groups" else value
-        if key == "data" and card["source"].startswith("keras:"):
-            shown = value or "ImageNet"
-        out.print(console.safe(f"{key:<14} {'–' if shown in (None, '') else shown}"))
+        console.out().print(console.safe(f"{key:<14} {_shown(value)}"))
+
+
+def _shown(value: Any) -> str:
+    """A value of a card as text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {entry}" for key, entry in value.items() if entry is not None) or "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(entry["name"] for entry in value) or "–"
+    return f"{value:,}" if isinstance(value, int) else str(value or "–")

@@ -213,7 +213,7 @@ def _findings_of_images(
     hashes = {file.content.sha256: file.hashes for file in files if file.hashes is not None}
     yield from duplicates.exact_duplicates(index)
     yield from duplicates.near_duplicate_findings(
-        index, hashes, progress=lambda done, total: progress("comparing", done, total)
+        index, hashes, progress=lambda done, total: progress("comparing images", done, total)
     )
     yield from quick_findings(index)
     yield from images.image_findings(files, size)

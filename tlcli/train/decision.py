@@ -152,9 +152,9 @@ def confidence(gains: Sequence[float]) -> float:
 
 
 def percent(share: float) -> str:
-    """A share (0-1) as whole percent.
+    """A share (0-1) as whole percent; below 1 never as 100 %.
 
-    >>> percent(0.85)
-    '85 %'
+    >>> percent(0.85), percent(0.998), percent(1.0)
+    ('85 %', '> 99 %', '100 %')
     """
-    return f"{100 * share:.0f} %"
+    return "> 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"

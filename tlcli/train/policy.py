@@ -229,7 +229,7 @@ def with_end_reason(outcome: Outcome, phase: PhaseSpec) -> Outcome:
         return outcome
     metric = "loss" if phase.until.metric == "val_loss" else "error rate"
     gain, required = _relative_gain(outcome, phase), phase.until.required_relative_gain
-    end = f"last round: {metric} reduced by {100 * gain:.0f} % (until.min_relative_gain: {100 * required:.0f} %)"
+    end = f"no further round: {metric} reduced by {100 * gain:.0f} % (until.min_relative_gain: {100 * required:.0f} %)"
     return replace(outcome, reason=f"{outcome.reason}; {end}")
 
 

@@ -144,7 +144,11 @@ def prepare(
     index = _readable(index, pixels, strict=strict, observe=observe)
     _report_excluded(index, recipe, observe)
     splits = split.make_splits(index, val=_fraction(recipe.data.val), test=_fraction(recipe.data.test))
-    splits = replace(splits, warnings=(*_quick_check(index, observe), *splits.warnings))
+    findings = quick_findings(index)
+    warnings = (*(f"{finding.message}. {finding.remedy}" for finding in findings), *splits.warnings)
+    splits = replace(splits, warnings=warnings)
+    passed = "" if warnings or pixels.failures or index.unreadable else "quick checks passed; "
+    observe(Noticed(f"{passed}for all checks: tlcli check {shlex.quote(str(index.root))}"))
     for warning in splits.warnings:
         observe(Noticed(warning, is_warning=True))
     plan = make_plan(recipe, network.card, groups=network.groups, splits=splits, classes=index.classes)
@@ -212,14 +216,6 @@ def _readable(index: FolderIndex, pixels: Pixels, *, strict: bool, observe: Obse
     for path, reason in bad:
         observe(Noticed(f"skipped {index.root / path}: {reason}", is_warning=True))
     return index.without({image.sha256 for image in broken})
-
-
-def _quick_check(index: FolderIndex, observe: Observer) -> list[str]:
-    """Warnings of the checks that need no pixels. The split reports exact copies."""
-    findings = quick_findings(index)
-    passed = "" if findings else "quick checks passed; "
-    observe(Noticed(f"{passed}for all checks: tlcli check {shlex.quote(str(index.root))}"))
-    return [f"{finding.message}. {finding.remedy}" for finding in findings]
 
 
 def _report_excluded(index: FolderIndex, recipe: Recipe, observe: Observer) -> None:
