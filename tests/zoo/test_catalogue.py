@@ -67,7 +67,7 @@ def test_names_take_wildcards():
 
 
 def test_a_pattern_without_a_match_is_an_error():
-    with pytest.raises(ModelError, match="no model matches 'zzz\\*'"):
+    with pytest.raises(ModelError, match="no network name matches 'zzz\\*'"):
         catalogue.names("zzz*")
 
 

@@ -26,7 +26,7 @@ SPLIT_CLASSES = 20
 def print_plan(plan: TrainPlan, notices: Sequence[str] = ()) -> None:
     """Print a plan: split, layer groups, phases, estimates, and notices about the choice of the network."""
     console, height, width = out(), *plan.size
-    console.print(safe(f"{plan.recipe.name}: {plan.card.title} on {plan.recipe.data.path}", "bold"))
+    console.print(safe(f"{plan.recipe.name}: {plan.card.name} on {plan.recipe.data.path}", "bold"))
     console.print(f"input {height} × {width}, {plan.recipe.data.resize}; preprocessing {plan.card.preprocessing}")
     for notice in notices:
         console.print()

@@ -41,9 +41,8 @@ def names(pattern: str = "*") -> list[str]:
     known = load()
     if matches := fnmatch.filter(known, pattern.lower()):
         return matches
-    raise ModelError(
-        f"no model matches '{pattern}'", where="zoo", hint=f"{did_you_mean(pattern, known)} {_SUPPORTED}".strip()
-    )
+    hint = did_you_mean(pattern, known) or "For all names: tlcli zoo list"
+    raise ModelError(f"no network name matches '{pattern}'", where="zoo list", hint=hint)
 
 
 def find(text: str) -> ModelCard:
