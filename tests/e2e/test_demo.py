@@ -58,7 +58,7 @@ def test_it_prints_test_images_with_their_predictions(demo: tuple) -> None:
     images, _, _ = part.partition("Next commands:")
     lines = images.splitlines()
     assert any("@" in line for line in lines[:12])
-    predictions = re.findall(r"(\d) \((\d+)%\) (right|is \d)", lines[12])
+    predictions = re.findall(r"(\d) \((\d+)%\) (right|but is \d)", lines[12])
     assert len(predictions) == 4
     assert sum(verdict == "right" for *_, verdict in predictions) >= 2
 
