@@ -7,10 +7,21 @@ import pytest
 from tlcli.errors import ModelError
 from tlcli.model import structure
 from tlcli.model.layer_groups import LayerGroups
-from tlcli.model.selection import partial_groups, select, whole_groups
+from tlcli.model.selection import Selection, select
 from tlcli.zoo import catalogue
 
 BLOCKS = tuple(f"block{number}" for number in range(1, 17))
+
+
+def whole_groups(selection: Selection, groups: LayerGroups) -> tuple[str, ...]:
+    """Names of the groups with all layers selected, bottom to top."""
+    return tuple(group.name for group in groups if all(layer.name in selection.layers for layer in group.layers))
+
+
+def partial_groups(selection: Selection, groups: LayerGroups) -> tuple[str, ...]:
+    """Names of the groups with some but not all layers selected, bottom to top."""
+    names = [group.name for group in groups if any(layer.name in selection.layers for layer in group.layers)]
+    return tuple(name for name in names if name not in whole_groups(selection, groups))
 
 
 @pytest.fixture(scope="module")

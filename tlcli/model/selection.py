@@ -51,21 +51,6 @@ def select(text: str, groups: LayerGroups, *, where: str = "train") -> Selection
     return Selection(text, frozenset(layers), trains_head=any(part != "none" for part in parts))
 
 
-def whole_groups(selection: Selection, groups: LayerGroups) -> tuple[str, ...]:
-    """Names of the groups with all layers selected, bottom to top."""
-    return tuple(group.name for group in groups if _selected_fraction(selection, group) == 1)
-
-
-def partial_groups(selection: Selection, groups: LayerGroups) -> tuple[str, ...]:
-    """Names of the groups with some but not all layers selected, bottom to top."""
-    return tuple(group.name for group in groups if 0 < _selected_fraction(selection, group) < 1)
-
-
-def _selected_fraction(selection: Selection, group: LayerGroup) -> float:
-    selected = sum(layer.name in selection.layers for layer in group.layers)
-    return selected / len(group.layers) if group.layers else 0.0
-
-
 def _split(text: str) -> list[str]:
     """The parts between commas; commas inside brackets or after a backslash do not separate."""
     parts, open_brackets, is_escaped = [""], "", False

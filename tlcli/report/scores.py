@@ -1,5 +1,6 @@
 """The scores of a finished session."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from tlcli.evaluate.scores import score
@@ -7,14 +8,13 @@ from tlcli.train import calibration
 from tlcli.train.session import Session
 
 
-def session_scores(session: Session) -> dict[str, Any]:
-    """Scores by split, as in run.json: all validation and test images, and a sample of the training images.
+def session_scores(session: Session) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Split and scores, as in run.json: all validation and test images, and a sample of the training images.
 
-    A split without images has no entry.
+    A split without images is left out. Each split is scored when it is asked for, so that a failure keeps those before.
     """
-    scores: dict[str, Any] = {}
     for name, examples in (("val", session.val), ("test", session.test)):
         if len(examples):
             probabilities = calibration.predict(session, examples)
-            scores[name] = score(examples.labels, probabilities, session.classifier.classes).to_json()
-    return scores | {"train": calibration.train_score(session)}
+            yield name, score(examples.labels, probabilities, session.classifier.classes).to_json()
+    yield "train", calibration.train_score(session)

@@ -69,7 +69,7 @@ def _finish(session: Session, folder: RunFolder, run: RunRecord) -> None:
     session.observe(Noticed("scoring and saving"))
     if len(session.val):
         run.model["temperature"] = calibration.calibrate(session)
-    run.scores = session_scores(session)
+    run.scores.update(session_scores(session))
     origin = origin_of(session.recipe, run.model["card"], run.scores)
     run.model["sha256"] = folder.write_classifier(lambda path: classifier.save(session.classifier, path, origin=origin))
     folder.write_labels(session.classifier.classes)
