@@ -83,7 +83,10 @@ def placement_of(
     if views == 0:
         return _not_stored(highest)
     budget = bytes_of(recipe.performance.cache_budget)
-    if is_head and (size := _stored_bytes(4 * _pooled_channels(recipe, highest), views, counts)) <= budget:
+    if (
+        is_head
+        and (size := _stored_bytes(4 * recipe.head.pooled_channels(highest.output_shape), views, counts)) <= budget
+    ):
         return Placement(highest, True, views, size)
     placement = _within_budget(groups, highest, views, counts, budget)
     return placement or _not_stored(
@@ -132,7 +135,3 @@ def stored_views(augment: AugmentSpec, phase: PhaseSpec, *, is_head: bool) -> in
 def _stored_bytes(image_bytes: int, views: int, counts: ImageCounts) -> int:
     """Bytes on disk: the plain view of every image, because scoring needs it, and the others of training images."""
     return image_bytes * (counts.images + (views - 1) * counts.train)
-
-
-def _pooled_channels(recipe: Recipe, group: LayerGroup) -> int:
-    return int(group.output_shape[-1] or 0) * (2 if recipe.head.pooling == "avg_max" else 1)

@@ -14,6 +14,7 @@ from tlcli.model.graph import fresh_names
 from tlcli.recipe.schema import RANDOM
 from tlcli.zoo.card import ModelCard, Preprocessing, require_arguments, verified_weights
 from tlcli.zoo.sources import applications, keras_file, weights_file
+from tlcli.zoo.sources.source import module_of
 
 # Names of preprocessing layers start with this.
 PREPROCESS = "preprocess_"
@@ -25,9 +26,10 @@ class Backbone:
 
     Attributes:
         card: The card of the network.
-        network: From float32 (batch, height, width, 3), preprocessed as the card says, to 4-D features.
+        network: From float32 (batch, height, width, 3), preprocessed as the card says, to features: 4-D, or 2-D if the
+            network pools them itself.
         size: Input height and width, pixels.
-        weights_origin: `imagenet (keras)`, `card (NAME)`, `file:NAME` or `random`.
+        weights_origin: `imagenet (keras)`, `card (NAME)`, `file:NAME`, `random`, or the source of the card.
         weights_sha256: Hash of all weights in order; independent of the file format they were read from.
     """
 
@@ -44,7 +46,7 @@ def build(
     """Build the network of a card and load its weights.
 
     Args:
-        card: A card with a `keras:` or `file:` source.
+        card: A card of any source.
         size: Input height and width, pixels.
         arguments: Architecture arguments of a `keras:` network.
         weights: A path, `random`, or None for the weights of the card: a file it names, the download of Keras, or
@@ -63,8 +65,8 @@ def build(
     elif kind == "file":
         network, origin = _from_file(Path(handle), size, arguments, weights)
     else:
-        message = f"cannot build a backbone from the source '{card.source}'"
-        raise ModelError(message, where=card.name, hint="Use a network with a keras: or file: source.")
+        with fresh_names():
+            network, origin = _from_source(card, size, arguments, weights)
     if cut is not None:
         network = _cut(network, cut)
     return Backbone(card, network, size, origin, weights_sha256(network))
@@ -144,6 +146,18 @@ def _from_file(
     if tuple(network.inputs[0].shape[1:3]) != size:
         network = keras_file.resized(network, size)
     return network, RANDOM if weights == RANDOM else origin
+
+
+def _from_source(
+    card: ModelCard, size: tuple[int, int], arguments: dict[str, Any], weights: str | None
+) -> tuple[keras.Model, str]:
+    source = module_of(card.source.partition(":")[0])
+    network = source.network(card, size=size, arguments=arguments, weights=weights is None)
+    if weights is None or weights == RANDOM:
+        return network, weights or card.source
+    path = _weights_path(weights)
+    weights_file.load(network, path, with_top=lambda: network)
+    return network, f"file:{path.name}"
 
 
 def _cut(network: keras.Model, layer: str) -> keras.Model:

@@ -29,7 +29,12 @@ POOLED = "head_pool"
 
 
 def pool(features: Any, kind: str) -> Any:
-    """Pool `(batch, height, width, channels)` to `(batch, channels)`, or to twice the channels for `avg_max`."""
+    """Pool `(batch, height, width, channels)` to `(batch, channels)`, or to twice the channels for `avg_max`.
+
+    Features `(batch, channels)`, which the network has pooled itself, stay as they are.
+    """
+    if len(features.shape) == 2:
+        return keras.layers.Identity(name=POOLED)(features)
     pools = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
     pooled = [pools[name](name=f"{POOLED}_{name}")(features) for name in kind.split("_")]
     return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(name=f"{POOLED}")(pooled)
@@ -39,7 +44,7 @@ def attach_head(features: Any, spec: HeadSpec, classes: int) -> Any:
     """Apply a new head to symbolic features.
 
     Args:
-        features: Tensor (batch, height, width, channels).
+        features: Tensor (batch, height, width, channels) or (batch, channels).
         spec: The head of the recipe.
         classes: Number of classes.
 

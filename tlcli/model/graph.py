@@ -23,6 +23,7 @@ from tlcli.model.receptive_field import Field, window
 from tlcli.paths import cache_dir
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.sources import applications, keras_file
+from tlcli.zoo.sources.source import module_of
 
 Shape = tuple[int | None, ...]
 
@@ -284,10 +285,13 @@ def measure_groups(card: ModelCard, arguments: Mapping[str, Any], size: tuple[in
 
 
 def build_unweighted(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int]) -> keras.Model:
-    """The network of a card without its top, to be measured; a Keras architecture is built without weight values."""
+    """The network of a card without its top, to be measured; all but model files are built without weight values."""
     if card.source.startswith("file:"):
         return keras_file.without_top(keras_file.load(Path(card.source.removeprefix("file:"))))
+    kind = card.source.partition(":")[0]
     with weightless():
+        if kind != "keras":
+            return module_of(kind).network(card, size=size, arguments=arguments, weights=False)
         return applications.architecture(card, size=size, arguments=dict(arguments))
 
 

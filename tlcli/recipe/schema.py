@@ -1,5 +1,6 @@
 """The recipe schema. Unknown keys and values out of range are errors."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -100,6 +101,11 @@ class HeadSpec(Spec):
     l1: Annotated[float, Field(ge=0)] = 0.0
     l2: Annotated[float, Field(ge=0)] = 0.0
     max_norm: Annotated[float, Field(gt=0)] | None = None
+
+    def pooled_channels(self, shape: Sequence[int | None]) -> int:
+        """Number of pooled features for features of this shape, without the batch."""
+        is_pooled = len(shape) == 1
+        return int(shape[-1] or 0) * (2 if self.pooling == "avg_max" and not is_pooled else 1)
 
 
 class AugmentSpec(Spec):

@@ -211,7 +211,7 @@ def dropped_top(recipe: Recipe, groups: LayerGroups) -> LayerGroups:
 
 def head_parameters_of(head: HeadSpec, groups: LayerGroups, classes: int) -> int:
     """Number of trainable parameters of the head on these layer groups."""
-    width = int(groups.groups[-1].output_shape[-1] or 0) * (2 if head.pooling == "avg_max" else 1)
+    width = head.pooled_channels(groups.groups[-1].output_shape)
     total = 0
     for hidden in head.hidden:
         total += (width + 1 + (2 if hidden.batch_norm else 0)) * hidden.units

@@ -25,6 +25,8 @@ _SHOWN_PROBLEMS = 3
 _OTHER_WEIGHTS = "use other weights with --weights FILE or --weights random"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
+# Kinds of sources that a card file may name; a model file (`file:`) needs no card.
+SOURCES = ("keras",)
 Preprocessing = Literal["none", "tf", "torch", "caffe"]
 
 
@@ -148,8 +150,8 @@ def _file_problems(card: ModelCard) -> list[str]:
     if not re.fullmatch(r"\w[\w.-]*", card.name):
         problems.append(f"name: must consist of letters, digits, '_', '-' and '.' (got '{card.name}')")
     kind, _, handle = card.source.partition(":")
-    if kind != "keras" or not handle:
-        problems.append(f"source: must be keras:NAME (got '{card.source}')")
+    if kind not in SOURCES or not handle:
+        problems.append(f"source: must be KIND:NAME, where KIND is {', '.join(SOURCES)} (got '{card.source}')")
     if card.weights is not None and not _is_beside(card.weights):
         problems.append(
             f"weights: must be the name of a {WEIGHTS_SUFFIX} file beside the card, without a folder"

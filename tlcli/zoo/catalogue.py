@@ -12,6 +12,7 @@ from typing import Any
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.paths import bundled
 from tlcli.zoo.card import CARD_SUFFIXES, ModelCard, Preprocessing, read_card
+from tlcli.zoo.sources.source import MODULES, module_of
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 DEFAULT_SIZE = 224
@@ -53,6 +54,8 @@ def find(text: str) -> ModelCard:
     """
     known = load()
     source, colon, handle = text.partition(":")
+    if source in MODULES:
+        return module_of(source).find_card(handle)
     if card := known.get(text) or _by_name(text, known):
         return card
     if is_path(text):
@@ -72,7 +75,7 @@ def find(text: str) -> ModelCard:
 def is_path(text: str) -> bool:
     """True if `find` reads the text as the path of a file or folder."""
     known = load()
-    is_name = text in known or _by_name(text, known) is not None
+    is_name = text in known or text.partition(":")[0] in MODULES or _by_name(text, known) is not None
     return not is_name and (Path(text).expanduser().exists() or _looks_like_path(text))
 
 
