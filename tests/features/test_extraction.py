@@ -15,7 +15,7 @@ from tlcli.data.pixels import Images
 from tlcli.features import extraction
 from tlcli.features.extraction import FeatureCache, FeatureExtractor, View
 from tlcli.model.classifier import POOLED, Classifier, lower_model
-from tlcli.model.precision import use_device
+from tlcli.model.precision import computing_in
 from tlcli.recipe.schema import Recipe
 from tlcli.train import freeze
 
@@ -49,13 +49,11 @@ class Lookup:
     feature_cache: FeatureCache | None
     cut_points: list[str] = field(default_factory=lambda: [CUT_POINT])
     view: View = RANDOM
-    precision: str = "float32"
     progress: list[tuple[int, int]] = field(default_factory=list)
 
     def outputs(self) -> list[np.ndarray]:
-        with use_device("cpu", self.precision):
-            extractor = FeatureExtractor(self.classifier, self.images, self.view)
-            return list(extractor.extract(self.cut_points, self.feature_cache, progress=self.record))
+        extractor = FeatureExtractor(self.classifier, self.images, self.view)
+        return list(extractor.extract(self.cut_points, self.feature_cache, progress=self.record))
 
     def record(self, done: int, total: int) -> None:
         self.progress.append((done, total))
@@ -63,12 +61,8 @@ class Lookup:
 
 @pytest.fixture
 def look_up(lab, recipe, images, feature_cache) -> Callable[..., Lookup]:
-    def create(
-        *, precision: str = "float32", recipe: Recipe = recipe, cut_points=(CUT_POINT,), view=RANDOM, **options: Any
-    ) -> Lookup:
-        with use_device("cpu", precision):
-            classifier = lab.classifier(recipe, **options)
-        return Lookup(classifier, images, feature_cache, list(cut_points), view, precision)
+    def create(*, recipe: Recipe = recipe, cut_points=(CUT_POINT,), view=RANDOM, **options: Any) -> Lookup:
+        return Lookup(lab.classifier(recipe, **options), images, feature_cache, list(cut_points), view)
 
     return create
 
@@ -150,7 +144,7 @@ DIFFERENT = {
     "the seed": ({}, set_to(view=replace(RANDOM, seed=8))),
     "the number": ({}, set_to(view=replace(RANDOM, number=2))),
     "plain": ({}, set_to(view=View())),
-    "the precision": ({"precision": "bfloat16"}, set_to()),
+    "the precision": ({}, set_to(view=replace(RANDOM, precision="bfloat16"))),
 }
 
 
@@ -252,10 +246,11 @@ def test_rows_are_in_the_order_of_the_images(look_up, images):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_features_are_stored_in_float32(look_up, images, precision):
-    with use_device("cpu", precision):
-        lookup = look_up(view=View())
-        (features,) = lookup.outputs()
-        expected = lower_model(lookup.classifier, [CUT_POINT]).predict_on_batch(images.pixels.astype(np.float32)[:64])
+    lookup = look_up(view=View(precision=precision))
+    (features,) = lookup.outputs()
+    lower = lower_model(lookup.classifier, [CUT_POINT])
+    with computing_in(lower, precision):
+        expected = lower.predict_on_batch(images.pixels.astype(np.float32)[:64])
     assert features.dtype == np.float32
     # The pass folds BatchNorm, which rounds differently; half precision would differ in the third digit.
     np.testing.assert_allclose(features[:64], np.asarray(expected, dtype=np.float32), rtol=1e-3, atol=1e-6)

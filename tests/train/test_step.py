@@ -9,7 +9,6 @@ import pytest
 
 from tlcli.data.pixels import Examples
 from tlcli.errors import RunError
-from tlcli.model import precision
 from tlcli.train import calibration, checkpoint, compile, phases, policy
 from tlcli.train.calibration import predict, score
 from tlcli.train.compile import batches_of, reseed
@@ -322,15 +321,15 @@ def test_a_nan_validation_loss_stops_the_run(lab, tmp_path):
 
 def test_half_precision_runs_can_be_resumed(lab, tmp_path, recorder):
     """In float16 the optimiser is wrapped in a loss scale, whose state is in the checkpoint."""
-    with precision.use_device("cpu", "float16"):
-        recipe = lab.recipe({"train": "top:1", "epochs": 2, "lr": 0.01, "layer_decay": 0.5})
-        whole = lab.session(recipe, tmp_path)
-        phases.run(whole)
-        stop = recorder(lambda event: isinstance(event, BatchDone) and event.epoch == 2)
-        with pytest.raises(KeyboardInterrupt):
-            phases.run(lab.session(recipe, tmp_path, observe=stop))
-        resumed = lab.session(recipe, tmp_path, seed=1)
-        phases.run(resumed, saved=resumed.checkpoint.read())
+    phase = {"train": "top:1", "epochs": 2, "lr": 0.01, "layer_decay": 0.5}
+    recipe = lab.recipe(phase, performance={"precision": "float16"})
+    whole = lab.session(recipe, tmp_path)
+    phases.run(whole)
+    stop = recorder(lambda event: isinstance(event, BatchDone) and event.epoch == 2)
+    with pytest.raises(KeyboardInterrupt):
+        phases.run(lab.session(recipe, tmp_path, observe=stop))
+    resumed = lab.session(recipe, tmp_path, seed=1)
+    phases.run(resumed, saved=resumed.checkpoint.read())
     assert isinstance(whole.stage.trainee.optimizer, keras.optimizers.LossScaleOptimizer)
     for left, right in zip(whole.classifier.model.weights, resumed.classifier.model.weights, strict=True):
         np.testing.assert_allclose(left.numpy(), right.numpy(), rtol=1e-6, atol=1e-7, err_msg=left.path)

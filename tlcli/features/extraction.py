@@ -25,7 +25,7 @@ from tlcli.data.augment import Augment, Bounds
 from tlcli.data.pixels import Images
 from tlcli.model.classifier import POOLED, Classifier, lower_model
 from tlcli.model.graph import tensors_at
-from tlcli.model.precision import FULL, computing_in, measure_seconds
+from tlcli.model.precision import AUTO, FULL, computing_in, measure_seconds
 
 # Part of every key: increase it if the same images and weights give other features.
 FORMAT_VERSION = 3
@@ -66,7 +66,7 @@ class View:
         number: 0 for the plain view, else the number of the augmented view, from 1.
         bounds: Bounds of the augmentation.
         seed: Seed of the augmentation.
-        precision: Precision of the frozen layers, float32 or bfloat16.
+        precision: Precision of the frozen layers, float32, bfloat16 or float16.
         exact: Number of images, the first ones, that are computed in float32 in any case.
     """
 
@@ -312,13 +312,16 @@ def pooled_model(features: keras.Model, layers: Sequence[str], *, pooling: str) 
     return keras.Model(features.input, [_pool(tensor, pooling) for tensor in tensors_at(features, layers)])
 
 
-def extract_depths(model: keras.Model, images: Images, folder: Path, *, progress: Progress) -> list[np.ndarray]:
+def extract_depths(
+    model: keras.Model, images: Images, folder: Path, *, precision: str = FULL, progress: Progress
+) -> list[np.ndarray]:
     """All outputs of a `pooled_model` for the images, in unnamed files that disappear with the arrays.
 
     Args:
         model: A model from `pooled_model`.
         images: The images.
         folder: Folder of the files; created if missing.
+        precision: Precision of the layers, float32, bfloat16 or float16; `auto` is float32.
         progress: Called after every batch.
 
     Returns:
@@ -330,6 +333,7 @@ def extract_depths(model: keras.Model, images: Images, folder: Path, *, progress
     widths = [int(output.shape[-1]) for output in model.outputs]
     disk_space = DiskSpace("features", folder, FLOAT_BYTES * len(images) * sum(widths))
     with ExitStack() as stack, disk_space.explain_errors():
+        stack.enter_context(computing_in(model, FULL if precision == AUTO else precision))
         folder.mkdir(parents=True, exist_ok=True)
         disk_space.require_free()
         files = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in widths]

@@ -69,6 +69,7 @@ def build(
             network, origin = _from_source(card, size, arguments, weights)
     if cut is not None:
         network = _cut(network, cut)
+    _compute_in_float32(network)
     return Backbone(card, network, size, origin, weights_sha256(network))
 
 
@@ -158,6 +159,13 @@ def _from_source(
     path = _weights_path(weights)
     weights_file.load(network, path, with_top=lambda: network)
     return network, f"file:{path.name}"
+
+
+def _compute_in_float32(network: keras.Model) -> None:
+    """Let layers that a file saved in mixed precision compute in the dtype of their weights."""
+    for layer in network._flatten_layers():
+        if layer.dtype_policy.name.startswith("mixed_"):
+            layer.dtype_policy = keras.DTypePolicy("float32")
 
 
 def _cut(network: keras.Model, layer: str) -> keras.Model:

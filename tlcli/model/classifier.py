@@ -3,7 +3,8 @@
 import itertools
 import math
 import zipfile
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from keras import ops
 from tlcli.errors import ModelError
 from tlcli.model import metadata
 from tlcli.model.backbone import Backbone, preprocess
-from tlcli.model.graph import tensors_at
+from tlcli.model.graph import call_layers, tensors_at
 from tlcli.paths import replacing
 from tlcli.recipe.fields import Resize
 from tlcli.recipe.schema import HeadSpec, HiddenSpec
@@ -125,18 +126,18 @@ class Classifier:
 def assemble(backbone: Backbone, head: HeadSpec, *, classes: tuple[str, ...], resize: Resize) -> Classifier:
     """Put resizing, preprocessing, the backbone and a new head into one model.
 
-    The layers of the backbone are shared, not copied.
+    The layers of the backbone are shared, not copied, and applied one by one, so the classifier is flat: every layer
+    stays visible.
     """
     image = keras.Input((None, None, 3), name="image")
     taken = {layer.name for layer in backbone.network.layers}
-    resized = _resizing(backbone.size, resize, taken)(image)
+    resized = _resizing(backbone.size, resize, taken)(image, training=False)
     x = preprocess(resized, backbone.card.preprocessing or "none")
-    # Functional.call applies the inner layers one by one, so the classifier is flat: every layer stays visible.
-    features = backbone.network.call(x)
+    features = call_layers(backbone.network, x)
     top_input = keras.Input(features.shape[1:], dtype=features.dtype, name="backbone_features")
     top = keras.Model(top_input, attach_head(top_input, head, len(classes)), name="head")
     return Classifier(
-        model=keras.Model(image, top.call(features), name="classifier"),
+        model=keras.Model(image, call_layers(top, features), name="classifier"),
         classes=classes,
         size=backbone.size,
         resize=resize,
@@ -258,14 +259,33 @@ def _pooling(head: keras.Model) -> str:
 
 
 def save(classifier: Classifier, path: Path, *, origin: metadata.NetworkOrigin | None = None) -> None:
-    """Write one `.keras` file that also holds class names, size, resize mode and origin; atomic."""
+    """Write one `.keras` file that also holds class names, size, resize mode and origin; atomic.
+
+    In the file every BatchNorm layer is frozen, so that it uses its stored statistics however the model is called, also
+    within another model whose layers pass `training=True` on.
+    """
     with replacing(path) as temporary:
-        classifier.model.save(temporary)
+        with _frozen_batch_norm(classifier.model):
+            classifier.model.save(temporary)
         contents = metadata.ClassifierMetadata(
             classes=classifier.classes, size=classifier.size, resize=classifier.resize, origin=origin
         )
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(metadata.MEMBER, contents.to_json())
+
+
+@contextmanager
+def _frozen_batch_norm(model: keras.Model) -> Iterator[None]:
+    """A context in which no BatchNorm layer of the model is trainable."""
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    trained = [norm for norm in norms if norm.trainable]
+    for norm in trained:
+        norm.trainable = False
+    try:
+        yield
+    finally:
+        for norm in trained:
+            norm.trainable = True
 
 
 def load(path: Path) -> Classifier:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tlcli.model.graph import layer_calls
+from tlcli.model.graph import in_inference_mode, layer_calls
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
@@ -38,7 +38,7 @@ def fold_batch_norm(model: keras.Model) -> Callable[[Any], Any]:
         norm = norms.get(id(operation))
         if norm is not None:
             return lambda x, mask=None: _convolve_and_normalize(operation, norm, x)
-        return _in_inference_mode(operation)
+        return in_inference_mode(operation)
 
     return lambda inputs: model._run_through_graph(inputs, operation_fn=operation_fn)
 
@@ -101,12 +101,5 @@ def _convolve(layer: keras.layers.Conv2D, kernel: Any, x: Any) -> Any:
     return ops.reshape(positions, (-1, *size, kernel.shape[-1]))
 
 
-def _identity(x: Any, mask: Any = None) -> Any:
+def _identity(x: Any, **_: Any) -> Any:
     return x
-
-
-def _in_inference_mode(operation: Any) -> Callable[..., Any]:
-    """The operation, called with `training=False` if it has this argument."""
-    if isinstance(operation, keras.layers.Layer) and operation._call_has_training_arg:
-        return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": False})
-    return operation

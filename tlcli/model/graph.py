@@ -106,6 +106,23 @@ def tensors_at(model: keras.Model, names: Sequence[str]) -> list[keras.KerasTens
     return [tensors[name] for name in names]
 
 
+def call_layers(model: keras.Model, x: Any) -> Any:
+    """Call the layers of a functional model one by one on a symbolic tensor, in inference mode; returns the output.
+
+    The layers become part of the caller's graph. Every call is recorded with `training=False`: without it, Resizing and
+    other layers for images record `training=True`, and Keras hands the value of one layer on to all layers after it, so
+    that BatchNorm would normalise by the batch whenever the finished model is called without a value.
+    """
+    return keras.tree.flatten(model._run_through_graph([x], operation_fn=in_inference_mode))[0]
+
+
+def in_inference_mode(operation: Any) -> Callable[..., Any]:
+    """The operation, called with `training=False` if it has this argument."""
+    if isinstance(operation, keras.layers.Layer) and operation._call_has_training_arg:
+        return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": False})
+    return operation
+
+
 def layer_calls(model: keras.Model) -> list[Node]:
     """The layer calls of this model in topological order, as close to the order of `model.layers` as possible."""
     nodes: dict[int, Node] = {}

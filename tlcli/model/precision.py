@@ -1,7 +1,7 @@
-"""Device and precision: where the layers compute, and whether in float32 or bfloat16.
+"""Device and precision: where the layers compute, and whether in float32 or in half precision.
 
-`use_device` sets the device and the dtype policy of a whole command. The rest of the module measures whether a long
-training is faster in bfloat16, and remembers the result on disk.
+Networks are built and saved in float32, and scored images are computed in it. `computing_in` trains and passes training
+images in half precision. The rest of the module measures whether bfloat16 is faster, and remembers the result on disk.
 """
 
 import json
@@ -18,14 +18,17 @@ from tlcli.errors import UsageError
 from tlcli.model.backbone import PREPROCESS
 from tlcli.paths import write_json
 
+FULL, HALF = "float32", "bfloat16"
+# The choice by measurement.
+AUTO = "auto"
+
 
 @contextmanager
-def use_device(device: str, precision: str) -> Iterator[str]:
-    """Compute on a device and in a precision within the context.
+def use_device(device: str) -> Iterator[str]:
+    """Compute on a device within the context, with networks that are built in float32.
 
     Args:
         device: `auto`, `cpu`, `gpu`, `tpu`, or one of these with a number, such as `gpu:1`.
-        precision: `float32`, `auto` (the same), or `bfloat16` or `float16`, both with float32 weights.
 
     Yields:
         The name of the device.
@@ -36,7 +39,7 @@ def use_device(device: str, precision: str) -> Iterator[str]:
     available = {name.lower().replace("cuda", "gpu"): name for name in keras.distribution.list_devices()}
     chosen = _choose_device(device.lower(), list(available))
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32" if precision in ("auto", "float32") else f"mixed_{precision}")
+    keras.config.set_dtype_policy(FULL)
     try:
         with keras.device(available[chosen]):
             yield chosen
@@ -57,7 +60,6 @@ def _choose_device(requested: str, available: list[str]) -> str:
     )
 
 
-FULL, HALF = "float32", "bfloat16"
 # The name under which the precision of frozen layers is recorded, beside the names of steps.
 FROZEN = "frozen layers"
 # Floating point operations from which a measurement pays off, a minute or more: on a CPU, and on an accelerator.
@@ -88,7 +90,9 @@ def faster_precision(seconds: Mapping[str, float]) -> str:
 
 @contextmanager
 def computing_in(model: keras.Model, precision: str) -> Iterator[None]:
-    """A context in which the float32 layers of a model compute in `precision`, float32 or bfloat16.
+    """A context in which the float32 layers of a model compute in `precision`: float32, bfloat16 or float16.
+
+    Weights stay float32.
 
     Preprocessing layers always compute in float32. The policies are restored afterwards, so neither the model nor a
     file saved from it changes.

@@ -132,13 +132,15 @@ def prepare_step(session: Session, step: policy.Step) -> StepState:
     trainee.precision = _choose_precision(session, state, loss)
     lr = phase.learning_rate(session.recipe.optimizer.lr)
     scales, pull = _lr_scales(session, step, trainable), _l2_sp(session, phase, trainable)
+    built = optimizer.build(session.recipe.optimizer, lr, scales=scales, pull=pull)
     trainee.compile(
-        optimizer=optimizer.build(session.recipe.optimizer, lr, scales=scales, pull=pull),
+        # Small gradients vanish in float16.
+        optimizer=keras.optimizers.LossScaleOptimizer(built) if trainee.precision == "float16" else built,
         loss=loss,
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=trainee.jit,
     )
-    # In float16 Keras wraps the optimiser in a loss scale, whose variables must exist before a checkpoint is restored.
+    # The variables of a loss scale must exist before a checkpoint is restored.
     trainee.optimizer.build(trainable)
     state.start_weights = checkpoint.copy_values(moving)
     state.best_weights = state.start_weights
@@ -146,8 +148,8 @@ def prepare_step(session: Session, step: policy.Step) -> StepState:
 
 
 def _training_operations(session: Session, state: StepState) -> float:
-    """Floating point operations of a step above its cut point, forward and backward; 0 if its precision is fixed."""
-    if session.recipe.performance.precision != "auto" or session.stage.trainee.upper is None:
+    """Floating point operations of a step above its cut point, forward and backward."""
+    if session.stage.trainee.upper is None:
         return 0.0
     names, group = session.groups.names, session.stage.placement.group
     above = session.groups.groups[names.index(group.name) + 1 if group else 0 :]
@@ -156,7 +158,10 @@ def _training_operations(session: Session, state: StepState) -> float:
 
 
 def _choose_precision(session: Session, state: StepState, loss: keras.losses.Loss) -> str:
-    """The faster precision for a long step, measured once per machine and kept for the run; else float32."""
+    """The precision of the recipe. `auto`: the faster one for a long step, measured once per machine and kept."""
+    asked = session.recipe.performance.precision
+    if asked != precision.AUTO:
+        return asked
     name, operations = state.step.name, _training_operations(session, state)
     if not precision.is_worth_measuring(operations, session.device):
         return precision.FULL

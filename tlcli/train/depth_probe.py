@@ -281,6 +281,7 @@ def _features(prepared: Prepared, backbone: Backbone, layers: Sequence[str], obs
         extraction.pooled_model(model.features, layers, pooling=plan.recipe.head.pooling),
         Images(prepared.pixels.array, np.concatenate(rows)),
         cache_dir() / "probes",
+        precision=plan.recipe.performance.precision,
         progress=lambda done, total: observe(Advanced(stage, done, total)),
     )
 

@@ -181,14 +181,16 @@ class Session:
 
     @property
     def frozen_precision(self) -> str:
-        """The precision of frozen layers for training images: the faster one if they take minutes, else float32.
+        """The precision of frozen layers for training images, float32 for all others.
 
-        For scored images it is always float32.
+        With `precision: auto` it is the faster one if they take minutes, else float32.
         """
         images, flops = len(self.train), sum(group.flops for group in self.groups.groups)
-        is_auto = self.recipe.performance.precision == "auto"
+        asked = self.recipe.performance.precision
+        if asked != precision.AUTO:
+            return asked
         # Two operations per multiply-add.
-        if not is_auto or not precision.is_worth_measuring(2.0 * images * flops, self.device):
+        if not precision.is_worth_measuring(2.0 * images * flops, self.device):
             return precision.FULL
         if precision.FROZEN not in self.precisions:
             shape = (*self.classifier.size, extraction.MEASURED_IMAGES)

@@ -39,7 +39,7 @@ def finetune(
     began, recipe = time.perf_counter(), resolved.recipe
     for notice in resolved.notices:
         observe(Noticed(notice, is_warning=True))
-    with use_device(request.device, recipe.performance.precision) as device:
+    with use_device(request.device) as device:
         network = choose_network(recipe, measure=graph.measure_groups)
         saved = Checkpoint(request.resume).read() if request.resume else None
         # Built before the images are read: wrong weights fail at once. A checkpoint has the weights of its run.

@@ -19,7 +19,7 @@ def pretrain(task: PretrainTask, observe: Observer) -> PretrainResult:
     Raises:
         TlcliError: If the images, the network or the machine do not fit the request, or training fails.
     """
-    with use_device(task.request.device, "float32"):
+    with use_device(task.request.device):
         keras.utils.set_random_seed(task.request.seed)
         # Built before the images are read: wrong weights fail at once.
         built = backbone.build(task.card, size=(task.side, task.side), arguments=task.arguments, weights=task.weights)

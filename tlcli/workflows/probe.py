@@ -33,7 +33,7 @@ def probe(request: ProbeRequest, recipes: Sequence[ResolvedRecipe], observe: Obs
     observe = NoticeOnce(observe)
     data: dict[str, Any] = {}
     measured = []
-    with use_device(request.device, recipes[0].recipe.performance.precision):
+    with use_device(request.device):
         for resolved in recipes:
             for notice in resolved.notices:
                 observe(Noticed(notice, is_warning=True))
