@@ -1,5 +1,6 @@
 """Optimisers: a step with each, rates per layer group, clipping, weight decay, L2-SP, schedules."""
 
+from types import SimpleNamespace
 from typing import get_args
 
 import keras
@@ -8,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tlcli.recipe.phase import PhaseSpec
 from tlcli.recipe.schema import OptimizerSpec
-from tlcli.train import optimizer, phases
+from tlcli.train import optimizer, phases, step
+from tlcli.train.calibration import ImageScores
+from tlcli.train.checkpoint import Progress
 from tlcli.train.session import Session
 
 NAMES = get_args(OptimizerSpec.model_fields["name"].annotation)
@@ -33,6 +37,73 @@ def changes(spec: OptimizerSpec, *, scales, lr=0.1, gradients=None, names=("a", 
 def test_every_optimiser_takes_a_step_down(name):
     for change in changes(OptimizerSpec(name=name, weight_decay=0.0), scales=[1.0, 1.0]):
         assert np.all(np.sign(change) == -np.sign(GRADIENT))
+
+
+def first_step(name: str, gradient: np.ndarray, lr: float, decay: float) -> np.ndarray:
+    """The first change by each rule, in NumPy, from the published formulas with the constants of Keras."""
+    match name:
+        case "sgd" | "momentum":
+            return -lr * gradient
+        case "nesterov":  # One step along the velocity, and 0.9 of it ahead.
+            return -lr * gradient - 0.9 * lr * gradient
+        case "adagrad" | "ftrl":  # The sum of squares starts at 0.1. Without penalties FTRL is Adagrad.
+            return -lr * gradient / np.sqrt(0.1 + gradient**2 + (1e-7 if name == "adagrad" else 0.0))
+        case "rmsprop":
+            return -lr * gradient / np.sqrt(0.1 * gradient**2 + 1e-7)
+        case "adam" | "adamw":  # The bias corrections of the first step cancel the decay rates.
+            shrink = lr * decay * START if name == "adamw" else 0.0
+            return -lr * 0.1 * gradient / 0.1 / (np.sqrt(gradient**2) + 1e-7 / np.sqrt(0.001)) - shrink
+        case _:
+            raise AssertionError(name)
+
+
+def clipped(gradients: list[np.ndarray], clipping: dict[str, float]) -> list[np.ndarray]:
+    if "clip_value" in clipping:
+        return [np.clip(gradient, -clipping["clip_value"], clipping["clip_value"]) for gradient in gradients]
+    norm = np.sqrt(sum((gradient**2).sum() for gradient in gradients))
+    factor = min(1.0, clipping.get("clip_norm", np.inf) / norm)
+    return [factor * gradient for gradient in gradients]
+
+
+@pytest.mark.parametrize("clipping", [{}, {"clip_norm": 0.5}, {"clip_value": 0.35}], ids=str)
+@pytest.mark.parametrize("scales", [[1.0, 1.0], [1.0, 0.25]], ids=["no decay", "layer decay"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_step_is_that_of_the_formula(name, scales, clipping):
+    spec, gradients = OptimizerSpec(name=name, weight_decay=0.2, **clipping), [GRADIENT, -2 * GRADIENT]
+    for schedule in SCHEDULES:
+        lr = 0.1 * optimizer.rate(schedule, 0.2, plateaus=1, warmup=0.25)
+        found = changes(spec, scales=scales, lr=lr, gradients=gradients)
+        for change, gradient, scale in zip(found, clipped(gradients, clipping), scales, strict=True):
+            expected = first_step(name, gradient, lr * scale, 0.2)
+            np.testing.assert_allclose(change, expected, rtol=2e-4, atol=1e-6, err_msg=schedule)
+
+
+@pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)
+def test_every_optimiser_trains(lab, tmp_path, number):
+    """With every schedule, clipping and layer decay in turn, in a compiled step."""
+    clipping = ({}, {"clip_norm": 0.5}, {"clip_value": 0.1})[number % 3]
+    spec = {"name": NAMES[number], "lr": 1e-3, "schedule": SCHEDULES[number % len(SCHEDULES)], **clipping}
+    phase = {"train": "top:2", "epochs": 2, "batch_norm": "affine", "layer_decay": (1.0, 0.5)[number % 2]}
+    trained = trained_changes(lab.session(lab.recipe(phase, optimizer=spec), tmp_path))
+    changed = {path.split("/")[-2].partition("_")[0] for path, change in trained.items() if np.abs(change).max() > 0}
+    assert changed == {"head", "top", "block2"}
+    assert all(np.isfinite(change).all() for change in trained.values())
+
+
+def test_only_one_way_of_clipping_is_accepted():
+    with pytest.raises(ValueError, match=r"clip_norm and clip_value exclude each other \(got 1 and 0.5\)"):
+        OptimizerSpec(clip_norm=1.0, clip_value=0.5)
+
+
+def test_a_plateau_lowers_the_rate_for_good():
+    """As in the performance schedules of the field: a better epoch does not raise it again."""
+    progress = Progress()
+    state = SimpleNamespace(progress=progress, moving=[], phase=PhaseSpec(name="x", policy="all"))
+    shares = []
+    for loss in (5.0, 6.0, 6.0, 4.0, 5.0, 3.0, 5.0, 5.0, 5.0, 5.0):
+        step._update_best(state, ImageScores(np.array([loss]), np.array([1.0])))
+        shares.append(optimizer.rate("plateau", 0.3, plateaus=progress.plateaus))
+    assert shares == [1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -160,14 +231,9 @@ def test_schedules_in_between(schedule, fraction, share):
     assert optimizer.rate(schedule, fraction) == pytest.approx(share)
 
 
-@pytest.mark.parametrize(("stale", "share"), [(0, 1.0), (1, 1.0), (2, 0.5), (3, 0.5), (4, 0.25)])
-def test_plateau_halves_after_every_second_stale_epoch(stale, share):
-    assert optimizer.rate("plateau", 0.3, stale=stale) == share
-
-
 @given(st.sampled_from(SCHEDULES), st.floats(0, 1), st.integers(0, 50))
-def test_shares_are_within_0_and_1(schedule, fraction, stale):
-    assert 0 <= optimizer.rate(schedule, fraction, stale=stale) <= 1
+def test_shares_are_within_0_and_1(schedule, fraction, plateaus):
+    assert 0 <= optimizer.rate(schedule, fraction, plateaus=plateaus) <= 1
 
 
 @given(st.sampled_from(SCHEDULES), st.floats(0, 1), st.floats(0, 1))

@@ -149,7 +149,14 @@ OPERATIONS = ("flip", "rotation", "zoom", "shift", "brightness", "contrast", "sa
 
 
 class OptimizerSpec(Spec):
-    """The optimiser of all phases. A phase may set its own learning rate and schedule."""
+    """The optimiser of all phases. A phase may set its own learning rate and schedule.
+
+    Attributes:
+        schedule: How the learning rate changes over the epochs of a step, see `train.optimizer.rate`. `plateau` halves
+            it after every second epoch in a row without a better one, and it stays low.
+        clip_norm: Largest norm of all gradients together; not with `clip_value`.
+        clip_value: Largest absolute value of each number of a gradient.
+    """
 
     name: Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "ftrl"] = "adam"
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
@@ -157,6 +164,15 @@ class OptimizerSpec(Spec):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.004
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     clip_value: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _check_one_clipping(self) -> Self:
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise ValueError(
+                f"clip_norm and clip_value exclude each other (got {self.clip_norm:g} and {self.clip_value:g}):"
+                " set one of them to null"
+            )
+        return self
 
 
 def _off_if_false(value: object) -> object:

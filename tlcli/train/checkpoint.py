@@ -25,6 +25,7 @@ class Progress:
         epoch: Number of finished epochs.
         best_epoch: The best of them, counted from 1; 0 if none improved the metric.
         stale: Number of epochs since the best one.
+        plateaus: How often `optimizer.PLATEAU_EPOCHS` epochs in a row brought no better one.
         best_loss: Validation loss of the best weights; likewise `best_accuracy`, 0-1.
         start_loss: Validation loss before the step; likewise `start_accuracy`, 0-1.
         seconds: Duration so far.
@@ -37,6 +38,7 @@ class Progress:
     epoch: int = 0
     best_epoch: int = 0
     stale: int = 0
+    plateaus: int = 0
     best_loss: float | None = None
     best_accuracy: float | None = None
     start_loss: float | None = None

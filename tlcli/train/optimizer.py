@@ -12,13 +12,15 @@ from keras import ops
 
 from tlcli.recipe.schema import OptimizerSpec
 
+# Epochs in a row without a better one after which `plateau` halves the learning rate, for the rest of the step.
+PLATEAU_EPOCHS = 2
 # Share (0-1) of the learning rate at which a warm-up starts.
 WARMUP_START = 0.04
 # Fraction (0-1) of a step after which `one_cycle` is at its peak.
 ONE_CYCLE_PEAK = 0.3
 
 
-class _Ftrl(keras.optimizers.Ftrl):
+class ContinuingFtrl(keras.optimizers.Ftrl):
     """Ftrl that continues from the current weights, also when the learning rate changes.
 
     Ftrl in Keras derives the weights from a sum of gradients, as if they had been trained from zero at one rate. Its
@@ -41,7 +43,7 @@ _CLASSES: dict[str, Any] = {
     "rmsprop": keras.optimizers.RMSprop,
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
-    "ftrl": _Ftrl,
+    "ftrl": ContinuingFtrl,
 }
 
 
@@ -74,7 +76,7 @@ def build(
     options: dict[str, Any] = {"learning_rate": lr}
     if spec.clip_norm is not None:
         options["global_clipnorm"] = spec.clip_norm
-    elif spec.clip_value is not None:
+    if spec.clip_value is not None:
         options["clipvalue"] = spec.clip_value
     if spec.name == "adamw":
         options["weight_decay"] = spec.weight_decay
@@ -121,7 +123,7 @@ def _pull(optimizer: keras.optimizers.Optimizer, pull: Pull) -> None:
     optimizer.update_step = update_step
 
 
-def rate(schedule: str, fraction: float, *, stale: int = 0, warmup: float = 0.0) -> float:
+def rate(schedule: str, fraction: float, *, plateaus: int = 0, warmup: float = 0.0) -> float:
     """The share (0-1) of the learning rate to use.
 
     Ref: `one_cycle`: Smith & Topin 2017, arXiv 1708.07120. `cosine`: Loshchilov & Hutter 2016, arXiv 1608.03983.
@@ -129,19 +131,19 @@ def rate(schedule: str, fraction: float, *, stale: int = 0, warmup: float = 0.0)
     Args:
         schedule: Name of the schedule.
         fraction: Fraction (0-1) of the step's epochs that is done.
-        stale: Epochs since the best one. Only `plateau` uses it: it halves the rate every 2 stale epochs.
+        plateaus: Number of plateaus so far. Only `plateau` uses it: it halves the rate at each.
         warmup: Fraction (0-1) of the step over which the rate rises linearly to that of the schedule.
     """
     rising = max(WARMUP_START, fraction / warmup) if fraction < warmup else 1.0
-    return rising * _scheduled(schedule, fraction, stale)
+    return rising * _scheduled(schedule, fraction, plateaus)
 
 
-def _scheduled(schedule: str, fraction: float, stale: int) -> float:
+def _scheduled(schedule: str, fraction: float, plateaus: int) -> float:
     match schedule:
         case "piecewise":
             return 1.0 if fraction < 0.5 else 0.1 if fraction < 0.75 else 0.01
         case "plateau":
-            return 0.5 ** (stale // 2)
+            return 0.5**plateaus
         case "exponential":
             return 0.01**fraction
         case "power":

@@ -157,6 +157,7 @@ def _update_best(state: StepState, scored: ImageScores | None) -> bool:
         progress.best_epoch = progress.epoch
         state.best_weights = checkpoint.copy_values(state.moving)
     progress.stale = 0 if is_best else progress.stale + 1
+    progress.plateaus += progress.stale > 0 and progress.stale % optimizer.PLATEAU_EPOCHS == 0
     return is_best
 
 
@@ -258,7 +259,7 @@ def _scheduled_lr(session: Session, state: StepState, epochs: float) -> float:
     recipe, phase = session.recipe, state.phase
     schedule = phase.schedule or recipe.optimizer.schedule
     warmup = phase.warmup_share(schedule)
-    scale = optimizer.rate(schedule, epochs / state.step.epochs, stale=state.progress.stale, warmup=warmup)
+    scale = optimizer.rate(schedule, epochs / state.step.epochs, plateaus=state.progress.plateaus, warmup=warmup)
     return phase.learning_rate(recipe.optimizer.lr) * scale
 
 
