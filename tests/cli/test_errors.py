@@ -198,7 +198,7 @@ RUN_CASES = {
     ),
     "evaluate other classes": (
         lambda p: ["evaluate", p.finished, p.draw(p.path / "x", ["blue", "green", "rde"])],
-        ["unknown: rde", "missing: red", "blue, green, red"],
+        ["does not have the class rde", "blue, green, red"],
     ),
 }
 COMMAND_CASES = {

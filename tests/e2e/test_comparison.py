@@ -40,6 +40,9 @@ def recipes(tmp_path: Path) -> Callable[..., str]:
 def test_the_run_folder_is_that_of_the_best_run(
     recipes: Callable, photos: Path, tlcli: Callable, tmp_path: Path
 ) -> None:
+    import numpy as np
+    from answers import assert_one_answer
+
     compare = recipes(gentle=1e-6, bold=1e-3)
     result = tlcli("finetune", photos, "--compare", compare, "--out", tmp_path / "run", "--json")
     assert result.code == 0, result.stderr
@@ -59,6 +62,8 @@ def test_the_run_folder_is_that_of_the_best_run(
     assert {path.name for path in Path(best["run"]).iterdir()} <= files
     assert tlcli("evaluate", tmp_path / "run").code == 0
     assert (tmp_path / "run" / "model.keras").read_bytes() == (Path(best["run"]) / "model.keras").read_bytes()
+    images = np.random.default_rng(0).uniform(0, 255, (2, 40, 50, 3)).astype(np.float32)
+    assert_one_answer(tmp_path / "run" / "model.keras", images)
     runs = [row["run"] for row in rows.values()]
     assert tlcli("compare", *runs, "--json").document["same_split"] is True
 

@@ -58,6 +58,9 @@ def copied(home: Path, tmp_path: Path) -> Path:
 def test_an_own_card_works_from_plan_to_prediction(
     home: Path, tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import numpy as np
+    from answers import assert_one_answer
+
     monkeypatch.chdir(home)
     words = [photos, "--model", "mine.yaml", "--recipe", "short.yaml"]
     plan = tlcli("plan", *words, "--json").document
@@ -77,6 +80,7 @@ def test_an_own_card_works_from_plan_to_prediction(
     assert tlcli("plan", "--recipe", run / "recipe.yaml", "--json").document["model"]["name"] == "mine"
     assert tlcli("evaluate", run, "--json").document["accuracy"] == result.document["scores"]["test"]["accuracy"]
     assert len(tlcli("predict", run, photos / "red", "--json").document) == 10
+    assert_one_answer(run / "model.keras", np.random.default_rng(0).uniform(0, 255, (2, 40, 50, 3)).astype(np.float32))
     assert tlcli("inspect", run, "--format", "json").document["parameters"] == model["parameters"]
 
 

@@ -42,7 +42,7 @@ def expected(classifier: Classifier, paths: list[Path]) -> np.ndarray:
     """Probabilities computed with NumPy, one image at a time."""
     rows = []
     for path in paths:
-        means = pixels.read(path, SIZE, "crop").mean(axis=(0, 1)) / 64
+        means = pixels.read_exactly(path, SIZE, "crop").mean(axis=(0, 1)) / 64
         rows.append(np.exp(means) / np.exp(means).sum())
     return np.array(rows)
 

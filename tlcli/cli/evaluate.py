@@ -15,7 +15,7 @@ from tlcli.cli.options import examples, global_options, json_option
 def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
     """Score the classifier of a run.
 
-    Uses the test images of RUN, or those in DATA, a folder of class folders.
+    Uses the test images of RUN, or those in DATA, a folder of class folders, which need not have all classes.
     """
     from tlcli.cli import console, progress, tables
     from tlcli.report.record import require_classifier
@@ -24,10 +24,12 @@ def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
     with console.loading_keras():
         from tlcli.workflows import evaluate as workflow
     with progress.bar("scoring") as advance:
-        scores, title, warning = workflow.evaluate(run, data, progress=advance)
-    if warning:
-        console.print_text(console.err(), console.safe(f"warning: {warning}", "yellow"))
+        evaluation = workflow.evaluate(run, data, progress=advance)
+    if evaluation.trained:
+        total = evaluation.scores.count
+        text = f"warning: the run was trained on {evaluation.trained} of these {total} images: the scores are too high"
+        console.print_text(console.err(), console.safe(text, "yellow"))
     if as_json:
-        console.print_json(scores.to_json())
-    else:
-        tables.print_scores(scores.to_json(), title)
+        console.print_json(evaluation.to_json())
+        return
+    tables.print_scores(evaluation.to_json(), evaluation.title)

@@ -21,7 +21,7 @@ from tlcli.cli.options import examples, global_options, json_option
 def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json: bool) -> None:
     """Predict the classes of images.
 
-    IMAGE is a file, a folder or a glob pattern. Exit code 1 if an image cannot be read.
+    IMAGE is a file, a folder or a glob pattern. An image that cannot be read is named, and the exit code is 1.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
@@ -40,7 +40,9 @@ def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json:
         _print_csv(rows)
     else:
         _print_lines(rows)
-    if any("error" in row for row in rows):
+    if unread := sum("error" in row for row in rows):
+        summary = f"{len(rows) - unread} of {len(rows)} predicted, {unread} not read"
+        console.print_text(console.err(), console.safe(summary, "red"))
         raise click.exceptions.Exit(1)
 
 

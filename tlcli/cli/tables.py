@@ -221,10 +221,13 @@ def print_scores(scores: dict[str, Any], title: str) -> None:
     console.print(safe(title, "bold"))
     tops = "".join(f"  top-{k} {share:.4f}" for k, share in scores["top_k"].items())
     console.print(f"accuracy {scores['accuracy']:.4f}{tops}  loss {scores['loss']:.4f}")
+    if missing := scores.get("missing"):
+        print_text(console, safe(f"no images of {', '.join(missing)}: these classes are not scored", "yellow"))
     console.print()
     rows = [
         [row["name"], str(row["support"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}"]
         for row in scores["per_class"]
+        if row["support"]
     ]
     console.print(table(["class", "images", "precision", "recall", "F1"], rows))
     console.print()

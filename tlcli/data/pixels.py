@@ -123,6 +123,19 @@ def read(path: Path, size: tuple[int, int], mode: Mode) -> Array:
     return fit(decode(path, min_size=min_decode_size(size)), size, mode)
 
 
+def read_exactly(path: Path, size: tuple[int, int], mode: Mode) -> npt.NDArray[np.float32]:
+    """Decode one file at full size, and resize it without rounding: `float32 (height, width, 3)`, RGB 0–255.
+
+    These are the pixels that `keras.layers.Resizing` makes of the whole image. `read` scales a large JPEG while it is
+    decoded, which is several times as fast, and rounds to integers.
+
+    Raises:
+        DataError: If the file cannot be decoded.
+    """
+    bands = decode(path).split()
+    return np.stack([fit(band.convert("F"), size, mode) for band in bands], axis=-1)
+
+
 def decode(path: Path, *, min_size: tuple[int, int] | None = None) -> Image.Image:
     """Decode a file to 8-bit RGB: upright, transparency on white, first frame.
 
@@ -142,13 +155,13 @@ def decode(path: Path, *, min_size: tuple[int, int] | None = None) -> Image.Imag
 
 
 def fit(image: Image.Image, size: tuple[int, int], mode: Mode) -> Array:
-    """Resize an RGB image to `size`, `(height, width)` in pixels; bilinear, antialiased.
+    """Resize an image to `size`, `(height, width)` in pixels; bilinear, antialiased.
 
     `crop` takes the largest centred box of the wanted shape, `pad` keeps the whole image on black, `stretch` ignores
     the shape. Boxes are rounded as in `keras.layers.Resizing`, because that layer does the same inside the saved model.
 
     Returns:
-        `uint8 (height, width, 3)`, RGB 0–255.
+        `uint8 (height, width, 3)`, RGB 0–255; of an image of mode F, `float32 (height, width)`.
     """
     height, width = size
     target = (width, height)
@@ -173,7 +186,7 @@ def _pad(image: Image.Image, target: tuple[int, int]) -> Image.Image:
     above = max(image.width * height // width - image.height, 0) // 2
     middle_size = (width, image.height) if above else (image.width, height) if beside else image.size
     middle = image.resize(middle_size, Image.Resampling.BILINEAR)
-    canvas = Image.new("RGB", (middle_size[0] + 2 * beside, middle_size[1] + 2 * above))
+    canvas = Image.new(image.mode, (middle_size[0] + 2 * beside, middle_size[1] + 2 * above))
     canvas.paste(middle, (beside, above))
     return canvas.resize(target, Image.Resampling.BILINEAR)
 

@@ -12,11 +12,14 @@ import numpy as np
 from tlcli.data import pixels, source
 from tlcli.errors import DataError
 from tlcli.model.classifier import Classifier
+from tlcli.recipe.fields import Resize
 from tlcli.text import plural
 
 BATCH = 32
 Progress = Callable[[int, int], None]
 """Called with (done, total) images after every batch."""
+Read = Callable[[Path, tuple[int, int], Resize], np.ndarray]
+"""From a file, a height and width in pixels and a resize mode to pixels `(height, width, 3)`, RGB 0-255."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +40,33 @@ class Prediction:
 
 
 def predict(classifier: Classifier, paths: Sequence[Path], *, top: int, progress: Progress) -> Iterator[Prediction]:
-    """Predict the `top` most probable classes of each file, in order. A file that cannot be read gets an `error`."""
-    for path, result in _stream(classifier, paths, progress):
+    """Predict the `top` most probable classes of each file, in order. A file that cannot be read gets an `error`.
+
+    Files are read at full size, so the probabilities are those of the classifier in plain Keras.
+    """
+    for path, result in _stream(classifier, paths, progress, read=pixels.read_exactly):
         if isinstance(result, DataError):
             yield Prediction(path.as_posix(), error=result.message)
         else:
             yield Prediction(path.as_posix(), _most_probable(classifier, result, top))
 
 
-def probabilities_of(classifier: Classifier, paths: Sequence[Path], *, progress: Progress) -> np.ndarray:
+def probabilities_of(
+    classifier: Classifier, paths: Sequence[Path], *, progress: Progress, read: Read = pixels.read_exactly
+) -> np.ndarray:
     """Probabilities `float32 (images, classes)`, 0-1, in the order of the paths.
+
+    Args:
+        classifier: The classifier.
+        paths: Image files.
+        progress: Called after every batch.
+        read: `pixels.read_exactly`, or `pixels.read` for the pixels that a run trains on.
 
     Raises:
         DataError: For the first file that cannot be read.
     """
     rows = []
-    for _, result in _stream(classifier, paths, progress):
+    for _, result in _stream(classifier, paths, progress, read=read):
         if isinstance(result, DataError):
             raise result
         rows.append(result)
@@ -60,13 +74,13 @@ def probabilities_of(classifier: Classifier, paths: Sequence[Path], *, progress:
 
 
 def _stream(
-    classifier: Classifier, paths: Sequence[Path], progress: Progress
+    classifier: Classifier, paths: Sequence[Path], progress: Progress, *, read: Read
 ) -> Iterator[tuple[Path, np.ndarray | DataError]]:
     """Each path with its probabilities `float32 (classes,)`, or with the error of reading it."""
     with ThreadPoolExecutor() as threads:
         for start in range(0, len(paths), BATCH):
             chunk = paths[start : start + BATCH]
-            results = list(threads.map(lambda path: _read(classifier, path), chunk))
+            results = list(threads.map(lambda path: _read(classifier, path, read), chunk))
             images = [result for result in results if isinstance(result, np.ndarray)]
             probabilities = iter(_probabilities(classifier, images) if images else ())
             for path, result in zip(chunk, results, strict=True):
@@ -74,9 +88,9 @@ def _stream(
             progress(start + len(chunk), len(paths))
 
 
-def _read(classifier: Classifier, path: Path) -> np.ndarray | DataError:
+def _read(classifier: Classifier, path: Path, read: Read) -> np.ndarray | DataError:
     try:
-        return pixels.read(path, classifier.size, classifier.resize)
+        return read(path, classifier.size, classifier.resize)
     except DataError as error:
         return error
 
@@ -137,21 +151,20 @@ def _row(prediction: Prediction) -> dict[str, Any]:
 def labelled_images(data: Path, classes: Sequence[str]) -> tuple[list[Path], list[int], str]:
     """The images to score a classifier on: those of a folder of class folders, or of its `test/` or else `val/` folder.
 
+    The folder need not have all classes of the classifier.
+
     Returns:
         Paths, labels as indices into `classes`, and a description of the images for the user.
 
     Raises:
-        DataError: If the folder cannot be read, or its classes differ from those of the classifier.
+        DataError: If the folder cannot be read, or has a class that the classifier does not have.
     """
     index = source.scan(data)
-    if set(index.classes) != set(classes):
-        unknown, missing = sorted(set(index.classes) - set(classes)), sorted(set(classes) - set(index.classes))
-        lists = (("unknown", unknown), ("missing", missing))
-        difference = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in lists if names)
+    if unknown := sorted(set(index.classes) - set(classes)):
         raise DataError(
-            f"the classes differ from those of the classifier ({difference})",
+            f"the classifier does not have {'the class' if len(unknown) == 1 else 'the classes'} {', '.join(unknown)}",
             where=str(data),
-            hint=f"The classifier has: {', '.join(classes)}.",
+            hint=f"It has: {', '.join(classes)}. Rename or remove the folders of others.",
         )
     held_out = next((split for split in ("test", "val") if split in index.given_splits), None)
     images = [image for image in index.images if image.given == held_out]

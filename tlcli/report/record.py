@@ -46,6 +46,7 @@ class RunRecord:
     hardware: dict[str, Any]
     phases: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
+    agreement: dict[str, Any] | None = None
     seconds: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     expectations: list[dict[str, Any]] = field(default_factory=list)

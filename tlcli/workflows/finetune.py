@@ -10,13 +10,13 @@ from tlcli.report import record
 from tlcli.report.advice import advise
 from tlcli.report.folder import RunFolder, RunWriter, own_folder, recorded
 from tlcli.report.record import RunRecord
-from tlcli.report.scores import session_scores
+from tlcli.report.scores import record_scores
 from tlcli.train import calibration, phases
 from tlcli.train.budget import budget_of
 from tlcli.train.checkpoint import Checkpoint
 from tlcli.train.depth_probe import build_backbone, search_depth
 from tlcli.train.events import FolderMade, Noticed, Observer
-from tlcli.train.preparation import BackgroundRead, choose_network, output_bytes, prepare
+from tlcli.train.preparation import BackgroundRead, Prepared, choose_network, output_bytes, prepare
 from tlcli.train.session import Session, open_session
 from tlcli.workflows.request import Request, output_folder
 from tlcli.zoo.resolve import ResolvedRecipe
@@ -60,16 +60,16 @@ def finetune(
                 session = open_session(prepared, backbone, Checkpoint(out), device=device, budget=budget)
                 session.observe = RunWriter(session, folder, observe)
                 phases.run(session, saved=saved)
-                _finish(session, folder, run)
+                _finish(session, prepared, folder, run)
     return out, run
 
 
-def _finish(session: Session, folder: RunFolder, run: RunRecord) -> None:
+def _finish(session: Session, prepared: Prepared, folder: RunFolder, run: RunRecord) -> None:
     """Calibrate, score, save the classifier and complete the record."""
     session.observe(Noticed("scoring and saving"))
     if len(session.val):
         run.model["temperature"] = calibration.calibrate(session)
-    run.scores.update(session_scores(session))
+    record_scores(run, session, prepared)
     origin = origin_of(session.recipe, run.model["card"], run.scores)
     run.model["sha256"] = folder.write_classifier(lambda path: classifier.save(session.classifier, path, origin=origin))
     folder.write_labels(session.classifier.classes)

@@ -1,0 +1,43 @@
+"""The images that a run is scored on afterwards, and whether it was trained on them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tlcli.data.source import content_hash
+from tlcli.errors import DataError, UsageError
+from tlcli.report import record
+from tlcli.report.folder import read_splits
+
+
+def own_test_images(run: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
+    """Paths and labels of the test split of a run.
+
+    Args:
+        run: A run folder; a model file is an error, because it has no test images.
+        classes: The classes of its classifier.
+
+    Raises:
+        UsageError: The run has no test images.
+        DataError: One of them is missing or has changed since the run.
+    """
+    hint = "Name a folder of class folders as well."
+    if run.is_file():
+        raise UsageError("a model file has no test images", where=str(run), hint=hint)
+    rows = read_splits(run, "test")
+    if not rows:
+        raise UsageError("the run has no test images", where=str(run), hint=hint)
+    root = Path(record.read(run).data["path"])
+    for row in rows:
+        path = root / row["path"]
+        hint = "Restore the file, or name a folder to score on."
+        if not path.is_file():
+            raise DataError("a test image of the run is missing", where=str(path), hint=hint)
+        if content_hash(path) != row["sha256"]:
+            raise DataError("a test image has changed since the run", where=str(path), hint=hint)
+    return [root / row["path"] for row in rows], [list(classes).index(row["label"]) for row in rows]
+
+
+def count_trained(run: Path, paths: Sequence[Path]) -> int:
+    """The number of these images that the run was trained on; 0 for a model file, which has no record of them."""
+    trained = set() if run.is_file() else {row["sha256"] for row in read_splits(run, "train")}
+    return sum(content_hash(path) in trained for path in paths) if trained else 0
