@@ -7,6 +7,7 @@ file name and the hash that it asks for are recorded; nothing is downloaded.
 import inspect
 import itertools
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -71,7 +72,9 @@ def asked(build: Any, size: int, arguments: dict[str, Any]) -> dict[str, Any] | 
         raise _Asked
 
     try:
-        with mock.patch.object(file_utils, "get_file", get_file), weightless():
+        with mock.patch.object(file_utils, "get_file", get_file), weightless(), warnings.catch_warnings():
+            # Keras warns that it takes the weights for 224 pixels.
+            warnings.simplefilter("ignore")
             build(weights="imagenet", include_top=False, input_shape=(size, size, 3), **arguments)
     except _Asked:
         return recorded

@@ -147,9 +147,7 @@ def test_a_silent_server_is_given_up(server: FileServer, file: RemoteFile, monke
 def test_two_processes_download_once(server: FileServer, file: RemoteFile, tmp_path: Path) -> None:
     server.delay_s = 1.0
     code = f"from tlcli.zoo.download import *; print(fetch(RemoteFile('net.h5', '{file.url}', '{MD5}')))"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0].strip() for process in processes]
     assert outputs == [str(download.weights_cache() / "net.h5")] * 2
     assert server.requests == [("GET", "net.h5", "")]
