@@ -130,15 +130,23 @@ def fetch(file: RemoteFile) -> Path:
     if path := find_local(file):
         return path
     target = weights_cache() / file.name
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
-            # Another process may have brought it while this one waited.
-            return find_local(file) or _obtain(file, target)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        hint = "Free some space, or set TLCLI_CACHE to another folder."
-        raise OutputError(f"the file cannot be stored ({reason})", where=str(target), hint=hint) from error
+    with _storing(target):
+        # Another process may have brought it while this one waited.
+        return find_local(file) or _obtain(file, target)
+
+
+def store(file: RemoteFile, source: Path) -> Path:
+    """Copy a file from elsewhere into the cache, checked. Returns its path there.
+
+    Raises:
+        WeightsError: Its hash is not that of its publisher.
+        OutputError: The cache cannot be written.
+    """
+    target = weights_cache() / file.name
+    with _storing(target):
+        if reason := _copy(file, source, target):
+            raise WeightsError(reason, where=str(source), hint=ways_out(file))
+    return target
 
 
 def is_offered(file: RemoteFile, *, timeout_s: float) -> bool:
@@ -175,6 +183,19 @@ def ways_out(file: RemoteFile) -> str:
         f" 3. mirror: set TLCLI_MIRROR to a folder or an address that has {file.name}."
         f" 4. file: --weights {name}, wherever it lies. Without these weights: --weights random, or tlcli demo."
     )
+
+
+@contextmanager
+def _storing(target: Path) -> Iterator[None]:
+    """A context that holds the lock of a file in the cache, and explains errors of the disk."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = "Free some space, or set TLCLI_CACHE to another folder."
+        raise OutputError(f"the file cannot be stored ({reason})", where=str(target), hint=hint) from error
 
 
 def _obtain(file: RemoteFile, target: Path) -> Path:

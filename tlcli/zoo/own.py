@@ -13,7 +13,7 @@ from tlcli.errors import ModelError, OutputError
 from tlcli.paths import bundled, write_text
 from tlcli.zoo.card import ModelCard, read_card, sha256_of
 
-_CARD = "card.yaml"
+CARD = "card.yaml"
 _RESERVED = ("auto", "random")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}"
 _NOT_A_NAME = r".*\.(keras|h5|hdf5|ya?ml)|.*\."
@@ -41,7 +41,7 @@ def cards() -> dict[str, ModelCard]:
 
 def names() -> list[str]:
     """The names of all networks in one's own zoo, sorted, those with a damaged card included."""
-    return sorted(path.parent.name for path in folder().glob(f"*/{_CARD}") if not path.parent.name.startswith("."))
+    return sorted(path.parent.name for path in folder().glob(f"*/{CARD}") if not path.parent.name.startswith("."))
 
 
 def find(name: str) -> ModelCard:
@@ -50,7 +50,7 @@ def find(name: str) -> ModelCard:
     Raises:
         ModelError: There is no such network, or its card is damaged.
     """
-    path = folder() / name / _CARD
+    path = folder() / name / CARD
     if not re.fullmatch(_NAME, name) or not path.is_file():
         hint = f"Own networks: {', '.join(names()) or 'none'}."
         raise ModelError(f"your zoo has no network '{name}'", where=str(folder()), hint=hint)
@@ -116,7 +116,7 @@ def add_card(card: ModelCard, files: Mapping[str, Path]) -> Path:
     except OSError as error:
         message = f"cannot be written to ({error.strerror or error})"
         raise OutputError(message, where=str(home), hint="Set TLCLI_ZOO to another folder.") from error
-    return home / card.name / _CARD
+    return home / card.name / CARD
 
 
 def remove(name: str) -> int:
@@ -162,5 +162,5 @@ def _write_card(card: ModelCard, home: Path) -> None:
         named = {"weights": file} if card.weights is not None else {"source": f"file:{file}"}
         card = card.model_copy(update={**named, "sha256": sha256})
     tree = card.model_dump(mode="json", exclude_defaults=True)
-    write_text(home / _CARD, yaml.safe_dump(tree, allow_unicode=True, sort_keys=False))
-    read_card(home / _CARD)
+    write_text(home / CARD, yaml.safe_dump(tree, allow_unicode=True, sort_keys=False))
+    read_card(home / CARD)
