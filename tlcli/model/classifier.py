@@ -130,7 +130,8 @@ def assemble(backbone: Backbone, head: HeadSpec, *, classes: tuple[str, ...], re
     image = keras.Input((None, None, 3), name="image")
     taken = {layer.name for layer in backbone.network.layers}
     resized = _resizing(backbone.size, resize, taken)(image)
-    x = preprocess(resized, backbone.card.preprocessing or "none")
+    channels = backbone.network.inputs[0].shape[-1]
+    x = preprocess(resized, backbone.card.preprocessing or "none", channels=channels)
     # Functional.call applies the inner layers one by one, so the classifier is flat: every layer stays visible.
     features = backbone.network.call(x)
     top_input = keras.Input(features.shape[1:], dtype=features.dtype, name="backbone_features")

@@ -28,7 +28,7 @@ _OTHER_WEIGHTS = "use other weights with --weights FILE or --weights random"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 # Kinds of sources that a card file may name. `file:` names a model file beside the card.
 SOURCES = ("keras", "file")
-Preprocessing = Literal["none", "tf", "torch", "caffe"]
+Preprocessing = Literal["none", "unit", "tf", "torch", "caffe"]
 
 
 class GroupPattern(BaseModel):
@@ -67,9 +67,9 @@ class ModelCard(BaseModel):
             beside the card. After reading: its absolute path.
         size: Input height and width of the training, pixels.
         min_size: Smallest input height and width, pixels.
-        preprocessing: How RGB 0-255 becomes the input: `none` leaves it as it is, `tf` scales to -1..1, `torch` scales
-            to 0..1 and normalises by the ImageNet mean and deviation, `caffe` is BGR minus the mean. None if a model
-            file does not say; then the recipe must, in `model.preprocessing`.
+        preprocessing: How RGB 0-255 becomes the input: `none` leaves it as it is, `unit` scales to 0..1, `tf` to
+            -1..1, `torch` scales to 0..1 and normalises by the ImageNet mean and deviation, `caffe` is BGR minus the
+            mean. None if a model file does not say; then the recipe must, in `model.preprocessing`.
         groups: Ordered patterns on layer names. Empty: groups are found automatically.
         arguments: Architecture arguments, such as `{"alpha": 0.5}`.
         weights: The card's own weights, a Keras `.weights.h5` file without top. In a card file and in JSON: its name,
