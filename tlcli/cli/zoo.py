@@ -193,7 +193,8 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
 def pack(names: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Pack networks for a machine without a connection.
 
-    The archive holds weights, cards and hashes. Weights that are not on this machine are fetched first. The archive is a ZIP file; `tlcli zoo unpack` reads it.
+    The archive is a ZIP file with weights, cards and hashes; `tlcli zoo unpack` reads it. Weights that are not on this
+    machine are fetched first.
     """
     from tlcli.cli.progress import observer
     from tlcli.zoo import archive, catalogue
