@@ -101,7 +101,7 @@ def test_plain_keras_reads_the_classifier_and_the_grey_is_that_of_pillow(
     files = sorted(digits.rglob("*.png"))
     pixels = np.stack([np.asarray(Image.open(file)) for file in files]).astype("float32")
     model = keras.saving.load_model(run / "model.keras")
-    probabilities = model(pixels).numpy()
+    probabilities = model(pixels, training=False).numpy()
     rows = tlcli("predict", run, digits, "--json").document
     assert [row["probability"] for row in rows] == pytest.approx(list(probabilities.max(axis=1)), abs=1e-3)
     grey = np.stack([np.asarray(Image.open(file).convert("L")) for file in files])[..., None]

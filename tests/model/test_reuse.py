@@ -20,7 +20,7 @@ def test_the_network_of_a_run_computes_what_the_classifier_computes_below_its_he
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
     classifier = keras.saving.load_model(finished[0] / "model.keras")
     pooling = next(layer for layer in classifier.layers if layer.name.startswith("head_"))
-    expected = keras.Model(classifier.inputs[0], pooling.input)(images)
+    expected = keras.Model(classifier.inputs[0], pooling.input)(images, training=False)
     np.testing.assert_allclose(network(images / 127.5 - 1), expected, rtol=1e-4, atol=1e-5)
     assert network.input_shape == (None, 32, 32, 3)
     assert groups_of(network, card, (32, 32)).names == tuple(run.model["groups"])

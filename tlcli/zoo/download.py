@@ -7,6 +7,7 @@ A file is looked for, in this order, in the folders of other programs that its s
 import hashlib
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -65,6 +66,20 @@ def reporting(report: Report) -> Iterator[None]:
 def is_offline() -> bool:
     """True if `TLCLI_OFFLINE` is set to anything but 0, no, false or nothing."""
     return os.environ.get("TLCLI_OFFLINE", "").strip().lower() not in ("", "0", "no", "false")
+
+
+@contextmanager
+def no_sockets() -> Iterator[None]:
+    """A context for imports that opens no socket if the program is offline.
+
+    TensorFlow imports requests, whose urllib3 otherwise binds a socket to see whether this machine has IPv6.
+    """
+    before = socket.has_ipv6
+    socket.has_ipv6 = before and not is_offline()
+    try:
+        yield
+    finally:
+        socket.has_ipv6 = before
 
 
 def mirror() -> Path | str | None:
