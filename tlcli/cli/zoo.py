@@ -176,11 +176,11 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
         rows = [vars(verdict) | {"file": str(verdict.file) if verdict.file else None} for verdict in verdicts]
         console.print_json(rows)
     else:
-        cells = [
-            [verdict.name, verdict.status, verdict.hash or "–", f"{verdict.file or ''} {verdict.message}".strip()]
-            for verdict in verdicts
-        ]
+        cells = [[verdict.name, verdict.status, verdict.hash or "–", str(verdict.file or "–")] for verdict in verdicts]
         console.print_table(console.out(), ["name", "result", "compared with", "file"], cells, text_columns=4)
+        for verdict in verdicts:
+            if verdict.message:
+                console.print_text(console.out(), console.safe(f"{verdict.name}: {verdict.message}"))
     if any(verdict.status in ("damaged", "missing") for verdict in verdicts):
         raise click.exceptions.Exit(ExpectationError.exit_code)
 

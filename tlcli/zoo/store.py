@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 from tlcli.errors import TlcliError, WeightsError
 from tlcli.paths import bundled
+from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.zoo import catalogue, download, own, published
 from tlcli.zoo.card import ModelCard, sha256_of, verified_weights
 from tlcli.zoo.download import RemoteFile
 
-Where = Literal["bundled", "own", "cached", "download", "file", "source"]
-"""Bundled with tlcli; in one's own zoo; downloaded; on a server; a file of the user; what its source decides."""
+Where = Literal["bundled", "own", "cached", "download", "file", "source", "random"]
+"""Bundled with tlcli; in one's own zoo; downloaded; on a server; a file of the user; what its source decides; none."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,15 @@ class State:
     def is_local(self) -> bool:
         """True if the weights are on this machine."""
         return self.path is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON shape of `weights` in `tlcli plan --json`."""
+        return {
+            "where": self.where,
+            "file": None if self.path is None else str(self.path),
+            "url": None if self.file is None else self.file.url,
+            "hash": (self.file.hash or None) if self.file else None,
+        }
 
     def __str__(self) -> str:
         if self.where != "download" or self.file is None:
@@ -74,6 +84,20 @@ def state(card: ModelCard, *, arguments: Mapping[str, Any] | None = None, size: 
         return State("source")
     path_or_none = download.find_local(file, checked=False)
     return State("download" if path_or_none is None else "cached", path_or_none, file)
+
+
+def weights_state(recipe: Recipe, card: ModelCard, size: tuple[int, int]) -> State:
+    """Where the weights of a recipe are. `size` is the input height and width, pixels.
+
+    Raises:
+        WeightsError: There are no weights for the arguments of the recipe.
+    """
+    model = recipe.model
+    if model.weights == RANDOM:
+        return State("random")
+    if model.weights is not None:
+        return State("file", Path(str(model.weights)))
+    return state(card, arguments=model.arguments, size=size)
 
 
 def pull(card: ModelCard, *, arguments: Mapping[str, Any] | None = None, size: tuple[int, int] | None = None) -> Path:
