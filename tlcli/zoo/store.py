@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from tlcli.errors import TlcliError, WeightsError
 from tlcli.paths import bundled
@@ -47,7 +48,7 @@ class State:
     def __str__(self) -> str:
         if self.where != "download" or self.file is None:
             return self.where
-        return f"to be downloaded, {self.file.url}"
+        return f"to be downloaded from {urlsplit(self.file.url).hostname}"
 
 
 @dataclass(frozen=True)
