@@ -84,6 +84,7 @@ def test_a_taken_name_needs_a_removal(model: Path) -> None:
     assert own.remove("leaves") > len(b"a model")
     assert not own.names()
     own.add_card(card(name="Leaves"), {"model.keras": model})
+    assert catalogue.names("LEA*") == ["Leaves"]
 
 
 @pytest.mark.parametrize(

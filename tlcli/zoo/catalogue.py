@@ -41,7 +41,7 @@ def names(pattern: str = "*") -> list[str]:
         ModelError: No name matches.
     """
     known = load()
-    if matches := fnmatch.filter(known, pattern.lower()):
+    if matches := [name for name in known if fnmatch.fnmatchcase(name.lower(), pattern.lower())]:
         return matches
     hint = did_you_mean(pattern, known) or "For all names: tlcli zoo list"
     raise ModelError(f"no network name matches '{pattern}'", where="zoo list", hint=hint)
