@@ -107,6 +107,14 @@ def test_only_the_exact_name_of_an_own_network_is_removed(model: Path, name: str
     assert catalogue.find("mobilenet_v2")
 
 
+def test_a_card_without_any_weights_does_not_break_the_list(tlcli, model: Path) -> None:
+    own.add_card(card(source="keras:MobileNetV2", arguments={"alpha": 0.42}), {})
+    rows = {row["name"]: row for row in tlcli("zoo", "list", "--json").document}
+    assert rows["leaves"]["local"] is False
+    assert "none" in next(line for line in tlcli("zoo", "list").stdout.splitlines() if line.startswith("leaves"))
+    assert tlcli("zoo", "pull", "leaves").code == 2
+
+
 def test_a_damaged_card_does_not_hide_the_others(model: Path) -> None:
     own.add_card(card(), {"model.keras": model}).write_text("name: [")
     own.add_card(card(name="b"), {"model.keras": model})

@@ -48,7 +48,7 @@ def list_cards(pattern: str, as_json: bool, local: bool, **limits: Any) -> None:
 
     cards = catalogue.load()
     chosen = [cards[name] for name in catalogue.names(pattern) if _passes(cards[name], **limits)]
-    states = {card.name: store.state(card) for card in chosen}
+    states = {card.name: store.own_state(card) for card in chosen}
     chosen = [card for card in chosen if states[card.name].is_local or not local]
     if as_json:
         console.print_json([card.model_dump() | {"local": states[card.name].is_local} for card in chosen])
@@ -96,7 +96,7 @@ def show(name: str, as_json: bool) -> None:
     from tlcli.zoo import catalogue, store
 
     found = catalogue.find(name)
-    state = store.state(found)
+    state = store.own_state(found)
     card = found.model_dump()
     card |= {
         "file": str(state.path) if state.path else None,

@@ -13,8 +13,8 @@ from tlcli.zoo import catalogue, download, own, published
 from tlcli.zoo.card import ModelCard, sha256_of, verified_weights
 from tlcli.zoo.download import RemoteFile
 
-Where = Literal["bundled", "own", "cached", "download", "file", "source", "random"]
-"""Bundled with tlcli; in one's own zoo; downloaded; on a server; a file of the user; what its source decides; none."""
+Where = Literal["bundled", "own", "cached", "download", "file", "source", "random", "none"]
+"""Bundled with tlcli; in one's own zoo; downloaded; on a server; a file of the user; what its source decides; random; none."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,14 @@ def state(card: ModelCard, *, arguments: Mapping[str, Any] | None = None, size: 
         return State("source")
     path_or_none = download.find_local(file, checked=False)
     return State("download" if path_or_none is None else "cached", path_or_none, file)
+
+
+def own_state(card: ModelCard) -> State:
+    """Where the weights for the card's own arguments and size are; for lists, so without an error if there are none."""
+    try:
+        return state(card)
+    except WeightsError:
+        return State("none")
 
 
 def weights_state(recipe: Recipe, card: ModelCard, size: tuple[int, int]) -> State:
