@@ -14,7 +14,7 @@ from tlcli.zoo.card import ModelCard, sha256_of, verified_weights
 from tlcli.zoo.download import RemoteFile
 
 Where = Literal["bundled", "own", "cached", "download", "file", "source", "random", "none"]
-"""Bundled with tlcli; in one's own zoo; downloaded; on a server; a file of the user; what its source decides; random; none."""
+"""Bundled with tlcli; in one's own zoo; downloaded; on a server; a user's file; as its source decides; random; none."""
 
 
 @dataclass(frozen=True)
