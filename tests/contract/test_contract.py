@@ -75,7 +75,7 @@ def test_at_finds_existing_values_only() -> None:
 
 
 def test_the_commands_are_those_of_tlcli() -> None:
-    assert len(PROGRAM) == 19
+    assert len(PROGRAM) == 25
     assert set(COMMANDS) == set(OPTIONS) == set(PROGRAM)
 
 
@@ -149,6 +149,8 @@ def documents(
     home = tmp_path_factory.mktemp("contract")
     copies = draw(home / "copies", count=12)
     (copies / "red" / "copy.bmp").write_bytes((copies / "red" / "00.bmp").read_bytes())
+    weights = home / "net.keras"
+    weights.write_bytes((run / "model.keras").read_bytes())
     lines: dict[str, tuple[object, ...]] = {
         "plan": ("plan", photos, "--model", NETWORK),
         "inspect": ("inspect", NETWORK),
@@ -166,6 +168,12 @@ def documents(
         "recipe run": ("recipe", "run", tiny, photos, "--out", home / "run"),
         "zoo list": ("zoo", "list"),
         "zoo show": ("zoo", "show", NETWORK),
+        "zoo pull": ("zoo", "pull", NETWORK),
+        "zoo verify": ("zoo", "verify"),
+        "zoo pack": ("zoo", "pack", "contract", "--out", home / "zoo.zip"),
+        "zoo unpack": ("zoo", "unpack", home / "zoo.zip"),
+        "zoo add": ("zoo", "add", weights, "--name", "contract"),
+        "zoo remove": ("zoo", "remove", "contract"),
         "doctor": ("doctor",),
         "an error": ("plan", home / "nowhere"),
     }
@@ -175,6 +183,14 @@ def documents(
             return json.loads((run / "run.json").read_text(encoding="utf-8"))
         if output == "finetune":
             return finetuned.document
+        # Every test has a zoo of its own.
+        for needed in {"zoo pack": ["zoo add"], "zoo unpack": ["zoo add", "zoo pack"], "zoo remove": ["zoo add"]}.get(
+            output, []
+        ):
+            (home / "zoo.zip").unlink(missing_ok=True)
+            assert tlcli(*lines[needed]).code == 0
+        if output == "zoo pack":
+            (home / "zoo.zip").unlink(missing_ok=True)
         result = tlcli(*lines[output], "--json")
         assert result.code == (2 if output == "an error" else 0), result.stderr
         return result.document

@@ -224,7 +224,7 @@ def test_with_downloaded_weights_the_default_is_mobilenet_v2(
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / default.weights_file({}, (96, 96))).write_bytes(b"weights")
+    (tmp_path / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5").write_bytes(b"weights")
     plan = tlcli("plan", photos, "--json", "--set", "data.size=[96,96]").document
     assert (plan["model"]["name"], plan["model"]["size"], plan["notices"]) == ("mobilenet_v2", [96, 96], [])
     assert plan["recipe"]["model"]["name"] == "mobilenet_v2"

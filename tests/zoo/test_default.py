@@ -3,8 +3,6 @@
 import http.server
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tlcli.errors import WeightsError
 from tlcli.zoo import catalogue, default
+from tlcli.zoo.download import RemoteFile
 
 FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{}_no_top.h5"
 
@@ -53,7 +53,7 @@ def server(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.05,))
         thread.start()
-        monkeypatch.setattr(default, "BASE_URL", f"http://127.0.0.1:{running.server_port}/v2/")
+        monkeypatch.setenv("TLCLI_MIRROR", f"http://127.0.0.1:{running.server_port}/v2/")
         yield state
         running.shutdown()
         thread.join()
@@ -111,14 +111,14 @@ def test_arguments_that_the_bundled_network_lacks_give_mobilenet_v2(server: Serv
     assert server.requests == []
     own = catalogue.find("mobilenet_synthetic").arguments
     assert choose(own) == "mobilenet_synthetic"
-    assert server.requests == [("HEAD", f"/v2/{FILE.format(str(float(own.get('alpha', 1.0))) + '_224')}")]
+    assert server.requests == [], "Keras publishes no weights for this width"
 
 
 def test_proxies_are_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the proxy reaches the file."""
     server.files = {FILE.format("1.0_224")}
-    monkeypatch.setenv("http_proxy", default.BASE_URL.removesuffix("v2/"))
-    monkeypatch.setattr(default, "BASE_URL", "http://weights.invalid/v2/")
+    monkeypatch.setenv("http_proxy", os.environ["TLCLI_MIRROR"].removesuffix("v2/"))
+    monkeypatch.setenv("TLCLI_MIRROR", "http://weights.invalid/v2/")
     assert choose() == "mobilenet_v2"
     assert server.requests == [("HEAD", f"http://weights.invalid/v2/{FILE.format('1.0_224')}")]
 
@@ -126,7 +126,7 @@ def test_proxies_are_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_silent_server_is_not_waited_for(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(default, "WAIT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(default, "BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        monkeypatch.setenv("TLCLI_MIRROR", f"http://127.0.0.1:{silent.getsockname()[1]}/")
         began = time.perf_counter()
         assert choose() == "mobilenet_synthetic"
         assert time.perf_counter() - began < 2
@@ -134,7 +134,7 @@ def test_a_silent_server_is_not_waited_for(cache: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "http://weights.invalid/", "nonsense", "http://[/"])
 def test_every_failure_means_that_the_file_cannot_be_fetched(url: str) -> None:
-    assert default.can_fetch(url) is False
+    assert default.can_fetch(RemoteFile("x.h5", url)) is False
 
 
 def test_the_timeout_is_at_most_three_seconds() -> None:
@@ -144,7 +144,7 @@ def test_the_timeout_is_at_most_three_seconds() -> None:
 def test_the_notice_gives_reason_consequence_and_next_step(cache: Path) -> None:
     notice = default.choose_default({}, None, None).notice
     for text in (
-        "ImageNet weights of mobilenet_v2 are neither in Keras's cache nor reachable",
+        "ImageNet weights of mobilenet_v2 are neither cached nor reachable",
         "'mobilenet_synthetic'",
         "synthetic images",
         f"{catalogue.find('mobilenet_synthetic').size} × ",
@@ -157,24 +157,14 @@ def test_the_notice_gives_reason_consequence_and_next_step(cache: Path) -> None:
     assert str(cache) not in notice, "records contain no folders"
 
 
-def test_file_name_and_server_are_those_of_keras(cache: Path) -> None:
-    """Keras's error names the file it requests. KERAS_HOME is read at import, so this needs a new process."""
-    code = """
-import keras
-from keras.src.applications import mobilenet_v2
-from tlcli.zoo import default
-assert mobilenet_v2.BASE_WEIGHT_PATH == default.BASE_URL
-for alpha, size in ((0.35, (96, 96)), (1, (64, 96)), (0.75, (100, 100))):
-    try:
-        keras.applications.MobileNetV2(input_shape=(*size, 3), alpha=alpha, include_top=False)
-    except Exception as error:
-        file = default.weights_file({"alpha": alpha}, size)
-        assert f"{default.BASE_URL}{file}" in str(error), (file, str(error))
-    else:
-        raise AssertionError("the internet was reached")
-assert keras.src.backend.config.keras_home() == str(default.keras_cache())
-"""
-    completed = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=os.environ
-    )
-    assert completed.returncode == 0, completed.stderr[-2000:]
+def test_offline_asks_nobody(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files = {FILE.format("1.0_224")}
+    monkeypatch.setenv("TLCLI_OFFLINE", "1")
+    assert choose() == "mobilenet_synthetic"
+    assert server.requests == []
+
+
+def test_a_mirror_that_is_none_is_an_error(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLCLI_MIRROR", "ftp://x")
+    with pytest.raises(WeightsError, match="TLCLI_MIRROR"):
+        choose()

@@ -119,11 +119,16 @@ def _cell(cell: str | Text) -> Text:
 
 @contextmanager
 def loading_keras() -> Iterator[None]:
-    """Import Keras inside this context: without start-up messages, and without the modules in `NOT_FOR_KERAS`."""
+    """Import Keras inside this context: without start-up messages, and without the modules in `NOT_FOR_KERAS`.
+
+    Offline, no socket is opened.
+    """
+    from tlcli.zoo.download import no_sockets
+
     hidden = dict.fromkeys(set(NOT_FOR_KERAS) - set(sys.modules))
     sys.modules.update(hidden)  # type: ignore[arg-type]  # None makes an import fail as if the module were not installed
     try:
-        with _quiet():
+        with no_sockets(), _quiet():
             yield
     finally:
         for name in hidden:

@@ -125,6 +125,8 @@ def _run_and_print(work: "Work", resolved: "ResolvedRecipe", *, as_json: bool) -
 
     signal.signal(signal.SIGTERM, _stop)
     if not is_quiet():
+        if resolved.licence:
+            console.print_text(console.err(), console.safe(resolved.licence, "dim"))
         console.err().print("loading Keras …", style="dim")
     folders: list[str] = []
     try:

@@ -17,12 +17,16 @@ def plan(as_json: bool, **options: Any) -> None:
     from tlcli.cli.progress import observer
     from tlcli.workflows import plan as workflow
     from tlcli.workflows.request import check_request
+    from tlcli.zoo.resolve import weights_licence
+    from tlcli.zoo.store import weights_state
 
     request = request_from(options)
     resolved = check_request(request)
     with observer() as observe:
         result = workflow.plan(request, resolved, observe)
+    licence = weights_licence(result.recipe, result.card)
+    weights = weights_state(result.recipe, result.card, result.size)
     if as_json:
-        console.print_json(result.to_json() | {"notices": list(resolved.notices)})
+        console.print_json(result.to_json() | {"notices": list(resolved.notices), "weights": weights.to_json()})
     else:
-        tables.print_plan(result, resolved.notices)
+        tables.print_plan(result, resolved.notices, f"weights: licence {licence}; {weights}" if licence else "")

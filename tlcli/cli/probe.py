@@ -60,6 +60,8 @@ def probe(
     request = ProbeRequest(data, models, weights, settings, size, plot, device, exclude)
     resolved = check_probe(request)
     if not is_quiet():
+        for sentence in dict.fromkeys(entry.licence for entry in resolved if entry.licence):
+            console.print_text(console.err(), console.safe(sentence, "dim"))
         console.err().print("loading Keras …", style="dim")
     with console.loading_keras():
         from tlcli.workflows import probe as workflow

@@ -13,6 +13,7 @@ from tlcli.cli.options import is_quiet
 from tlcli.text import compact, duration, plural
 from tlcli.train.events import Advanced, BatchDone, EpochDone, Event, Noticed, Observer, StepBegun, StepDone
 from tlcli.train.policy import Step
+from tlcli.zoo.download import reporting
 
 # Without a terminal, a long stage prints a line this often, seconds.
 PLAIN_EVERY_S = 10.0
@@ -23,15 +24,21 @@ ANY_WIDTH = 1000
 
 @contextmanager
 def observer() -> Iterator[Observer]:
-    """The observer for stderr: live on a terminal, plain elsewhere, quiet with --quiet."""
+    """The observer for stderr: live on a terminal, plain elsewhere, quiet with --quiet. Downloads report to it."""
     console = err()
     if is_quiet():
         yield _Quiet(console)
     elif console.is_terminal:
-        with Live(console) as live:
+        with Live(console) as live, reporting(_download_to(live)):
             yield live
     else:
-        yield Plain(console)
+        plain = Plain(console)
+        with reporting(_download_to(plain)):
+            yield plain
+
+
+def _download_to(observe: Observer) -> Callable[[str, int, int], None]:
+    return lambda title, done, total: observe(Advanced(f"{title}, kB", -(-done // 1000), -(-total // 1000)))
 
 
 @dataclass

@@ -23,11 +23,13 @@ MATRIX_CLASSES = 12
 SPLIT_CLASSES = 20
 
 
-def print_plan(plan: TrainPlan, notices: Sequence[str] = ()) -> None:
-    """Print a plan: split, layer groups, phases, estimates, and notices about the choice of the network."""
+def print_plan(plan: TrainPlan, notices: Sequence[str] = (), weights: str = "") -> None:
+    """Print a plan: split, layer groups, phases, estimates, notices about the choice of the network, its weights."""
     console, height, width = out(), *plan.size
     console.print(safe(f"{plan.recipe.name}: {plan.card.name} on {plan.recipe.data.path}", "bold"))
     console.print(f"input {height} × {width}, {plan.recipe.data.resize}; preprocessing {plan.card.preprocessing}")
+    if weights:
+        print_text(console, safe(weights))
     for notice in notices:
         console.print()
         print_text(console, safe(f"Note: {notice}.", "yellow"))

@@ -26,8 +26,8 @@ class Backbone:
 
     Attributes:
         card: The card of the network.
-        network: From float32 (batch, height, width, 3), preprocessed as the card says, to features: 4-D, or 2-D if the
-            network pools them itself.
+        network: From float32 (batch, height, width, 3 or 1), preprocessed as the card says, to features: 4-D, or 2-D
+            if the network pools them itself.
         size: Input height and width, pixels.
         weights_origin: `imagenet (keras)`, `card (NAME)`, `file:NAME`, `random`, or the source of the card.
         weights_sha256: Hash of all weights in order; independent of the file format they were read from.
@@ -73,18 +73,32 @@ def build(
     return Backbone(card, network, size, origin, weights_sha256(network))
 
 
-def preprocess(tensor: Any, mode: Preprocessing) -> Any:
+def preprocess(tensor: Any, mode: Preprocessing, *, channels: int = 3) -> Any:
     """Preprocess an image tensor as the weights expect it, with built-in Keras layers.
 
-    The layers compute in float32 under any dtype policy, because pixel values lose bits in half precision.
+    For networks with one input channel, RGB becomes grey first: 0.2989 R + 0.587 G + 0.114 B, in effect the luma of
+    ITU-R BT.601 that Pillow's mode L has. The layers compute in float32 under any dtype policy, because pixel values
+    lose bits in half precision.
 
     Args:
         tensor: Symbolic float (batch, height, width, 3), RGB, 0–255.
         mode: See `ModelCard.preprocessing`.
+        channels: Input channels of the network, 3 or 1.
 
     Returns:
-        float32 tensor of the same shape.
+        float32 tensor of the same shape, with `channels` in place of 3.
+
+    Raises:
+        ModelError: The preprocessing is for colours, and the network has one channel.
     """
+    if channels == 1:
+        if mode in ("torch", "caffe"):
+            hint = "Set model.preprocessing to none (0-255), unit (0 to 1) or tf (-1 to 1)."
+            what = f"'{mode}' is for colours, and the network takes grey images"
+            raise ModelError(what, where="model.preprocessing", hint=hint)
+        tensor = keras.ops.image.rgb_to_grayscale(tensor, data_format="channels_last")
+    if mode == "unit":
+        return keras.layers.Rescaling(1 / 255, dtype="float32", name=f"{PREPROCESS}scale")(tensor)
     if mode == "tf":
         return keras.layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name=f"{PREPROCESS}scale")(tensor)
     if mode == "torch":

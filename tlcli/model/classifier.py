@@ -132,7 +132,8 @@ def assemble(backbone: Backbone, head: HeadSpec, *, classes: tuple[str, ...], re
     image = keras.Input((None, None, 3), name="image")
     taken = {layer.name for layer in backbone.network.layers}
     resized = _resizing(backbone.size, resize, taken)(image, training=False)
-    x = preprocess(resized, backbone.card.preprocessing or "none")
+    channels = backbone.network.inputs[0].shape[-1]
+    x = preprocess(resized, backbone.card.preprocessing or "none", channels=channels)
     features = call_layers(backbone.network, x)
     top_input = keras.Input(features.shape[1:], dtype=features.dtype, name="backbone_features")
     top = keras.Model(top_input, attach_head(top_input, head, len(classes)), name="head")

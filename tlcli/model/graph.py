@@ -317,7 +317,8 @@ def groups_of(model: keras.Model, card: ModelCard, size: tuple[int, int]) -> Lay
     return grouping.assign(measure(model), card.groups, name=card.name, input_size=size)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measure the network that stdin describes; an error goes to stdout as JSON. See `measure_in_subprocess`."""
     task = json.load(sys.stdin)
     try:
         measure_groups(ModelCard.model_validate(task["card"]), task["arguments"], tuple(task["size"]))

@@ -27,6 +27,14 @@ _ROW = (
 )  # fmt: skip
 _DEFAULTS = {field.name: field.default for field in fields(Layer)}
 
+# The program of the process that measures a network.
+_MEASURE = """\
+from tlcli.zoo.download import no_sockets
+with no_sockets():
+    from tlcli.model import graph
+graph.main()
+"""
+
 Sizes = tuple[tuple[int, int], tuple[int, int]]
 """Measured and requested input size, each as height and width, pixels."""
 
@@ -223,7 +231,7 @@ def measure_in_subprocess(card: ModelCard, arguments: Mapping[str, Any], size: t
     if stored is not None:
         return stored
     task = json.dumps({"card": card.model_dump(mode="json"), "arguments": dict(arguments), "size": size})
-    command = [sys.executable, "-m", "tlcli.model.graph"]
+    command = [sys.executable, "-c", _MEASURE]
     done = subprocess.run(command, input=task, capture_output=True, text=True, check=False)
     if done.returncode == ModelError.exit_code:
         raise ModelError(**json.loads(done.stdout))

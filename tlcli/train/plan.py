@@ -17,7 +17,7 @@ from tlcli.train import budget
 from tlcli.train.budget import DEFAULT_FLOPS_PER_SECOND
 from tlcli.train.policy import rounds, selection_of, steps_of
 from tlcli.zoo.card import ModelCard
-from tlcli.zoo.resolve import input_size
+from tlcli.zoo.resolve import input_size, weights_licence
 
 # `min_relative_gain: auto` of a phase that is not cheap (see `budget.is_cheap`). That of a cheap phase is 0.
 EXPENSIVE_MIN_RELATIVE_GAIN = 0.5
@@ -114,6 +114,7 @@ class TrainPlan:
                 "source": self.card.source,
                 "arguments": self.recipe.model.arguments,
                 "weights": self.recipe.model.weights,
+                "licence": weights_licence(self.recipe, self.card),
                 "size": list(self.size),
                 "parameters": self.groups.parameters,
                 "head_parameters": self.head_parameters,

@@ -11,7 +11,7 @@ import keras
 from tlcli.paths import bundled, cache_dir
 from tlcli.recipe import load
 from tlcli.report.record import versions
-from tlcli.zoo import catalogue, default
+from tlcli.zoo import catalogue, download, own, published
 
 # Extras of tlcli, each with a package that is installed only with it.
 EXTRAS = {"jax": "jax", "dev": "pytest"}
@@ -25,7 +25,9 @@ def examine() -> dict[str, Any]:
         | {"cpus": str(os.cpu_count())},
         "folders": {
             "cache": _folder(cache_dir()),
-            "downloaded weights": _folder(default.keras_cache() / "models"),
+            "downloaded weights": _folder(download.weights_cache()),
+            "weights of Keras": _folder(published.keras_cache() / "models"),
+            "own zoo": _folder(own.folder()),
             "recipes": f"{bundled('recipes')} ({len(load.names())})",
             "models": f"{bundled('models')} ({len(catalogue.load())})",
         },

@@ -9,6 +9,9 @@ from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.zoo import catalogue, default
 from tlcli.zoo.card import ModelCard, require_arguments, verified_weights
 
+# The licence of weights from a file of the user.
+_UNKNOWN_LICENCE = "that of the file"
+
 
 def input_size(recipe: Recipe, card: ModelCard | None = None) -> tuple[int, int]:
     """Height and width of the network's input, pixels. By default `card` is the card of the recipe's network.
@@ -48,8 +51,8 @@ def resolve_card(recipe: Recipe, card: ModelCard) -> ModelCard:
         raise ModelError(
             f"{card.name} does not state its preprocessing",
             where="model.preprocessing",
-            hint="Set it to tf (-1 to 1), torch (ImageNet normalised), caffe (BGR less the mean) or none (0-255):"
-            " --set model.preprocessing=tf.",
+            hint="Set it to unit (0 to 1), tf (-1 to 1), torch (ImageNet normalised), caffe (BGR less the mean) or none"
+            " (0-255): --set model.preprocessing=tf.",
         )
     return card
 
@@ -61,11 +64,13 @@ class ResolvedRecipe:
     Attributes:
         recipe: The recipe, with values of the card in place of `auto`.
         notices: Notices for the user about the choice of the network.
+        licence: A sentence about the weights and their licence; empty for random weights.
         began: Start of the command, seconds on `time.perf_counter`.
     """
 
     recipe: Recipe
     notices: tuple[str, ...] = ()
+    licence: str = ""
     began: float = field(default_factory=time.perf_counter)
 
 
@@ -81,7 +86,16 @@ def resolve(recipe: Recipe, *, needs_weights: bool = True) -> ResolvedRecipe:
     if needs_weights:
         _require_weights(resolved, card)
     phases = [phase.fill_auto(card.fine_tuning.model_dump(exclude={"epochs"})) for phase in resolved.phases]
-    return ResolvedRecipe(resolved.model_copy(update={"phases": phases}), notices)
+    licence = weights_licence(resolved, card)
+    sentence = f"weights of {card.name}: licence {licence}" if licence else ""
+    return ResolvedRecipe(resolved.model_copy(update={"phases": phases}), notices, sentence)
+
+
+def weights_licence(recipe: Recipe, card: ModelCard) -> str | None:
+    """The licence of the weights that a recipe uses; None for random weights, which have none."""
+    if recipe.model.weights == RANDOM:
+        return None
+    return card.licence if recipe.model.weights is None else _UNKNOWN_LICENCE
 
 
 def _choose_network(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
@@ -99,6 +113,7 @@ def _require_weights(recipe: Recipe, card: ModelCard) -> None:
     weights = recipe.model.weights
     if weights is None and card.weights is not None:
         require_arguments(card, recipe.model.arguments)
+    if weights is None and card.sha256 is not None:
         verified_weights(card)
     if weights not in (None, RANDOM) and not Path(str(weights)).is_file():
         raise WeightsError(

@@ -1,20 +1,19 @@
 """Networks of keras.applications: their arguments, and downloads of their weights from a local server."""
 
 import hashlib
-import http.server
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 import pytest
-from keras.src.applications import efficientnet, mobilenet_v2
+from file_server import FileServer, file_server
+from keras.src.applications import efficientnet
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from tlcli.errors import ModelError, WeightsError
+from tlcli.zoo import download, published
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.sources import applications
 
@@ -30,45 +29,14 @@ def card(kind: str, **changes) -> ModelCard:
 MOBILENET = card("MobileNetV2")
 
 
-@dataclass
-class Server:
-    url: str
-    folder: Path
-    cache: Path
-    stop: object
-
-
 @pytest.fixture
-def server(tmp_path, monkeypatch) -> Iterator[Server]:
-    """A file server in place of Keras's, and an empty cache."""
-    folder, cache = tmp_path / "served", tmp_path / "keras"
-    folder.mkdir()
-    cache.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=str(folder))
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
-        thread.start()
-
-        def stop() -> None:
-            running.shutdown()
-            thread.join()
-            running.server_close()
-
-        url = f"http://127.0.0.1:{running.server_port}/"
-        monkeypatch.setattr(mobilenet_v2, "BASE_WEIGHT_PATH", url)
-        monkeypatch.setattr(efficientnet, "BASE_WEIGHTS_PATH", url)
-        # KERAS_HOME is read once, when Keras is imported.
-        monkeypatch.setattr(keras.src.backend.config, "_KERAS_DIR", str(cache))
-        yield Server(url, folder, cache, stop)
-        if thread.is_alive():
-            stop()
+def server(tmp_path, monkeypatch) -> Iterator[FileServer]:
+    """A server as the mirror, and an empty cache of Keras."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(download, "WAITS_S", (0.01, 0.01))
+    with file_server() as running:
+        monkeypatch.setenv("TLCLI_MIRROR", running.url)
+        yield running
 
 
 def publish(network: keras.Model, path: Path) -> keras.Model:
@@ -77,8 +45,10 @@ def publish(network: keras.Model, path: Path) -> keras.Model:
     return network
 
 
-def published_mobilenet(server: Server) -> keras.Model:
-    return publish(applications.architecture(MOBILENET, **SMALL), server.folder / FILE)
+def published_mobilenet(server: FileServer, tmp_path: Path, name: str = FILE) -> keras.Model:
+    network = publish(applications.architecture(MOBILENET, **SMALL), tmp_path / "published.h5")
+    server.files[name] = (tmp_path / "published.h5").read_bytes()
+    return network
 
 
 def have_equal_weights(network: keras.Model, other: keras.Model) -> bool:
@@ -86,20 +56,17 @@ def have_equal_weights(network: keras.Model, other: keras.Model) -> bool:
     return all(np.array_equal(one, two) for one, two in pairs)
 
 
-def test_weights_are_downloaded_once(server, capsys):
-    source = published_mobilenet(server)
+def test_weights_are_downloaded_once(server, tmp_path, capsys):
+    source = published_mobilenet(server, tmp_path)
     assert have_equal_weights(applications.pretrained(MOBILENET, **SMALL), source)
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "Downloading" in printed.err
-    assert (server.cache / "models" / FILE).is_file()
-    server.stop()
+    assert capsys.readouterr() == ("", "")
+    server.files.clear()
     assert have_equal_weights(applications.pretrained(MOBILENET, **SMALL), source)
+    assert [name for _, name, _ in server.requests] == [FILE]
 
 
-def test_sizes_without_published_weights_use_those_for_224(server):
-    name = FILE.replace("_96_", "_224_")
-    source = publish(applications.architecture(MOBILENET, **SMALL), server.folder / name)
+def test_sizes_without_published_weights_use_those_for_224(server, tmp_path):
+    source = published_mobilenet(server, tmp_path, FILE.replace("_96_", "_224_"))
     network = applications.pretrained(MOBILENET, size=(80, 120), arguments={"alpha": 0.35})
     assert network.input.shape == (None, 80, 120, 3)
     assert have_equal_weights(network, source)
@@ -109,46 +76,28 @@ def test_a_missing_file_on_the_server_gives_the_next_steps(server):
     with pytest.raises(WeightsError) as caught:
         applications.pretrained(MOBILENET, **SMALL)
     text = str(caught.value)
-    assert f"{server.url}{FILE} (404 -- " in text
-    assert f"Copy the file to {server.cache / 'models' / FILE}" in text
-    assert "--weights FILE" in text
-    assert "--weights random" in text
-    assert "tlcli demo" in text
-    assert "--model mobilenet_synthetic" in text
+    assert f"the ImageNet weights of mobilenetv2 could not be fetched from {server.url}{FILE} (404 " in text
+    assert f"copy the file to {published.keras_cache() / 'models' / FILE}" in text
+    for way in ("--weights ", "--weights random", "tlcli demo", "--model mobilenet_synthetic", "TLCLI_MIRROR"):
+        assert way in text
 
 
-def test_an_unreachable_server_gives_the_next_step(server):
-    server.stop()
-    with pytest.raises(WeightsError, match=rf"{server.url}{FILE} \(.*refused.*Copy the file to"):
-        applications.pretrained(MOBILENET, **SMALL)
-
-
-def test_an_interrupted_download_leaves_no_file(server, monkeypatch):
-    published_mobilenet(server)
-
-    def send_half(self, source, output):
-        output.write(source.read()[:5000])
-
-    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", send_half)
-    with pytest.raises(WeightsError, match=r"could not be fetched from .*5000 out of"):
-        applications.pretrained(MOBILENET, **SMALL)
-    assert not (server.cache / "models" / FILE).exists()
-
-
-def test_a_damaged_file_in_the_cache_is_an_error_with_its_path(server):
-    cached = server.cache / "models" / FILE
-    cached.parent.mkdir()
-    published_mobilenet(server)
-    cached.write_bytes((server.folder / FILE).read_bytes()[:5000])
+def test_a_damaged_file_in_the_cache_is_an_error_with_its_path(server, tmp_path):
+    cached = published.keras_cache() / "models" / FILE
+    cached.parent.mkdir(parents=True)
+    published_mobilenet(server, tmp_path)
+    cached.write_bytes(server.files[FILE][:5000])
     with pytest.raises(WeightsError, match=rf"{FILE}: the cached .* cannot be used .*truncated.*Delete that file"):
         applications.pretrained(MOBILENET, **SMALL)
 
 
-def test_a_file_copied_into_the_cache_is_used(server):
-    source = published_mobilenet(server)
-    (server.cache / "models").mkdir()
-    (server.folder / FILE).rename(server.cache / "models" / FILE)
+def test_a_file_copied_into_the_cache_is_used(server, tmp_path):
+    source = published_mobilenet(server, tmp_path)
+    cached = published.keras_cache() / "models" / FILE
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(server.files.pop(FILE))
     assert have_equal_weights(applications.pretrained(MOBILENET, **SMALL), source)
+    assert server.requests == []
 
 
 def efficientnet_with_imagenet_variance(path: Path) -> keras.Model:
@@ -160,12 +109,14 @@ def efficientnet_with_imagenet_variance(path: Path) -> keras.Model:
     return publish(network, path)
 
 
-def test_an_efficientnet_from_a_file_equals_the_downloaded_one(server, monkeypatch):
-    path = server.folder / "efficientnetb0_notop.h5"
+def test_an_efficientnet_from_a_file_equals_the_one_that_keras_downloads(tmp_path, monkeypatch):
+    path = tmp_path / "models" / "efficientnetb0_notop.h5"
+    path.parent.mkdir()
+    monkeypatch.setattr(keras.src.backend.config, "_KERAS_DIR", str(tmp_path))
     network = efficientnet_with_imagenet_variance(path)
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     monkeypatch.setitem(efficientnet.WEIGHTS_HASHES, "b0", ("", md5))
-    downloaded = applications.pretrained(card("EfficientNetB0"), size=(32, 32), arguments={})
+    downloaded = keras.applications.EfficientNetB0(include_top=False, input_shape=(32, 32, 3))
     completed = applications.as_published(card("EfficientNetB0"), network)
     image = np.random.default_rng(0).random((1, 32, 32, 3), "float32") * 255
     inputs = [
@@ -184,8 +135,8 @@ def test_an_efficientnet_with_another_normalization_stays_as_it_is():
 
 
 def test_a_wrong_checksum_is_an_error(server):
-    (server.folder / "efficientnetb0_notop.h5").write_bytes(b"something else")
-    with pytest.raises(WeightsError, match=r"efficientnetb0_notop\.h5 \(.*hash does not match"):
+    server.files["efficientnetb0_notop.h5"] = b"something else"
+    with pytest.raises(WeightsError, match=r"efficientnetb0_notop\.h5 \(its hash is not md5:"):
         applications.pretrained(card("EfficientNetB0"), size=(32, 32), arguments={})
 
 

@@ -163,10 +163,10 @@ def two_branches() -> keras.Model:
     ("make", "message"),
     [
         (
-            lambda: keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(1, 1)]),
-            r"RGB images \(input shape .*8, 8, 1",
+            lambda: keras.Sequential([keras.Input((8, 8, 2)), layers.Conv2D(1, 1)]),
+            r"RGB or grey images \(input shape .*8, 8, 2",
         ),
-        (lambda: keras.Sequential([keras.Input((5,)), layers.Dense(1)]), "RGB images"),
+        (lambda: keras.Sequential([keras.Input((5,)), layers.Dense(1)]), "RGB or grey images"),
         (lambda: keras.Sequential([layers.Dense(1)]), "never built"),
         (
             lambda: keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(1)]),

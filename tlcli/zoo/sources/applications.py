@@ -1,20 +1,16 @@
 """The networks of `keras.applications`, with random weights or with the ImageNet weights that Keras publishes."""
 
-import contextlib
 import inspect
 import math
-import socket
-import sys
-import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
 from tlcli.errors import ModelError, WeightsError, did_you_mean
+from tlcli.zoo import download, published
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.sources.weights_file import copy_weights
 
@@ -24,7 +20,6 @@ _NOT_OFFERED = {
     "include_preprocessing", "dropout", "dropout_rate",
 }  # fmt: skip
 _IMAGENET_VARIANCE = (0.229**2, 0.224**2, 0.225**2)
-_DOWNLOAD_TIMEOUT_S = 30.0
 
 
 def architecture(
@@ -61,9 +56,7 @@ def architecture(
 
 
 def pretrained(card: ModelCard, *, size: tuple[int, int], arguments: dict[str, Any]) -> keras.Model:
-    """Build the card's network without top, with ImageNet weights from Keras's cache or from the server.
-
-    The download progress of Keras goes to stderr.
+    """Build the card's network without top, with ImageNet weights from this machine, the mirror or the server.
 
     Raises:
         ModelError: An argument is unknown, or the images are too small.
@@ -72,11 +65,23 @@ def pretrained(card: ModelCard, *, size: tuple[int, int], arguments: dict[str, A
     build = _build_function(card)
     chosen = _merge_arguments(arguments, card, build)
     _require_size(card, size)
+    file = published.remote_file(card, arguments=arguments, size=size)
+    if file is None:
+        hint = "Use --weights FILE or --weights random."
+        raise WeightsError(f"{card.name} has no published weights", where="model.weights", hint=hint)
+    path = download.fetch(file)
     try:
-        with _downloading():
-            return build(weights="imagenet", input_shape=(*size, 3), include_top=False, **chosen)
-    except Exception as error:  # Keras raises bare Exception for a failed download.
-        raise _weights_error(error, card, chosen) from error
+        with warnings.catch_warnings():
+            # For sizes without published weights, Keras uses those for 224 and warns.
+            warnings.filterwarnings("ignore", message=".*Weights for input shape")
+            network = build(weights=str(path), input_shape=(*size, 3), include_top=False, **chosen)
+    except Exception as error:  # Keras and h5py raise many types for a damaged file.
+        raise WeightsError(
+            f"the cached ImageNet weights of {card.name} cannot be used ({_first_line(error)})",
+            where=str(path),
+            hint=f"Delete that file to fetch it again. {download.ways_out(file)}",
+        ) from error
+    return as_published(card, network)
 
 
 def defaults(card: ModelCard) -> dict[str, Any]:
@@ -175,60 +180,6 @@ def _require_size(card: ModelCard, size: tuple[int, int]) -> None:
             where="data.size",
             hint=f"The smallest size is {card.min_size}x{card.min_size}, the default size {card.size}x{card.size}.",
         )
-
-
-@contextlib.contextmanager
-def _downloading() -> Iterator[None]:
-    """Run Keras's downloader with progress on stderr and a timeout for servers that do not answer."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_S)
-    try:
-        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-            # For sizes without published weights, Keras uses those for 224 and warns.
-            warnings.filterwarnings("ignore", message=".*Weights for input shape")
-            yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _weights_error(error: Exception, card: ModelCard, arguments: dict[str, Any]) -> ModelError:
-    """An error for a failure inside Keras, with what was tried and the next step."""
-    url, file = _requested_file(error)
-    if isinstance(error, ValueError) and file is None:
-        return WeightsError(
-            f"Keras publishes no ImageNet weights for {card.name} with {arguments} ({_first_line(error)})",
-            where="model.arguments",
-            hint="Change the arguments, or use --weights FILE or --weights random.",
-        )
-    path = file or "the folder 'models' in Keras's cache"
-    hint = (
-        f"Copy the file to {path}, or use --weights FILE. "
-        "Offline: --model mobilenet_synthetic, --weights random, tlcli demo, or --model FILE.keras."
-    )
-    if url:
-        message = f"the ImageNet weights of {card.name} could not be fetched from {url} ({_reason(error, url)})"
-        return WeightsError(message, where="model.weights", hint=hint)
-    return WeightsError(
-        f"the cached ImageNet weights of {card.name} cannot be used ({_reason(error)})",
-        where=str(path),
-        hint=f"Delete that file to fetch it again. {hint}",
-    )
-
-
-def _requested_file(error: Exception) -> tuple[str, Path | None]:
-    """URL and local file that Keras was working on. Its errors do not name them; the frames of the traceback do."""
-    url, file = "", None
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name == "get_file" and "origin" in frame.f_locals:
-            url, file = str(frame.f_locals["origin"]), frame.f_locals.get("download_target")
-        elif isinstance(frame.f_locals.get("weights_path"), str):
-            file = frame.f_locals["weights_path"]
-    return url, Path(file) if file else None
-
-
-def _reason(error: Exception, url: str = "") -> str:
-    """The reason in an error of Keras: `URL fetch failure on URL: 404 -- Not Found` → `404 -- Not Found`."""
-    return _first_line(error).removeprefix(f"URL fetch failure on {url}: ").removeprefix("None -- ")
 
 
 def _first_line(error: Exception) -> str:

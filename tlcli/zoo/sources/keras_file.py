@@ -53,13 +53,13 @@ def without_top(model: keras.Model) -> keras.Model:
     Nested models are replaced by their layers, so that the layers can be divided into groups.
 
     Args:
-        model: A model with one input (batch, height, width, 3) and one output.
+        model: A model with one input (batch, height, width, 3), or 1 for grey images, and one output.
 
     Returns:
         A network with a 4-D output. Without nested models it shares its layers with `model`.
 
     Raises:
-        ModelError: The input is not RGB images, or the graph cannot be cut there.
+        ModelError: The input is not RGB or grey images, or the graph cannot be cut there.
     """
     _require_images(model)
     flat = _flattened(model)
@@ -77,7 +77,7 @@ def resized(network: keras.Model, size: tuple[int, int] | None, *, copy_weights:
     Raises:
         ModelError: A layer of the network works only at another size.
     """
-    shape = network.inputs[0].shape[1:] if size is None else (*size, 3)
+    shape = network.inputs[0].shape[1:] if size is None else (*size, network.inputs[0].shape[-1])
     inputs = keras.Input(shape, dtype=network.inputs[0].dtype, name=network.inputs[0].name)
     try:
         copy = keras.models.clone_model(network, input_tensors=_match_structure(network.input, inputs))
@@ -183,11 +183,11 @@ def _require_images(model: keras.Model) -> None:
             hint="Models with one image input and one output are supported.",
         )
     shape = model.inputs[0].shape
-    if len(shape) != 4 or shape[-1] != 3:
+    if len(shape) != 4 or shape[-1] not in (1, 3):
         raise ModelError(
-            f"does not accept RGB images (input shape {tuple(shape)})",
+            f"does not accept RGB or grey images (input shape {tuple(shape)})",
             where=model.name,
-            hint="The input must be (batch, height, width, 3), channels last.",
+            hint="The input must be (batch, height, width, 3) or (batch, height, width, 1), channels last.",
         )
 
 
