@@ -73,6 +73,8 @@ class ModelCard(BaseModel):
         weights: The card's own weights, a Keras `.weights.h5` file without top. In a card file and in JSON: its name,
             beside the card. After reading: its absolute path. None: the weights that the source provides.
         sha256: Hash of that file, 64 hexadecimal digits.
+        cut: Layer whose output becomes that of the network, without the layers above; None keeps all layers below the
+            original top.
         data: What the network was trained on, in words. Empty: ImageNet.
         fine_tuning: How it is unfrozen if the recipe says `auto`. The defaults, small steps and frozen BatchNorm, suit
             weights trained on photographs; other weights have to learn more.
@@ -94,6 +96,7 @@ class ModelCard(BaseModel):
     arguments: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
     sha256: Sha256 | None = None
+    cut: str | None = None
     data: str = ""
     fine_tuning: FineTuning = FineTuning()
 

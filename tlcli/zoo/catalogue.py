@@ -1,10 +1,7 @@
 """The catalogue: find model cards by name, card file, model file or run folder."""
 
 import fnmatch
-import json
 import re
-import zipfile
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,12 +9,19 @@ from typing import Any
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.paths import bundled
 from tlcli.zoo.card import CARD_SUFFIXES, ModelCard, Preprocessing, read_card
+from tlcli.zoo.formats import model_config
 from tlcli.zoo.sources.source import MODULES, module_of
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 DEFAULT_SIZE = 224
 # Names of networks in earlier versions and their present names.
 RENAMED = {"drawn": "mobilenet_synthetic"}
+# Layers that the Keras export of Teachable Machine always has; it scales images to -1..1 outside the model.
+# Ref: the converter and the example code in github.com/googlecreativelab/teachablemachine-community.
+_TEACHABLE_MACHINE = {"global_average_pooling2d_GlobalAveragePooling2D1", "dense_Dense1", "dense_Dense2"}
+# Networks work with values of up to about 3; twelve leaves room. Means of pixels are about 100.
+_LARGEST_SCALE = 12 / 255
+_SMALLEST_PIXEL_MEAN = 50.0
 _SUPPORTED = (
     "A model is a card name, keras:NAME, a card file (.yaml), a .keras or .h5 file, or a run folder."
     " For card names: tlcli zoo list"
@@ -86,7 +90,7 @@ def count_outputs(file: Path) -> int | None:
     softmax above it.
     """
     count, channels, is_pooled = None, None, False
-    for kind, config in _layers(_config(file)):
+    for kind, config in model_config.read(file).layers():
         if kind == "Dense":
             count = config.get("units")
         elif "Conv" in kind:
@@ -137,7 +141,7 @@ def _is_card_file(path: Path) -> bool:
 def _file_card(path: Path) -> ModelCard:
     """A card for a model file or the model of a run. Input size and preprocessing come from the file."""
     file, name = _model_file(path)
-    layers = list(_layers(_config(file)))
+    layers = model_config.read(file).layers()
     size, title = _input_size(layers)
     return ModelCard(
         name=name,
@@ -165,60 +169,6 @@ def _model_file(path: Path) -> tuple[Path, str]:
     return path, path.stem
 
 
-def _config(path: Path) -> dict[str, Any]:
-    """The model configuration inside a model file, read without Keras."""
-    text = _archive_config(path) if path.suffix.lower() == ".keras" else _hdf5_config(path)
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise ModelError(f"has an invalid model configuration ({error})", where=str(path)) from error
-    if not isinstance(config, dict):
-        raise ModelError("has no model configuration", where=str(path))
-    return config
-
-
-def _archive_config(path: Path) -> str | bytes:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read("config.json")
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
-        raise ModelError(
-            f"is not a Keras model ({error})", where=str(path), hint="The file may be damaged or incomplete."
-        ) from error
-
-
-def _hdf5_config(path: Path) -> str | bytes:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            config: str | bytes | None = file.attrs.get("model_config")
-    except OSError as error:
-        raise ModelError(
-            f"is not a Keras model ({error})", where=str(path), hint="The file may be damaged or incomplete."
-        ) from error
-    if config is None:
-        raise ModelError(
-            "holds weights but no model",
-            where=str(path),
-            hint="Name the network, and use the file as its weights:"
-            f" --model NAME --weights {path} (for inspect: NAME --set model.weights={path}).",
-        )
-    return config
-
-
-def _layers(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Class name and configuration of each layer, in order, including the layers of nested models."""
-    inner = config.get("config")
-    # The oldest Sequential files have the list of layers here.
-    children = inner.get("layers") if isinstance(inner, dict) else inner
-    if isinstance(children, list):
-        for child in children:
-            yield from _layers(child)
-    elif isinstance(inner, dict):
-        yield str(config.get("class_name")), inner
-
-
 def _input_size(layers: list[tuple[str, dict[str, Any]]]) -> tuple[int, str]:
     """Input size in pixels, and a title. The size is 224 if the file does not fix it."""
     for _, config in layers:
@@ -232,10 +182,25 @@ def _input_size(layers: list[tuple[str, dict[str, Any]]]) -> tuple[int, str]:
 
 
 def _own_preprocessing(layers: list[tuple[str, dict[str, Any]]]) -> Preprocessing | None:
-    """`none` if the model scales its input before its first convolution or dense layer, otherwise None (unknown)."""
-    for kind, _ in layers:
-        if kind in ("Rescaling", "Normalization"):
+    """`none` if the model scales pixels from 0-255 before its first weights, `tf` for Teachable Machine, else None."""
+    for kind, config in layers:
+        if kind == "Normalization" or (kind == "Rescaling" and _scales_pixels(config)):
             return "none"
         if re.search(r"Conv\d|Dense", kind):
-            return None
-    return None
+            break
+    return "tf" if {config.get("name") for _, config in layers} >= _TEACHABLE_MACHINE else None
+
+
+def _scales_pixels(config: dict[str, Any]) -> bool:
+    """True if a Rescaling brings values up to 255 to a small range, or subtracts a mean of pixels."""
+    scale, offset = ([abs(number) for number in _numbers(config.get(key, 0.0))] for key in ("scale", "offset"))
+    return max(scale, default=1.0) <= _LARGEST_SCALE or max(offset, default=0.0) >= _SMALLEST_PIXEL_MEAN
+
+
+def _numbers(value: Any) -> list[float]:
+    """All numbers in a value, which is a number, a list, or an array as Keras writes it."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [number for item in value for number in _numbers(item)]
+    return [float(value)] if isinstance(value, int | float) else []
