@@ -182,7 +182,7 @@ def test_a_run_on_a_teachable_machine_file(tlcli, photos, tiny, tmp_path):
 def test_inspect_cuts_a_bundled_network(tlcli):
     shown = tlcli("inspect", "mobilenet", "--cut", "conv_pw_3_relu", "--by", "layer", "--json")
     assert shown.code == 0, shown.stderr
-    assert shown.document["layers"][-1]["name"] == "conv_pw_3_bn"
+    assert shown.document["layers"][-1]["name"] == "conv_pw_3_relu"
     assert [group["name"] for group in shown.document["groups"]] == ["stem", "block1", "block2", "block3"]
     wrong = tlcli("inspect", "mobilenet", "--cut", "conv_pw_3_relux", "--json")
     assert wrong.code == 2

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras.src.legacy.saving import saving_utils
 
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.zoo.formats import keras_2, model_config
-from tlcli.zoo.sources import weights_file
+from tlcli.zoo.sources import keras_2_model, weights_file
 
 _FETCH_AGAIN = "The file may be damaged or incomplete; fetch it again."
 # Starts of the class names of layers that change nothing in predictions, and of layers that prepare the image. The
@@ -135,7 +134,7 @@ def _load_safely(path: Path) -> keras.Model:
 
 def _load_keras_2(config: dict[str, Any], path: Path) -> keras.Model:
     with _loading(path):
-        model = saving_utils.model_from_config(config)
+        model = keras_2_model.build(config)
     weights_file.load(model, path, with_top=lambda: model)
     return model
 
@@ -149,6 +148,7 @@ def _loading(path: Path) -> Iterator[None]:
         ValueError,
         TypeError,
         KeyError,
+        IndexError,
         OSError,
         AttributeError,
         ImportError,
