@@ -171,14 +171,21 @@ def _model_file(path: Path) -> tuple[Path, str]:
 
 def _input_size(layers: list[tuple[str, dict[str, Any]]]) -> tuple[int, str]:
     """Input size in pixels, and a title. The size is 224 if the file does not fix it."""
-    for _, config in layers:
+    sides: list[int | None] = []
+    for kind, config in layers:
         shape = config.get("batch_shape") or config.get("batch_input_shape")
-        if shape and len(shape) == 4:
-            sides = [side for side in shape[1:3] if side]
-            # A card has one size. For oblong inputs, the longer side keeps all detail.
-            size = max(sides, default=DEFAULT_SIZE)
-            return size, f"Keras model file for {shape[1] or 'any'}x{shape[2] or 'any'} pixels"
-    return DEFAULT_SIZE, "Keras model file"
+        if shape and len(shape) == 4 and not sides:
+            sides = list(shape[1:3])
+        if kind in ("Resizing", "CenterCrop", "RandomCrop"):
+            # Images are resized before the network, so this layer is removed.
+            sides = [config.get("height"), config.get("width")]
+        if re.search(r"Conv\d|Dense", kind):
+            break
+    if not sides:
+        return DEFAULT_SIZE, "Keras model file"
+    # A card has one size. For oblong inputs, the longer side keeps all detail.
+    size = max((side for side in sides if side), default=DEFAULT_SIZE)
+    return size, f"Keras model file for {sides[0] or 'any'}x{sides[1] or 'any'} pixels"
 
 
 def _own_preprocessing(layers: list[tuple[str, dict[str, Any]]]) -> Preprocessing | None:

@@ -28,7 +28,6 @@ _BINARY = {"__operators__.add": "Add", "math.add": "Add", "math.subtract": "Subt
 _ACTIVATIONS = {
     "nn.relu": "relu", "nn.relu6": "relu6", "nn.sigmoid": "sigmoid", "math.sigmoid": "sigmoid", "nn.silu": "silu",
     "nn.swish": "silu", "nn.softmax": "softmax", "nn.elu": "elu", "nn.tanh": "tanh", "math.tanh": "tanh",
-    "identity": "linear", "cast": "linear",
 }  # fmt: skip
 _CONSTANT = "_CONSTANT_VALUE"
 
@@ -200,8 +199,9 @@ def _reversal(function: str, options: Entry) -> tuple[str, Entry] | None:
 def _one_input(function: str, options: Entry) -> tuple[str, Entry] | None:
     """The layer for another function of one tensor."""
     if function in _ACTIVATIONS:
-        is_known = function != "cast" or options.get("dtype") in ("float32", "float16", "bfloat16")
-        return ("Activation", {"activation": _ACTIVATIONS[function]}) if is_known else None
+        return "Activation", {"activation": _ACTIVATIONS[function]}
+    if function == "identity" or (function == "cast" and options.get("dtype") in ("float32", "float16", "bfloat16")):
+        return "Identity", {}
     if function == "math.reduce_mean" and options.get("axis") in ([1, 2], [-3, -2]):
         return "GlobalAveragePooling2D", {"keepdims": bool(options.get("keepdims"))}
     if function == "image.resize" and set(options) <= {"size", "method", "antialias"} and not options.get("antialias"):

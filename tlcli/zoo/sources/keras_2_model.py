@@ -42,11 +42,15 @@ def _layer(entry: dict[str, Any]) -> Any:
     if kind == "Flip":
         return keras.saving.deserialize_keras_object(entry)
     layer = getattr(keras.layers, kind, None)
-    if not (isinstance(layer, type) and issubclass(layer, keras.Layer)):
+    if not _is_layer(layer):
         raise ValueError(f"there is no built-in layer {kind}")
     for key in ("batch_input_shape", "batch_shape", "input_dtype"):
         config.pop(key, None)
     return layer.from_config(config)
+
+
+def _is_layer(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, keras.Layer)
 
 
 def _sequential(entries: list[dict[str, Any]], config: dict[str, Any]) -> keras.Model:

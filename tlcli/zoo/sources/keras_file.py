@@ -15,10 +15,11 @@ from tlcli.zoo.sources import keras_2_model, weights_file
 
 _FETCH_AGAIN = "The file may be damaged or incomplete; fetch it again."
 # Starts of the class names of layers that change nothing in predictions, and of layers that prepare the image. The
-# program augments, resizes and crops images itself.
+# program augments, resizes and crops images itself. In Keras 3 these layers also put all layers above them in training
+# mode unless the call says otherwise.
 _AUGMENTATION = ("Random", "RandAugment", "AugMix", "CutMix", "MixUp")
 _RESIZING = ("Resizing", "CenterCrop", "RandomCrop")
-_SCALING = ("Rescaling", "Normalization", "Flip")
+_SCALING = ("Rescaling", "Normalization", "Flip", "Identity")
 
 
 def load(path: Path) -> keras.Model:
@@ -174,6 +175,8 @@ def _without_augmentation(network: keras.Model) -> keras.Model:
             size = layer.output.shape[1:3]
     if not removed:
         return network
+    if isinstance(network, keras.Sequential):
+        network = keras.Model(network.inputs[0], network.outputs[0], name=network.name)
 
     def call(layer: Any, *arguments: Any, **options: Any) -> Any:
         return arguments[0] if layer.name in removed else layer(*arguments, **options)
