@@ -29,17 +29,19 @@ def _offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in ("no_proxy", "NO_PROXY"):
             environment.setenv(name, "127.0.0.1,localhost")
         environment.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        environment.setenv("TLCLI_ZOO", str(tmp_path_factory.mktemp("home") / "zoo"))
         yield
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Give every test its own cache, and remove the settings of the user."""
+    """Give every test its own cache and zoo, and remove the settings of the user."""
     for name in [name for name in os.environ if name.startswith("TLCLI_") and name != "TLCLI_TEST_DATA"]:
         monkeypatch.delenv(name)
     for name in ("NO_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TLCLI_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("TLCLI_ZOO", str(tmp_path_factory.mktemp("home") / "zoo"))
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,11 @@ def test_weights_are_found_beside_the_card_from_any_folder(tmp_path: Path, monke
     assert read_card(tmp_path / "link.yaml") == card
 
 
+def test_a_model_file_is_found_beside_the_card(tmp_path: Path) -> None:
+    card = read_card(write_card(tmp_path, CARD.replace("keras:MobileNet", "file:x.keras") + f"sha256: {DIGEST}\n"))
+    assert (card.source, card.weights, card.sha256) == (f"file:{tmp_path / 'x.keras'}", None, DIGEST)
+
+
 def test_the_digest_may_be_in_upper_case(tmp_path: Path) -> None:
     card = read_card(write_card(tmp_path, CARD + WEIGHTS.replace(DIGEST, DIGEST.upper())))
     assert card.sha256 == DIGEST
@@ -99,7 +104,10 @@ def test_weights_in_another_folder_or_format_are_refused(tmp_path: Path, name: s
         (("preprocessing: tf", "preprocessing: torchh"), ["preprocessing: ", "'torchh'"]),
         (("name: mine", "name: ../mine"), ["name: ", "'../mine'"]),
         (("name: mine", "name: 'my net'"), ["name: ", "'my net'"]),
-        (("keras:MobileNet", "file:/tmp/x.keras"), ["source: must be KIND:NAME", "file:/tmp/x.keras"]),
+        (("keras:MobileNet", "file:/tmp/x.keras"), ["source: after file: must be the name", "'/tmp/x.keras'"]),
+        (("keras:MobileNet", "file:../x.keras"), ["source: after file: must be the name", "'../x.keras'"]),
+        (("keras:MobileNet", "file:x.pkl"), ["source: after file: must be the name", "'x.pkl'"]),
+        (("keras:MobileNet", "hub:x"), ["source: must be KIND:NAME", "hub:x"]),
         (("keras:MobileNet", "MobileNet"), ["source: must be KIND:NAME"]),
         (("licence: MIT", "licence: MIT\nweights: a.weights.h5"), ["weights needs sha256"]),
         (("licence: MIT", f"licence: MIT\nsha256: {DIGEST}"), ["sha256 needs weights"]),

@@ -21,12 +21,13 @@ except ImportError:
 CARD_SUFFIXES = (".yaml", ".yml")
 MAX_BYTES = 1_000_000
 WEIGHTS_SUFFIX = ".weights.h5"
+MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 _SHOWN_PROBLEMS = 3
 _OTHER_WEIGHTS = "use other weights with --weights FILE or --weights random"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
-# Kinds of sources that a card file may name; a model file (`file:`) needs no card.
-SOURCES = ("keras",)
+# Kinds of sources that a card file may name. `file:` names a model file beside the card.
+SOURCES = ("keras", "file")
 Preprocessing = Literal["none", "tf", "torch", "caffe"]
 
 
@@ -62,7 +63,8 @@ class ModelCard(BaseModel):
 
     Attributes:
         name: The name in `--model`, snake case, for example `mobilenet_v2`.
-        source: Kind and handle, `keras:MobileNetV2` or `file:PATH`.
+        source: Kind and handle, `keras:MobileNetV2` or `file:PATH`. In a card file, PATH is the name of a model file
+            beside the card. After reading: its absolute path.
         size: Input height and width of the training, pixels.
         min_size: Smallest input height and width, pixels.
         preprocessing: How RGB 0-255 becomes the input: `none` leaves it as it is, `tf` scales to -1..1, `torch` scales
@@ -72,7 +74,7 @@ class ModelCard(BaseModel):
         arguments: Architecture arguments, such as `{"alpha": 0.5}`.
         weights: The card's own weights, a Keras `.weights.h5` file without top. In a card file and in JSON: its name,
             beside the card. After reading: its absolute path. None: the weights that the source provides.
-        sha256: Hash of that file, 64 hexadecimal digits.
+        sha256: Hash of that file, or of the model file of a `file:` source, 64 hexadecimal digits.
         cut: Layer whose output becomes that of the network, without the layers above; None keeps all layers below the
             original top.
         data: What the network was trained on, in words. Empty: ImageNet.
@@ -102,7 +104,8 @@ class ModelCard(BaseModel):
 
     @model_validator(mode="after")
     def _check_weights_have_hash(self) -> Self:
-        if (self.weights is None) != (self.sha256 is None):
+        has_file = self.weights is not None or (self.sha256 is not None and self.source.startswith("file:"))
+        if has_file != (self.sha256 is not None):
             present, missing = ("sha256", "weights") if self.weights is None else ("weights", "sha256")
             raise ValueError(f"{present} needs {missing}")
         return self
@@ -127,8 +130,11 @@ def read_card(path: Path) -> ModelCard:
     if problems := _file_problems(card):
         raise _card_error(path, problems, "")
     # Resolved, so that a link to a card finds the weights beside the card itself.
-    weights = None if card.weights is None else str(path.resolve().parent / card.weights)
-    return card.model_copy(update={"weights": weights})
+    folder = path.resolve().parent
+    weights = None if card.weights is None else str(folder / card.weights)
+    kind, _, handle = card.source.partition(":")
+    source = f"file:{folder / handle}" if kind == "file" else card.source
+    return card.model_copy(update={"weights": weights, "source": source})
 
 
 def _read_tree(path: Path) -> dict[str, Any]:
@@ -155,7 +161,12 @@ def _file_problems(card: ModelCard) -> list[str]:
     kind, _, handle = card.source.partition(":")
     if kind not in SOURCES or not handle:
         problems.append(f"source: must be KIND:NAME, where KIND is {', '.join(SOURCES)} (got '{card.source}')")
-    if card.weights is not None and not _is_beside(card.weights):
+    if kind == "file" and not _is_beside(handle, MODEL_SUFFIXES):
+        problems.append(
+            f"source: after file: must be the name of a model file ({', '.join(MODEL_SUFFIXES)}) beside the card,"
+            f" without a folder (got '{handle}')"
+        )
+    if card.weights is not None and not _is_beside(card.weights, (WEIGHTS_SUFFIX,)):
         problems.append(
             f"weights: must be the name of a {WEIGHTS_SUFFIX} file beside the card, without a folder"
             f" (got '{card.weights}')"
@@ -163,9 +174,9 @@ def _file_problems(card: ModelCard) -> list[str]:
     return problems
 
 
-def _is_beside(name: str) -> bool:
+def _is_beside(name: str, suffixes: tuple[str, ...]) -> bool:
     # A colon is a drive or a stream on Windows.
-    return name.endswith(WEIGHTS_SUFFIX) and not re.search(r"[/\\:\0]", name)
+    return name.endswith(suffixes) and not re.search(r"[/\\:\0]", name)
 
 
 def _problem(details: ErrorDetails) -> str:
@@ -196,27 +207,33 @@ def _card_error(path: Path, problems: list[str], hint: str) -> ModelError:
 
 
 def verified_weights(card: ModelCard) -> Path:
-    """The path of a card's own weights, after a check of their hash.
+    """The path of a card's own weights, or of the model file of a `file:` card, after a check of their hash.
+
+    A model file without a hash in its card is only looked for.
 
     Raises:
         WeightsError: The file is missing, or its hash differs from the card's.
     """
-    path = Path(card.weights or "")
+    path = Path(card.weights or card.source.removeprefix("file:"))
     if not path.is_file():
         raise WeightsError(
             f"the weights of {card.name} are missing",
             where=str(path),
             hint=f"Put them beside the card, or {_OTHER_WEIGHTS}.",
         )
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != card.sha256:
+    if card.sha256 is not None and (sha256 := sha256_of(path)) != card.sha256:
         raise WeightsError(
             f"is not the file of the card of {card.name}: expected sha256 {card.sha256} (got {sha256})",
             where=str(path),
             hint=f"The file may be damaged or incomplete. Fetch it again with its card, or {_OTHER_WEIGHTS}.",
         )
     return path
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_arguments(

@@ -8,11 +8,11 @@ from typing import Any
 
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.paths import bundled
-from tlcli.zoo.card import CARD_SUFFIXES, ModelCard, Preprocessing, read_card
+from tlcli.zoo import own
+from tlcli.zoo.card import CARD_SUFFIXES, MODEL_SUFFIXES, ModelCard, Preprocessing, read_card
 from tlcli.zoo.formats import model_config
 from tlcli.zoo.sources.source import MODULES, module_of
 
-SUFFIXES = (".keras", ".h5", ".hdf5")
 DEFAULT_SIZE = 224
 # Names of networks in earlier versions and their present names.
 RENAMED = {"drawn": "mobilenet_synthetic"}
@@ -29,16 +29,17 @@ _SUPPORTED = (
 
 
 def load() -> dict[str, ModelCard]:
-    """All bundled cards by name, sorted by name.
+    """All bundled cards and those of one's own zoo by name, sorted by name.
 
     Raises:
-        ModelError: A card file is invalid.
+        ModelError: A bundled card file is invalid.
     """
-    return dict(_bundled_cards(bundled("models")))
+    cards = {**own.cards(), **_bundled_cards(bundled("models"))}
+    return dict(sorted(cards.items()))
 
 
 def names(pattern: str = "*") -> list[str]:
-    """Names of the bundled cards that match a wildcard pattern, such as `mobilenet*`.
+    """Names of the cards that match a wildcard pattern, such as `mobilenet*`.
 
     Raises:
         ModelError: No name matches.
@@ -65,6 +66,8 @@ def find(text: str) -> ModelCard:
     if is_path(text):
         path = Path(text).expanduser()
         return read_card(path) if _is_card_file(path) else _file_card(path)
+    if text in own.names():
+        return own.find(text)
     if text in RENAMED:
         raise ModelError(f"'{text}' was renamed", where="model", hint=f"Write {RENAMED[text]} instead.")
     if not colon:
@@ -114,16 +117,13 @@ def _by_name(text: str, known: dict[str, ModelCard]) -> ModelCard | None:
 
     A class name means the network with the weights that Keras publishes, not a card with weights of its own.
     """
-    name = _plain(text)
+    name = own.plain_name(text)
     for card in known.values():
-        handle = card.source.partition(":")[2] if card.weights is None else card.name
-        if name in (_plain(card.name), _plain(handle)):
+        is_published = card.source.startswith("keras:") and card.weights is None
+        handle = card.source.partition(":")[2] if is_published else card.name
+        if name in (own.plain_name(card.name), own.plain_name(handle)):
             return card
     return None
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "")
 
 
 def _suggestion(text: str, known: dict[str, ModelCard]) -> str:
@@ -131,7 +131,7 @@ def _suggestion(text: str, known: dict[str, ModelCard]) -> str:
 
 
 def _looks_like_path(text: str) -> bool:
-    return text.lower().endswith((*SUFFIXES, *CARD_SUFFIXES)) or "/" in text.partition(":")[0] or "\\" in text
+    return text.lower().endswith((*MODEL_SUFFIXES, *CARD_SUFFIXES)) or "/" in text.partition(":")[0] or "\\" in text
 
 
 def _is_card_file(path: Path) -> bool:
@@ -164,7 +164,7 @@ def _model_file(path: Path) -> tuple[Path, str]:
         )
     if not path.exists():
         raise ModelError("there is no such file", where=str(path), hint=_SUPPORTED)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in MODEL_SUFFIXES:
         raise ModelError(f"is not a Keras model file (got suffix '{path.suffix}')", where=str(path), hint=_SUPPORTED)
     return path, path.stem
 
