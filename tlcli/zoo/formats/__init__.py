@@ -1,1 +1,1 @@
-"""Readers of file formats, one a module, without Keras."""
+"""Readers of foreign file formats: bytes to arrays, with NumPy only."""
