@@ -41,7 +41,7 @@ def _layer(entry: dict[str, Any]) -> Any:
         return keras.layers.InputLayer(batch_shape=tuple(shape), dtype=config.get("dtype"), name=config.get("name"))
     if kind == "Flip":
         return keras.saving.deserialize_keras_object(entry)
-    layer = getattr(keras.layers, kind, None)
+    layer: Any = getattr(keras.layers, kind, None)
     if not _is_layer(layer):
         raise ValueError(f"there is no built-in layer {kind}")
     for key in ("batch_input_shape", "batch_shape", "input_dtype"):
