@@ -6,10 +6,10 @@ first rule that matches counts. Kernels are transposed by the kind of the layer 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import yaml
@@ -18,12 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tlcli.errors import ModelError, WeightsError
 from tlcli.paths import bundled
 
-Kind = Literal["conv", "depthwise", "dense", "norm", "other"]
-# What PyTorch calls the variables of Keras, by kind of layer.
+Kind = Literal["conv", "depthwise", "dense", "other"]
+# The names that Keras has for what PyTorch calls so.
 _ALIASES = {
-    "weight": {"norm": "gamma", "other": "weight"}, "bias": {"norm": "beta"},
-    "running_mean": {"norm": "moving_mean"}, "running_var": {"norm": "moving_variance"},
-}  # fmt: skip
+    "weight": ("kernel", "gamma"),
+    "bias": ("beta",),
+    "running_mean": ("moving_mean",),
+    "running_var": ("moving_variance",),
+}
 _SHOWN = 5
 _MAX_BYTES = 1_000_000
 
@@ -108,7 +110,7 @@ class Report:
             raise WeightsError(
                 f"does not fit {network}: {'; '.join(problems)}",
                 where=str(path),
-                hint="Nothing was imported. Choose another --architecture, or write a --map with rules for these names.",
+                hint="Nothing was imported. Choose another --architecture, or give a --map with rules for these names.",
             )
 
 
@@ -200,18 +202,10 @@ def _key(
     if found is None:
         return None, None
     layer, variable, rule = found
-    for candidate in _names(variable):
+    for candidate in (variable, *_ALIASES.get(variable, ())):
         if (layer, candidate) in targets:
             return (layer, candidate), rule
     return None, None
-
-
-def _names(variable: str) -> Iterator[str]:
-    """The names that a variable may have in Keras."""
-    yield variable
-    yield from _ALIASES.get(variable, {}).values()
-    if variable == "weight":
-        yield "kernel"
 
 
 def _layout(array: np.ndarray, target: Target, rule: Rule) -> np.ndarray:

@@ -1,0 +1,125 @@
+"""Networks with weights from another framework (`state_dict:ARCHITECTURE`), and the import of such weights."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlcli.errors import ModelError, WeightsError
+from tlcli.zoo import catalogue
+from tlcli.zoo.architectures import table
+from tlcli.zoo.card import ModelCard, verified_weights
+from tlcli.zoo.sources import applications, weights_file
+from tlcli.zoo.weight_map import Report, Target, WeightMap, assign
+
+
+def find_card(handle: str) -> ModelCard:
+    """The card of an architecture, without weights.
+
+    Raises:
+        ModelError: There is no such architecture.
+    """
+    found = table.find(handle)
+    return ModelCard(
+        name=found.name,
+        source=f"state_dict:{found.name}",
+        title=found.title,
+        size=found.size,
+        min_size=found.min_size,
+        preprocessing="torch",
+        licence="that of the weights",
+        paper=f"https://arxiv.org/abs/{found.paper}",
+    )
+
+
+def network(card: ModelCard, *, size: tuple[int, int], arguments: Mapping[str, Any], weights: bool) -> keras.Model:
+    """Build the network of a card, with the imported weights beside the card.
+
+    Raises:
+        ModelError: There is no such architecture, or arguments are given.
+        WeightsError: The weights are missing, damaged, or belong to another network.
+    """
+    found = table.find(card.source.partition(":")[2])
+    if arguments:
+        raise ModelError(f"{found.name} takes no arguments (got {dict(arguments)})", where="model.arguments")
+    module = importlib.import_module(f"tlcli.zoo.architectures.{found.module}")
+    built: keras.Model = module.build(size, **found.options)
+    if not weights:
+        return built
+    if card.weights is None:
+        raise WeightsError(
+            f"{card.name} has no weights",
+            where="model.weights",
+            hint=f"Import some: tlcli zoo import FILE --architecture {found.name} --name NAME. Or --weights random.",
+        )
+    weights_file.load(built, verified_weights(card), with_top=lambda: built)
+    return built
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network with imported weights.
+
+    Attributes:
+        card: Its card, under the name of the architecture and without weights.
+        network: The network.
+        report: What became of the arrays.
+    """
+
+    card: ModelCard
+    network: keras.Model
+    report: Report
+
+
+def import_arrays(
+    architecture: str, weight_map: WeightMap, arrays: Mapping[str, np.ndarray], *, path: Path
+) -> Imported:
+    """Build an architecture, or a network of `keras.applications`, and give it the arrays by a map.
+
+    Args:
+        architecture: A name in `architectures.table`, or of a card of `keras.applications`.
+        weight_map: The map.
+        arrays: The arrays by name.
+        path: Their file, for messages.
+
+    Raises:
+        ModelError: There is no such architecture.
+        WeightsError: An array or a variable has no counterpart, or one of another shape.
+    """
+    if architecture in table.ARCHITECTURES:
+        card = find_card(architecture)
+        built = network(card, size=(card.size, card.size), arguments={}, weights=False)
+    else:
+        card = _keras_card(architecture)
+        built = applications.architecture(card, size=(card.size, card.size), arguments={})
+    variables = {
+        (layer.name, variable.name): (_target(layer, variable), variable)
+        for layer in built.layers
+        for variable in layer.weights
+    }
+    report = assign(weight_map, arrays, {key: target for key, (target, _) in variables.items()})
+    report.require_complete(path, architecture)
+    for _, key, array in report.matched:
+        variables[key][1].assign(array)
+    return Imported(card, built, report)
+
+
+def _keras_card(name: str) -> ModelCard:
+    card = catalogue.load().get(name)
+    if card is None or not card.source.startswith("keras:"):
+        table.find(name)
+        raise RuntimeError(f"{name} is an architecture")
+    return card.model_copy(update={"weights": None, "sha256": None, "imagenet_top1": None, "data": ""})
+
+
+def _target(layer: keras.Layer, variable: keras.Variable) -> Target:
+    shape = tuple(variable.shape)
+    if variable.name != "kernel":
+        return Target("other", shape)
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return Target("depthwise", shape)
+    return Target("conv" if len(shape) == 4 else "dense", shape)
