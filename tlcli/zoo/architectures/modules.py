@@ -3,6 +3,7 @@
 Keras pads a convolution with stride 2 on one side only, PyTorch on both. Layers have the names of modules, with dots.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -40,3 +41,76 @@ def max_pool(x: Any, name: str) -> Any:
 def image_input(size: tuple[int, int]) -> Any:
     """The input for images of a height and width, pixels."""
     return keras.Input((*size, 3), name="image")
+
+
+def conv_norm(x: Any, name: str, filters: int, size: int, *, function: str = "linear", **options: Any) -> Any:
+    """`Conv2dNormActivation`: modules 0 and 1 are a convolution and a BatchNorm; then an activation.
+
+    Args:
+        x: Input.
+        name: Name of the module.
+        filters: Number of output channels.
+        size: Size of the kernel.
+        function: The activation.
+        options: `stride` and `groups` of the convolution, `epsilon` of the BatchNorm.
+    """
+    epsilon = options.pop("epsilon", 1e-5)
+    x = norm(conv(x, f"{name}.0", filters, size, **options), f"{name}.1", epsilon)
+    return x if function == "linear" else activation(x, f"{name}.2", function)
+
+
+def squeeze_excitation(x: Any, name: str, channels: int, functions: tuple[str, str]) -> Any:
+    """A factor for each channel from the means of all, as `SqueezeExcitation` with modules `fc1` and `fc2`."""
+    gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}.avgpool")(x)
+    gate = activation(conv(gate, f"{name}.fc1", channels, 1, bias=True), f"{name}.activation", functions[0])
+    gate = conv(gate, f"{name}.fc2", x.shape[-1], 1, bias=True)
+    return layers.Multiply(name=f"{name}.scale")([x, activation(gate, f"{name}.scale_activation", functions[1])])
+
+
+@dataclass(frozen=True)
+class InvertedResidual:
+    """A block that expands, filters each channel, scales the channels, and projects.
+
+    Attributes:
+        expanded: Channels inside.
+        channels: Channels at the end.
+        size: Size of the kernel.
+        stride: Stride.
+        squeezed: Channels of the squeeze and excitation; 0 for none.
+        function: The activation.
+        gates: The activations of the squeeze and excitation.
+        epsilon: Of BatchNorm.
+    """
+
+    expanded: int
+    channels: int
+    size: int
+    stride: int
+    squeezed: int
+    function: str
+    gates: tuple[str, str]
+    epsilon: float
+
+
+def inverted_residual(x: Any, name: str, block: InvertedResidual) -> Any:
+    """The modules of a block, numbered in order; a shortcut if the shape stays."""
+    options: dict[str, Any] = {"epsilon": block.epsilon}
+    y, number = x, 0
+    if block.expanded != x.shape[-1]:
+        y = conv_norm(y, f"{name}.{number}", block.expanded, 1, function=block.function, **options)
+        number += 1
+    depthwise: dict[str, Any] = {"stride": block.stride, "groups": block.expanded, "function": block.function}
+    y = conv_norm(y, f"{name}.{number}", block.expanded, block.size, **depthwise, **options)
+    number += 1
+    if block.squeezed:
+        y = squeeze_excitation(y, f"{name}.{number}", block.squeezed, block.gates)
+        number += 1
+    y = conv_norm(y, f"{name}.{number}", block.channels, 1, **options)
+    is_same = block.stride == 1 and x.shape[-1] == block.channels
+    return layers.Add(name=f"{name}.add")([x, y]) if is_same else y
+
+
+def divisible(value: float, by: int = 8) -> int:
+    """The multiple of `by` nearest to a number of channels, but not below nine tenths of it."""
+    rounded = max(by, int(value + by / 2) // by * by)
+    return rounded + by if rounded < 0.9 * value else rounded

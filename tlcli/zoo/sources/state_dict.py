@@ -96,16 +96,18 @@ def import_arrays(
     else:
         card = _keras_card(architecture)
         built = applications.architecture(card, size=(card.size, card.size), arguments={})
-    variables = {
-        (layer.name, variable.name): (_target(layer, variable), variable)
-        for layer in built.layers
-        for variable in layer.weights
-    }
-    report = assign(weight_map, arrays, {key: target for key, (target, _) in variables.items()})
+    report = fill(built, weight_map, arrays)
     report.require_complete(path, architecture)
+    return Imported(card, built, report)
+
+
+def fill(built: keras.Model, weight_map: WeightMap, arrays: Mapping[str, np.ndarray]) -> Report:
+    """Give a network the arrays that fit its variables by a map. The report says whether all do."""
+    variables = {(layer.name, variable.name): (layer, variable) for layer in built.layers for variable in layer.weights}
+    report = assign(weight_map, arrays, {key: _target(*pair) for key, pair in variables.items()})
     for _, key, array in report.matched:
         variables[key][1].assign(array)
-    return Imported(card, built, report)
+    return report
 
 
 def _keras_card(name: str) -> ModelCard:
