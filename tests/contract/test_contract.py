@@ -75,7 +75,7 @@ def test_at_finds_existing_values_only() -> None:
 
 
 def test_the_commands_are_those_of_tlcli() -> None:
-    assert len(PROGRAM) == 19
+    assert len(PROGRAM) == 20
     assert set(COMMANDS) == set(OPTIONS) == set(PROGRAM)
 
 
@@ -166,6 +166,15 @@ def documents(
         "recipe run": ("recipe", "run", tiny, photos, "--out", home / "run"),
         "zoo list": ("zoo", "list"),
         "zoo show": ("zoo", "show", NETWORK),
+        "zoo import": (
+            "zoo",
+            "import",
+            *foreign_weights(home),
+            "--architecture",
+            "cifar_resnet20",
+            "--name",
+            "contract",
+        ),
         "doctor": ("doctor",),
         "an error": ("plan", home / "nowhere"),
     }
@@ -180,6 +189,21 @@ def documents(
         return result.document
 
     return document
+
+
+def foreign_weights(home: Path) -> tuple[object, ...]:
+    """A weights file for `zoo import`, and the option for its map."""
+    import numpy as np
+
+    from tlcli.zoo.sources import state_dict
+
+    card = state_dict.find_card("cifar_resnet20")
+    network = state_dict.network(card, size=(32, 32), arguments={}, weights=False)
+    weights = {f"{layer.name}.{weight.name}": np.array(weight) for layer in network.layers for weight in layer.weights}
+    np.savez(home / "weights.npz", **weights)
+    rule = "{match: '(.+)[.](.+)', layer: '{1}', variable: '{2}', transpose: none}"
+    (home / "map.yaml").write_text(f"rules: [{rule}]", encoding="utf-8")
+    return home / "weights.npz", "--map", home / "map.yaml"
 
 
 @pytest.mark.parametrize("output", SHAPES)
