@@ -24,9 +24,9 @@ def commands(command: click.Command = cli, prefix: tuple[str, ...] = ()) -> Iter
 COMMANDS = list(commands())
 
 
-def test_there_are_22_commands() -> None:
-    assert len(COMMANDS) == 22
-    assert len(set(COMMANDS)) == 22
+def test_there_are_23_commands() -> None:
+    assert len(COMMANDS) == 23
+    assert len(set(COMMANDS)) == 23
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "tlcli")

@@ -199,7 +199,7 @@ def foreign_weights(home: Path) -> tuple[object, ...]:
 
     card = state_dict.find_card("cifar_resnet20")
     network = state_dict.network(card, size=(32, 32), arguments={}, weights=False)
-    weights = {f"{layer.name}.{weight.name}": np.array(weight) for layer in network.layers for weight in layer.weights}
+    weights = {f"{layer.name}.{weight.name}": weight.numpy() for layer in network.layers for weight in layer.weights}
     np.savez(home / "weights.npz", **weights)
     rule = "{match: '(.+)[.](.+)', layer: '{1}', variable: '{2}', transpose: none}"
     (home / "map.yaml").write_text(f"rules: [{rule}]", encoding="utf-8")

@@ -1,8 +1,8 @@
 """Small networks of PyTorch, torchvision and timm with repeatable weights, and the outputs that they computed.
 
-`python tests/support/torch_references.py resnet20.th` writes `torch_outputs.npz` again; it needs these libraries. The file
-holds every fourth channel of the features, the shapes of the arrays as JSON, and the features of the published ResNet-20
-for CIFAR-10, whose weights are the argument.
+`python tests/support/torch_references.py resnet20.th` writes `torch_outputs.npz` again; it needs these libraries. The
+file holds every fourth channel of the features, the shapes of the arrays as JSON, and the features of the published
+ResNet-20 for CIFAR-10, whose weights are the argument.
 """
 
 import json

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.errors import ModelError
-from tlcli.zoo import own, weight_map
+from tlcli.zoo import catalogue, own, weight_map
 from tlcli.zoo.architectures import table
+from tlcli.zoo.card import ModelCard
 from tlcli.zoo.formats import arrays
 
 
@@ -42,27 +43,27 @@ def import_weights(request: ImportRequest) -> dict[str, Any]:
         TlcliError: For the first problem.
     """
     own.check_name(request.name)
+    card = _card(request.architecture)
     rules = weight_map.read_map(_map_file(request))
     tensors = arrays.read(request.weights)
     from tlcli.zoo.sources import state_dict, weights_file
 
-    imported = state_dict.import_arrays(request.architecture, rules, tensors, path=request.weights)
+    network, report = state_dict.import_arrays(card, rules, tensors, path=request.weights)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{request.name}.weights.h5"
-        sha256 = weights_file.save(imported.network, file, half=False)
+        sha256 = weights_file.save(network, file, half=False)
         update = {
             "name": request.name,
             "weights": file.name,
             "sha256": sha256,
             "licence": request.licence,
             "data": request.data or f"unknown; weights from {request.weights.name}",
-            "parameters": imported.network.count_params(),
+            "parameters": network.count_params(),
         }
-        card = own.add_card(imported.card.model_copy(update=update), {file.name: file})
-    report = imported.report
+        path = own.add_card(card.model_copy(update=update), {file.name: file})
     return {
         "name": request.name,
-        "card": str(card),
+        "card": str(path),
         "sha256": sha256,
         "matched": [
             {"array": name, "layer": key[0], "variable": key[1], "shape": list(array.shape)}
@@ -70,6 +71,14 @@ def import_weights(request: ImportRequest) -> dict[str, Any]:
         ],
         "ignored": report.ignored,
     }
+
+
+def _card(architecture: str) -> ModelCard:
+    """The card of an architecture, or of a network of `keras.applications` without its published figures."""
+    card = catalogue.load().get(architecture)
+    if card is None or architecture in table.ARCHITECTURES or not card.source.startswith("keras:"):
+        return catalogue.find(f"state_dict:{architecture}")
+    return card.model_copy(update={"weights": None, "sha256": None, "imagenet_top1": None, "data": ""})
 
 
 def _map_file(request: ImportRequest) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tlcli.errors import ModelError
-from tlcli.model import backbone
+from tlcli.model import backbone, graph
 from tlcli.zoo import catalogue
 from tlcli.zoo.sources import keras_file
 
@@ -122,6 +122,12 @@ def changed(path: Path, tmp_path: Path, old: str, new: str) -> Path:
     ("old", "new", "message"),
     [
         ('"TFOpLambda"', '"Lambda"', r"functions\.h5: has a Lambda layer.*not run"),
+        (
+            '"class_name": "Dense"',
+            '"class_name": "TimeDistributed", "unused": {}',
+            r"functions\.h5: cannot be loaded as a Keras model",
+        ),
+        ('"units": 2', '"layer": {"class_name": "Lambda"}', r"functions\.h5: has a Lambda layer"),
         ("nn.relu6", "py_function", r"functions\.h5: has a call of the TensorFlow function tf\.py_function"),
         ('{"axis": -1}', '{"axis": [0]}', "tf.concat"),
         ('"activation": "linear"', '"activation": "hard_sigmoid"', "hard_sigmoid.*another function"),
@@ -158,11 +164,11 @@ def test_a_run_on_a_teachable_machine_file(tlcli, photos, tiny, tmp_path):
         "--set",
         "data.size=[24,24]",
     ]
-    planned = tlcli("plan", photos, "--recipe", tiny, *words, "--cut", "add", "--json")
-    assert planned.code == 0, planned.stderr
     result = tlcli("finetune", photos, "--recipe", tiny, *words, "--cut", "add", "--out", tmp_path / "run", "--json")
     assert result.code == 0, result.stderr
     run = result.document
+    planned = tlcli("plan", photos, "--recipe", tiny, *words, "--cut", "add", "--json")
+    assert planned.code == 0, planned.stderr
     assert run["recipe"]["model"]["cut"] == "add"
     assert [group["name"] for group in planned.document["groups"]] == run["model"]["groups"]
     loaded = keras.saving.load_model(tmp_path / "run" / "model.keras")
@@ -176,6 +182,9 @@ def test_a_run_on_a_teachable_machine_file(tlcli, photos, tiny, tmp_path):
 
 
 def test_inspect_cuts_a_bundled_network(tlcli):
+    # Measured here, so that the command finds the stored structure.
+    card = catalogue.find("mobilenet").model_copy(update={"cut": "conv_pw_3_relu"})
+    graph.measure_groups(card, {}, (224, 224))
     shown = tlcli("inspect", "mobilenet", "--cut", "conv_pw_3_relu", "--by", "layer", "--json")
     assert shown.code == 0, shown.stderr
     assert shown.document["layers"][-1]["name"] == "conv_pw_3_relu"

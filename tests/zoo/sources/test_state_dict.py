@@ -66,11 +66,11 @@ def test_a_published_file_becomes_a_network_of_ones_own(tlcli, sample, photos, t
     check_published("cifar", file)
 
     options = ["--model", "cifar", "--set", "model.arguments={}", "--set", "model.weights=null", "--recipe", tiny]
-    planned = tlcli("plan", photos, *options, "--json")
-    assert planned.code == 0, planned.stderr
     run = tlcli("finetune", photos, *options, "--out", tmp_path / "run", "--json")
     assert run.code == 0, run.stderr
     assert run.document["phases"][-1]["trained_groups"]
+    planned = tlcli("plan", photos, *options, "--json")
+    assert planned.code == 0, planned.stderr
     loaded = keras.saving.load_model(tmp_path / "run" / "model.keras")
     predicted = tlcli("predict", tmp_path / "run", *sorted(photos.glob("*/00.bmp")), "--json")
     assert predicted.code == 0, predicted.stderr

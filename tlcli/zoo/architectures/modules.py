@@ -11,12 +11,12 @@ import keras
 layers = keras.layers
 
 
-def conv(x: Any, name: str, filters: int, size: int, *, stride: int = 1, groups: int = 1, bias: bool = False) -> Any:
-    """A convolution that pads half its size on each side, as `Conv2d(padding=size // 2)`; odd sizes only."""
+def conv(x: Any, name: str, filters: int, size: int, *, stride: int = 1, groups: int = 1) -> Any:
+    """A convolution without bias that pads half its odd size on each side, as `Conv2d(padding=size // 2)`."""
     padding = "same"
     if stride > 1 and size > 1:
         x, padding = layers.ZeroPadding2D(size // 2, name=f"{name}.pad")(x), "valid"
-    options = {"strides": stride, "padding": padding, "use_bias": bias, "name": name}
+    options = {"strides": stride, "padding": padding, "use_bias": False, "name": name}
     if groups > 1 and groups == x.shape[-1]:
         return layers.DepthwiseConv2D(size, depth_multiplier=filters // groups, **options)(x)
     return layers.Conv2D(filters, size, groups=groups, **options)(x)
@@ -62,8 +62,8 @@ def conv_norm(x: Any, name: str, filters: int, size: int, *, function: str = "li
 def squeeze_excitation(x: Any, name: str, channels: int, functions: tuple[str, str]) -> Any:
     """A factor for each channel from the means of all, as `SqueezeExcitation` with modules `fc1` and `fc2`."""
     gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}.avgpool")(x)
-    gate = activation(conv(gate, f"{name}.fc1", channels, 1, bias=True), f"{name}.activation", functions[0])
-    gate = conv(gate, f"{name}.fc2", x.shape[-1], 1, bias=True)
+    gate = layers.Conv2D(channels, 1, name=f"{name}.fc1")(gate)
+    gate = layers.Conv2D(x.shape[-1], 1, name=f"{name}.fc2")(activation(gate, f"{name}.activation", functions[0]))
     return layers.Multiply(name=f"{name}.scale")([x, activation(gate, f"{name}.scale_activation", functions[1])])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import keras
 
-from tlcli.zoo.architectures.modules import activation, conv, image_input, norm
+from tlcli.zoo.architectures.modules import activation, image_input, norm
 
 
 def build(size: tuple[int, int], *, counts: Sequence[int], has_norm: bool, width: int = 64) -> keras.Model:
@@ -23,7 +23,7 @@ def build(size: tuple[int, int], *, counts: Sequence[int], has_norm: bool, width
     number = 0
     for stage, count in enumerate(counts):
         for _ in range(count):
-            x = conv(x, f"features.{number}", width * min(2**stage, 8), 3, bias=True)
+            x = keras.layers.Conv2D(width * min(2**stage, 8), 3, padding="same", name=f"features.{number}")(x)
             if has_norm:
                 number += 1
                 x = norm(x, f"features.{number}")

@@ -52,7 +52,7 @@ def convert(tree: Mapping[str, Any], path: Path) -> Entry:
         return entry | {"config": [convert(layer, path) for layer in config]}
     if not isinstance(config, dict):
         return entry
-    if kind == "Lambda":
+    if kind == "Lambda" or _has_code(config):
         raise lambda_error(path)
     if kind in ("TFOpLambda", "SlicingOpLambda"):
         return _convert_call(entry, path)
@@ -92,6 +92,15 @@ def _converted_layer(kind: str, config: Entry, path: Path) -> Entry:
     return {"config": kept}
 
 
+def _has_code(value: Any) -> bool:
+    """True if a layer or function inside the configuration of a layer, as of a wrapper, is code."""
+    if isinstance(value, list):
+        return any(_has_code(item) for item in value)
+    if isinstance(value, dict):
+        return value.get("class_name") in ("Lambda", "__lambda__") or any(_has_code(item) for item in value.values())
+    return False
+
+
 def _without_modules(value: Any) -> Any:
     """The value without the module names of Keras 2, which Keras 3 does not have."""
     if isinstance(value, list):
@@ -114,11 +123,8 @@ def _convert_call(entry: Entry, path: Path) -> Entry:
     if layer is None:
         raise _unsupported(f"a call of the TensorFlow function tf.{function}", path)
     kind, config = layer
-    converted: Entry = {"class_name": kind, "config": {"name": name, **config}, "name": name}
-    if kind == "Flip":
-        # An operation, not a layer: Keras finds it by its module.
-        converted |= {"module": "keras.src.ops.numpy", "registered_name": "Flip"}
-    return converted | {"inbound_nodes": [[[*source, {}] for source in sources]]}
+    nodes = [[[*source, {}] for source in sources]]
+    return {"class_name": kind, "config": {"name": name, **config}, "name": name, "inbound_nodes": nodes}
 
 
 def _arguments(entry: Entry, path: Path) -> tuple[list[list[Any]], list[Any], Entry]:

@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import keras
 import numpy as np
 
 from tlcli.errors import ModelError, WeightsError
-from tlcli.zoo import catalogue
 from tlcli.zoo.architectures import table
 from tlcli.zoo.card import ModelCard, verified_weights
 from tlcli.zoo.sources import applications, weights_file
@@ -60,45 +58,31 @@ def network(card: ModelCard, *, size: tuple[int, int], arguments: Mapping[str, A
     return built
 
 
-@dataclass(frozen=True)
-class Imported:
-    """A network with imported weights.
-
-    Attributes:
-        card: Its card, under the name of the architecture and without weights.
-        network: The network.
-        report: What became of the arrays.
-    """
-
-    card: ModelCard
-    network: keras.Model
-    report: Report
-
-
 def import_arrays(
-    architecture: str, weight_map: WeightMap, arrays: Mapping[str, np.ndarray], *, path: Path
-) -> Imported:
-    """Build an architecture, or a network of `keras.applications`, and give it the arrays by a map.
+    card: ModelCard, weight_map: WeightMap, arrays: Mapping[str, np.ndarray], *, path: Path
+) -> tuple[keras.Model, Report]:
+    """Build the network of a card and give it the arrays by a map.
 
     Args:
-        architecture: A name in `architectures.table`, or of a card of `keras.applications`.
+        card: A card of this source, or of `keras.applications`.
         weight_map: The map.
         arrays: The arrays by name.
         path: Their file, for messages.
 
+    Returns:
+        The network without top, and what became of the arrays.
+
     Raises:
-        ModelError: There is no such architecture.
         WeightsError: An array or a variable has no counterpart, or one of another shape.
     """
-    if architecture in table.ARCHITECTURES:
-        card = find_card(architecture)
-        built = network(card, size=(card.size, card.size), arguments={}, weights=False)
+    size = (card.size, card.size)
+    if card.source.startswith("keras:"):
+        built = applications.architecture(card, size=size, arguments={})
     else:
-        card = _keras_card(architecture)
-        built = applications.architecture(card, size=(card.size, card.size), arguments={})
+        built = network(card, size=size, arguments={}, weights=False)
     report = fill(built, weight_map, arrays)
-    report.require_complete(path, architecture)
-    return Imported(card, built, report)
+    report.require_complete(path, card.name)
+    return built, report
 
 
 def fill(built: keras.Model, weight_map: WeightMap, arrays: Mapping[str, np.ndarray]) -> Report:
@@ -108,14 +92,6 @@ def fill(built: keras.Model, weight_map: WeightMap, arrays: Mapping[str, np.ndar
     for _, key, array in report.matched:
         variables[key][1].assign(array)
     return report
-
-
-def _keras_card(name: str) -> ModelCard:
-    card = catalogue.load().get(name)
-    if card is None or not card.source.startswith("keras:"):
-        table.find(name)
-        raise RuntimeError(f"{name} is an architecture")
-    return card.model_copy(update={"weights": None, "sha256": None, "imagenet_top1": None, "data": ""})
 
 
 def _target(layer: keras.Layer, variable: keras.Variable) -> Target:
