@@ -95,11 +95,10 @@ def import_weights(weights: Path, architecture: str, rules: str | None, name: st
     WEIGHTS is a .safetensors, .npz, .pth, .pt or .th file. Each array must find its variable, or nothing is imported.
     """
     from tlcli.cli import console
-    from tlcli.workflows import zoo_import
 
-    request = zoo_import.ImportRequest(weights, architecture, name, rules, licence)
     with console.loading_keras():
-        report = zoo_import.import_weights(request)
+        from tlcli.workflows import zoo_import
+    report = zoo_import.import_weights(zoo_import.ImportRequest(weights, architecture, name, rules, licence))
     if as_json:
         console.print_json(report)
         return

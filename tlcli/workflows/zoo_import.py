@@ -10,6 +10,7 @@ from tlcli.zoo import catalogue, own, weight_map
 from tlcli.zoo.architectures import table
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.formats import arrays
+from tlcli.zoo.sources import state_dict, weights_file
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,6 @@ def import_weights(request: ImportRequest) -> dict[str, Any]:
     card = _card(request.architecture)
     rules = weight_map.read_map(_map_file(request))
     tensors = arrays.read(request.weights)
-    from tlcli.zoo.sources import state_dict, weights_file
-
     network, report = state_dict.import_arrays(card, rules, tensors, path=request.weights)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{request.name}.weights.h5"
