@@ -75,7 +75,7 @@ def test_at_finds_existing_values_only() -> None:
 
 
 def test_the_commands_are_those_of_tlcli() -> None:
-    assert len(PROGRAM) == 25
+    assert len(PROGRAM) == 26
     assert set(COMMANDS) == set(OPTIONS) == set(PROGRAM)
 
 
@@ -174,6 +174,15 @@ def documents(
         "zoo unpack": ("zoo", "unpack", home / "zoo.zip"),
         "zoo add": ("zoo", "add", weights, "--name", "contract"),
         "zoo remove": ("zoo", "remove", "contract"),
+        "zoo import": (
+            "zoo",
+            "import",
+            *foreign_weights(home),
+            "--architecture",
+            "cifar_resnet20",
+            "--name",
+            "imported",
+        ),
         "doctor": ("doctor",),
         "an error": ("plan", home / "nowhere"),
     }
@@ -196,6 +205,21 @@ def documents(
         return result.document
 
     return document
+
+
+def foreign_weights(home: Path) -> tuple[object, ...]:
+    """A weights file for `zoo import`, and the option for its map."""
+    import numpy as np
+
+    from tlcli.zoo.sources import state_dict
+
+    card = state_dict.find_card("cifar_resnet20")
+    network = state_dict.network(card, size=(32, 32), arguments={}, weights=False)
+    weights = {f"{layer.name}.{weight.name}": weight.numpy() for layer in network.layers for weight in layer.weights}
+    np.savez(home / "weights.npz", **weights)
+    rule = "{match: '(.+)[.](.+)', layer: '{1}', variable: '{2}', transpose: none}"
+    (home / "map.yaml").write_text(f"rules: [{rule}]", encoding="utf-8")
+    return home / "weights.npz", "--map", home / "map.yaml"
 
 
 @pytest.mark.parametrize("output", SHAPES)

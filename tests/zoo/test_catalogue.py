@@ -113,10 +113,12 @@ def test_the_input_size_comes_from_the_file(tmp_path, shape, size):
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
-        ([layer("Rescaling", scale=0.1), CONV], "none"),
+        ([layer("Rescaling", scale=1 / 127.5, offset=-1), CONV], "none"),
+        ([layer("Rescaling", scale=1.0, offset=[-103.9, -116.8, -123.7]), CONV], "none"),
+        ([layer("Rescaling", scale=2.0, offset=-1), CONV], None),
         ([layer("Resizing"), layer("RandomFlip"), layer("Normalization"), CONV], "none"),
-        ([CONV, layer("Rescaling", scale=0.1)], None),
-        ([{"class_name": "Sequential", "config": {"layers": [layer("Rescaling")]}}, CONV], "none"),
+        ([CONV, layer("Rescaling", scale=0.01)], None),
+        ([{"class_name": "Sequential", "config": {"layers": [layer("Rescaling", scale=0.004)]}}, CONV], "none"),
     ],
 )
 def test_a_model_that_scales_its_input_gets_no_preprocessing(tmp_path, layers, expected):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from tlcli.cli.options import examples, global_options
+from tlcli.cli.options import cut_option, examples, global_options
 from tlcli.errors import UsageError
 from tlcli.paths import require_new_file
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--diff", nargs=2, metavar="A B", help="Compare the weights of two networks or runs.")
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
+@cut_option
 @click.option(
     "--set",
     "settings",
@@ -62,6 +63,7 @@ def inspect(
     batch_norm: Literal["frozen", "affine", "train"] | None,
     diff: tuple[str, str] | None,
     size: tuple[int, int] | None,
+    cut: str | None,
     settings: tuple[str, ...],
     form: str,
     as_json: bool,
@@ -84,7 +86,7 @@ def inspect(
         require_new_file(out, "--out")
     from tlcli.report.target import InspectOptions
 
-    options = InspectOptions(size, settings)
+    options = InspectOptions(size, settings if cut is None else (*settings, f"model.cut={cut}"))
     if diff is not None:
         for option, is_given in (("--train", selection is not None), ("--format html", form == "html")):
             if is_given:

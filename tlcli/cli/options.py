@@ -77,12 +77,20 @@ def exclude_option(function: Function) -> Function:
     )(function)
 
 
+def cut_option(function: Function) -> Function:
+    """Add `--cut`."""
+    return click.option(
+        "--cut", metavar="LAYER", help="Use the network up to the output of a layer. [default: below its pooling]"
+    )(function)
+
+
 def training_options(function: Function) -> Function:
     """Add the argument and the options of `finetune` and `plan`."""
     options = (
         click.argument("data", required=False, type=click.Path(path_type=Path)),
         click.option("--model", "-m", metavar="M", help="Network from `tlcli zoo list`, or a file. [default: auto]"),
         click.option("--weights", metavar="FILE", help="Weights file, or 'random'. [default: the network's own]"),
+        cut_option,
         click.option(
             "--recipe", "-r", metavar="R", help="Bundled recipe or YAML file. [default: unfreeze-until-plateau]"
         ),
@@ -125,6 +133,7 @@ def request_from(options: dict[str, Any]) -> "Request":
         "model.name": options["model"],
         "data.exclude": None if options["exclude"] is None else str(options["exclude"]),
         "model.weights": options["weights"],
+        "model.cut": options["cut"],
         "performance.precision": options["precision"],
         "performance.budget": options["budget"],
     }

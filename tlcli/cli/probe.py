@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import examples, exclude_option, global_options, is_quiet, json_option
+from tlcli.cli.options import cut_option, examples, exclude_option, global_options, is_quiet, json_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +30,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
     "--model", "-m", "models", metavar="M", multiple=True, help="Network, as for finetune; repeatable. [default: auto]"
 )
 @click.option("--weights", metavar="FILE", help="Weights file, or 'random'. [default: the network's own]")
+@cut_option
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
 @exclude_option
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
@@ -41,6 +42,7 @@ def probe(
     data: Path,
     models: tuple[str, ...],
     weights: str | None,
+    cut: str | None,
     settings: tuple[str, ...],
     exclude: Path | None,
     size: tuple[int, int] | None,
@@ -57,7 +59,7 @@ def probe(
     from tlcli.cli.progress import observer
     from tlcli.workflows.request import ProbeRequest, check_probe
 
-    request = ProbeRequest(data, models, weights, settings, size, plot, device, exclude)
+    request = ProbeRequest(data, models, weights, settings, size, plot, device, exclude, cut)
     resolved = check_probe(request)
     if not is_quiet():
         for sentence in dict.fromkeys(entry.licence for entry in resolved if entry.licence):

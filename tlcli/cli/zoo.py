@@ -278,3 +278,35 @@ def remove(name: str, as_json: bool) -> None:
         console.print_json({"name": name, "freed_bytes": freed})
         return
     console.out().print(console.safe(f"removed {name} ({freed / 1e6:.1f} MB)"))
+
+
+@zoo.command(
+    "import", epilog=examples("zoo import resnet18-f37072fd.pth --architecture torchvision_resnet18 --name r18")
+)
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("--architecture", metavar="A", required=True, help="The network, such as torchvision_resnet50.")
+@click.option("--map", "rules", metavar="FILE", help="Map of names. [default: that of the architecture]")
+@click.option("--name", metavar="N", required=True, help="Name for --model.")
+@click.option("--licence", metavar="L", default="unknown", help="Licence of the weights.")
+@json_option
+@global_options
+def import_weights(weights: Path, architecture: str, rules: str | None, name: str, licence: str, as_json: bool) -> None:
+    """Import weights of another framework by a map of names.
+
+    WEIGHTS is a .safetensors, .npz, .pth, .pt or .th file. Each array must find its variable, or nothing is imported.
+    """
+    from tlcli.cli import console
+
+    with console.loading_keras():
+        from tlcli.workflows import zoo_import
+    report = zoo_import.import_weights(zoo_import.ImportRequest(weights, architecture, name, rules, licence))
+    if as_json:
+        console.print_json(report)
+        return
+    rows = [
+        [entry["array"], f"{entry['layer']} {entry['variable']}", " × ".join(map(str, entry["shape"]))]
+        for entry in report["matched"]
+    ]
+    console.print_table(console.out(), ["array", "variable", "shape"], rows, text_columns=2)
+    console.out().print(console.safe(f"{len(rows)} arrays matched, {len(report['ignored'])} ignored; {report['card']}"))
+    console.out().print(console.safe(f"use it: tlcli finetune DATA --model {name}"))

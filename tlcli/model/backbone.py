@@ -51,24 +51,24 @@ def build(
         arguments: Architecture arguments of a `keras:` network.
         weights: A path, `random`, or None for the weights of the card: a file it names, the download of Keras, or
             those inside the model file.
-        cut: Layer whose output becomes the output of the network, without the layers above; None keeps all layers.
+        cut: Layer whose output becomes the output of the network, below the cut of the card; None keeps all layers.
 
     Raises:
         ModelError: The network cannot be built from this card, size and arguments.
         WeightsError: The weights are missing, damaged or belong to another network.
     """
-    kind, _, handle = card.source.partition(":")
+    kind = card.source.partition(":")[0]
     if kind == "keras":
         # Keras numbers unnamed layers as in a new process, so the names match those of the stored layer groups.
         with fresh_names():
             network, origin = _from_applications(card, size, arguments, weights)
     elif kind == "file":
-        network, origin = _from_file(Path(handle), size, arguments, weights)
+        network, origin = _from_file(card, size, arguments, weights)
     else:
         with fresh_names():
             network, origin = _from_source(card, size, arguments, weights)
-    if cut is not None:
-        network = _cut(network, cut)
+    for layer in (card.cut, cut):
+        network = network if layer is None else keras_file.cut_at(network, layer)
     _compute_in_float32(network)
     return Backbone(card, network, size, origin, weights_sha256(network))
 
@@ -143,14 +143,15 @@ def _from_applications(
 
 
 def _from_file(
-    model: Path, size: tuple[int, int], arguments: dict[str, Any], weights: str | None
+    card: ModelCard, size: tuple[int, int], arguments: dict[str, Any], weights: str | None
 ) -> tuple[keras.Model, str]:
+    model = Path(card.source.partition(":")[2])
     if arguments:
         raise ModelError(
             f"a model file takes no arguments (got {arguments})", where="model.arguments", hint="Remove the key."
         )
     whole = keras_file.load(model)
-    network = keras_file.without_top(whole)
+    network = keras_file.without_top(whole, card.cut)
     if weights is not None:
         network = keras_file.resized(network, None, copy_weights=False)
     origin = f"file:{model.name}"
@@ -180,14 +181,6 @@ def _compute_in_float32(network: keras.Model) -> None:
     for layer in network._flatten_layers():
         if layer.dtype_policy.name.startswith("mixed_"):
             layer.dtype_policy = keras.DTypePolicy("float32")
-
-
-def _cut(network: keras.Model, layer: str) -> keras.Model:
-    if layer not in {existing.name for existing in network.layers}:
-        hint = "For the layer names: tlcli inspect --by layer"
-        raise ModelError(f"the network has no layer '{layer}' to cut at", where=network.name, hint=hint)
-    output = network.get_layer(layer).output
-    return network if output is network.outputs[0] else keras.Model(network.inputs[0], output, name=network.name)
 
 
 def _weights_path(text: str) -> Path:

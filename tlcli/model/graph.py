@@ -3,6 +3,7 @@
 import heapq
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -303,18 +304,24 @@ def measure_groups(card: ModelCard, arguments: Mapping[str, Any], size: tuple[in
 
 def build_unweighted(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int]) -> keras.Model:
     """The network of a card without its top, to be measured; all but model files are built without weight values."""
-    if card.source.startswith("file:"):
-        return keras_file.without_top(keras_file.load(Path(card.source.removeprefix("file:"))))
-    kind = card.source.partition(":")[0]
+    kind, _, handle = card.source.partition(":")
+    if kind == "file":
+        return keras_file.without_top(keras_file.load(Path(handle)), card.cut)
     with weightless():
-        if kind != "keras":
-            return module_of(kind).network(card, size=size, arguments=arguments, weights=False)
-        return applications.architecture(card, size=size, arguments=dict(arguments))
+        if kind == "keras":
+            network = applications.architecture(card, size=size, arguments=dict(arguments))
+        else:
+            network = module_of(kind).network(card, size=size, arguments=arguments, weights=False)
+        return network if card.cut is None else keras_file.cut_at(network, card.cut)
 
 
 def groups_of(model: keras.Model, card: ModelCard, size: tuple[int, int]) -> LayerGroups:
-    """The layer groups of a network that has been built."""
-    return grouping.assign(measure(model), card.groups, name=card.name, input_size=size)
+    """The layer groups of a network that has been built. Patterns for layers above the cut of the card are left out."""
+    patterns = card.groups
+    if card.cut is not None:
+        names = [layer.name for layer in model.layers]
+        patterns = tuple(rule for rule in patterns if any(re.fullmatch(rule.pattern, name) for name in names))
+    return grouping.assign(measure(model), patterns, name=card.name, input_size=size)
 
 
 def main() -> None:

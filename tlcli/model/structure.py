@@ -42,11 +42,18 @@ Measure = Callable[[ModelCard, Mapping[str, Any], tuple[int, int]], LayerGroups]
 """From a card, architecture arguments and input height and width, pixels, to the layer groups of the network."""
 
 
-def key(source: str, arguments: Mapping[str, Any], patterns: Sequence[GroupPattern] = ()) -> str:
-    """The key under which groups are stored: equal for the same network, arguments and group patterns."""
+def key(
+    source: str, arguments: Mapping[str, Any], patterns: Sequence[GroupPattern] = (), cut: str | None = None
+) -> str:
+    """The key under which groups are stored: equal for the same network, arguments, group patterns and cut."""
     rows = [[pattern.name, pattern.pattern] for pattern in patterns]
-    text = json.dumps([FORMAT, _identity(source), dict(arguments), rows], sort_keys=True, default=str)
+    parts = [FORMAT, _identity(source), dict(arguments), rows, *([] if cut is None else [cut])]
+    text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _card_key(card: ModelCard, arguments: Mapping[str, Any]) -> str:
+    return key(card.source, {**card.arguments, **arguments}, card.groups, card.cut)
 
 
 def _identity(source: str) -> str:
@@ -70,7 +77,7 @@ def find(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int], *
         size: Requested input height and width, pixels.
         cache: The cache folder.
     """
-    expected_key = key(card.source, {**card.arguments, **arguments}, card.groups)
+    expected_key = _card_key(card, arguments)
     for path in (bundled("models") / "structures" / f"{card.name}.json", _cached(cache, expected_key)):
         if groups := _read(path, expected_key):
             return at_size(groups, size)
@@ -79,7 +86,7 @@ def find(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int], *
 
 def store(groups: LayerGroups, card: ModelCard, arguments: Mapping[str, Any], *, cache: Path) -> Path:
     """Store measured groups in the cache, atomically; returns the path of the file."""
-    name = key(card.source, {**card.arguments, **arguments}, card.groups)
+    name = _card_key(card, arguments)
     return write(groups, _cached(cache, name), name)
 
 

@@ -94,7 +94,8 @@ def _read_target(text: str, options: InspectOptions) -> Target:
     if (Path(text) / "run.json").is_file():
         return _run_target(text, options)
     _refuse_other_files(text)
-    card, recipe = catalogue.find(text), load.load(load.DEFAULT, settings=options.settings)
+    recipe = load.load(load.DEFAULT, settings=options.settings)
+    card = resolve.with_cut(recipe, catalogue.find(text))
     kind, _, handle = card.source.partition(":")
     file = Path(handle) if kind == "file" else None
     stored = None if file is None else metadata_of(file)

@@ -206,6 +206,7 @@ class ProbeRequest:
         plot: File for a plot of accuracy over depth.
         device: Where to compute, as after `--device`.
         exclude: A list of images to leave out.
+        cut: Layer whose output becomes that of the network; None for the whole network.
     """
 
     data: Path
@@ -216,6 +217,7 @@ class ProbeRequest:
     plot: Path | None = None
     device: str = "auto"
     exclude: Path | None = None
+    cut: str | None = None
 
 
 def check_probe(request: ProbeRequest) -> list[ResolvedRecipe]:
@@ -246,6 +248,7 @@ def _finetune_request(request: ProbeRequest, model: str | None) -> Request:
         "data.size": None if request.size is None else list(request.size),
         "model.name": model,
         "model.weights": request.weights,
+        "model.cut": request.cut,
     }
     options = {key: value for key, value in options.items() if value is not None}
     return Request(recipe=PROBE_RECIPE, settings=request.settings, options=options)

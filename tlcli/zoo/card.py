@@ -27,7 +27,7 @@ _OTHER_WEIGHTS = "use other weights with --weights FILE or --weights random"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 # Kinds of sources that a card file may name. `file:` names a model file beside the card.
-SOURCES = ("keras", "file")
+SOURCES = ("keras", "file", "state_dict")
 Preprocessing = Literal["none", "unit", "tf", "torch", "caffe"]
 
 
@@ -75,6 +75,8 @@ class ModelCard(BaseModel):
         weights: The card's own weights, a Keras `.weights.h5` file without top. In a card file and in JSON: its name,
             beside the card. After reading: its absolute path. None: the weights that the source provides.
         sha256: Hash of that file, or of the model file of a `file:` source, 64 hexadecimal digits.
+        cut: Layer whose output becomes that of the network, without the layers above; None keeps all layers below the
+            original top.
         data: What the network was trained on, in words. Empty: ImageNet.
         fine_tuning: How it is unfrozen if the recipe says `auto`. The defaults, small steps and frozen BatchNorm, suit
             weights trained on photographs; other weights have to learn more.
@@ -96,6 +98,7 @@ class ModelCard(BaseModel):
     arguments: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
     sha256: Sha256 | None = None
+    cut: str | None = None
     data: str = ""
     fine_tuning: FineTuning = FineTuning()
 

@@ -1,10 +1,7 @@
 """The catalogue: find model cards by name, card file, model file or run folder."""
 
 import fnmatch
-import json
 import re
-import zipfile
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +10,18 @@ from tlcli.errors import ModelError, did_you_mean
 from tlcli.paths import bundled
 from tlcli.zoo import own
 from tlcli.zoo.card import CARD_SUFFIXES, MODEL_SUFFIXES, ModelCard, Preprocessing, read_card
+from tlcli.zoo.formats import model_config
 from tlcli.zoo.sources.source import MODULES, module_of
 
 DEFAULT_SIZE = 224
 # Names of networks in earlier versions and their present names.
 RENAMED = {"drawn": "mobilenet_synthetic"}
+# Layers that the Keras export of Teachable Machine always has; it scales images to -1..1 outside the model.
+# Ref: the converter and the example code in github.com/googlecreativelab/teachablemachine-community.
+_TEACHABLE_MACHINE = {"global_average_pooling2d_GlobalAveragePooling2D1", "dense_Dense1", "dense_Dense2"}
+# Networks work with values of up to about 3; twelve leaves room. Means of pixels are about 100.
+_LARGEST_SCALE = 12 / 255
+_SMALLEST_PIXEL_MEAN = 50.0
 _SUPPORTED = (
     "A model is a card name, keras:NAME, a card file (.yaml), a .keras or .h5 file, or a run folder."
     " For card names: tlcli zoo list"
@@ -89,7 +93,7 @@ def count_outputs(file: Path) -> int | None:
     softmax above it.
     """
     count, channels, is_pooled = None, None, False
-    for kind, config in _layers(_config(file)):
+    for kind, config in model_config.read(file).layers():
         if kind == "Dense":
             count = config.get("units")
         elif "Conv" in kind:
@@ -137,7 +141,7 @@ def _is_card_file(path: Path) -> bool:
 def _file_card(path: Path) -> ModelCard:
     """A card for a model file or the model of a run. Input size and preprocessing come from the file."""
     file, name = _model_file(path)
-    layers = list(_layers(_config(file)))
+    layers = model_config.read(file).layers()
     size, title = _input_size(layers)
     return ModelCard(
         name=name,
@@ -165,77 +169,45 @@ def _model_file(path: Path) -> tuple[Path, str]:
     return path, path.stem
 
 
-def _config(path: Path) -> dict[str, Any]:
-    """The model configuration inside a model file, read without Keras."""
-    text = _archive_config(path) if path.suffix.lower() == ".keras" else _hdf5_config(path)
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise ModelError(f"has an invalid model configuration ({error})", where=str(path)) from error
-    if not isinstance(config, dict):
-        raise ModelError("has no model configuration", where=str(path))
-    return config
-
-
-def _archive_config(path: Path) -> str | bytes:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read("config.json")
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
-        raise ModelError(
-            f"is not a Keras model ({error})", where=str(path), hint="The file may be damaged or incomplete."
-        ) from error
-
-
-def _hdf5_config(path: Path) -> str | bytes:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            config: str | bytes | None = file.attrs.get("model_config")
-    except OSError as error:
-        raise ModelError(
-            f"is not a Keras model ({error})", where=str(path), hint="The file may be damaged or incomplete."
-        ) from error
-    if config is None:
-        raise ModelError(
-            "holds weights but no model",
-            where=str(path),
-            hint="Name the network, and use the file as its weights:"
-            f" --model NAME --weights {path} (for inspect: NAME --set model.weights={path}).",
-        )
-    return config
-
-
-def _layers(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Class name and configuration of each layer, in order, including the layers of nested models."""
-    inner = config.get("config")
-    # The oldest Sequential files have the list of layers here.
-    children = inner.get("layers") if isinstance(inner, dict) else inner
-    if isinstance(children, list):
-        for child in children:
-            yield from _layers(child)
-    elif isinstance(inner, dict):
-        yield str(config.get("class_name")), inner
-
-
 def _input_size(layers: list[tuple[str, dict[str, Any]]]) -> tuple[int, str]:
     """Input size in pixels, and a title. The size is 224 if the file does not fix it."""
-    for _, config in layers:
+    sides: list[int | None] = []
+    for kind, config in layers:
         shape = config.get("batch_shape") or config.get("batch_input_shape")
-        if shape and len(shape) == 4:
-            sides = [side for side in shape[1:3] if side]
-            # A card has one size. For oblong inputs, the longer side keeps all detail.
-            size = max(sides, default=DEFAULT_SIZE)
-            return size, f"Keras model file for {shape[1] or 'any'}x{shape[2] or 'any'} pixels"
-    return DEFAULT_SIZE, "Keras model file"
+        if shape and len(shape) == 4 and not sides:
+            sides = list(shape[1:3])
+        if kind in ("Resizing", "CenterCrop", "RandomCrop"):
+            # Images are resized before the network, so this layer is removed.
+            sides = [config.get("height"), config.get("width")]
+        if re.search(r"Conv\d|Dense", kind):
+            break
+    if not sides:
+        return DEFAULT_SIZE, "Keras model file"
+    # A card has one size. For oblong inputs, the longer side keeps all detail.
+    size = max((side for side in sides if side), default=DEFAULT_SIZE)
+    return size, f"Keras model file for {sides[0] or 'any'}x{sides[1] or 'any'} pixels"
 
 
 def _own_preprocessing(layers: list[tuple[str, dict[str, Any]]]) -> Preprocessing | None:
-    """`none` if the model scales its input before its first convolution or dense layer, otherwise None (unknown)."""
-    for kind, _ in layers:
-        if kind in ("Rescaling", "Normalization"):
+    """`none` if the model scales pixels from 0-255 before its first weights, `tf` for Teachable Machine, else None."""
+    for kind, config in layers:
+        if kind == "Normalization" or (kind == "Rescaling" and _scales_pixels(config)):
             return "none"
         if re.search(r"Conv\d|Dense", kind):
-            return None
-    return None
+            break
+    return "tf" if {config.get("name") for _, config in layers} >= _TEACHABLE_MACHINE else None
+
+
+def _scales_pixels(config: dict[str, Any]) -> bool:
+    """True if a Rescaling brings values up to 255 to a small range, or subtracts a mean of pixels."""
+    scale, offset = ([abs(number) for number in _numbers(config.get(key, 0.0))] for key in ("scale", "offset"))
+    return max(scale, default=1.0) <= _LARGEST_SCALE or max(offset, default=0.0) >= _SMALLEST_PIXEL_MEAN
+
+
+def _numbers(value: Any) -> list[float]:
+    """All numbers in a value, which is a number, a list, or an array as Keras writes it."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [number for item in value for number in _numbers(item)]
+    return [float(value)] if isinstance(value, int | float) else []

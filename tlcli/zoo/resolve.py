@@ -40,11 +40,12 @@ def check_size(card: ModelCard, size: tuple[int, int], *, where: str) -> None:
 
 
 def resolve_card(recipe: Recipe, card: ModelCard) -> ModelCard:
-    """The card, with the preprocessing of the recipe if the recipe sets it.
+    """The card, with the preprocessing and the cut of the recipe if the recipe sets them.
 
     Raises:
         ModelError: If neither the recipe nor the card states the preprocessing.
     """
+    card = with_cut(recipe, card)
     if recipe.model.preprocessing is not None:
         return card.model_copy(update={"preprocessing": recipe.model.preprocessing})
     if card.preprocessing is None:
@@ -55,6 +56,11 @@ def resolve_card(recipe: Recipe, card: ModelCard) -> ModelCard:
             " (0-255): --set model.preprocessing=tf.",
         )
     return card
+
+
+def with_cut(recipe: Recipe, card: ModelCard) -> ModelCard:
+    """The card, cut at the layer `model.cut` of the recipe if the recipe sets it."""
+    return card if recipe.model.cut is None else card.model_copy(update={"cut": recipe.model.cut})
 
 
 @dataclass(frozen=True)

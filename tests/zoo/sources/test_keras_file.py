@@ -68,7 +68,7 @@ def test_a_resnet_is_cut_before_its_pooling(sample):
     assert network.layers[-1].name == "activation_6"
     pooled = network(image(32)).numpy().mean((1, 2))
     kernel, bias = model.get_layer("dense").get_weights()
-    np.testing.assert_allclose(keras.ops.softmax(pooled @ kernel + bias), model([image(32)]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(keras.ops.softmax(pooled @ kernel + bias), model(image(32)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])

@@ -1,27 +1,25 @@
 """Load whole Keras models from files (`.keras`, legacy `.h5`), remove their top, and resize them."""
 
-import json
-import shutil
-import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 
-from tlcli.errors import ModelError
-from tlcli.zoo.sources import weights_file
+from tlcli.errors import ModelError, did_you_mean
+from tlcli.zoo.formats import keras_2, model_config
+from tlcli.zoo.sources import keras_2_model, weights_file
 
 _FETCH_AGAIN = "The file may be damaged or incomplete; fetch it again."
-# Keys in files of Keras 2 that layers of Keras 3 reject. `groups` is removed only if it is 1. Initialisers are not
-# needed when weights are loaded.
-_KERAS_2_KEYS = {
-    "DepthwiseConv2D": ("groups",),
-    "Conv2DTranspose": ("groups",),
-    "SeparableConv2D": ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"),
-}
+# Starts of the class names of layers that change nothing in predictions, and of layers that prepare the image. The
+# program augments, resizes and crops images itself. In Keras 3 these layers also put all layers above them in training
+# mode unless the call says otherwise.
+_AUGMENTATION = ("Random", "RandAugment", "AugMix", "CutMix", "MixUp")
+_RESIZING = ("Resizing", "CenterCrop", "RandomCrop")
+_SCALING = ("Rescaling", "Normalization", "Flip", "Identity")
 
 
 def load(path: Path) -> keras.Model:
@@ -32,38 +30,61 @@ def load(path: Path) -> keras.Model:
     """
     if not path.is_file():
         raise ModelError("there is no such file", where=str(path))
-    if path.suffix == ".keras":
-        if not zipfile.is_zipfile(path):
-            raise ModelError("is not a Keras model: a .keras file is a zip archive", where=str(path), hint=_FETCH_AGAIN)
-        return _load_safely(path, path)
-    config = _legacy_config(path)
-    if not _drop_keras_2_keys(config):
-        return _load_safely(path, path)
-    with tempfile.TemporaryDirectory() as folder:
-        patched = Path(folder) / "model.h5"
-        shutil.copyfile(path, patched)
-        with h5py.File(patched, "r+") as file:
-            file.attrs["model_config"] = json.dumps(config)
-        return _load_safely(patched, path)
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ModelError("is not a Keras model: a .keras file is a zip archive", where=str(path), hint=_FETCH_AGAIN)
+    config = model_config.read(path)
+    if config.is_keras_2:
+        return _rename_conversions(_load_keras_2(config.tree, path))
+    return _load_safely(path)
 
 
-def without_top(model: keras.Model) -> keras.Model:
+def without_top(model: keras.Model, cut: str | None = None) -> keras.Model:
     """The part of `model` before its pooling: from the image input to the last tensor with spatial dimensions.
 
-    Nested models are replaced by their layers, so that the layers can be divided into groups.
+    Nested models are replaced by their layers, so that the layers can be divided into groups. Random augmentation is
+    removed, and so are layers that only resize or crop the image; their output size becomes the input size.
 
     Args:
         model: A model with one input (batch, height, width, 3), or 1 for grey images, and one output.
+        cut: Layer whose output becomes the output instead; None to cut before the pooling.
 
     Returns:
-        A network with a 4-D output. Without nested models it shares its layers with `model`.
+        A network with a 4-D output, or that of `cut`. Unless layers were replaced or removed, it shares its layers with
+        `model`.
 
     Raises:
         ModelError: The input is not RGB or grey images, or the graph cannot be cut there.
     """
     _require_images(model)
-    flat = _flattened(model)
+    flat = _without_augmentation(_flattened(model))
+    if cut is not None:
+        return cut_at(flat, cut)
     return keras.Model(flat.inputs[0], _last_spatial(flat.outputs[0], model.name), name=model.name)
+
+
+def cut_at(network: keras.Model, layer: str) -> keras.Model:
+    """The part of a functional network up to the output of a layer; it shares its layers with `network`.
+
+    Raises:
+        ModelError: There is no such layer, or its output is not one tensor.
+    """
+    names = [existing.name for existing in network.layers]
+    if layer not in names:
+        raise ModelError(
+            f"there is no layer '{layer}' in {network.name}",
+            where="model.cut",
+            hint=f"{did_you_mean(layer, names)} For the layer names: tlcli inspect MODEL --by layer".strip(),
+        )
+    output = network.get_layer(layer).output
+    if output is network.outputs[0]:
+        return network
+    if isinstance(output, (list, tuple)) or output is network.inputs[0] or len(output.shape) not in (2, 4):
+        raise ModelError(
+            f"{network.name} cannot be cut at '{layer}', whose output is no features of an image",
+            where="model.cut",
+            hint="Choose a layer with one output (batch, height, width, channels) or (batch, channels).",
+        )
+    return keras.Model(network.inputs[0], output, name=network.name)
 
 
 def resized(network: keras.Model, size: tuple[int, int] | None, *, copy_weights: bool = True) -> keras.Model:
@@ -107,14 +128,28 @@ def _rename_conversions(model: Any) -> Any:
     return model
 
 
-def _load_safely(path: Path, shown_path: Path) -> keras.Model:
-    """Load a model with Keras; all its kinds of errors become a ModelError that names `shown_path`."""
-    try:
+def _load_safely(path: Path) -> keras.Model:
+    with _loading(path):
         return _rename_conversions(keras.saving.load_model(path, compile=False, safe_mode=True))
+
+
+def _load_keras_2(config: dict[str, Any], path: Path) -> keras.Model:
+    with _loading(path):
+        model = keras_2_model.build(config)
+    weights_file.load(model, path, with_top=lambda: model)
+    return model
+
+
+@contextmanager
+def _loading(path: Path) -> Iterator[None]:
+    """A context in which all kinds of errors of Keras become a ModelError that names the file."""
+    try:
+        yield
     except (
         ValueError,
         TypeError,
         KeyError,
+        IndexError,
         OSError,
         AttributeError,
         ImportError,
@@ -122,51 +157,47 @@ def _load_safely(path: Path, shown_path: Path) -> keras.Model:
         zipfile.BadZipFile,
     ) as error:
         if "lambda" in str(error).lower():
-            raise ModelError(
-                "has a Lambda layer, which is code; code from files is not run",
-                where=str(shown_path),
-                hint="Replace it with built-in layers (Rescaling, Normalization …) and save the model again.",
-            ) from error
+            raise keras_2.lambda_error(path) from error
         raise ModelError(
             f"cannot be loaded as a Keras model ({_reason(error)})",
-            where=str(shown_path),
+            where=str(path),
             hint="Only built-in Keras layers are supported. " + _FETCH_AGAIN,
         ) from error
 
 
-def _legacy_config(path: Path) -> dict[str, Any]:
-    """The `model_config` of a legacy HDF5 file."""
-    try:
-        with h5py.File(path, "r") as file:
-            config = file.attrs.get("model_config")
-    except OSError as error:
-        raise ModelError(f"is not a Keras model ({_reason(error)})", where=str(path), hint=_FETCH_AGAIN) from error
-    if config is None:
-        raise ModelError(
-            "holds weights but no model",
-            where=str(path),
-            hint=f"Name the network, and use the file as its weights: --model NAME --weights {path.name}",
-        )
-    try:
-        decoded: dict[str, Any] = json.loads(config)
-    except ValueError as error:
-        raise ModelError(f"is not a Keras model ({error})", where=str(path), hint=_FETCH_AGAIN) from error
-    return decoded
+def _without_augmentation(network: keras.Model) -> keras.Model:
+    """A copy without the layers that this program replaces; the network itself if it has none."""
+    removed = {layer.name for layer in network.layers if type(layer).__name__.startswith(_AUGMENTATION)}
+    size = network.inputs[0].shape[1:3]
+    for layer in network.layers:
+        if type(layer).__name__ in _RESIZING and _reads_image(layer.output):
+            removed.add(layer.name)
+            size = layer.output.shape[1:3]
+    if not removed:
+        return network
+    if isinstance(network, keras.Sequential):
+        network = keras.Model(network.inputs[0], network.outputs[0], name=network.name)
+
+    def call(layer: Any, *arguments: Any, **options: Any) -> Any:
+        return arguments[0] if layer.name in removed else layer(*arguments, **options)
+
+    inputs = keras.Input((*size, 3), dtype=network.inputs[0].dtype, name=network.inputs[0].name)
+    structure = _match_structure(network.input, inputs)
+    copy = keras.models.clone_model(network, input_tensors=structure, call_function=call)
+    weights_file.copy_weights(network, copy)
+    return copy
 
 
-def _drop_keras_2_keys(config: Any) -> bool:
-    """Remove keys that Keras 3 rejects, in place. True if a key was removed."""
-    if isinstance(config, list):
-        return any([_drop_keras_2_keys(item) for item in config])
-    if not isinstance(config, dict):
-        return False
-    dropped = any([_drop_keras_2_keys(item) for item in config.values()])
-    inner = config.get("config")
-    for key in _KERAS_2_KEYS.get(str(config.get("class_name")), ()):
-        if isinstance(inner, dict) and key in inner and (key != "groups" or inner[key] == 1):
-            del inner[key]
-            dropped = True
-    return dropped
+def _reads_image(tensor: Any) -> bool:
+    """True if a tensor is the image after layers of the kinds that prepare images only."""
+    sources = _sources(tensor)
+    while sources:
+        kind = type(tensor._keras_history.operation).__name__
+        if len(sources) > 1 or not kind.startswith((*_AUGMENTATION, *_RESIZING, *_SCALING)):
+            return False
+        tensor = sources[0]
+        sources = _sources(tensor)
+    return True
 
 
 def _require_images(model: keras.Model) -> None:

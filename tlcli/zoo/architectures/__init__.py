@@ -1,0 +1,1 @@
+"""Networks in the form in which other frameworks publish weights, one family a module."""
