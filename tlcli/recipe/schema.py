@@ -77,7 +77,16 @@ class ModelSpec(Spec):
     name: Text = "auto"
     weights: Text | None = None
     arguments: dict[str, int | float | bool | str] = Field(default_factory=dict)
-    preprocessing: Literal["none", "tf", "torch", "caffe"] | None = None
+    preprocessing: (
+        Literal[
+            "none",
+            "tf",
+            "torch",
+            "caffe",
+            "unit",
+        ]
+        | None
+    ) = None
     drop_top: Annotated[int, Field(ge=0)] = 0
 
 

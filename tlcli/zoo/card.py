@@ -26,8 +26,17 @@ _OTHER_WEIGHTS = "use other weights with --weights FILE or --weights random"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 # Kinds of sources that a card file may name; a model file (`file:`) needs no card.
-SOURCES = ("keras",)
-Preprocessing = Literal["none", "tf", "torch", "caffe"]
+SOURCES = (
+    "keras",
+    "tfhub",
+)
+Preprocessing = Literal[
+    "none",
+    "tf",
+    "torch",
+    "caffe",
+    "unit",
+]
 
 
 class GroupPattern(BaseModel):
@@ -66,8 +75,8 @@ class ModelCard(BaseModel):
         size: Input height and width of the training, pixels.
         min_size: Smallest input height and width, pixels.
         preprocessing: How RGB 0-255 becomes the input: `none` leaves it as it is, `tf` scales to -1..1, `torch` scales
-            to 0..1 and normalises by the ImageNet mean and deviation, `caffe` is BGR minus the mean. None if a model
-            file does not say; then the recipe must, in `model.preprocessing`.
+            to 0..1 and normalises by the ImageNet mean and deviation, `caffe` is BGR minus the mean,
+            `unit` scales to 0..1. None if a model file does not say; then the recipe must, in `model.preprocessing`.
         groups: Ordered patterns on layer names. Empty: groups are found automatically.
         arguments: Architecture arguments, such as `{"alpha": 0.5}`.
         weights: The card's own weights, a Keras `.weights.h5` file without top. In a card file and in JSON: its name,

@@ -48,7 +48,8 @@ def resolve_card(recipe: Recipe, card: ModelCard) -> ModelCard:
         raise ModelError(
             f"{card.name} does not state its preprocessing",
             where="model.preprocessing",
-            hint="Set it to tf (-1 to 1), torch (ImageNet normalised), caffe (BGR less the mean) or none (0-255):"
+            hint="Set it to tf (-1 to 1), torch (ImageNet normalised), caffe (BGR less the mean), unit (0 to 1)"
+            " or none (0-255):"
             " --set model.preprocessing=tf.",
         )
     return card
