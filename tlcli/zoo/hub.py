@@ -1,4 +1,4 @@
-"""Where a SavedModel is on this machine: a folder, an archive that is unpacked, or a URL that TensorFlow Hub fetches."""
+"""Where a SavedModel is on this machine: a folder, an unpacked archive, or a URL in the cache of TensorFlow Hub."""
 
 import hashlib
 import os
@@ -75,7 +75,7 @@ def short_name(source: str) -> str:
 
 
 def _fetched(url: str) -> Path:
-    """The folder of a URL in the cache of TensorFlow Hub, which names it by the SHA-1 of the URL; fetched if missing."""
+    """The folder of a URL in the cache of TensorFlow Hub, which names it by the SHA-1 of the URL."""
     if not url.startswith(("https://", "http://")):
         raise ModelError("only http and https URLs are fetched", where=f"tfhub:{url}", hint=_WAYS_OUT)
     cache = Path(os.environ.get("TFHUB_CACHE_DIR") or cache_dir() / "tfhub")

@@ -98,7 +98,9 @@ def _files(folder: Path) -> list[str]:
     for root, folders, files in os.walk(folder):
         if linked := next((name for name in folders if (Path(root) / name).is_symlink()), None):
             hint = "Replace it with a copy of the folder."
-            raise ModelError("is a link to a folder, so its files cannot be checked", where=f"{root}/{linked}", hint=hint)
+            raise ModelError(
+                "is a link to a folder, so its files cannot be checked", where=f"{root}/{linked}", hint=hint
+            )
         names += [(Path(root) / name).relative_to(folder).as_posix() for name in files]
     return sorted(names)
 
@@ -118,4 +120,8 @@ def _trusted() -> dict[str, dict[str, str]]:
         content = json.loads(_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return {str(key): value for key, value in content.items() if isinstance(value, dict)} if isinstance(content, dict) else {}
+    return (
+        {str(key): value for key, value in content.items() if isinstance(value, dict)}
+        if isinstance(content, dict)
+        else {}
+    )

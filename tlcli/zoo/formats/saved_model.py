@@ -118,7 +118,11 @@ def _choose_endpoint(endpoints: Sequence[Endpoint], path: Path) -> Endpoint:
 
 
 def _shown(tensor: Tensor) -> str:
-    sides = "of any shape" if tensor.shape is None else "×".join("?" if side is None else str(side) for side in tensor.shape)
+    sides = (
+        "of any shape"
+        if tensor.shape is None
+        else "×".join("?" if side is None else str(side) for side in tensor.shape)
+    )
     return f"({tensor.dtype or 'not numeric'} {sides})"
 
 
@@ -145,7 +149,9 @@ def _attributes(objects: bytes) -> Iterator[Endpoint]:
         # A function has a signature for each shape it was saved with; an open size is the most useful.
         images.sort(key=lambda tensor: -1 if tensor.shape is None else sum(side is not None for side in tensor.shape))
         if images:
-            yield Endpoint(name, next((t for t in images if t.shape is not None and len(t.shape) == 4), images[0]), False)
+            yield Endpoint(
+                name, next((t for t in images if t.shape is not None and len(t.shape) == 4), images[0]), False
+            )
 
 
 def _first_tensor(structure: bytes) -> Tensor | None:
@@ -185,10 +191,8 @@ def _operations(graph: bytes) -> set[str]:
 
 def _one(message: bytes, number: int) -> bytes:
     """The last value of a field, as the format prescribes; empty without one."""
-    value = b""
-    for value in _fields(message, number):
-        pass
-    return value
+    values = list(_fields(message, number))
+    return values[-1] if values else b""
 
 
 def _texts(message: bytes, number: int) -> list[str]:
@@ -201,7 +205,9 @@ def _text(value: bytes) -> str:
 
 def _number(message: bytes, number: int) -> int:
     """The last value of a numeric field; 0 without one."""
-    return next((value for field, value in reversed(list(_walk(message))) if field == number and isinstance(value, int)), 0)
+    return next(
+        (value for field, value in reversed(list(_walk(message))) if field == number and isinstance(value, int)), 0
+    )
 
 
 def _fields(message: bytes, number: int) -> Iterator[bytes]:

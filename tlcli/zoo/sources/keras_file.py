@@ -12,7 +12,7 @@ import h5py
 import keras
 
 from tlcli.errors import ModelError
-from tlcli.zoo.sources import weights_file
+from tlcli.zoo.sources import saved_model_layer, weights_file
 
 _FETCH_AGAIN = "The file may be damaged or incomplete; fetch it again."
 # Keys in files of Keras 2 that layers of Keras 3 reject. `groups` is removed only if it is 1. Initialisers are not
@@ -25,16 +25,20 @@ _KERAS_2_KEYS = {
 
 
 def load(path: Path) -> keras.Model:
-    """Load the whole model from a `.keras`, `.h5` or `.hdf5` file, not compiled. No code from the file is run.
+    """Load the whole model from a `.keras`, `.h5` or `.hdf5` file, not compiled.
+
+    No code from the file is run, apart from SavedModels that the user has trusted.
 
     Raises:
-        ModelError: The file is not a Keras model, or has layers that cannot be loaded.
+        ModelError: The file is not a Keras model, has layers that cannot be loaded, or holds a SavedModel that is not
+            trusted.
     """
     if not path.is_file():
         raise ModelError("there is no such file", where=str(path))
     if path.suffix == ".keras":
         if not zipfile.is_zipfile(path):
             raise ModelError("is not a Keras model: a .keras file is a zip archive", where=str(path), hint=_FETCH_AGAIN)
+        saved_model_layer.require_trusted(path)
         return _load_safely(path, path)
     config = _legacy_config(path)
     if not _drop_keras_2_keys(config):

@@ -9,17 +9,16 @@ https://www.tensorflow.org/hub/common_signatures/images. A Keras export states n
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from tlcli.errors import ModelError
 from tlcli.zoo import hub, trust
 from tlcli.zoo.card import GroupPattern, ModelCard, Preprocessing
 from tlcli.zoo.formats import saved_model
 from tlcli.zoo.formats.saved_model import SavedModel
-from tlcli.zoo.sources.saved_model_layer import SavedModelLayer
+
+if TYPE_CHECKING:
+    import keras
 
 DEFAULT_SIZE = 224
 
@@ -51,12 +50,16 @@ def find_card(handle: str) -> ModelCard:
     )
 
 
-def network(card: ModelCard, *, size: tuple[int, int], arguments: Mapping[str, Any], weights: bool) -> keras.Model:
+def network(card: ModelCard, *, size: tuple[int, int], arguments: Mapping[str, Any], weights: bool) -> "keras.Model":
     """The SavedModel of a card as a network of one layer; see `source.Source`. It always has its own weights.
 
     Raises:
         ModelError: It is not trusted, cannot be loaded, or does not work at this size.
     """
+    import keras
+
+    from tlcli.zoo.sources.saved_model_layer import SavedModelLayer
+
     if given := {**card.arguments, **arguments}:
         hint = "Remove the key."
         raise ModelError(f"a SavedModel takes no arguments (got {given})", where="model.arguments", hint=hint)
@@ -76,7 +79,9 @@ def network(card: ModelCard, *, size: tuple[int, int], arguments: Mapping[str, A
 
 
 def _require_trust(module: SavedModel, source: str) -> None:
-    found = f"It contains operations that reach files or Python: {', '.join(module.reaching)}." if module.reaching else ""
+    found = (
+        f"It contains operations that reach files or Python: {', '.join(module.reaching)}." if module.reaching else ""
+    )
     trust.require(trust.folder_sha256(module.folder), where=f"tfhub:{source}", facts=found)
 
 
