@@ -60,7 +60,7 @@ def without_top(model: keras.Model) -> keras.Model:
         model: A model with one input (batch, height, width, 3) and one output.
 
     Returns:
-        A network with a 4-D output. Without nested models it shares its layers with `model`.
+        A network with a 4-D output, or a 2-D one if a single layer computes and pools the features. Without nested models it shares its layers with `model`.
 
     Raises:
         ModelError: The input is not RGB images, or the graph cannot be cut there.
@@ -249,11 +249,11 @@ def _leaves(model: keras.Model) -> list[keras.Layer]:
 
 
 def _last_spatial(output: Any, name: str) -> Any:
-    """The one 4-D tensor from which `output` is computed without any other 4-D tensor in between."""
+    """The one tensor of features from which `output` is computed without any other in between."""
     queue, visited, spatial = [output], set(), {}
     while queue:
         tensor = queue.pop()
-        if len(tensor.shape) == 4:
+        if len(tensor.shape) == 4 or _pools_itself(tensor):
             spatial[id(tensor)] = tensor
         elif id(tensor) not in visited:
             visited.add(id(tensor))
@@ -266,6 +266,13 @@ def _last_spatial(output: Any, name: str) -> Any:
             hint="Save the network without its top, and use that file.",
         )
     return _before_pooling_to_one(tensors[0])
+
+
+def _pools_itself(tensor: Any) -> bool:
+    """True for the output of a layer that reads images or feature maps and pools inside, such as a SavedModel."""
+    operation = tensor._keras_history.operation
+    weights = getattr(operation, "weights", ())
+    return bool(weights) and len(tensor.shape) == 2 and any(len(source.shape) == 4 for source in _sources(tensor))
 
 
 def _before_pooling_to_one(tensor: Any) -> Any:

@@ -57,6 +57,19 @@ class Program:
     facts: list[Variable]
 
 
+class Files:
+    """The folder of a SavedModel that layers in this process use. A temporary one is removed with the last of them."""
+
+    def __init__(self, folder: Path, *, is_temporary: bool = False) -> None:
+        self.folder = folder
+        if is_temporary:
+            weakref.finalize(self, shutil.rmtree, folder.parent, ignore_errors=True)
+
+
+# By hash, so that a copy of a layer, which Keras makes from its config, finds the program.
+_FILES_IN_USE: weakref.WeakValueDictionary[str, Files] = weakref.WeakValueDictionary()
+
+
 @keras.saving.register_keras_serializable(package="tlcli")
 class SavedModelLayer(keras.layers.Layer):
     """A SavedModel as a layer. Create it with `from_folder`, or by loading a `.keras` file.
@@ -72,7 +85,7 @@ class SavedModelLayer(keras.layers.Layer):
         super().__init__(**options)
         self.facts = {**facts}
         self._program: list[Program] = []
-        self._folder: Path | None = None
+        self._files: Files | None = _FILES_IN_USE.get(str(facts["sha256"]))
 
     @classmethod
     def from_folder(cls, module: SavedModel, *, sha256: str, size: tuple[int, int], name: str) -> "SavedModelLayer":
@@ -81,18 +94,19 @@ class SavedModelLayer(keras.layers.Layer):
         Raises:
             ModelError: It cannot be loaded or does not work at this size.
         """
+        files = Files(module.folder)
+        _FILES_IN_USE[sha256] = files
         program = load_program(module)
-        shape = _output_shape(program, module, size)
         facts = {
             "sha256": sha256,
             "dtype": module.endpoint.image.dtype,
-            "output_shape": shape,
+            "output_shape": _output_shape(program, module, size),
             "variables": [asdict(fact) for fact in program.facts],
         }
         layer = cls(facts=facts, name=name)
+        layer._program = [program]
         layer.build((None, *size, 3))
         layer.built = True
-        layer._attach(program, module.folder)
         return layer
 
     @property
@@ -101,7 +115,10 @@ class SavedModelLayer(keras.layers.Layer):
         return bool(self._program and self._program[0].train and self.non_trainable_variables)
 
     def build(self, input_shape: Any) -> None:
-        """Create the weights: those of the module that can be trained, then the others."""
+        """Create the weights: those of the module that can be trained, then the others.
+
+        A copy of a layer loads the program again. A layer from a file gets it in `load_assets`.
+        """
         for variable in self.facts["variables"]:
             self.add_weight(
                 name=variable["name"],
@@ -111,6 +128,13 @@ class SavedModelLayer(keras.layers.Layer):
                 initializer="zeros",
                 autocast=False,
             )
+        if self._files is not None and not self._program:
+            module = saved_model.read(self._files.folder)
+            self._program = [load_program(module)]
+            if None not in input_shape[1:3]:
+                self.facts["output_shape"] = _output_shape(self._program[0], module, tuple(input_shape[1:3]))
+        if self._program:
+            self._attach(self._program[0])
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Images (batch, height, width, 3) to features (batch, channels) or (batch, height, width, channels)."""
@@ -130,12 +154,13 @@ class SavedModelLayer(keras.layers.Layer):
 
     def save_assets(self, dir_path: str) -> None:
         """Copy the SavedModel into the file that Keras writes."""
-        if self._folder is None:
+        if self._files is None:
             raise ModelError("holds no SavedModel to save", where=self.name)
-        if trust.folder_sha256(self._folder) != self.facts["sha256"]:
+        folder = self._files.folder
+        if trust.folder_sha256(folder) != self.facts["sha256"]:
             hint = "Restore the files."
-            raise ModelError("the SavedModel has changed since it was loaded", where=str(self._folder), hint=hint)
-        shutil.copytree(self._folder, Path(dir_path) / ASSETS)
+            raise ModelError("the SavedModel has changed since it was loaded", where=str(folder), hint=hint)
+        shutil.copytree(folder, Path(dir_path) / ASSETS)
 
     def load_assets(self, dir_path: str | None) -> None:
         """Load the SavedModel of a file; the weights keep the values of the file.
@@ -149,23 +174,23 @@ class SavedModelLayer(keras.layers.Layer):
         sha256 = trust.folder_sha256(source)
         if in_safe_mode() is not False:
             trust.require(sha256, where=f"the layer {self.name} of a .keras file")
-        # Keras removes its folder, but the layer may be saved again.
+        # Keras removes its folder, but the layer may be copied or saved again.
         copy = Path(tempfile.mkdtemp(prefix="tlcli-")) / ASSETS
-        weakref.finalize(self, shutil.rmtree, copy.parent, ignore_errors=True)
         shutil.copytree(source, copy)
-        program = load_program(saved_model.read(copy))
-        if [asdict(fact) for fact in program.facts] != self.facts["variables"]:
-            raise ModelError("the SavedModel in the file has other variables than its layer", where=self.name)
+        self._files = _FILES_IN_USE[sha256] = Files(copy, is_temporary=True)
         self.facts["sha256"] = sha256
-        for weight, variable in zip(self.weights, program.variables, strict=True):
-            variable.assign(keras.ops.convert_to_numpy(weight.value))
-        self._attach(program, copy)
+        values = [keras.ops.convert_to_numpy(weight.value) for weight in self.weights]
+        self._program = [load_program(saved_model.read(copy))]
+        self._attach(self._program[0])
+        for weight, value in zip(self.weights, values, strict=True):
+            weight.assign(value)
 
-    def _attach(self, program: Program, folder: Path) -> None:
+    def _attach(self, program: Program) -> None:
         """Make the variables of the module the values of the weights: every change of one is a change of the other."""
+        if [asdict(fact) for fact in program.facts] != self.facts["variables"]:
+            raise ModelError("the SavedModel has other variables than its layer", where=self.name)
         for weight, variable in zip(self.weights, program.variables, strict=True):
             weight._value = variable
-        self._program, self._folder = [program], folder
 
 
 def require_trusted(path: Path) -> None:
@@ -204,7 +229,9 @@ def load_program(module: SavedModel) -> Program:
     import tensorflow as tf
 
     try:
-        loaded = tf.saved_model.load(str(module.folder), tags=list(module.tags))
+        # The empty name scope: otherwise the names of the variables start with that of a layer that is being called.
+        with tf.init_scope(), tf.name_scope(""):
+            loaded = tf.saved_model.load(str(module.folder), tags=list(module.tags))
         infer, train, functions = _calls(loaded, module)
         used = {id(variable): variable for function in functions for variable in function.variables}
         trained = _trainable(loaded, list(used.values()), infer, module) if module.has_objects else set()
