@@ -123,10 +123,11 @@ def _unpacked(path: Path) -> Path:
 def _unpack(path: Path, folder: Path) -> None:
     """Unpack files and folders, nothing else, within limits; all entries are checked before the first is written."""
     with tarfile.open(path) as archive:
-        members = []
+        members, total = [], 0
         for member in archive:
             members.append(_checked(member, path))
-            if len(members) > MAX_ENTRIES or sum(entry.size for entry in members) > MAX_BYTES:
+            total += member.size
+            if len(members) > MAX_ENTRIES or total > MAX_BYTES:
                 raise _unsafe(path, f"holds more than {MAX_ENTRIES} entries or {MAX_BYTES // 2**30} GB")
         archive.extractall(folder, members, filter="data")
 

@@ -60,7 +60,8 @@ def without_top(model: keras.Model) -> keras.Model:
         model: A model with one input (batch, height, width, 3) and one output.
 
     Returns:
-        A network with a 4-D output, or a 2-D one if a single layer computes and pools the features. Without nested models it shares its layers with `model`.
+        A network with a 4-D output, or a 2-D one if a single layer computes and pools the features. Without nested
+        models it shares its layers with `model`.
 
     Raises:
         ModelError: The input is not RGB images, or the graph cannot be cut there.

@@ -86,6 +86,7 @@ class SavedModelLayer(keras.layers.Layer):
         self.facts = {**facts}
         self._program: list[Program] = []
         self._files: Files | None = _FILES_IN_USE.get(str(facts["sha256"]))
+        self._is_unsafe_allowed = False
 
     @classmethod
     def from_folder(cls, module: SavedModel, *, sha256: str, size: tuple[int, int], name: str) -> "SavedModelLayer":
@@ -152,6 +153,21 @@ class SavedModelLayer(keras.layers.Layer):
         """The config of the layer; the SavedModel is in the assets."""
         return {**super().get_config(), "facts": self.facts}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "SavedModelLayer":
+        """A layer from its config, without its program.
+
+        Raises:
+            ModelError: A file is being loaded in Keras's safe mode, and the hash it states is not trusted.
+        """
+        safe_mode = in_safe_mode()
+        if safe_mode:
+            # Early, for one clear error. What the file really holds is checked in `load_assets`.
+            trust.require(str(config["facts"]["sha256"]), where=f"the layer {config['name']} of a .keras file")
+        layer = cls(**config)
+        layer._is_unsafe_allowed = safe_mode is False
+        return layer
+
     def save_assets(self, dir_path: str) -> None:
         """Copy the SavedModel into the file that Keras writes."""
         if self._files is None:
@@ -172,7 +188,7 @@ class SavedModelLayer(keras.layers.Layer):
         if dir_path is None or not source.is_dir():
             raise ModelError("the file holds no SavedModel", where=self.name)
         sha256 = trust.folder_sha256(source)
-        if in_safe_mode() is not False:
+        if not self._is_unsafe_allowed:
             trust.require(sha256, where=f"the layer {self.name} of a .keras file")
         # Keras removes its folder, but the layer may be copied or saved again.
         copy = Path(tempfile.mkdtemp(prefix="tlcli-")) / ASSETS
