@@ -84,7 +84,7 @@ def trust_option(function: Function) -> Function:
         is_flag=True,
         expose_value=False,
         callback=_set_trust,
-        help="Run and remember a SavedModel, which is a program.",
+        help="Trust a SavedModel, a program; remember it.",
     )(function)
 
 

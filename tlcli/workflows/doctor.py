@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tlcli.paths import bundled, cache_dir
+from tlcli.paths import bundled, cache_dir, config_dir
 from tlcli.recipe import load
 from tlcli.report.record import versions
 from tlcli.zoo import catalogue, default
@@ -25,6 +25,7 @@ def examine() -> dict[str, Any]:
         | {"cpus": str(os.cpu_count())},
         "folders": {
             "cache": _folder(cache_dir()),
+            "settings": str(config_dir()),
             "downloaded weights": _folder(default.keras_cache() / "models"),
             "recipes": f"{bundled('recipes')} ({len(load.names())})",
             "models": f"{bundled('models')} ({len(catalogue.load())})",

@@ -7,6 +7,7 @@ struct.proto, tensor_shape.proto and graph.proto.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from tlcli.errors import ModelError
@@ -77,7 +78,19 @@ def read(folder: Path) -> SavedModel:
     """
     path = folder / FILE
     try:
-        if path.stat().st_size > MAX_BYTES:
+        facts = path.stat()
+        return _read(folder, facts.st_size, facts.st_mtime_ns)
+    except OSError as error:
+        hint = "Name the folder that holds saved_model.pb. A .keras or .h5 file is named without 'tfhub:'."
+        raise ModelError(f"has no readable {FILE} ({error.strerror})", where=str(folder), hint=hint) from error
+
+
+# A command asks several times, and large graphs take a second.
+@lru_cache(maxsize=16)
+def _read(folder: Path, size: int, modified_ns: int) -> SavedModel:
+    path = folder / FILE
+    try:
+        if size > MAX_BYTES:
             raise ValueError("it is larger than 2 GB")
         graphs = [bytes(graph) for graph in _fields(path.read_bytes(), 2)]
         if not graphs:
@@ -86,9 +99,6 @@ def read(folder: Path) -> SavedModel:
         endpoints = list(_endpoints(graph))
         reaching = tuple(sorted(_operations(graph) & (_REACHING - _USUAL)))
         has_objects = any(True for _ in _fields(graph, 7))
-    except OSError as error:
-        hint = "Name the folder that holds saved_model.pb. A .keras or .h5 file is named without 'tfhub:'."
-        raise ModelError(f"has no readable {FILE} ({error.strerror})", where=str(folder), hint=hint) from error
     except (ValueError, RecursionError) as error:
         hint = "The file may be damaged or incomplete; fetch it again."
         raise ModelError(f"is not a SavedModel ({error})", where=str(path), hint=hint) from error

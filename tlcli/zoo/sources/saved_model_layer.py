@@ -49,12 +49,14 @@ class Program:
         train: The same in training mode, which may update statistics; None if the module has only one mode.
         variables: The `tf.Variable`s that the calls read, those that can be trained first.
         facts: What they are, in the same order.
+        loaded: The module. It is kept here, because its functions do not keep its variables alive.
     """
 
     infer: Call
     train: Call | None
     variables: list[Any]
     facts: list[Variable]
+    loaded: Any
 
 
 class Files:
@@ -257,8 +259,7 @@ def load_program(module: SavedModel) -> Program:
         raise load_error(module, error) from error
     ordered = sorted(used.values(), key=lambda variable: id(variable) not in trained)
     facts = [_fact(number, variable, id(variable) in trained) for number, variable in enumerate(ordered)]
-    # The module is part of the closures, because functions do not keep their variables alive.
-    return Program(lambda x: (loaded, infer(x))[1], train, ordered, facts)
+    return Program(infer, train, ordered, facts, loaded)
 
 
 def load_error(module: SavedModel, error: Exception) -> ModelError:
