@@ -86,6 +86,9 @@ def test_a_module_is_one_group_that_computes_what_tensorflow_computes(
 
     measured = graph.groups_of(built.network, built.card, SIZE)
     assert (measured.names, measured.parameters, measured.trainable_parameters) == ((name,), parameters, trainable)
+    assert (
+        sum(group.flops for group in measured) == 16 * 16 * 27 * saved_models.CHANNELS - (name == "export") * 31 * 162
+    )
     unweighted = graph.groups_of(graph.build_unweighted(built.card, {}, SIZE), built.card, SIZE)
     assert unweighted == measured
 
