@@ -45,6 +45,14 @@ def test_a_folder_without_one_names_the_remedy(tmp_path: Path) -> None:
         saved_model.read(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["saved_model.cpb", "saved_model.pbtxt"])
+def test_a_second_graph_that_tensorflow_might_load_instead_is_refused(tmp_path: Path, name: str) -> None:
+    module = saved_models.module(tmp_path / "new")
+    (module / name).touch()
+    with pytest.raises(ModelError, match=f"holds its graph in {name}"):
+        saved_model.read(module)
+
+
 def test_reading_loads_no_network_library(tmp_path: Path) -> None:
     module = saved_models.module(tmp_path / "new")
     code = f"""

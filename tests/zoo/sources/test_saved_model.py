@@ -260,6 +260,14 @@ def test_what_a_module_does_not_take_is_an_error(folder: Path, tlcli: Callable, 
     assert "has its weights inside" in result.stderr
 
 
+def test_files_that_change_after_loading_are_not_saved(folder: Path, tmp_path: Path) -> None:
+    module = Path(shutil.copytree(folder / "new", tmp_path / "module"))
+    network = build(module).network
+    (module / "fingerprint.pb").write_bytes(b"changed")
+    with pytest.raises(ModelError, match="has changed since it was loaded"):
+        network.save(tmp_path / "saved.keras")
+
+
 def test_damaged_variables_are_an_error(folder: Path, tmp_path: Path) -> None:
     module = Path(shutil.copytree(folder / "new", tmp_path / "module"))
     next((module / "variables").glob("*.index")).write_bytes(b"")

@@ -13,6 +13,8 @@ from pathlib import Path
 from tlcli.errors import ModelError
 
 FILE = "saved_model.pb"
+# Other forms of the graph that TensorFlow loads: in parts, and as text.
+_OTHER_FILES = ("saved_model.cpb", "saved_model.pbtxt")
 MAX_BYTES = 2**31 - 1
 # Numbers of `DataType` in types.proto.
 TYPES = {1: "float32", 2: "float64", 3: "int32", 4: "uint8", 6: "int8", 9: "int64", 14: "bfloat16", 19: "float16"}
@@ -77,6 +79,10 @@ def read(folder: Path) -> SavedModel:
         ModelError: The folder has no SavedModel, it is damaged, or it takes no images.
     """
     path = folder / FILE
+    if other := next((name for name in _OTHER_FILES if (folder / name).exists()), None):
+        # TensorFlow might load that graph instead of the one that is read here.
+        hint = f"Save the module again, as {FILE} alone."
+        raise ModelError(f"holds its graph in {other}, which is not supported", where=str(folder), hint=hint)
     try:
         facts = path.stat()
         return _read(folder, facts.st_size, facts.st_mtime_ns)

@@ -99,7 +99,7 @@ class SavedModelLayer(keras.layers.Layer):
                 autocast=False,
             )
         if self._files is not None and not self._program:
-            module = saved_model.read(self._files.folder)
+            module = saved_model.read(self._unchanged_folder())
             self._program = [load_program(module)]
             if None not in input_shape[1:3]:
                 self.facts["output_shape"] = output_shape(self._program[0], module, tuple(input_shape[1:3]))
@@ -143,13 +143,7 @@ class SavedModelLayer(keras.layers.Layer):
 
     def save_assets(self, dir_path: str) -> None:
         """Copy the SavedModel into the file that Keras writes."""
-        if self._files is None:
-            raise ModelError("holds no SavedModel to save", where=self.name)
-        folder = self._files.folder
-        if trust.folder_sha256(folder) != self.facts["sha256"]:
-            hint = "Restore the files."
-            raise ModelError("the SavedModel has changed since it was loaded", where=str(folder), hint=hint)
-        shutil.copytree(folder, Path(dir_path) / ASSETS)
+        shutil.copytree(self._unchanged_folder(), Path(dir_path) / ASSETS)
 
     def load_assets(self, dir_path: str | None) -> None:
         """Load the SavedModel of a file; the weights keep the values of the file.
@@ -173,6 +167,16 @@ class SavedModelLayer(keras.layers.Layer):
         self._attach(self._program[0])
         for weight, value in zip(self.weights, values, strict=True):
             weight.assign(value)
+
+    def _unchanged_folder(self) -> Path:
+        """The folder of the SavedModel, after a check of its hash."""
+        if self._files is None:
+            raise ModelError("holds no SavedModel", where=self.name, hint="Load it from a complete .keras file.")
+        folder = self._files.folder
+        if trust.folder_sha256(folder) != self.facts["sha256"]:
+            hint = "Restore the files."
+            raise ModelError("the SavedModel has changed since it was loaded", where=str(folder), hint=hint)
+        return folder
 
     def _attach(self, program: Program) -> None:
         """Make the variables of the module the values of the weights: every change of one is a change of the other."""
