@@ -35,13 +35,14 @@ def _offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Give every test its own cache and zoo, and remove the settings of the user."""
+    """Give every test its own cache, zoo and settings, and remove the settings of the user."""
     for name in [name for name in os.environ if name.startswith("TLCLI_") and name != "TLCLI_TEST_DATA"]:
         monkeypatch.delenv(name)
     for name in ("NO_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TLCLI_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("TLCLI_ZOO", str(tmp_path_factory.mktemp("home") / "zoo"))
+    monkeypatch.setenv("TLCLI_CONFIG", str(tmp_path_factory.mktemp("config")))
 
 
 @pytest.fixture(scope="session")

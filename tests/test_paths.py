@@ -41,6 +41,13 @@ def test_the_environment_variable_sets_the_cache_folder(monkeypatch: pytest.Monk
     assert paths.cache_dir() == Path.home() / "mine"
 
 
+def test_the_environment_variable_sets_the_folder_of_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TLCLI_CONFIG", str(tmp_path / "mine"))
+    assert paths.config_dir() == tmp_path / "mine"
+    monkeypatch.delenv("TLCLI_CONFIG")
+    assert paths.config_dir().name == "tlcli"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder of the platform differs")
 def test_the_cache_folder_of_the_platform_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TLCLI_CACHE", "")

@@ -1,4 +1,4 @@
-"""Bundled files, the cache folder, and atomic writes."""
+"""Bundled files, the folders of cache and settings, and atomic writes."""
 
 import json
 import os
@@ -25,6 +25,15 @@ def cache_dir() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("tlcli", appauthor=False)
+
+
+def config_dir() -> Path:
+    """The folder of the user's settings: `TLCLI_CONFIG` if set, else that of the platform. It is not created here."""
+    if folder := os.environ.get("TLCLI_CONFIG"):
+        return Path(folder).expanduser()
+    from platformdirs import user_config_path
+
+    return user_config_path("tlcli", appauthor=False)
 
 
 @contextmanager

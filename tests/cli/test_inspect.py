@@ -165,6 +165,7 @@ def test_value_ranges_match_the_preprocessing() -> None:
     from tlcli.report.target import RANGES
 
     ends = {"none": (0, 255), "tf": (-1, 1), "torch": (-2.1, 2.6), "caffe": (-124, 152)}  # rounded outwards
+    ends["unit"] = (0, 1)
     assert RANGES.keys() == ends.keys()
     image = keras.Input((1, 2, 3))
     for mode, (low, high) in ends.items():

@@ -196,7 +196,7 @@ def test_a_backbone_is_immutable():
         built.size = (1, 1)
 
 
-@pytest.mark.parametrize("mode", ["tf", "torch", "caffe"])
+@pytest.mark.parametrize("mode", ["tf", "torch", "caffe", "unit"])
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_preprocessing_is_exact_in_mixed_precision(mode, precision):
     inputs = keras.Input((4, 4, 3))

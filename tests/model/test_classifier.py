@@ -44,7 +44,7 @@ def images(height: int, width: int, count: int = 2) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 255, (count, height, width, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize("mode", ["none", "tf", "torch", "caffe"])
+@pytest.mark.parametrize("mode", ["none", "tf", "torch", "caffe", "unit"])
 def test_it_computes_resize_preprocessing_backbone_and_head(mode):
     parts, raw = backbone(mode), images(*SIZE)
     built = assemble(parts, HeadSpec(), classes=CLASSES, resize="crop")
@@ -53,6 +53,7 @@ def test_it_computes_resize_preprocessing_backbone_and_head(mode):
         "tf": raw / 127.5 - 1,
         "torch": (raw / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
         "caffe": raw[..., ::-1] - [103.939, 116.779, 123.68],
+        "unit": raw / 255,
     }[mode]
     features = parts.network.predict_on_batch(prepared.astype(np.float32))
     kernel, bias = built.head.get_layer("head_probabilities").get_weights()

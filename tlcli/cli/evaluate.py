@@ -4,13 +4,14 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import examples, global_options, json_option
+from tlcli.cli.options import examples, global_options, json_option, trust_option
 
 
 @click.command(epilog=examples("evaluate runs/first", "evaluate runs/first other-photos/ --json"))
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @json_option
+@trust_option
 @global_options
 def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
     """Score the classifier of a run.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from tlcli.cli.options import cut_option, examples, global_options
+from tlcli.cli.options import cut_option, examples, global_options, trust_option
 from tlcli.errors import UsageError
 from tlcli.paths import require_new_file
 
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Write json, csv or html to a file.")
+@trust_option
 @global_options
 def inspect(
     model: str | None,

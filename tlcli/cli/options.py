@@ -84,11 +84,30 @@ def cut_option(function: Function) -> Function:
     )(function)
 
 
+def trust_option(function: Function) -> Function:
+    """Add `--trust`, which trusts the SavedModels that the command names, and remembers them."""
+    return click.option(
+        "--trust",
+        is_flag=True,
+        expose_value=False,
+        callback=_set_trust,
+        help="Trust a SavedModel, a program; remember it.",
+    )(function)
+
+
+def _set_trust(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from tlcli.zoo import trust
+
+        context.with_resource(trust.allowing())
+
+
 def training_options(function: Function) -> Function:
     """Add the argument and the options of `finetune` and `plan`."""
     options = (
         click.argument("data", required=False, type=click.Path(path_type=Path)),
         click.option("--model", "-m", metavar="M", help="Network from `tlcli zoo list`, or a file. [default: auto]"),
+        trust_option,
         click.option("--weights", metavar="FILE", help="Weights file, or 'random'. [default: the network's own]"),
         cut_option,
         click.option(

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tlcli.cli.options import examples, global_options, json_option
+from tlcli.cli.options import examples, global_options, json_option, trust_option
 
 
 @click.command(epilog=examples("predict runs/first cat.jpg", "predict runs/first new/ 'more/**/*.png' --top 3 --csv"))
@@ -17,6 +17,7 @@ from tlcli.cli.options import examples, global_options, json_option
 @click.option("--top", "-k", type=click.IntRange(1), default=1, show_default=True, help="Number of classes per image.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV on stdout.")
 @json_option
+@trust_option
 @global_options
 def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json: bool) -> None:
     """Predict the classes of images.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import cut_option, examples, exclude_option, global_options, is_quiet, json_option
+from tlcli.cli.options import cut_option, examples, exclude_option, global_options, is_quiet, json_option, trust_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +37,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 @click.option("--plot", metavar="FILE.png", type=click.Path(path_type=Path), help="Plot accuracy over depth.")
 @click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1 or tpu. [default: auto]")
 @json_option
+@trust_option
 @global_options
 def probe(
     data: Path,

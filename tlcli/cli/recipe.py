@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import Group, global_options, json_option
+from tlcli.cli.options import Group, global_options, json_option, trust_option
 
 
 @click.group(cls=Group)
@@ -107,6 +107,7 @@ def render(name: str, settings: tuple[str, ...]) -> None:
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Run folder. [default: runs/<data>-<model>-<n>]")
 @click.option("--strict", is_flag=True, help="Stop at unreadable images instead of skipping them.")
+@trust_option
 @json_option
 @global_options
 def run(file: str, data: Path | None, settings: tuple[str, ...], out: Path | None, strict: bool, as_json: bool) -> None:

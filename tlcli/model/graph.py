@@ -24,6 +24,7 @@ from tlcli.model.receptive_field import Field, window
 from tlcli.paths import cache_dir
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.sources import applications, keras_file
+from tlcli.zoo.sources.saved_model_layer import SavedModelLayer
 from tlcli.zoo.sources.source import module_of
 
 Shape = tuple[int | None, ...]
@@ -72,8 +73,8 @@ def measure(model: keras.Model) -> LayerGraph:
 
     FLOPs are multiply-adds for one image, as in papers on networks: a multiplication and its addition count once.
     Convolutions (plain, grouped, transposed, depthwise, separable) and dense layers are counted, also inside nested
-    models. Elementwise operations, pooling, normalisation, resizing and all other layers count as zero, and so do
-    layers with an open output size.
+    models, and those inside SavedModels. Elementwise operations, pooling, normalisation, resizing and all other layers
+    count as zero, and so do layers with an open output size.
 
     A nested model is one layer whose parts are the layers inside. If the model calls a layer several times, the first
     call has the weights, and later calls are entries `name@2`, `name@3` without weights. Calls in other models are
@@ -272,6 +273,8 @@ def _flops(operation: keras.Operation, inputs: list[Shape], output: Shape) -> in
             return positions * _size(operation.kernel)
         case _ if isinstance(operation, _CONVOLUTIONS):
             return math.prod(operation.kernel.shape[:-1]) * elements
+        case SavedModelLayer():
+            return operation.multiply_adds((inputs[0][0] or 0, inputs[0][1] or 0))
         case _:
             return 0
 

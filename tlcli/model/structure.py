@@ -16,6 +16,7 @@ from typing import Any
 from tlcli.errors import ModelError, RunError
 from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.paths import bundled, cache_dir, write_text
+from tlcli.zoo import hub, trust
 from tlcli.zoo.card import GroupPattern, ModelCard
 
 FORMAT = 4
@@ -57,8 +58,10 @@ def _card_key(card: ModelCard, arguments: Mapping[str, Any]) -> str:
 
 
 def _identity(source: str) -> str:
-    """The source, or for a model file a hash of its content, because another model may be saved under the same name."""
+    """The source, or a hash of a model file or SavedModel, because another one may be saved under the same name."""
     kind, _, handle = source.partition(":")
+    if kind == "tfhub":
+        return f"tfhub:{trust.folder_sha256(hub.locate(handle)[1])}"
     if kind != "file" or not Path(handle).is_file():
         return source
     with Path(handle).open("rb") as file:

@@ -187,7 +187,7 @@ RANGES = {
     "none": "RGB from 0 to 255: the network scales it itself",
     "tf": "RGB from -1 to 1: value / 127.5 - 1",
     "torch": "RGB, about -2.1 to 2.6: value / 255, less (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225)",
-    "unit": "0 to 1: value / 255",
+    "unit": "RGB from 0 to 1: value / 255",
     "caffe": "BGR, about -124 to 152: value less (103.939, 116.779, 123.68)",
 }
 

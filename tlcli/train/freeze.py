@@ -99,6 +99,10 @@ def moving_variables(classifier: Classifier, trainable: Iterable[Any], *, batch_
         is_head = layer.name.startswith(HEAD_PREFIX)
         if layer.trainable and (is_head or has_batch_statistics(batch_norm)):
             moving_ids |= {id(variable) for variable in layer.non_trainable_variables}
+    for layer in classifier.model.layers:
+        # Opaque layers, such as SavedModels, say themselves whether they have statistics.
+        if layer.trainable and has_batch_statistics(batch_norm) and getattr(layer, "has_statistics", False):
+            moving_ids |= {id(variable) for variable in layer.non_trainable_variables}
     return [variable for variable in classifier.model.weights if id(variable) in moving_ids]
 
 

@@ -149,6 +149,8 @@ def prepare(
     splits = replace(splits, warnings=warnings)
     passed = "" if warnings or pixels.failures or index.unreadable else "quick checks passed; "
     observe(Noticed(f"{passed}for all checks: tlcli check {shlex.quote(str(index.root))}"))
+    if not network.groups.trainable_parameters:
+        observe(Noticed(f"{network.card.name} allows no training of its own weights: only the head is trained"))
     for warning in splits.warnings:
         observe(Noticed(warning, is_warning=True))
     plan = make_plan(recipe, network.card, groups=network.groups, splits=splits, classes=index.classes)

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tlcli.paths import bundled, cache_dir
+from tlcli.paths import bundled, cache_dir, config_dir
 from tlcli.recipe import load
 from tlcli.report.record import versions
 from tlcli.zoo import catalogue, download, own, published
@@ -28,6 +28,7 @@ def examine() -> dict[str, Any]:
             "downloaded weights": _folder(download.weights_cache()),
             "weights of Keras": _folder(published.keras_cache() / "models"),
             "own zoo": _folder(own.folder()),
+            "settings": str(config_dir()),
             "recipes": f"{bundled('recipes')} ({len(load.names())})",
             "models": f"{bundled('models')} ({len(catalogue.load())})",
         },

@@ -117,6 +117,10 @@ def _choose_network(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
 def _require_weights(recipe: Recipe, card: ModelCard) -> None:
     """Check that the weights exist, are undamaged, and fit the arguments, before Keras loads."""
     weights = recipe.model.weights
+    if weights is not None and card.source.startswith("tfhub:"):
+        raise WeightsError(
+            f"a SavedModel has its weights inside (got '{weights}')", where="model.weights", hint="Leave it out."
+        )
     if weights is None and card.weights is not None:
         require_arguments(card, recipe.model.arguments)
     if weights is None and card.sha256 is not None:

@@ -1,1 +1,1 @@
-"""Readers of foreign file formats: bytes to arrays, with NumPy only."""
+"""Readers of foreign file formats, without a network library."""

@@ -11,7 +11,7 @@ import keras
 
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.zoo.formats import keras_2, model_config
-from tlcli.zoo.sources import keras_2_model, weights_file
+from tlcli.zoo.sources import keras_2_model, saved_model_layer, weights_file
 
 _FETCH_AGAIN = "The file may be damaged or incomplete; fetch it again."
 # Starts of the class names of layers that change nothing in predictions, and of layers that prepare the image. The
@@ -23,10 +23,13 @@ _SCALING = ("Rescaling", "Normalization", "Flip", "Identity")
 
 
 def load(path: Path) -> keras.Model:
-    """Load the whole model from a `.keras`, `.h5` or `.hdf5` file, not compiled. No code from the file is run.
+    """Load the whole model from a `.keras`, `.h5` or `.hdf5` file, not compiled.
+
+    No code from the file is run, apart from SavedModels that the user has trusted.
 
     Raises:
-        ModelError: The file is not a Keras model, or has layers that cannot be loaded.
+        ModelError: The file is not a Keras model, has layers that cannot be loaded, or holds a SavedModel that is not
+            trusted.
     """
     if not path.is_file():
         raise ModelError("there is no such file", where=str(path))
@@ -35,6 +38,8 @@ def load(path: Path) -> keras.Model:
     config = model_config.read(path)
     if config.is_keras_2:
         return _rename_conversions(_load_keras_2(config.tree, path))
+    if path.suffix == ".keras":
+        saved_model_layer.require_trusted(path)
     return _load_safely(path)
 
 
@@ -49,8 +54,8 @@ def without_top(model: keras.Model, cut: str | None = None) -> keras.Model:
         cut: Layer whose output becomes the output instead; None to cut before the pooling.
 
     Returns:
-        A network with a 4-D output, or that of `cut`. Unless layers were replaced or removed, it shares its layers with
-        `model`.
+        A network with a 4-D output, or a 2-D one if a single layer computes and pools the features, or that of `cut`.
+        Unless layers were replaced or removed, it shares its layers with `model`.
 
     Raises:
         ModelError: The input is not RGB or grey images, or the graph cannot be cut there.
@@ -276,11 +281,11 @@ def _leaves(model: keras.Model) -> list[keras.Layer]:
 
 
 def _last_spatial(output: Any, name: str) -> Any:
-    """The one 4-D tensor from which `output` is computed without any other 4-D tensor in between."""
+    """The one tensor of features from which `output` is computed without any other in between."""
     queue, visited, spatial = [output], set(), {}
     while queue:
         tensor = queue.pop()
-        if len(tensor.shape) == 4:
+        if len(tensor.shape) == 4 or _pools_itself(tensor):
             spatial[id(tensor)] = tensor
         elif id(tensor) not in visited:
             visited.add(id(tensor))
@@ -293,6 +298,13 @@ def _last_spatial(output: Any, name: str) -> Any:
             hint="Save the network without its top, and use that file.",
         )
     return _before_pooling_to_one(tensors[0])
+
+
+def _pools_itself(tensor: Any) -> bool:
+    """True for the output of a layer that reads images or feature maps and pools inside, such as a SavedModel."""
+    operation = tensor._keras_history.operation
+    weights = getattr(operation, "weights", ())
+    return bool(weights) and len(tensor.shape) == 2 and any(len(source.shape) == 4 for source in _sources(tensor))
 
 
 def _before_pooling_to_one(tensor: Any) -> Any:
