@@ -1,0 +1,1 @@
+"""Readers of foreign files of networks: numpy and plain Python, no network library."""
