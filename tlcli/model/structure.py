@@ -42,12 +42,14 @@ def key(source: str, arguments: Mapping[str, Any], patterns: Sequence[GroupPatte
 
 
 def _identity(source: str) -> str:
-    """The source, or for a model file a hash of its content, because another model may be saved under the same name."""
+    """The source, or for files a hash of the first of them, because another model may be saved under the same name."""
     kind, _, handle = source.partition(":")
-    if kind != "file" or not Path(handle).is_file():
+    # The second file of a network of Caffe holds only weights.
+    path = Path(handle if kind == "file" else handle.partition(".prototxt,")[0] + ".prototxt")
+    if kind not in ("file", "caffe") or not path.is_file():
         return source
-    with Path(handle).open("rb") as file:
-        return f"file:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    with path.open("rb") as file:
+        return f"{kind}:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def find(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int], *, cache: Path) -> LayerGroups | None:

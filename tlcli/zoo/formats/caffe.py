@@ -185,10 +185,8 @@ def _array(blob: Any, path: Path, layer: str) -> Array:
     if not dtype or len(data) % np.dtype(dtype).itemsize:
         raise WeightsError(f"has values of an unknown kind in layer '{layer}'", where=str(path), hint=_DAMAGED)
     values = np.frombuffer(data, dtype).astype(np.float32)
-    if blob.HasField("shape"):
-        shape = tuple(blob.shape.dim)
-    else:
-        shape = (blob.num, blob.channels, blob.height, blob.width)
+    old_shape = (blob.num, blob.channels, blob.height, blob.width)
+    shape = tuple(blob.shape.dim) if blob.HasField("shape") else old_shape
     if min(shape, default=1) < 0 or math.prod(shape) != len(values):
         reason = f"has {len(values)} values in layer '{layer}' for the shape {list(shape[:8])}"
         raise WeightsError(reason, where=str(path), hint=_DAMAGED)

@@ -81,8 +81,8 @@ def backbone(file: CaffeFile) -> CaffeGraph:
     Raises:
         ModelError: A layer is of an unknown type or has invalid settings, or the network cannot be cut.
     """
-    nodes, classifies = _connect(file)
-    nodes = _reachable(nodes, len(nodes) - 1)
+    connected, classifies = _connect(file)
+    nodes = _reachable(connected, len(connected) - 1)
     shape = _input_shape(file)
     shapes = _infer(file, nodes, shape)
     cut = _cut(file, nodes, shapes, classifies)
