@@ -10,7 +10,7 @@ from tlcli.zoo.formats.caffe import Array, CaffeFile, CaffeLayer
 from tlcli.zoo.formats.caffe_shapes import Shape, infer, is_global, weight_shapes
 
 MAX_LAYERS = 5000
-_MAX_PARAMETERS = 500_000_000
+_MAX_PARAMETERS = 250_000_000
 _LOSSES = ("Accuracy", "ArgMax", "Silence", "HDF5Output")
 # Layers without weights that a top may have above its classifying convolution.
 _ACTIVATIONS = ("ReLU", "Dropout")
