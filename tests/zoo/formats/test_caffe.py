@@ -27,7 +27,8 @@ def graph_of(path: Path, text: str) -> caffe_graph.CaffeGraph:
 
 def with_layers(*layers: str) -> str:
     head = 'input: "data" input_shape { dim: 1 dim: 3 dim: 40 dim: 40 }\n'
-    conv = 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }\n'
+    settings = "convolution_param { num_output: 4 kernel_size: 3 }"
+    conv = f'layer {{ name: "c" type: "Convolution" bottom: "data" top: "c" {settings} }}\n'
     return head + conv + "\n".join(layers)
 
 
@@ -96,7 +97,10 @@ def test_the_largest_networks_are_read_fast(tmp_path: Path) -> None:
     ("text", "found"),
     [
         ('layers { layer { name: "c" type: "conv" } bottom: "data" top: "c" }', "Caffe before 2014.*upgrade_net_proto"),
-        ("layers { type: CONVOLUTED }", r"x.prototxt:1: is not a prototxt of Caffe .*no value named CONVOLUTED"),
+        (
+            "layers { type: CONVOLUTED }",
+            r":1: is not a prototxt of Caffe .*\"LayerType\" has no value named CONVOLUTED\)",
+        ),
         ("", "has no layers"),
         ('net: "train.prototxt" base_lr: 0.1', "has no layers.*a solver file names it"),
         ('layer { name: "r" type: "ReLU" bottom: "c" top: "c" }', "has no input for images"),

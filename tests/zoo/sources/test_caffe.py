@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -61,6 +62,45 @@ def test_outputs_are_those_of_opencv_also_after_saving(name: str, tmp_path: Path
     network.save(tmp_path / "net.keras")
     reloaded = keras.saving.load_model(tmp_path / "net.keras", safe_mode=True)
     np.testing.assert_array_equal(reloaded(images(net.size)), network(images(net.size)))
+
+
+def squeezenet_of(weights: Path) -> NetWriter:
+    """SqueezeNet v1.1 with the trained weights of a Keras file, whose convolutions are in the order of the network."""
+    net = NetWriter((227, 227))
+    with h5py.File(weights) as file:
+        names = [name for name in file["layers"] if name.startswith("conv2d")]
+        order = sorted(names, key=lambda name: int(name.removeprefix("conv2d").lstrip("_") or 0))
+        arrays = [[file[f"layers/{name}/vars/{number}"][()] for number in (0, 1)] for name in order]
+    remaining = iter(arrays)
+
+    def conv(name: str, below: str, settings: str = "") -> str:
+        kernel, bias = next(remaining)
+        top = net.relu(f"relu_{name}", net.conv(name, below, len(bias), kernel.shape[0], settings))
+        net.blobs[name] = [kernel.transpose(3, 2, 0, 1), bias]
+        return top
+
+    x = conv("conv1", "data", "stride: 2")
+    for number in range(2, 10):
+        if number in (2, 4, 6):
+            x = net.pool(f"pool{number - 1}", x, "pool: MAX kernel_size: 3 stride: 2")
+        low = conv(f"fire{number}/squeeze1x1", x)
+        both = [conv(f"fire{number}/expand1x1", low), conv(f"fire{number}/expand3x3", low, "pad: 1")]
+        x = net.layer(f"fire{number}/concat", "Concat", both)
+        net.widths[x] = 2 * net.widths[both[0]]
+    x = net.layer("drop9", "Dropout", [x], top=x)
+    net.layer("prob", "Softmax", [net.pool("pool10", conv("conv10", x), "pool: AVE global_pooling: true")])
+    return net
+
+
+def test_trained_weights_give_the_features_of_opencv_on_photographs(tmp_path: Path, sample: Callable) -> None:
+    net = squeezenet_of(sample("squeezenet_v1.1_imagenet") / "squeezenet_v1.1_227_full.weights.h5")
+    photo = next(sample("tf_flowers").rglob("*.jpg"))
+    pixels = keras.utils.img_to_array(keras.utils.load_img(photo, target_size=net.size))[None]
+    card = catalogue.find(f"caffe:{net.write(tmp_path)}")
+    expected = reference(tmp_path, "fire9/concat", as_caffe(pixels, (104, 117, 123), 1.0))
+    network = build(card, net.size)
+    assert_close(network(pixels).numpy(), expected)
+    assert (network.output.shape, network.count_params()) == ((None, 14, 14, 512), 722_496)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -159,7 +159,7 @@ def _parse_text(path: Path, text: str) -> Any:
     except text_format.ParseError as error:
         line = error.GetLine()
         where = f"{path}:{line}" if line else str(path)
-        reason = re.sub(r"^\d+:\d+ : ", "", str(error)).partition("\n")[0][:200]
+        reason = re.sub(r"^\d+:\d+ : |caffe\.\w+Scope\.", "", str(error)).partition("\n")[0][:200].rstrip(".")
         raise ModelError(f"is not a prototxt of Caffe ({reason})", where=where) from error
     except (ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"is not a prototxt of Caffe ({type(error).__name__})", where=str(path)) from error
