@@ -1,6 +1,8 @@
 """Networks of Caffe: outputs as in OpenCV's reader, preprocessing, files, and a whole training."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from caffe_files import NETS, NetWriter, caffenet, googlenet, lenet
 
 from tlcli.errors import ModelError, WeightsError
-from tlcli.model import backbone, graph
+from tlcli.model import backbone, graph, structure
 from tlcli.zoo import catalogue
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.formats.caffe_schema import message
@@ -234,13 +236,15 @@ def test_a_training_file_is_read_in_its_test_phase(tmp_path: Path) -> None:
 
 def test_arguments_override_the_files(tmp_path: Path) -> None:
     card = catalogue.find(f"caffe:{caffenet().write(tmp_path)}")
-    layer = build(card, (95, 95), mean=[1, 2, 3], scale=0.5).get_layer("preprocess_scale")
+    layer = build(card, (95, 95), mean="1, 2,3", scale=0.5).get_layer("preprocess_scale")
     assert (layer.scale, layer.offset) == (0.5, [-0.5, -1.0, -1.5])
-    for name, value, found in (
-        ("mean", [1], r"\[1\]"),
+    invalid = (
+        ("mean", "1,2", "'1,2'"),
+        ("mean", "red", "'red'"),
         ("scale", "big", "'big'"),
-        ("mena", [1], "Did you mean 'mean'"),
-    ):
+        ("mena", 1, "mean 'mean'"),
+    )
+    for name, value, found in invalid:
         with pytest.raises(ModelError, match=rf"model.arguments.*{found}"):
             build(card, (95, 95), **{name: value})
 
@@ -266,6 +270,17 @@ def test_the_files_of_a_folder_are_chosen_or_listed(tmp_path: Path) -> None:
         ModelError, match=r"has 3 \.prototxt files.*a.prototxt, b.prototxt, solver.prototxt.*Write caffe"
     ):
         catalogue.find(f"caffe:{tmp_path}")
+
+
+def test_cards_are_found_without_keras_and_groups_are_stored_by_content(tmp_path: Path) -> None:
+    lenet().write(tmp_path)
+    code = "import sys; from tlcli.zoo.catalogue import find; print(find(sys.argv[1]).source, *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, f"caffe:{tmp_path}"], capture_output=True, text=True, check=True)
+    source, *modules = done.stdout.split()
+    assert not {"keras", "tensorflow"} & set(modules)
+    before = structure.key(source, {})
+    replace_text("kernel_size: 5", "kernel_size: 3")(tmp_path)
+    assert structure.key(source, {}) != before
 
 
 def replace_text(old: str, new: str) -> Callable[[Path], None]:
@@ -354,11 +369,11 @@ def test_a_caffe_network_works_from_plan_to_prediction(
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
     words = [photos, "--model", "caffe:zoo", "--recipe", "recipe.yaml"]
+    inspected = tlcli("inspect", "caffe:zoo", "--format", "json").document
     plan = tlcli("plan", *words, "--json")
     assert plan.code == 0, plan.stderr
     assert (plan.document["model"]["name"], plan.document["model"]["size"]) == ("narrow", [33, 33])
-    inspected = tlcli("inspect", "caffe:zoo", "--format", "json").document
-    assert inspected["parameters"] == plan.document["model"]["parameters"]
+    assert plan.document["model"]["parameters"] == inspected["parameters"]
     probe = tlcli("probe", photos, "--model", "caffe:zoo", "--json")
     assert probe.code == 0, probe.stderr
 

@@ -55,8 +55,8 @@ def find_card(handle: str) -> ModelCard:
 def network(card: ModelCard, *, size: tuple[int, int], arguments: Mapping[str, Any], weights: bool) -> "keras.Model":
     """Build the network of a card without its top; see `Source.network`.
 
-    Its first layers do the preprocessing, so that it takes RGB 0–255. Arguments: `mean`, a list of the means that are
-    subtracted, BGR or grey, and `scale`, the factor after that.
+    Its first layers do the preprocessing, so that it takes RGB 0–255. Arguments: `mean`, the means that are
+    subtracted, such as `104,117,123`, BGR or grey, and `scale`, the factor after that.
     """
     prototxt, caffemodel = _files(card.source.partition(":")[2])
     file = caffe.read_prototxt(prototxt)
@@ -123,23 +123,25 @@ def _count(paths: Sequence[Path], suffix: str) -> str:
 
 def _preprocessing(file: CaffeFile, channels: int) -> tuple[tuple[float, ...], float, str]:
     """Mean by channel, scale, and where they are from."""
-    source, transform = file.path.name, file.transform
-    if transform is None:
-        source, transform = _beside(file.path)
+    source, transform = (file.path.name, file.transform) if file.transform else _beside(file.path)
+    if transform is not None and not transform.mean_file:
+        return _by_channel(transform.mean or (0.0,), channels, file.path), transform.scale, f"from {source}"
     scale = 1.0 if transform is None else transform.scale
-    if transform is not None and transform.mean:
-        return _by_channel(transform.mean, channels, file.path), scale, f"from {source}"
-    images = sorted(file.path.parent.glob("*.binaryproto"))
-    if transform is None or transform.mean_file:
-        wanted = "" if transform is None else transform.mean_file.replace("\\", "/").rpartition("/")[2]
-        named = [path for path in images if path.name == wanted]
-        if path := next(iter(named or (images if len(images) == 1 else [])), None):
-            return _by_channel(caffe.read_mean(path), channels, path), scale, f"mean of {path.name}"
-    elif transform is not None:
-        return (0.0,) * channels, scale, f"from {source}"
-    if channels == 1:
-        return (0.0,), scale if transform else DEFAULT_GREY_SCALE, "Caffe's usual scale; the files do not say"
-    return DEFAULT_MEAN, scale, "Caffe's usual mean; the files do not say"
+    if image := _mean_image(file.path.parent, "" if transform is None else transform.mean_file):
+        return _by_channel(caffe.read_mean(image), channels, image), scale, f"mean of {image.name}"
+    if channels == 3:
+        return DEFAULT_MEAN, scale, "Caffe's usual mean; the files do not say"
+    if transform is None:
+        return (0.0,), DEFAULT_GREY_SCALE, "Caffe's usual scale; the files do not say"
+    return (0.0,), scale, f"from {source}, whose mean image is missing"
+
+
+def _mean_image(folder: Path, wanted: str) -> Path | None:
+    """The mean image that a file wants, or the only one in the folder; None if there is none."""
+    images = sorted(folder.glob("*.binaryproto"))
+    name = wanted.replace("\\", "/").rpartition("/")[2]
+    named = [path for path in images if path.name == name]
+    return named[0] if named else images[0] if len(images) == 1 else None
 
 
 def _beside(path: Path) -> tuple[str, caffe.Transform | None]:
@@ -165,17 +167,23 @@ def _by_channel(mean: Sequence[float], channels: int, path: Path) -> tuple[float
 def _checked_arguments(arguments: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], float]:
     for name in arguments:
         if name not in _ARGUMENTS:
-            hint = f"{did_you_mean(name, _ARGUMENTS)} Arguments: mean (a list, BGR), scale.".strip()
+            hint = f"{did_you_mean(name, _ARGUMENTS)} Arguments: mean (blue,green,red), scale.".strip()
             raise ModelError(f"there is no argument '{name}'", where="model.arguments", hint=hint)
-    mean, scale = arguments["mean"], arguments["scale"]
-    numbers = mean if isinstance(mean, (list, tuple)) else []
-    if len(numbers) != channels or not all(_is_number(value) for value in numbers):
-        hint = f"Give {channels} numbers, such as {[104, 117, 123][:channels]}."
-        raise ModelError(f"cannot be {mean!r}", where="model.arguments.mean", hint=hint)
-    if not _is_number(scale):
-        raise ModelError(f"cannot be {scale!r}", where="model.arguments.scale", hint="Give a number, such as 0.017.")
-    return tuple(float(value) for value in numbers), float(scale)
+    mean, scale = _numbers(arguments["mean"]), _numbers(arguments["scale"])
+    if mean is None or len(mean) not in (1, channels):
+        hint = "Give one number for each channel, such as 104,117,123, or one number for all."
+        raise ModelError(f"cannot be {arguments['mean']!r}", where="model.arguments.mean", hint=hint)
+    if scale is None or len(scale) != 1:
+        hint = "Give a number, such as 0.017."
+        raise ModelError(f"cannot be {arguments['scale']!r}", where="model.arguments.scale", hint=hint)
+    return (mean if len(mean) == channels else mean * channels), scale[0]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    """The numbers in an argument: a number, a list, or a text such as `104,117,123`; None if it is something else."""
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    try:
+        numbers = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        return None
+    return numbers if all(abs(number) < 1e6 for number in numbers) else None
