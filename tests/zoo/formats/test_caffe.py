@@ -175,7 +175,7 @@ def test_too_large_files_are_not_read(tmp_path: Path) -> None:
         caffe.read_weights(tmp_path / "x.caffemodel")
 
 
-@pytest.mark.parametrize("dims", [[5], [2**62, 2**62], [-1, -4], [4, -1]])
+@pytest.mark.parametrize("dims", [[5], [2**62, 2**62], [-1, -4], [4, -1], [4, *[1] * 99]])
 def test_shapes_that_do_not_fit_the_values_are_refused(dims: list[int], tmp_path: Path) -> None:
     net = message("NetParameter")()
     blob = net.layer.add(name="c").blobs.add(data=[np.zeros(4, "<f4").tobytes()])

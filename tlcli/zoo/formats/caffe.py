@@ -18,6 +18,7 @@ MAX_TEXT_BYTES = 4_000_000
 # Messages of protobuf are smaller than 2 GB.
 MAX_BINARY_BYTES = 2**31 - 1
 _MAX_NAME = 80
+_MAX_AXES = 8
 _DATA_TYPES = ("Data", "ImageData", "MemoryData", "HDF5Data", "WindowData", "DummyData", "AnnotatedData")
 _DAMAGED = "The file may be damaged or incomplete; fetch it again."
 _RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
@@ -187,8 +188,8 @@ def _array(blob: Any, path: Path, layer: str) -> Array:
     values = np.frombuffer(data, dtype).astype(np.float32)
     old_shape = (blob.num, blob.channels, blob.height, blob.width)
     shape = tuple(blob.shape.dim) if blob.HasField("shape") else old_shape
-    if min(shape, default=1) < 0 or math.prod(shape) != len(values):
-        reason = f"has {len(values)} values in layer '{layer}' for the shape {list(shape[:8])}"
+    if len(shape) > _MAX_AXES or min(shape, default=1) < 0 or math.prod(shape) != len(values):
+        reason = f"has {len(values)} values in layer '{layer}' for the shape {list(shape[:_MAX_AXES])}"
         raise WeightsError(reason, where=str(path), hint=_DAMAGED)
     return values.reshape(shape)
 
