@@ -62,10 +62,12 @@ def _identity(source: str) -> str:
     kind, _, handle = source.partition(":")
     if kind == "tfhub":
         return f"tfhub:{trust.folder_sha256(hub.locate(handle)[1])}"
-    if kind != "file" or not Path(handle).is_file():
+    # The second file of a network of Caffe holds only weights.
+    path = Path(handle.partition(".prototxt,")[0] + ".prototxt" if kind == "caffe" else handle)
+    if kind not in ("file", "caffe") or not path.is_file():
         return source
-    with Path(handle).open("rb") as file:
-        return f"file:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    with path.open("rb") as file:
+        return f"{kind}:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def find(card: ModelCard, arguments: Mapping[str, Any], size: tuple[int, int], *, cache: Path) -> LayerGroups | None:
