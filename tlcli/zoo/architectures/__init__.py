@@ -1,0 +1,1 @@
+"""Architectures that keras.applications lacks, in Keras layers."""
