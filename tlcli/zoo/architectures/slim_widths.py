@@ -12,7 +12,7 @@ def mobilenet_v1_width(channels: int, multiplier: float) -> int:
 
 
 def mobilenet_v2_width(channels: float, multiplier: float) -> int:
-    """Channels of a layer of MobileNet V2 at a width: a multiple of 8, never more than a tenth below the exact width."""
+    """Channels of a layer of MobileNet V2 at a width: a multiple of 8, at most a tenth below the exact one."""
     exact = channels * multiplier
     rounded = max(8, int(exact + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * exact else rounded

@@ -10,7 +10,7 @@ import mmap
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from tlcli.zoo.formats.sorted_table import DamagedError, entries, fields, is_tab
 _FLOATS = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 14: np.dtype(ml_dtypes.bfloat16), 19: np.dtype("<f2")}
 # Fields of `TensorProto` that hold these values, if `tensor_content` (4) does not.
 _CONTENT, _HALF_VALUES = 4, 13
-_VALUES = {1: 5, 2: 6}
+_VALUES = {_FLOATS[1]: 5, _FLOATS[2]: 6}
 _MAX_RANK = 8
 _T = TypeVar("_T")
 _ENDINGS = r"\.(index|meta|data-\d{5}-of-\d{5})"
@@ -42,7 +42,7 @@ class Variable:
     Attributes:
         shape: Its shape.
         dtype: Its type; None if it is not a floating-point type.
-        location: Where its values are: shard, offset and size in bytes. None in V1, or if it is stored in several parts.
+        location: Where its values are: shard, offset and size in bytes. None in V1, or if it has several parts.
     """
 
     shape: tuple[int, ...]
@@ -88,7 +88,7 @@ class Checkpoint:
             path = _shard(self.path, shard, self.shards)
             if shard not in opened:
                 opened[shard] = _content(path)
-            values = _checked(path, lambda data=opened[shard], at=offset, n=size: part(data, at, n))
+            values = _checked(path, partial(part, opened[shard], offset, size))
             yield name, np.frombuffer(values, dtype=variable.dtype)
 
     def _read_slices(self, names: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
@@ -98,8 +98,7 @@ class Checkpoint:
             if name in names:
                 if name in found:
                     raise _parts_error(self.path, name)
-                variable = self.variables[name]
-                found[name] = _checked(self.path, lambda tensor=tensor, variable=variable: _values(tensor, variable))
+                found[name] = _checked(self.path, partial(_values, tensor, self.variables[name]))
         if lost := [name for name in names if name not in found]:
             raise _damaged(self.path, f"the values of '{lost[0]}' are missing")
         yield from found.items()
@@ -225,16 +224,16 @@ def _saved_slices(data: memoryview) -> Iterator[tuple[str, memoryview]]:
 
 
 def _values(tensor: memoryview, variable: Variable) -> np.ndarray:
-    """The values of a `TensorProto`, one-dimensional."""
-    numbers = dict(fields(tensor))
-    kind, dtype = _integer(numbers.get(1, 0)), variable.dtype
-    if _FLOATS.get(kind) != dtype:
-        raise DamagedError("a variable has two types")
-    if _CONTENT in numbers or kind in _VALUES:
-        values = np.frombuffer(_message(numbers.get(_CONTENT, numbers.get(_VALUES.get(kind, 0)))), dtype=dtype)
+    """The values of a `TensorProto`, one-dimensional; its own type is left out here by TensorFlow."""
+    numbers, dtype = dict(fields(tensor)), np.dtype(variable.dtype)
+    field = _CONTENT if _CONTENT in numbers else _VALUES.get(dtype, _HALF_VALUES)
+    stored = _message(numbers.get(field, memoryview(b"")))
+    if field == _HALF_VALUES:
+        values = np.array([*_integers(stored)], dtype=np.uint16).view(dtype)
+    elif len(stored) % dtype.itemsize:
+        raise DamagedError("a number is cut off")
     else:
-        # Half values are stored as integers of variable length; those of weights take one to three bytes.
-        values = np.array([*_integers(_message(numbers.get(_HALF_VALUES)))], dtype=np.uint16).view(dtype)
+        values = np.frombuffer(stored, dtype=dtype)
     if values.size != math.prod(variable.shape):
         raise DamagedError("a variable has another size than its shape says")
     return values

@@ -63,7 +63,7 @@ def find_card(handle: str) -> ModelCard:
     found = _find(handle)
     architecture = found.architecture
     return ModelCard(
-        name=architecture.name,
+        name=f"slim_{architecture.name}",
         source=f"slim:{architecture.name}@{found.checkpoint.path.resolve()}",
         title=architecture.title,
         size=architecture.size,
@@ -101,7 +101,7 @@ def network(card: ModelCard, *, size: tuple[int, int], arguments: Mapping[str, A
             where=_WHERE,
             hint="Choose larger images with data.size, or other arguments.",
         ) from error
-    model = keras.Model(inputs, outputs, name=found.architecture.name)
+    model = keras.Model(inputs, outputs, name=f"slim_{found.architecture.name}")
     if weights:
         _restore(model, found, _pattern(card, arguments))
     return model
