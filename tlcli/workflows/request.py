@@ -17,6 +17,7 @@ from tlcli.train.plan import TrainPlan
 from tlcli.train.preparation import check_images, choose_network, data_root
 from tlcli.zoo import catalogue, default
 from tlcli.zoo.resolve import ResolvedRecipe, resolve
+from tlcli.zoo.sources.source import MODULES
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     model_paths: dict[str, str] = {}
     if model.name != default.AUTO and catalogue.is_path(model.name):
         model_paths["name"] = str(_absolute(model.name))
+    elif model.name.partition(":")[0] in MODULES:
+        model_paths["name"] = catalogue.find(model.name).source
     if model.weights not in (None, RANDOM):
         model_paths["weights"] = str(_absolute(str(model.weights)))
     sections = {"data": data.model_copy(update=data_paths), "model": model.model_copy(update=model_paths)}

@@ -30,8 +30,7 @@ _T = TypeVar("_T")
 _ENDINGS = r"\.(index|meta|data-\d{5}-of-\d{5})"
 _FETCH_AGAIN = "The file may be damaged or incomplete; fetch it again."
 _EXPECTED = (
-    "Give the prefix of a V2 checkpoint (PREFIX.index and PREFIX.data-…), a V1 file, or their folder."
-    " If a path begins with a network name and @, put ./ before it."
+    "Give the prefix of a V2 checkpoint (PREFIX.index and PREFIX.data-…), a V1 file, or the folder of a checkpoint."
 )
 
 

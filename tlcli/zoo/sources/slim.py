@@ -155,13 +155,13 @@ def _split(handle: str) -> tuple[str | None, Path]:
         name, text = "", handle
     if not text:
         hint = f"Write slim:ARCHITECTURE@PATH or slim:PATH. {_known()}"
-        raise ModelError("names no checkpoint", where=f"slim:{handle}", hint=hint)
+        raise ModelError(f"'slim:{handle}' names no checkpoint", where="model", hint=hint)
     return name or None, Path(text).expanduser()
 
 
 def _architecture_error(name: str) -> ModelError:
     hint = f"{did_you_mean(name, ARCHITECTURES)} {_known()}".strip()
-    return ModelError(f"there is no architecture '{name}'", where="slim", hint=hint)
+    return ModelError(f"there is no TF-Slim architecture '{name}'", where="model", hint=hint)
 
 
 def _known() -> str:
