@@ -28,12 +28,14 @@ FLOATS = {name: value for name, value in VALUES.items() if name != "global_step"
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_names_shapes_and_values_are_those_that_tensorflow_reads(tmp_path, version):
-    path = save(tmp_path / "model.ckpt", VALUES, version=version)
+    # TensorFlow cannot read half precision from V1.
+    expected = {name: value for name, value in FLOATS.items() if version == 2 or name != "net/half"}
+    path = save(tmp_path / "model.ckpt", expected | {"global_step": np.int64(7)}, version=version)
     reader = tf.train.load_checkpoint(str(path))
     checkpoint = open_checkpoint(path)
     assert {name: list(it.shape) for name, it in checkpoint.variables.items()} == reader.get_variable_to_shape_map()
-    values = dict(checkpoint.read(FLOATS))
-    assert values.keys() == FLOATS.keys()
+    values = dict(checkpoint.read(expected))
+    assert values.keys() == expected.keys()
     for name, value in values.items():
         assert value.dtype == np.float32
         np.testing.assert_array_equal(value, reader.get_tensor(name).astype(np.float32))
