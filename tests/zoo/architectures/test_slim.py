@@ -32,7 +32,7 @@ ALL = sorted({*slim.ARCHITECTURES, *NARROW})
 FAST = ["mobilenet_v1_025", "mobilenet_v2_035", "inception_v1", "inception_v2_050", "inception_v3_025", "vgg_a"]
 FAST += ["resnet_v1_50", "resnet_v2_50"]
 # Groups of the networks.
-GROUPS = {"mobilenet_v1": 14, "mobilenet_v2": 18, "inception_v4": 18, "inception_resnet_v2": 44, "resnet_v2_50": 18}
+GROUPS = {"mobilenet_v1": 14, "mobilenet_v2": 18, "inception_v4": 20, "inception_resnet_v2": 44, "resnet_v2_50": 18}
 
 
 def build(stored_name: str) -> tuple[keras.Model, str]:

@@ -75,7 +75,7 @@ class Checkpoint:
                 raise WeightsError(f"the variable '{name}' is not of floating-point type", where=str(self.path))
         read = self._read_bundle if self.shards else self._read_slices
         for name, values in read(names):
-            yield name, np.asarray(values, dtype=np.float32).reshape(self.variables[name].shape)
+            yield name, np.array(values, dtype=np.float32).reshape(self.variables[name].shape)
 
     def _read_bundle(self, names: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
         opened: dict[int, memoryview] = {}
