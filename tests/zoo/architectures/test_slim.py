@@ -28,7 +28,7 @@ NARROW = {
     "inception_v2_050": ("inception_v2", {"depth_multiplier": 0.5}),
     "inception_v3_025": ("inception_v3", {"depth_multiplier": 0.25, "gamma": True}),
 }
-ALL = sorted({*slim.ARCHITECTURES, *NARROW})
+ALL = sorted({name.partition("/")[0] for name in STORED.files})
 FAST = ["mobilenet_v1_025", "mobilenet_v2_035", "inception_v1", "inception_v2_050", "inception_v3_025", "vgg_a"]
 FAST += ["resnet_v1_50", "resnet_v2_50"]
 # Groups of the networks.
