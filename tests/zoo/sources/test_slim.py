@@ -195,7 +195,7 @@ def test_another_architecture_is_named(tmp_path, checkpoint):
         load("")
 
 
-def test_unknown_arguments_and_small_images_are_errors(checkpoint):
+def test_unknown_and_wrong_arguments_are_errors(checkpoint):
     with pytest.raises(ModelError, match=r"no argument 'alpha'.*depth_multiplier, restore"):
         load(checkpoint, alpha=0.25)
     for wrong in (0, "1", True):
