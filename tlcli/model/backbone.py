@@ -13,8 +13,9 @@ from tlcli.errors import ModelError, WeightsError
 from tlcli.model.graph import fresh_names
 from tlcli.recipe.schema import RANDOM
 from tlcli.zoo.card import ModelCard, Preprocessing, require_arguments, verified_weights
+from tlcli.zoo.restored import Restored
 from tlcli.zoo.sources import applications, keras_file, weights_file
-from tlcli.zoo.sources.source import module_of
+from tlcli.zoo.sources.source import CHECKPOINTS, checkpoint_module, module_of
 
 # Names of preprocessing layers start with this.
 PREPROCESS = "preprocess_"
@@ -31,6 +32,7 @@ class Backbone:
         size: Input height and width, pixels.
         weights_origin: `imagenet (keras)`, `card (NAME)`, `file:NAME`, `random`, or the source of the card.
         weights_sha256: Hash of all weights in order; independent of the file format they were read from.
+        restored: Which variables a checkpoint gave; None if the weights are from no checkpoint.
     """
 
     card: ModelCard
@@ -38,6 +40,13 @@ class Backbone:
     size: tuple[int, int]
     weights_origin: str
     weights_sha256: str
+    restored: Restored | None = None
+
+    @property
+    def weights_record(self) -> dict[str, Any]:
+        """Where the weights are from, as JSON values."""
+        record: dict[str, Any] = {"weights": self.weights_origin, "weights_sha256": self.weights_sha256}
+        return record if self.restored is None else record | {"restored": self.restored.to_json()}
 
 
 def build(
@@ -57,7 +66,7 @@ def build(
         ModelError: The network cannot be built from this card, size and arguments.
         WeightsError: The weights are missing, damaged or belong to another network.
     """
-    kind = card.source.partition(":")[0]
+    kind, restored = card.source.partition(":")[0], None
     if kind == "keras":
         # Keras numbers unnamed layers as in a new process, so the names match those of the stored layer groups.
         with fresh_names():
@@ -67,10 +76,12 @@ def build(
     else:
         with fresh_names():
             network, origin = _from_source(card, size, arguments, weights)
+        if weights is None and kind in CHECKPOINTS:
+            restored = checkpoint_module(kind).restored(card, network, arguments)
     for layer in (card.cut, cut):
         network = network if layer is None else keras_file.cut_at(network, layer)
     _compute_in_float32(network)
-    return Backbone(card, network, size, origin, weights_sha256(network))
+    return Backbone(card, network, size, origin, weights_sha256(network), restored)
 
 
 def preprocess(tensor: Any, mode: Preprocessing, *, channels: int = 3) -> Any:

@@ -23,7 +23,7 @@ from tlcli.recipe.phase import UntilSpec
 from tlcli.recipe.schema import Recipe
 from tlcli.text import plural
 from tlcli.train import decision, linear_probe
-from tlcli.train.events import Advanced, Noticed, Observer
+from tlcli.train.events import Advanced, Noticed, Observer, ignore
 from tlcli.train.linear_probe import Features
 from tlcli.train.plan import dropped_top, make_plan
 from tlcli.train.preparation import ChosenNetwork, Prepared
@@ -187,16 +187,21 @@ def compare_probes(networks: Sequence[NetworkProbe]) -> list[NetworkComparison]:
     ]
 
 
-def build_backbone(recipe: Recipe, network: ChosenNetwork, *, weights: str | None = None) -> Backbone:
+def build_backbone(
+    recipe: Recipe, network: ChosenNetwork, *, weights: str | None = None, observe: Observer = ignore
+) -> Backbone:
     """Build the backbone of a recipe with its weights, or with those that `weights` names, such as `random`."""
     keras.utils.set_random_seed(recipe.seed)
-    return build(
+    backbone = build(
         network.card,
         size=network.size,
         arguments=recipe.model.arguments,
         weights=weights or recipe.model.weights,
         cut=dropped_top(recipe, network.groups).groups[-1].boundary if recipe.model.drop_top else None,
     )
+    if backbone.restored is not None:
+        observe(Noticed(backbone.restored.notice))
+    return backbone
 
 
 def require_validation(prepared: Prepared) -> None:

@@ -43,7 +43,7 @@ def finetune(
         network = choose_network(recipe, measure=graph.measure_groups)
         saved = Checkpoint(request.resume).read() if request.resume else None
         # Built before the images are read: wrong weights fail at once. A checkpoint has the weights of its run.
-        backbone = build_backbone(recipe, network, weights="random" if saved else None)
+        backbone = build_backbone(recipe, network, weights="random" if saved else None, observe=observe)
         prepared = prepare(recipe, network, strict=request.strict, observe=observe, reading=reading)
         prepared, backbone, depth = search_depth(prepared, backbone, network, observe)
         out, plan = output_folder(request, prepared.plan), prepared.plan
@@ -54,7 +54,7 @@ def finetune(
                 record.carry_over(run, record.read(out), taken_s=saved.state["taken_s"] if saved else 0.0)
             with recorded(folder, run, began):
                 if saved is None:
-                    run.model |= {"weights": backbone.weights_origin, "weights_sha256": backbone.weights_sha256}
+                    run.model |= backbone.weights_record
                 folder.write_start(run, plan, resumed=saved is not None)
                 budget = budget_of(recipe.performance.budget, resolved.began, spent_s=run.seconds.get("total", 0.0))
                 session = open_session(prepared, backbone, Checkpoint(out), device=device, budget=budget)

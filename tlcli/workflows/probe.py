@@ -39,7 +39,7 @@ def probe(request: ProbeRequest, recipes: Sequence[ResolvedRecipe], observe: Obs
                 observe(Noticed(notice, is_warning=True))
             network = choose_network(resolved.recipe, measure=graph.measure_groups)
             # Built before the images are read: wrong weights fail at once.
-            backbone = build_backbone(resolved.recipe, network)
+            backbone = build_backbone(resolved.recipe, network, observe=observe)
             prepared = prepare(resolved.recipe, network, strict=False, observe=observe)
             require_validation(prepared)
             data = data or prepared.plan.to_json()["data"]

@@ -99,8 +99,6 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
         model_paths["name"] = catalogue.find(model.name).source
     elif model.name != default.AUTO and catalogue.is_path(model.name):
         model_paths["name"] = str(_absolute(model.name))
-    elif model.name.startswith("tfhub:"):
-        model_paths["name"] = catalogue.find(model.name).source
     if model.weights not in (None, RANDOM):
         model_paths["weights"] = str(_absolute(str(model.weights)))
     sections = {"data": data.model_copy(update=data_paths), "model": model.model_copy(update=model_paths)}

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tlcli.errors import ModelError
 from tlcli.zoo.card import SOURCES, ModelCard
+from tlcli.zoo.restored import Restored
 
 if TYPE_CHECKING:
     import keras
 
 # Kind of source, the part of `ModelCard.source` before the colon → its module in this package. Not listed: `keras` and
 # `file`, which `model.backbone` builds because they also take weights files.
-MODULES: dict[str, str] = {"state_dict": "state_dict", "tfhub": "saved_model", "caffe": "caffe"}
+MODULES: dict[str, str] = {"state_dict": "state_dict", "tfhub": "saved_model", "caffe": "caffe", "slim": "slim"}
+
+# Kinds whose weights are in checkpoints, which may hold more or fewer variables than the network.
+CHECKPOINTS = ("slim",)
 
 
 class Source(Protocol):
@@ -44,6 +48,24 @@ class Source(Protocol):
             ModelError: The network cannot be built from this card, size and arguments.
             WeightsError: The weights are missing, damaged or belong to another network.
         """
+
+
+class CheckpointSource(Source, Protocol):
+    """What the module of a source of checkpoints offers."""
+
+    def restored(self, card: ModelCard, model: "keras.Model", arguments: Mapping[str, Any]) -> Restored:
+        """Which variables of the checkpoint `network` restored.
+
+        Args:
+            card: The card.
+            model: The network that `network` returned with its weights.
+            arguments: The arguments that it got.
+        """
+
+
+def checkpoint_module(kind: str) -> CheckpointSource:
+    """The module of a kind of source in `CHECKPOINTS`."""
+    return cast("CheckpointSource", module_of(kind))
 
 
 def module_of(kind: str) -> Source:
