@@ -26,7 +26,7 @@ _OTHER_WEIGHTS = "use other weights with --weights FILE or --weights random"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 # Kinds of sources that a card file may name; a model file (`file:`) needs no card.
-SOURCES = ("keras",)
+SOURCES = ("keras", "kerashub")
 Preprocessing = Literal["none", "tf", "torch", "caffe"]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.paths import bundled
+from tlcli.zoo import presets
 from tlcli.zoo.card import CARD_SUFFIXES, ModelCard, Preprocessing, read_card
 from tlcli.zoo.sources.source import MODULES, module_of
 
@@ -25,16 +26,16 @@ _SUPPORTED = (
 
 
 def load() -> dict[str, ModelCard]:
-    """All bundled cards by name, sorted by name.
+    """All bundled cards and the presets of KerasHub by name, sorted by name.
 
     Raises:
         ModelError: A card file is invalid.
     """
-    return dict(_bundled_cards(bundled("models")))
+    return dict(sorted({**presets.cards(), **_bundled_cards(bundled("models"))}.items()))
 
 
 def names(pattern: str = "*") -> list[str]:
-    """Names of the bundled cards that match a wildcard pattern, such as `mobilenet*`.
+    """Names of the cards that match a wildcard pattern, such as `mobilenet*`.
 
     Raises:
         ModelError: No name matches.
