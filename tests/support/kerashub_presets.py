@@ -46,7 +46,6 @@ def _efficientnet(models: Any, kind: str = "v1", **options: Any) -> Any:
         stackwise_block_types=[kind] * 2,
         width_coefficient=1.0,
         depth_coefficient=1.0,
-        num_features=16,
         **options,
     )
 
@@ -250,7 +249,7 @@ def _retinanet(models: Any) -> Any:
 
 def _depth_anything(models: Any) -> Any:
     encoder = models.DINOV2Backbone(
-        patch_size=8,
+        patch_size=4,
         num_layers=4,
         num_heads=2,
         hidden_dim=16,

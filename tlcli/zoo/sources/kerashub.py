@@ -1,7 +1,7 @@
 """Presets of KerasHub: by name, by address (`hf://USER/REPO`), or saved in a folder.
 
-The network contains the scaling of the preset, so it reads RGB 0–255. Encoders that consist of one layer are opened, see
-`kerashub_graph`. Files come from the cache of KerasHub if they are there, and are downloaded otherwise.
+The network contains the scaling of the preset, so it reads RGB 0–255. `kerashub_graph` opens encoders that consist of one
+layer. Files come from the cache of KerasHub if they are there, and are downloaded otherwise.
 """
 
 import importlib.util

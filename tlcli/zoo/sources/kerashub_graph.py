@@ -1,7 +1,7 @@
 """Backbones of KerasHub as flat graphs: composite encoders are opened, so that each transformer block is one layer.
 
-The layers themselves are reused, not copied, so they keep their weights. Names follow one scheme in all opened families:
-`stem_*`, then `block1` … or `block1_*` …, then `top_*`; `zoo.presets` has the patterns for it.
+The layers themselves are reused, not copied, so they keep their weights. In all opened families the names are `stem_*`,
+then `block1` … or `block1_*` …, then `top_*`; `zoo.presets` has the patterns for them.
 """
 
 import inspect
@@ -214,7 +214,11 @@ def _rotary_block(backbone: Any, block: Any, name: str) -> Callable[[Any], Any]:
 
 
 def _swin(backbone: Any, _pooling: str) -> Iterator[Step]:
-    yield Step("stem_patches", backbone.patch_embedding)
+    patches = backbone.patch_embedding
+    yield Step("stem_patches", patches.proj)
+    yield Step("stem_tokens", keras.layers.Reshape((-1, patches.embed_dim)))
+    if patches.norm is not None:
+        yield Step("stem_norm", patches.norm)
     yield Step("stem_dropout", _part(backbone, "pos_drop"))
     number = 0
     for stage in backbone.stages:
