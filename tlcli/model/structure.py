@@ -42,8 +42,11 @@ def key(source: str, arguments: Mapping[str, Any], patterns: Sequence[GroupPatte
 
 
 def _identity(source: str) -> str:
-    """The source, or for a model file a hash of its content, because another model may be saved under the same name."""
+    """The source, or for files and folders a hash of their content: another model may be saved under the same name."""
     kind, _, handle = source.partition(":")
+    if kind == "kerashub" and Path(handle).is_dir():
+        contents = [path.read_bytes() for path in sorted(Path(handle).glob("*.json")) if path.name != "metadata.json"]
+        return f"{kind}:{hashlib.sha256(b''.join(contents)).hexdigest()}"
     if kind != "file" or not Path(handle).is_file():
         return source
     with Path(handle).open("rb") as file:

@@ -12,7 +12,7 @@ import h5py
 import keras
 
 from tlcli.errors import ModelError
-from tlcli.zoo.sources import weights_file
+from tlcli.zoo.sources import kerashub, weights_file
 
 _FETCH_AGAIN = "The file may be damaged or incomplete; fetch it again."
 # Keys in files of Keras 2 that layers of Keras 3 reject. `groups` is removed only if it is 1. Initialisers are not
@@ -35,6 +35,7 @@ def load(path: Path) -> keras.Model:
     if path.suffix == ".keras":
         if not zipfile.is_zipfile(path):
             raise ModelError("is not a Keras model: a .keras file is a zip archive", where=str(path), hint=_FETCH_AGAIN)
+        _require_libraries(path)
         return _load_safely(path, path)
     config = _legacy_config(path)
     if not _drop_keras_2_keys(config):
@@ -105,6 +106,17 @@ def _rename_conversions(model: Any) -> Any:
                 operation.name += "_inner"
             taken.add(operation.name)
     return model
+
+
+def _require_libraries(path: Path) -> None:
+    """Import the library whose layers the file contains, if any."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = archive.read("config.json")
+    except (KeyError, OSError, zipfile.BadZipFile):
+        return
+    if b'"keras_hub.' in config:
+        kerashub.require_library(path)
 
 
 def _load_safely(path: Path, shown_path: Path) -> keras.Model:

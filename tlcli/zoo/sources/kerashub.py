@@ -1,7 +1,7 @@
 """Presets of KerasHub: by name, by address (`hf://USER/REPO`), or saved in a folder.
 
-The network contains the scaling of the preset, so it reads RGB 0–255. `kerashub_graph` opens encoders that consist of one
-layer. Files come from the cache of KerasHub if they are there, and are downloaded otherwise.
+The network contains the scaling of the preset, so it reads RGB 0–255. `kerashub_graph` opens encoders that consist of
+one layer. Files come from the cache of KerasHub if they are there, and are downloaded otherwise.
 """
 
 import importlib.util
@@ -66,12 +66,9 @@ def network(card: ModelCard, *, size: tuple[int, int], arguments: Mapping[str, A
     preset = _located(handle)
     family = _require_family(_backbone_class(preset), handle)
     _import()
-    with warnings.catch_warnings():
-        # Swin gives its windows a mask, which Keras takes for one of time steps.
-        warnings.filterwarnings("ignore", message="Layer .* was passed an input with a mask")
-        with _explained(handle, size, weights=weights):
-            backbone = _backbone(preset, FAMILIES[family].size_argument, size, weights=weights)
-        return _assembled(backbone, card, preset, size)
+    with _explained(handle, size, weights=weights):
+        backbone = _backbone(preset, FAMILIES[family].size_argument, size, weights=weights)
+    return _assembled(backbone, card, preset, size, weights=weights)
 
 
 def require_library(path: Path) -> None:
@@ -83,19 +80,18 @@ def require_library(path: Path) -> None:
     _import(where=str(path), message="contains layers of KerasHub, and keras-hub is not installed")
 
 
-def _assembled(backbone: Any, card: ModelCard, preset: str, size: tuple[int, int]) -> "keras.Model":
+def _assembled(backbone: Any, card: ModelCard, preset: str, size: tuple[int, int], *, weights: bool) -> "keras.Model":
     import keras
 
     from tlcli.zoo.sources import kerashub_graph
 
-    encoder = next((getattr(backbone, name) for name in _ENCODERS[:1] if hasattr(backbone, name)), backbone)
-    family = FAMILIES[type(backbone).__name__]
-    if family.is_fixed:
+    encoder = getattr(backbone, "image_encoder", backbone)
+    if FAMILIES[type(backbone).__name__].is_fixed:
         _require_size(getattr(encoder, "vision_encoder", encoder), size, card.name)
     images = keras.Input((*size, 3), name="images")
     with _explained(card.name, size, weights=False):
         scaled = images if card.preprocessing != "none" else _scaled(images, preset, card)
-        features = kerashub_graph.features(encoder, scaled, _pooling(preset))
+        features = kerashub_graph.features(encoder, scaled, _pooling(preset), weights=weights)
     built = keras.Model(images, features, name=type(backbone).__name__)
     kerashub_graph.make_names_valid(built)
     kerashub_graph.make_savable(built)
@@ -328,6 +324,9 @@ def _import(*, where: str = "model", message: str = "this model needs keras-hub,
     if importlib.util.find_spec("keras_hub") is None:
         raise ModelError(message, where=where, hint=INSTALL)
     import keras_hub  # noqa: F401
+
+    # Swin gives a mask to its windows, which Keras takes for a mask of time steps.
+    warnings.filterwarnings("ignore", message="Layer .* was passed an input with a mask")
 
 
 def _reason(error: Exception) -> str:

@@ -32,13 +32,14 @@ class Step(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012
 
 
-def features(backbone: Any, images: Any, pooling: str) -> Any:
+def features(backbone: Any, images: Any, pooling: str, *, weights: bool) -> Any:
     """Apply a backbone to symbolic images, layer by layer.
 
     Args:
         backbone: A KerasHub backbone of a family in `zoo.presets`; of CLIP and SigLIP models the vision tower is used.
         images: Symbolic float (batch, height, width, 3), scaled as the preset expects.
         pooling: `token` or `gap`, for encoders that leave the choice between class token and mean to the task.
+        weights: False if the weights have no values.
 
     Returns:
         (batch, height, width, channels) of convolutional networks and MiT, else (batch, channels).
@@ -47,6 +48,8 @@ def features(backbone: Any, images: Any, pooling: str) -> Any:
     if chain is None:
         _forget_calls(backbone)
         return _last(backbone.call(images))
+    if type(backbone).__name__ == "DINOV2Backbone":
+        backbone.embeddings = _at_own_size(backbone.embeddings, copy_weights=weights)
     return _run(chain(backbone, pooling), images)
 
 
@@ -171,7 +174,7 @@ def _deit_block(block: Any, name: str) -> Callable[[Any], Any]:
 
 
 def _dinov2(backbone: Any, _pooling: str) -> Iterator[Step]:
-    yield Step("stem_patches", _without_mask_token(backbone.embeddings))
+    yield Step("stem_patches", backbone.embeddings)
     yield from _blocks(backbone.encoder.layers)
     yield Step(f"block{len(backbone.encoder.layers)}_norm", backbone.layernorm)
     yield _pooled(TOKEN)
@@ -183,6 +186,26 @@ def _dinov3(backbone: Any, _pooling: str) -> Iterator[Step]:
         yield Step(f"block{number}", _rotary_block(backbone, block, f"block{number}"))
     yield Step(f"block{len(backbone.encoder.layers)}_norm", backbone.layernorm)
     yield _pooled(TOKEN)
+
+
+def _at_own_size(embedding: Any, *, copy_weights: bool) -> Any:
+    """An embedding of DINOv2 whose positions are those of its own input size, and that has no token for hidden patches.
+
+    KerasHub stores the positions at the size of the pretraining: those trained at another size would be interpolated
+    when they are saved and again when they are read, and change.
+    """
+    config = {**embedding.get_config(), "position_embedding_shape": embedding.image_shape, "use_mask_token": False}
+    own = type(embedding).from_config(config)
+    own.build((None, *embedding.image_shape, 3))
+    if copy_weights:
+        positions = embedding.interpolated_position_embeddings
+        own.position_embeddings.assign(positions)
+        own.interpolated_position_embeddings.assign(positions)
+        own.cls_token.assign(embedding.cls_token)
+        if own.num_register_tokens:
+            own.register_tokens.assign(embedding.register_tokens)
+        own.patch_embeddings.set_weights(embedding.patch_embeddings.get_weights())
+    return own
 
 
 def _without_mask_token(embedding: Any) -> Any:
