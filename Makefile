@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Optional libraries that the tests marked `extras` need.
+EXTRAS := kerashub
+READY_EXTRAS := $(VENV)/.ready-extras
 
-.PHONY: demo test test-slow lint bench bench-bundled pretrain clean
+.PHONY: demo test test-extras test-slow lint bench bench-bundled pretrain clean
 
 # The whole job in about a minute: fine-tune on handwritten digits, offline.
 demo: $(READY)
@@ -13,6 +16,10 @@ demo: $(READY)
 # Format, lint, types, import contract, tests.
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# Networks from optional libraries, in the same .venv.
+test-extras: $(READY_EXTRAS)
+	$(BIN)/pytest -n 2 --dist loadfile -m extras
 
 # Long trainings on real images.
 test-slow: $(READY)
@@ -43,6 +50,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
+
+$(READY_EXTRAS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,$(EXTRAS)]'
+	touch $(READY_EXTRAS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

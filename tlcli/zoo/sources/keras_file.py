@@ -12,8 +12,10 @@ import h5py
 import keras
 
 from tlcli.errors import ModelError
-from tlcli.zoo.sources import kerashub, weights_file
+from tlcli.zoo.sources import kerashub, kerashub_graph, weights_file
 
+# The first layer of the head of a classifier that tlcli wrote; below it are the features, which may be pooled already.
+_OWN_POOLING = "head_pool"
 _FETCH_AGAIN = "The file may be damaged or incomplete; fetch it again."
 # Keys in files of Keras 2 that layers of Keras 3 reject. `groups` is removed only if it is 1. Initialisers are not
 # needed when weights are loaded.
@@ -35,8 +37,10 @@ def load(path: Path) -> keras.Model:
     if path.suffix == ".keras":
         if not zipfile.is_zipfile(path):
             raise ModelError("is not a Keras model: a .keras file is a zip archive", where=str(path), hint=_FETCH_AGAIN)
-        _require_libraries(path)
-        return _load_safely(path, path)
+        if not _has_kerashub_layers(path):
+            return _load_safely(path, path)
+        kerashub.require_library(path)
+        return kerashub_graph.make_savable(_load_safely(path, path))
     config = _legacy_config(path)
     if not _drop_keras_2_keys(config):
         return _load_safely(path, path)
@@ -57,14 +61,17 @@ def without_top(model: keras.Model) -> keras.Model:
         model: A model with one input (batch, height, width, 3) and one output.
 
     Returns:
-        A network with a 4-D output. Without nested models it shares its layers with `model`.
+        A network with a 4-D output, or with the 2-D features of a classifier of tlcli. Without nested models it shares
+        its layers with `model`.
 
     Raises:
         ModelError: The input is not RGB images, or the graph cannot be cut there.
     """
     _require_images(model)
     flat = _flattened(model)
-    return keras.Model(flat.inputs[0], _last_spatial(flat.outputs[0], model.name), name=model.name)
+    pooling = next((layer for layer in flat.layers if layer.name.startswith(_OWN_POOLING)), None)
+    features = _last_spatial(flat.outputs[0], model.name) if pooling is None else pooling.input
+    return keras.Model(flat.inputs[0], features, name=model.name)
 
 
 def resized(network: keras.Model, size: tuple[int, int] | None, *, copy_weights: bool = True) -> keras.Model:
@@ -108,15 +115,12 @@ def _rename_conversions(model: Any) -> Any:
     return model
 
 
-def _require_libraries(path: Path) -> None:
-    """Import the library whose layers the file contains, if any."""
+def _has_kerashub_layers(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
-            config = archive.read("config.json")
+            return b'"keras_hub.' in archive.read("config.json")
     except (KeyError, OSError, zipfile.BadZipFile):
-        return
-    if b'"keras_hub.' in config:
-        kerashub.require_library(path)
+        return False
 
 
 def _load_safely(path: Path, shown_path: Path) -> keras.Model:

@@ -53,7 +53,7 @@ def features(backbone: Any, images: Any, pooling: str, *, weights: bool) -> Any:
     return _run(chain(backbone, pooling), images)
 
 
-def make_savable(network: keras.Model) -> None:
+def make_savable(network: keras.Model) -> keras.Model:
     """Make layers of KerasHub in a network give all their constructor arguments, and no others, when they are saved.
 
     Some of them cannot be read back otherwise: KerasHub saves whole backbones, of which only the arguments are stored.
@@ -61,6 +61,7 @@ def make_savable(network: keras.Model) -> None:
     for layer in network.layers:
         if type(layer).__module__.startswith("keras_hub."):
             layer.get_config = _config_of(layer)
+    return network
 
 
 def make_names_valid(network: keras.Model) -> None:
