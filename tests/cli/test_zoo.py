@@ -8,7 +8,8 @@ from tlcli.paths import bundled
 from tlcli.zoo import catalogue
 
 
-def test_list_shows_every_network_with_its_numbers(tlcli: Callable) -> None:
+def test_list_shows_every_network_with_its_numbers(tlcli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     result = tlcli("zoo", "list")
     assert (result.code, result.stderr) == (0, "")
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == list(catalogue.load())
@@ -18,7 +19,7 @@ def test_list_shows_every_network_with_its_numbers(tlcli: Callable) -> None:
     assert line.split()[-2:] == ["–", "bundled"]
 
 
-@pytest.mark.parametrize(("pattern", "count"), [("efficientnet*", 15), ("EfficientNet_V2*", 7), ("resnet50", 1)])
+@pytest.mark.parametrize(("pattern", "count"), [("efficientnet_v*", 7), ("EfficientNet_V2*", 7), ("resnet50", 1)])
 def test_list_accepts_wildcards(pattern: str, count: int, tlcli: Callable) -> None:
     rows = tlcli("zoo", "list", pattern, "--json").document
     assert len(rows) == count

@@ -71,8 +71,8 @@ def measure(model: keras.Model) -> LayerGraph:
 
     FLOPs are multiply-adds for one image, as in papers on networks: a multiplication and its addition count once.
     Convolutions (plain, grouped, transposed, depthwise, separable) and dense layers are counted, also inside nested
-    models, and approximately inside layers of other libraries. Elementwise operations, pooling, normalisation, resizing and all other layers count as zero, and so do
-    layers with an open output size.
+    models, and approximately inside layers of other libraries. Elementwise operations, pooling, normalisation,
+    resizing and all other layers count as zero, and so do layers with an open output size.
 
     A nested model is one layer whose parts are the layers inside. If the model calls a layer several times, the first
     call has the weights, and later calls are entries `name@2`, `name@3` without weights. Calls in other models are
