@@ -78,10 +78,11 @@ def _mobilenet(models: Any) -> Any:
 
 
 def _mobilenetv5(models: Any) -> Any:
-    rows = {"er": [["er"], ["uir", "mqa"]]}["er"]
-    same = lambda first, second: [[first], [second, second]]  # noqa: E731
+    def same(first: Any, second: Any) -> list[list[Any]]:
+        return [[first], [second, second]]
+
     return models.MobileNetV5Backbone(
-        stackwise_block_types=rows,
+        stackwise_block_types=[["er"], ["uir", "mqa"]],
         stackwise_num_blocks=[1, 2],
         stackwise_num_filters=same(8, 16),
         stackwise_strides=[[2], [2, 1]],
@@ -149,9 +150,9 @@ def _vgg(models: Any) -> Any:
     return models.VGGBackbone(stackwise_num_repeats=[1, 2], stackwise_num_filters=[8, 16])
 
 
-def _mit(models: Any) -> Any:
+def _mit(models: Any, depths: tuple[int, int] = (1, 2)) -> Any:
     return models.MiTBackbone(
-        layerwise_depths=[1, 2],
+        layerwise_depths=list(depths),
         image_shape=SHAPE,
         hidden_dims=[8, 16],
         num_layers=2,
@@ -228,7 +229,7 @@ def _metaclip_2(models: Any) -> Any:
 
 
 def _segformer(models: Any) -> Any:
-    return models.SegFormerBackbone(image_encoder=_mit(models), projection_filters=8)
+    return models.SegFormerBackbone(image_encoder=_mit(models, (1, 1)), projection_filters=8)
 
 
 def _deeplab_v3(models: Any) -> Any:

@@ -61,6 +61,9 @@ def make_savable(network: keras.Model) -> keras.Model:
     for layer in network.layers:
         if type(layer).__module__.startswith("keras_hub."):
             layer.get_config = _config_of(layer)
+            if getattr(layer.build, "_is_default", False):
+                # Only a call can build it.
+                layer.get_build_config = lambda: None
     return network
 
 
