@@ -64,7 +64,27 @@ def make_savable(network: keras.Model) -> keras.Model:
             if getattr(layer.build, "_is_default", False):
                 # Only a call can build it.
                 layer.get_build_config = lambda: None
+            if type(layer).__name__ == "DINOV2Embedding" and _has_own_size(layer):
+                layer.save_own_variables = _saver_of_positions(layer)
     return network
+
+
+def _has_own_size(embedding: Any) -> bool:
+    return tuple(embedding.position_embedding_shape) == tuple(embedding.image_shape)
+
+
+def _saver_of_positions(embedding: Any) -> Callable[[Any], None]:
+    """Saves the trained positions in place of those they came from, which are what is read back.
+
+    KerasHub does so only if the sum of their differences is positive.
+    """
+
+    def save(store: Any) -> None:
+        for number, variable in enumerate(embedding._trainable_variables + embedding._non_trainable_variables):
+            is_origin = variable is embedding.position_embeddings
+            store[f"{number}"] = embedding.interpolated_position_embeddings if is_origin else variable
+
+    return save
 
 
 def make_names_valid(network: keras.Model) -> None:
