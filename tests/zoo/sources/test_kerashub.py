@@ -162,14 +162,15 @@ def test_classifiers_predict_the_same_in_keras(runs, photos) -> None:
     from tlcli.model import classifier
 
     picture = np.asarray(Image.open(photos / "blue" / "00.bmp"), "float32")[None]
+    pixels = runs["vit"] / "x.npy"
+    np.save(pixels, picture)
     code = (
         "import sys, keras, numpy as np\n"
         "for line in sys.stdin:\n"
         "    model = keras.models.load_model(line.strip())\n"
-        f"    print('keras_hub' in sys.modules, *model(np.load({str(runs['vit'] / 'x.npy')!r}))[0].numpy())\n"
+        f"    print('keras_hub' in sys.modules, *model.predict(np.load({str(runs['vit'] / 'x.npy')!r}), verbose=0)[0])\n"
         "    import keras_hub\n"
     )
-    np.save(runs["vit"] / "x.npy", picture)
     files = [run / "model.keras" for run in runs.values()]
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, input="\n".join(map(str, files)), capture_output=True, text=True, check=False)
