@@ -8,8 +8,7 @@ from tlcli.paths import bundled
 from tlcli.zoo import catalogue
 
 
-def test_list_shows_every_network_with_its_numbers(tlcli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
+def test_list_shows_every_network_with_its_numbers(tlcli: Callable) -> None:
     result = tlcli("zoo", "list")
     assert (result.code, result.stderr) == (0, "")
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == list(catalogue.load())

@@ -157,7 +157,7 @@ def _card(preset: Preset) -> ModelCard:
     return ModelCard(
         name=preset.name,
         source=f"{KIND}:{preset.name}",
-        title=f"{family.title} (KerasHub)",
+        title=family.title,
         size=preset.size,
         min_size=preset.size if family.is_fixed else 32,
         preprocessing="none",

@@ -164,11 +164,14 @@ def test_classifiers_predict_the_same_in_keras(runs, photos) -> None:
     picture = np.asarray(Image.open(photos / "blue" / "00.bmp"), "float32")[None]
     pixels = runs["vit"] / "x.npy"
     np.save(pixels, picture)
+    pixels = runs["vit"] / "x.npy"
+    np.save(pixels, picture)
     code = (
         "import sys, keras, numpy as np\n"
         "for line in sys.stdin:\n"
         "    model = keras.models.load_model(line.strip())\n"
-        f"    print('keras_hub' in sys.modules, *model.predict(np.load({str(runs['vit'] / 'x.npy')!r}), verbose=0)[0])\n"
+        f"    probabilities = model.predict(np.load({str(pixels)!r}), verbose=0)[0]\n"
+        "    print('keras_hub' in sys.modules, *probabilities)\n"
         "    import keras_hub\n"
     )
     files = [run / "model.keras" for run in runs.values()]
