@@ -306,6 +306,8 @@ def _explained(handle: str, size: tuple[int, int] | None, *, weights: bool) -> I
 
 def _ways_out(handle: str, folder: Path | None) -> str:
     cache = "" if folder is None else f"Copy its files ({_FILES}) to {folder}. "
+    if handle.startswith("hf://"):
+        cache = f"Fetch it where there is a network (hf download {handle.removeprefix('hf://')} --local-dir FOLDER). "
     return (
         f"{cache}Or name a folder with them: --model {KIND}:FOLDER. Or choose another network: weights that are here"
         " already are used with --weights FILE, and --model mobilenet_synthetic comes with tlcli."
