@@ -43,7 +43,7 @@ def list_cards(pattern: str, as_json: bool) -> None:
         ]
         for card in chosen
     ]
-    columns = ["name", "network", "parameters", "size", "ImageNet top-1", "weights"]
+    columns = ["name", "network", "parameters", "size", "ImageNet", "weights"]
     console.print_table(console.out(), columns, rows, text_columns=2, optional=["network"])
 
 
