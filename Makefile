@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Optional libraries that the tests marked `extras` need.
+EXTRAS := kerashub
+READY_EXTRAS := $(VENV)/.ready-extras
 
 .PHONY: demo test test-slow test-extras lint bench bench-bundled pretrain clean
 
@@ -14,13 +17,13 @@ demo: $(READY)
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
+# Networks from optional libraries, in the same .venv.
+test-extras: $(READY_EXTRAS)
+	$(BIN)/pytest -n 2 --dist loadfile -m extras
+
 # Long trainings on real images.
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
-
-# Tests that need an optional library; each is skipped without it.
-test-extras: $(READY)
-	$(BIN)/pytest -m extras
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -47,6 +50,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
+
+$(READY_EXTRAS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,$(EXTRAS)]'
+	touch $(READY_EXTRAS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -83,7 +83,7 @@ def test_the_former_name_of_the_bundled_network_gives_its_new_name():
     assert str(caught.value) == "model: 'drawn' was renamed. Write mobilenet_synthetic instead."
 
 
-@pytest.mark.parametrize("text", ["kerashub:resnet_18_imagenet"])
+@pytest.mark.parametrize("text", ["torchhub:resnet18", "mlhub:https://example.org/net/1"])
 def test_other_sources_are_not_supported(text):
     with pytest.raises(ModelError, match=r"are not supported.*keras:NAME"):
         catalogue.find(text)

@@ -73,8 +73,8 @@ def measure(model: keras.Model) -> LayerGraph:
 
     FLOPs are multiply-adds for one image, as in papers on networks: a multiplication and its addition count once.
     Convolutions (plain, grouped, transposed, depthwise, separable) and dense layers are counted, also inside nested
-    models, and those inside SavedModels. Elementwise operations, pooling, normalisation, resizing and all other layers
-    count as zero, and so do layers with an open output size.
+    models and SavedModels, and approximately inside layers of other libraries. Elementwise operations, pooling,
+    normalisation, resizing and all other layers count as zero, and so do layers with an open output size.
 
     A nested model is one layer whose parts are the layers inside. If the model calls a layer several times, the first
     call has the weights, and later calls are entries `name@2`, `name@3` without weights. Calls in other models are
@@ -275,8 +275,15 @@ def _flops(operation: keras.Operation, inputs: list[Shape], output: Shape) -> in
             return math.prod(operation.kernel.shape[:-1]) * elements
         case SavedModelLayer():
             return operation.multiply_adds((inputs[0][0] or 0, inputs[0][1] or 0))
+        case keras.Layer() if not type(operation).__module__.startswith("keras."):
+            return _flops_of_parts(operation, elements // (output[-1] or 1))
         case _:
             return 0
+
+
+def _flops_of_parts(layer: keras.Layer, positions: int) -> int:
+    """Multiply-adds of a layer of another library: every kernel inside is applied at each position of the output."""
+    return positions * sum(_size(part.kernel) for part in _flatten(layer) if hasattr(part, "kernel"))
 
 
 def _flops_inside(model: keras.Model, shape: Shape) -> int:

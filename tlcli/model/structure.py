@@ -58,10 +58,13 @@ def _card_key(card: ModelCard, arguments: Mapping[str, Any]) -> str:
 
 
 def _identity(source: str) -> str:
-    """The source, or a hash of a model file or SavedModel, because another one may be saved under the same name."""
+    """The source, or a hash of files and folders, because another one may be saved under the same name."""
     kind, _, handle = source.partition(":")
     if kind == "tfhub":
         return f"tfhub:{trust.folder_sha256(hub.locate(handle)[1])}"
+    if kind == "kerashub" and Path(handle).is_dir():
+        contents = [path.read_bytes() for path in sorted(Path(handle).glob("*.json")) if path.name != "metadata.json"]
+        return f"{kind}:{hashlib.sha256(b''.join(contents)).hexdigest()}"
     # The second file of a network of Caffe holds only weights.
     path = Path(handle.partition(".prototxt,")[0] + ".prototxt" if kind == "caffe" else handle)
     if kind not in ("file", "caffe") or not path.is_file():

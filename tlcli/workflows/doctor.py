@@ -14,7 +14,7 @@ from tlcli.report.record import versions
 from tlcli.zoo import catalogue, download, own, published
 
 # Extras of tlcli, each with a package that is installed only with it.
-EXTRAS = {"jax": "jax", "dev": "pytest"}
+EXTRAS = {"jax": "jax", "kerashub": "keras_hub", "dev": "pytest"}
 
 
 def examine() -> dict[str, Any]:

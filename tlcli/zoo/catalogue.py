@@ -8,7 +8,7 @@ from typing import Any
 
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.paths import bundled
-from tlcli.zoo import own
+from tlcli.zoo import own, presets
 from tlcli.zoo.card import CARD_SUFFIXES, MODEL_SUFFIXES, ModelCard, Preprocessing, read_card
 from tlcli.zoo.formats import model_config
 from tlcli.zoo.sources.source import MODULES, module_of
@@ -29,12 +29,12 @@ _SUPPORTED = (
 
 
 def load() -> dict[str, ModelCard]:
-    """All bundled cards and those of one's own zoo by name, sorted by name.
+    """All bundled cards, presets of KerasHub and networks of one's own zoo by name, sorted by name.
 
     Raises:
         ModelError: A bundled card file is invalid.
     """
-    cards = {**own.cards(), **_bundled_cards(bundled("models"))}
+    cards = {**own.cards(), **presets.cards(), **_bundled_cards(bundled("models"))}
     return dict(sorted(cards.items()))
 
 

@@ -11,8 +11,10 @@ import keras
 
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.zoo.formats import keras_2, model_config
-from tlcli.zoo.sources import keras_2_model, saved_model_layer, weights_file
+from tlcli.zoo.sources import keras_2_model, kerashub, kerashub_graph, saved_model_layer, weights_file
 
+# The first layer of the head of a classifier that tlcli wrote; below it are the features, which may be pooled already.
+_OWN_POOLING = "head_pool"
 _FETCH_AGAIN = "The file may be damaged or incomplete; fetch it again."
 # Starts of the class names of layers that change nothing in predictions, and of layers that prepare the image. The
 # program augments, resizes and crops images itself. In Keras 3 these layers also put all layers above them in training
@@ -40,7 +42,10 @@ def load(path: Path) -> keras.Model:
         return _rename_conversions(_load_keras_2(config.tree, path))
     if path.suffix == ".keras":
         saved_model_layer.require_trusted(path)
-    return _load_safely(path)
+    if not _has_kerashub_layers(path):
+        return _load_safely(path)
+    kerashub.require_library(path)
+    return kerashub_graph.make_savable(_load_safely(path))
 
 
 def without_top(model: keras.Model, cut: str | None = None) -> keras.Model:
@@ -54,7 +59,7 @@ def without_top(model: keras.Model, cut: str | None = None) -> keras.Model:
         cut: Layer whose output becomes the output instead; None to cut before the pooling.
 
     Returns:
-        A network with a 4-D output, or a 2-D one if a single layer computes and pools the features, or that of `cut`.
+        A network with a 4-D output, or a 2-D one if the network pools the features itself, or that of `cut`.
         Unless layers were replaced or removed, it shares its layers with `model`.
 
     Raises:
@@ -64,7 +69,9 @@ def without_top(model: keras.Model, cut: str | None = None) -> keras.Model:
     flat = _without_augmentation(_flattened(model))
     if cut is not None:
         return cut_at(flat, cut)
-    return keras.Model(flat.inputs[0], _last_spatial(flat.outputs[0], model.name), name=model.name)
+    pooling = next((layer for layer in flat.layers if layer.name.startswith(_OWN_POOLING)), None)
+    features = _last_spatial(flat.outputs[0], model.name) if pooling is None else pooling.input
+    return keras.Model(flat.inputs[0], features, name=model.name)
 
 
 def cut_at(network: keras.Model, layer: str) -> keras.Model:
@@ -131,6 +138,15 @@ def _rename_conversions(model: Any) -> Any:
                 operation.name += "_inner"
             taken.add(operation.name)
     return model
+
+
+def _has_kerashub_layers(path: Path) -> bool:
+    """True if a `.keras` file has layers that are not in Keras."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return b'"keras_hub.' in archive.read("config.json")
+    except (KeyError, OSError, zipfile.BadZipFile):
+        return False
 
 
 def _load_safely(path: Path) -> keras.Model:

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 # Kind of source, the part of `ModelCard.source` before the colon → its module in this package. Not listed: `keras` and
 # `file`, which `model.backbone` builds because they also take weights files.
-MODULES: dict[str, str] = {"state_dict": "state_dict", "tfhub": "saved_model", "caffe": "caffe", "slim": "slim"}
+MODULES: dict[str, str] = {
+    "state_dict": "state_dict",
+    "tfhub": "saved_model",
+    "caffe": "caffe",
+    "slim": "slim",
+    "kerashub": "kerashub",
+}
 
 # Kinds whose weights are in checkpoints, which may hold more or fewer variables than the network.
 CHECKPOINTS = ("slim",)
