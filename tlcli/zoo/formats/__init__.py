@@ -1,0 +1,1 @@
+"""Readers of foreign file formats: bytes to arrays, with NumPy only."""
