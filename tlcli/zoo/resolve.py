@@ -8,6 +8,7 @@ from tlcli.errors import ModelError, WeightsError
 from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.zoo import catalogue, default
 from tlcli.zoo.card import ModelCard, require_arguments, verified_weights
+from tlcli.zoo.sources import package
 
 
 def input_size(recipe: Recipe, card: ModelCard | None = None) -> tuple[int, int]:
@@ -48,7 +49,8 @@ def resolve_card(recipe: Recipe, card: ModelCard) -> ModelCard:
         raise ModelError(
             f"{card.name} does not state its preprocessing",
             where="model.preprocessing",
-            hint="Set it to tf (-1 to 1), torch (ImageNet normalised), caffe (BGR less the mean) or none (0-255):"
+            hint="Set it to tf (-1 to 1), torch (ImageNet normalised), caffe (BGR less the mean), lite (x - 127 by 128)"
+            " or none (0-255):"
             " --set model.preprocessing=tf.",
         )
     return card
@@ -86,10 +88,10 @@ def resolve(recipe: Recipe, *, needs_weights: bool = True) -> ResolvedRecipe:
 
 def _choose_network(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe with a network in place of `model.name: auto`, and notices about the choice."""
-    model, size = recipe.model, recipe.data.size
+    model = recipe.model
     if model.name != default.AUTO:
         return recipe, ()
-    choice = default.choose_default(model.arguments, None if size == "auto" else size, model.weights)
+    choice = default.choose_default(model.arguments, model.weights)
     resolved = recipe.model_copy(update={"model": model.model_copy(update={"name": choice.name})})
     return resolved, (choice.notice,) if choice.notice else ()
 
@@ -99,7 +101,7 @@ def _require_weights(recipe: Recipe, card: ModelCard) -> None:
     weights = recipe.model.weights
     if weights is None and card.weights is not None:
         require_arguments(card, recipe.model.arguments)
-        verified_weights(card)
+        package.weights_path(card) if card.kind == "package" else verified_weights(card)
     if weights not in (None, RANDOM) and not Path(str(weights)).is_file():
         raise WeightsError(
             f"there is no file '{weights}'",

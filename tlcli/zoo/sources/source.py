@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Kind of source, the part of `ModelCard.source` before the colon → its module in this package. Not listed: `keras` and
 # `file`, which `model.backbone` builds because they also take weights files.
-MODULES: dict[str, str] = {}
+MODULES: dict[str, str] = {"package": "package"}
 
 
 class Source(Protocol):
