@@ -1,5 +1,7 @@
 """The network for `auto`."""
 
+from pathlib import Path
+
 import pytest
 
 from tlcli.errors import ModelError
@@ -21,7 +23,7 @@ def test_what_belongs_to_a_network_needs_its_name(arguments: dict, weights: str 
     assert caught.value.where == where
 
 
-def test_without_the_package_it_is_the_bundled_network(without_lite0: None) -> None:
+def test_without_the_package_it_is_the_bundled_network(without_lite0: Path) -> None:
     """The notice gives the reason, the consequence and the next step."""
     choice = default.choose_default({}, None)
     assert choice.name == "mobilenet_synthetic"
