@@ -29,9 +29,6 @@ PUBLISHED = {
     "nasnet_large": (88.9e6, 23.8e9),  # arXiv 1707.07012, table 2
     "efficientnet_b0": (5.3e6, 0.39e9),  # arXiv 1905.11946, table 2
     "efficientnet_b7": (66.7e6, 37e9),  # arXiv 1905.11946, table 2
-    "efficientnet_lite0": (4.7e6, 407e6),  # TensorFlow TPU repository, models/official/efficientnet/lite
-    "efficientnet_lite1": (5.4e6, 631e6),  # as efficientnet_lite0
-    "efficientnet_lite2": (6.1e6, 899e6),  # as efficientnet_lite0
     "convnext_tiny": (28.6e6, 4.5e9),  # arXiv 2201.03545, table 9
     "convnext_base": (88.6e6, 15.4e9),  # as convnext_tiny
 }
