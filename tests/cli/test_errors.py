@@ -121,13 +121,16 @@ MODEL_CASES = {
         lambda p: ["plan", p.photos, "--set", "data.size=[16,16]"],
         ["data.size", "at least 32 × 32", "16 × 16"],
     ),
-    "no weights file": (lambda p: ["plan", p.photos, "--weights", "x.h5"], ["model.weights", "x.h5", "random"]),
+    "no weights file": (
+        lambda p: ["plan", p.photos, *SMALL[:2], "--weights", "x.h5"],
+        ["model.weights", "x.h5", "random"],
+    ),
     "weights that do not fit": (
         lambda p: ["finetune", p.photos, *SMALL[:2], *SMALL[4:], "--weights", other_weights(p)],
         ["other.weights.h5"],
     ),
     "selection without match": (
-        lambda p: ["plan", p.photos, "-r", "two-phase", "--set", "phases.1.train=blok5"],
+        lambda p: ["plan", p.photos, "-m", "mobilenet_synthetic", "-r", "two-phase", "--set", "phases.1.train=blok5"],
         ["phases[1].train", "'blok5'", "stem", "'block5'"],
     ),
     "too much dropped": (lambda p: ["plan", p.photos, "--set", "model.drop_top=99"], ["model.drop_top", "got 99"]),

@@ -165,7 +165,7 @@ def test_value_ranges_match_the_preprocessing() -> None:
     from tlcli.report.target import RANGES
 
     ends = {"none": (0, 255), "tf": (-1, 1), "torch": (-2.1, 2.6), "caffe": (-124, 152)}  # rounded outwards
-    ends["unit"] = (0, 1)
+    ends |= {"unit": (0, 1), "lite": (-1, 1)}
     assert RANGES.keys() == ends.keys()
     image = keras.Input((1, 2, 3))
     for mode, (low, high) in ends.items():
@@ -329,7 +329,7 @@ def test_doctor_lists_versions_devices_and_folders(tlcli: Callable) -> None:
     assert found["devices"]["backend"] == keras.backend.backend()
     assert found["folders"]["cache"].startswith(os.environ["TLCLI_CACHE"])
     assert found["folders"]["recipes"].endswith("(9)")
-    assert found["folders"]["models"].endswith("(195)")
+    assert found["folders"]["models"].endswith("(198)")
     result = tlcli("doctor")
     assert (result.code, result.stderr) == (0, "")
     for section, lines in found.items():

@@ -148,7 +148,7 @@ def test_relative_paths_become_absolute(
 ) -> None:
     (tmp_path / "w.weights.h5").write_text("", encoding="utf-8")
     monkeypatch.chdir(photos.parent)
-    words = ["--weights", os.path.relpath(tmp_path / "w.weights.h5")]
+    words = ["--model", "mobilenet_synthetic", "--weights", os.path.relpath(tmp_path / "w.weights.h5")]
     plan = tlcli("plan", "photos", "--json", *words).document
     assert plan["data"]["path"] == str(photos.resolve())
     assert plan["recipe"]["model"]["weights"] == str((tmp_path / "w.weights.h5").resolve())

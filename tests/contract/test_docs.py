@@ -161,7 +161,7 @@ def test_the_plain_keras_example_of_the_readme_works(
     finished: tuple, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     code = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)[0]
-    code = code.replace("runs/photos-mobilenet_v2-1", str(finished[0])).replace("new/one.jpg", "new/one.bmp")
+    code = code.replace("runs/photos-efficientnet_lite0-1", str(finished[0])).replace("new/one.jpg", "new/one.bmp")
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "one.bmp").write_bytes((photos / "red" / "01.bmp").read_bytes())
     monkeypatch.chdir(tmp_path)

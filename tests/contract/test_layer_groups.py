@@ -9,16 +9,17 @@ import pytest
 
 from tlcli.model import structure
 from tlcli.model.cut_points import LayerGraph
-from tlcli.model.graph import measure, weightless
+from tlcli.model.graph import build_unweighted, measure, weightless
 from tlcli.model.grouping import assign
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.paths import bundled
 from tlcli.zoo import catalogue
 from tlcli.zoo.card import ModelCard
 
-CARDS = {name: card for name, card in catalogue.load().items() if card.source.startswith("keras:")}
-# Cards with the weights of Keras; the other cards have bundled weights.
-PUBLISHED = {name: card for name, card in CARDS.items() if card.weights is None}
+CARDS = catalogue.load()
+# Networks of keras.applications. Those with the weights of Keras; the others have bundled weights.
+OF_KERAS = {name: card for name, card in CARDS.items() if card.kind == "keras"}
+PUBLISHED = {name: card for name, card in OF_KERAS.items() if card.weights is None}
 # The smallest network of each paper.
 SMALLEST = sorted(
     min((card for card in PUBLISHED.values() if card.paper == paper), key=lambda card: card.parameters or 0).name
@@ -35,6 +36,8 @@ WIDTHS = [
 
 
 def build(card: ModelCard, side: int, **arguments: float) -> keras.Model:
+    if card.kind != "keras":
+        return build_unweighted(card, arguments, (side, side))
     function = getattr(keras.applications, card.source.removeprefix("keras:"))
     with weightless():
         return function(weights=None, include_top=False, input_shape=(side, side, 3), **card.arguments, **arguments)
@@ -80,7 +83,7 @@ def test_there_is_a_card_for_every_network_of_keras() -> None:
     published = {name for name, value in vars(keras.applications).items() if inspect.isfunction(value)}
     assert {card.source.removeprefix("keras:") for card in PUBLISHED.values()} == published
     assert (len(PUBLISHED), len(published)) == (40, 40)
-    assert CARDS.keys() - PUBLISHED.keys() == {"mobilenet_synthetic"}
+    assert OF_KERAS.keys() - PUBLISHED.keys() == {"mobilenet_synthetic"}
     assert {path.stem for path in (bundled("models") / "structures").glob("*.json")} == set(CARDS)
 
 
@@ -140,13 +143,13 @@ def test_the_bundled_structure_is_that_of_keras(name: str) -> None:
     assert stored == groups, "run scripts/measure_structures.py"
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", OF_KERAS)
 def test_the_minimum_size_is_that_of_keras(name: str) -> None:
     with pytest.raises(ValueError, match="at least"):
         build(CARDS[name], CARDS[name].min_size - 1)
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("name", [*SMALLEST, "efficientnet_lite0"])
 def test_the_minimum_size_has_the_same_groups(name: str) -> None:
     card, groups = CARDS[name], measured(name)[1]
     smallest = assign(measure(build(card, card.min_size)), card.groups, name=name, input_size=groups.input_size)
@@ -171,7 +174,7 @@ def test_cards_are_complete(name: str) -> None:
     assert card.title
     assert card.licence in {"Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0"}
     assert card.min_size <= card.size
-    if card.weights is not None:
+    if card.kind == "keras" and card.weights is not None:
         assert card.data
         assert card.imagenet_top1 is None
         return
@@ -186,4 +189,8 @@ def test_names_of_groups() -> None:
     assert measured("inception_v3")[1].names == ("stem", *(f"mixed{n}" for n in range(11)))
     assert measured("vgg16")[1].names == ("block1", "block2", "block3", "block4", "block5")
     assert measured("efficientnet_b0")[1].names[:4] == ("stem", "block1a", "block2a", "block2b")
+    assert measured("efficientnet_lite0")[1].names == (
+        *("stem", "block1a", "block2a", "block2b", "block3a", "block3b", "block4a", "block4b", "block4c"),
+        *("block5a", "block5b", "block5c", "block6a", "block6b", "block6c", "block6d", "block7a", "top"),
+    )
     assert measured("resnet50")[1].names[-2:] == ("stage5_block2", "stage5_block3")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tlcli.zoo import catalogue, default
+from tlcli.zoo import catalogue
 
 CARD = """\
 name: mine
@@ -185,8 +185,8 @@ def test_unused_weights_are_not_checked(damage: Callable, copied: Path, tlcli: C
 # The default network: `auto`
 
 
-def test_without_available_weights_the_bundled_network_is_used_with_a_notice(
-    home: Path, tlcli: Callable, photos: Path, tmp_path: Path
+def test_without_the_package_the_bundled_network_is_used_with_a_notice(
+    home: Path, tlcli: Callable, photos: Path, tmp_path: Path, without_lite0: Path
 ) -> None:
     plan = tlcli("plan", photos, "--json").document
     assert (plan["model"]["name"], plan["recipe"]["model"]["name"]) == ("mobilenet_synthetic", "mobilenet_synthetic")
@@ -216,26 +216,14 @@ def test_there_is_no_notice_for_the_bundled_network_by_name(tlcli: Callable, pho
 @pytest.mark.parametrize("words", [["--set", "data.size=[48,48]"], ["--model", "auto", "--set", "data.size=[48,48]"]])
 def test_a_given_size_is_kept(words: list[str], tlcli: Callable, photos: Path) -> None:
     plan = tlcli("plan", photos, "--json", *words).document
-    assert (plan["model"]["name"], plan["model"]["size"]) == ("mobilenet_synthetic", [48, 48])
+    assert (plan["model"]["name"], plan["model"]["size"]) == ("efficientnet_lite0", [48, 48])
 
 
-def test_with_downloaded_weights_the_default_is_mobilenet_v2(
-    tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5").write_bytes(b"weights")
-    plan = tlcli("plan", photos, "--json", "--set", "data.size=[96,96]").document
-    assert (plan["model"]["name"], plan["model"]["size"], plan["notices"]) == ("mobilenet_v2", [96, 96], [])
-    assert plan["recipe"]["model"]["name"] == "mobilenet_v2"
-    assert tlcli("plan", photos, "--json").document["model"]["name"] == "mobilenet_synthetic", (
-        "the weights are for one size"
-    )
-
-
-def test_with_given_weights_the_default_is_mobilenet_v2(tlcli: Callable, photos: Path) -> None:
-    plan = tlcli("plan", photos, "--json", "--weights", "random").document
-    assert (plan["model"]["name"], plan["notices"]) == ("mobilenet_v2", [])
+def test_arguments_and_weights_files_need_a_named_network(tlcli: Callable, photos: Path, tmp_path: Path) -> None:
+    for words in (["--set", "model.arguments.alpha=0.35"], ["--weights", tmp_path / "w.weights.h5"]):
+        result = tlcli("plan", photos, *words)
+        assert result.code == 2
+        assert "Name the network" in result.stderr
 
 
 def test_a_folder_called_auto_changes_nothing(
@@ -243,16 +231,4 @@ def test_a_folder_called_auto_changes_nothing(
 ) -> None:
     (tmp_path / "auto").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert tlcli("plan", photos, "--json").document["model"]["name"] == "mobilenet_synthetic"
-
-
-def test_mistakes_are_reported_before_a_server_is_contacted(
-    tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    urls: list[str] = []
-    monkeypatch.setattr(default, "can_fetch", lambda url: bool(urls.append(url)))
-    assert tlcli("plan", tmp_path / "phots").code == 2
-    assert tlcli("finetune", photos, "--out", photos / "run").code == 2
-    assert urls == []
-    assert tlcli("plan", photos).code == 0
-    assert len(urls) == 1
+    assert tlcli("plan", photos, "--json").document["model"]["name"] == "efficientnet_lite0"

@@ -18,8 +18,17 @@ def trained(sample, tmp_path_factory):
     home = tmp_path_factory.mktemp("real")
     records = {}
     for recipe in ("head-only", "unfreeze-until-plateau"):
-        words = ["finetune", str(sample("tf_flowers")), "--weights", str(weights), "--recipe", recipe]
-        words += ["--set", "model.arguments.alpha=0.35", "--out", str(home / recipe), "--json", "--quiet"]
+        words = ["finetune", str(sample("tf_flowers")), "--model", "mobilenet_v2", "--weights", str(weights)]
+        words += [
+            "--recipe",
+            recipe,
+            "--set",
+            "model.arguments.alpha=0.35",
+            "--out",
+            str(home / recipe),
+            "--json",
+            "--quiet",
+        ]
         result = CliRunner().invoke(cli, words)
         assert result.exit_code == 0, result.output
         records[recipe] = json.loads(result.stdout)

@@ -74,10 +74,8 @@ def test_every_network_has_its_own_recipe(photos: Path) -> None:
 
 
 def test_the_default_network_is_that_of_finetune(photos: Path) -> None:
-    """Without internet and downloaded weights, it is the bundled network."""
     (resolved,) = check_probe(ProbeRequest(photos))
-    assert resolved.recipe.model.name == "mobilenet_synthetic"
-    assert "the bundled network 'mobilenet_synthetic' is used" in resolved.notices[0]
+    assert (resolved.recipe.model.name, resolved.notices) == ("efficientnet_lite0", ())
 
 
 def test_a_weights_file_fits_one_network(photos: Path) -> None:

@@ -31,7 +31,7 @@ STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
     )
 )
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--model", "-m", metavar="M", help="Network whose input size counts. [default: mobilenet_v2]")
+@click.option("--model", "-m", metavar="M", help="Network whose input size counts. [default: efficientnet_lite0]")
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
 @exclude_option
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with thumbnails.")

@@ -106,7 +106,7 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         console.print_json(card)
         return
-    if card["source"].startswith("keras:"):
+    if not card["source"].startswith("file:"):
         card["data"] = card["data"] or "ImageNet"
     for key, value in card.items():
         console.out().print(console.safe(f"{key:<14} {_shown(value)}"))

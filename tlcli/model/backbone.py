@@ -112,6 +112,8 @@ def preprocess(tensor: Any, mode: Preprocessing, *, channels: int = 3) -> Any:
         return keras.layers.Rescaling(1 / 255, dtype="float32", name=f"{PREPROCESS}scale")(tensor)
     if mode == "tf":
         return keras.layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name=f"{PREPROCESS}scale")(tensor)
+    if mode == "lite":
+        return keras.layers.Rescaling(1 / 128, offset=-127 / 128, dtype="float32", name=f"{PREPROCESS}scale")(tensor)
     if mode == "torch":
         unit = keras.layers.Rescaling(1 / 255, dtype="float32", name=f"{PREPROCESS}scale")(tensor)
         return _normalization((0.485, 0.456, 0.406), (0.229**2, 0.224**2, 0.225**2))(unit)

@@ -45,7 +45,7 @@ def origin_of(recipe: Recipe, card: Mapping[str, Any], scores: Mapping[str, Mapp
         card: The card of the network, as JSON.
         scores: The scores by split, as in run.json.
     """
-    if not str(card["source"]).startswith("keras:"):
+    if str(card["source"]).startswith("file:"):
         return None
     data = None if recipe.data.path is None else recipe.data.path.name
     kept = {split: {key: values[key] for key in ("accuracy", "loss", "count")} for split, values in scores.items()}

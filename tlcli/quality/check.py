@@ -20,10 +20,10 @@ from tlcli.quality.finding import SEVERITIES, Finding, Severity, quick_findings
 from tlcli.quality.folders import Survey, survey
 from tlcli.quality.images import KILLED, CheckedFile, read_files, readable_index
 from tlcli.text import encodable, plural
-from tlcli.zoo import catalogue, resolve
+from tlcli.zoo import catalogue, default, resolve
 
-# The network that `finetune` chooses if none is named and its weights are available.
-DEFAULT_MODEL = "mobilenet_v2"
+# The network that `finetune` chooses if none is named.
+DEFAULT_MODEL = default.PREFERRED
 # Longest side of a network's input, pixels.
 MAX_SIDE = 4096
 

@@ -71,14 +71,14 @@ RANDOM = "random"
 class ModelSpec(Spec):
     """Which pretrained network to use. `weights` is a file that replaces the card's weights, or `random`.
 
-    The name `auto` is mobilenet_v2 if its ImageNet weights are available, otherwise the bundled network. `cut` is the
-    layer whose output becomes that of the network.
+    The name `auto` is efficientnet_lite0, whose ImageNet weights are installed with tlcli. `cut` is the layer whose
+    output becomes that of the network.
     """
 
     name: Text = "auto"
     weights: Text | None = None
     arguments: dict[str, int | float | bool | str] = Field(default_factory=dict)
-    preprocessing: Literal["none", "unit", "tf", "torch", "caffe"] | None = None
+    preprocessing: Literal["none", "unit", "tf", "torch", "caffe", "lite"] | None = None
     cut: Annotated[Text, BeforeValidator(_class_name)] | None = None
     drop_top: Annotated[int, Field(ge=0)] = 0
 

@@ -75,7 +75,7 @@ def find_target(text: str, options: InspectOptions) -> Target:
     """
     target = _read_target(text, options)
     # Not in `_read_target`: in a comparison, the settings may be for the other network.
-    is_built = target.record is not None or (target.file is not None and target.card.source.startswith("keras:"))
+    is_built = target.record is not None or (target.file is not None and target.card.kind != "file")
     if is_built and (refused := [setting for setting in options.settings if _changes_network(setting)]):
         raise ModelError(
             "the network is already built",
@@ -189,6 +189,7 @@ RANGES = {
     "torch": "RGB, about -2.1 to 2.6: value / 255, less (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225)",
     "unit": "RGB from 0 to 1: value / 255",
     "caffe": "BGR, about -124 to 152: value less (103.939, 116.779, 123.68)",
+    "lite": "RGB from -1 to 1: (value - 127) / 128",
 }
 
 
@@ -208,7 +209,7 @@ def network_facts(target: Target) -> dict[str, Any]:
         "sha256": _sha256(target),
         "imagenet_top1": _published(target),
         "own_size": list(target.size) if target.kind == "file" else [card.size, card.size],
-        "min_size": card.min_size if card.source.startswith("keras:") else None,
+        "min_size": None if card.kind == "file" else card.min_size,
         "preprocessing": card.preprocessing,
         "expects": RANGES.get(card.preprocessing or ""),
         "classes": classes,

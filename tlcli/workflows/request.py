@@ -46,8 +46,6 @@ class Request:
 def check_request(request: Request) -> ResolvedRecipe:
     """Check a request and resolve its recipe, without reading an image or loading Keras.
 
-    Chooses the network for `auto`. This may contact a server to see if pretrained weights can be downloaded.
-
     Raises:
         TlcliError: For the first problem.
     """

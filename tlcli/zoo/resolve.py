@@ -8,6 +8,7 @@ from tlcli.errors import ModelError, WeightsError
 from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.zoo import catalogue, default
 from tlcli.zoo.card import ModelCard, require_arguments, verified_weights
+from tlcli.zoo.sources import package
 
 # The licence of weights from a file of the user.
 _UNKNOWN_LICENCE = "that of the file"
@@ -52,8 +53,8 @@ def resolve_card(recipe: Recipe, card: ModelCard) -> ModelCard:
         raise ModelError(
             f"{card.name} does not state its preprocessing",
             where="model.preprocessing",
-            hint="Set it to unit (0 to 1), tf (-1 to 1), torch (ImageNet normalised), caffe (BGR less the mean) or none"
-            " (0-255): --set model.preprocessing=tf.",
+            hint="Set it to unit (0 to 1), tf (-1 to 1), torch (ImageNet normalised), caffe (BGR less the mean), lite"
+            " ((x - 127) / 128) or none (0-255): --set model.preprocessing=tf.",
         )
     return card
 
@@ -106,10 +107,10 @@ def weights_licence(recipe: Recipe, card: ModelCard) -> str | None:
 
 def _choose_network(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe with a network in place of `model.name: auto`, and notices about the choice."""
-    model, size = recipe.model, recipe.data.size
+    model = recipe.model
     if model.name != default.AUTO:
         return recipe, ()
-    choice = default.choose_default(model.arguments, None if size == "auto" else size, model.weights)
+    choice = default.choose_default(model.arguments, model.weights)
     resolved = recipe.model_copy(update={"model": model.model_copy(update={"name": choice.name})})
     return resolved, (choice.notice,) if choice.notice else ()
 
@@ -123,7 +124,9 @@ def _require_weights(recipe: Recipe, card: ModelCard) -> None:
         )
     if weights is None and card.weights is not None:
         require_arguments(card, recipe.model.arguments)
-    if weights is None and card.sha256 is not None:
+    if weights is None and card.kind == "package":
+        package.weights_path(card)
+    elif weights is None and card.sha256 is not None:
         verified_weights(card)
     if weights not in (None, RANDOM) and not Path(str(weights)).is_file():
         raise WeightsError(

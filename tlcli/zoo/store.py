@@ -12,9 +12,11 @@ from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.zoo import catalogue, download, own, published
 from tlcli.zoo.card import ModelCard, sha256_of, verified_weights
 from tlcli.zoo.download import RemoteFile
+from tlcli.zoo.sources import package
 
-Where = Literal["bundled", "own", "cached", "download", "file", "source", "random", "none"]
-"""Bundled with tlcli; in one's own zoo; downloaded; on a server; a user's file; as its source decides; random; none."""
+Where = Literal["bundled", "installed", "package", "own", "cached", "download", "file", "source", "random", "none"]
+"""Bundled with tlcli; in a package that is installed or not; in one's own zoo; downloaded; on
+a server; a user's file; as its source decides; random; none."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ def state(card: ModelCard, *, arguments: Mapping[str, Any] | None = None, size: 
         WeightsError: There are no weights for these arguments.
     """
     kind, _, handle = card.source.partition(":")
+    if kind == "package":
+        try:
+            return State("installed", package.find_weights(card))
+        except WeightsError:
+            return State("package")
     if card.weights is not None or kind == "file":
         path = Path(card.weights or handle)
         return State(_owner(path), path if path.is_file() else None)
@@ -118,6 +125,8 @@ def pull(card: ModelCard, *, arguments: Mapping[str, Any] | None = None, size: t
     found = state(card, arguments=arguments, size=size)
     if found.file is not None:
         return download.fetch(found.file)
+    if card.kind == "package":
+        return package.weights_path(card)
     if found.where == "source":
         hint = "They come with its source when it is first used."
         raise WeightsError(
@@ -148,7 +157,10 @@ def _verify_card(card: ModelCard) -> list[Verdict]:
         files = [file for _, _, file in published.all_files(card)] if kind == "keras" else []
         places = [(file, folder / file.name) for file in files for folder in (*file.also_in, download.weights_cache())]
         return [_verify_file(card.name, file, path) for file, path in places if path.is_file()]
-    path = Path(card.weights or handle)
+    try:
+        path = package.find_weights(card) if kind == "package" else Path(card.weights or handle)
+    except WeightsError:
+        return []  # A package that is not installed is not on this machine.
     if not path.is_file():
         return [Verdict(card.name, path, "missing", message="Restore the file, or remove the network.")]
     if card.sha256 is None:

@@ -26,7 +26,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
 _MAX_DEPTH = 8
-_MAX_VALUES = 1_000_000
+_MAX_VALUES = 100_000
 # Tensors may share storages, but not without limit: a small file would fill the memory.
 _MAX_SHARING = 4
 _HINT = "Save only the tensors, as weights for the same network: torch.save(model.state_dict(), FILE)."

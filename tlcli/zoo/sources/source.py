@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Kind of source, the part of `ModelCard.source` before the colon → its module in this package. Not listed: `keras` and
 # `file`, which `model.backbone` builds because they also take weights files.
 MODULES: dict[str, str] = {
+    "package": "package",
     "state_dict": "state_dict",
     "tfhub": "saved_model",
     "caffe": "caffe",
