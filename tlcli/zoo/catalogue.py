@@ -23,9 +23,12 @@ _TEACHABLE_MACHINE = {"global_average_pooling2d_GlobalAveragePooling2D1", "dense
 _LARGEST_SCALE = 12 / 255
 _SMALLEST_PIXEL_MEAN = 50.0
 _SUPPORTED = (
-    "A model is a card name, keras:NAME, a card file (.yaml), a .keras or .h5 file, or a run folder."
-    " For card names: tlcli zoo list"
+    "A model is a name of `tlcli zoo list`, a card file (.yaml), a .keras or .h5 file, a run folder, or the network of a"
+    f" source: keras:, {', '.join(f'{kind}:' for kind in MODULES)} (docs/models.md)."
 )
+# Files that show which source reads a folder. A run folder has none of them.
+_MARKS = {"saved_model.pb": "tfhub", "model.weights.h5": "kerashub", "checkpoint": "slim"}
+_SUFFIXES = {".prototxt": "caffe", ".caffemodel": "caffe", ".index": "slim", ".ckpt": "slim"}
 
 
 def load() -> dict[str, ModelCard]:
@@ -52,12 +55,15 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def find(text: str) -> ModelCard:
-    """Find the card for a value of `--model`: a name, `keras:NAME`, a card file, a model file or a run folder.
+    """Find the card for a value of `--model`: a name, `KIND:HANDLE`, a card file, a model file or a run folder.
+
+    The kind may be left out where the address or the files show it.
 
     Raises:
         ModelError: There is no such model or file, or its kind is not supported.
     """
     known = load()
+    text = _with_kind(text)
     source, colon, handle = text.partition(":")
     if source in MODULES:
         return module_of(source).find_card(handle)
@@ -80,8 +86,8 @@ def find(text: str) -> ModelCard:
 
 
 def is_path(text: str) -> bool:
-    """True if `find` reads the text as the path of a file or folder."""
-    known = load()
+    """True if `find` reads the text as the path of a card file, a model file or a run folder."""
+    known, text = load(), _with_kind(text)
     is_name = text in known or text.partition(":")[0] in MODULES or _by_name(text, known) is not None
     return not is_name and (Path(text).expanduser().exists() or _looks_like_path(text))
 
@@ -104,6 +110,16 @@ def count_outputs(file: Path) -> int | None:
         elif is_pooled and count is None and (kind == "Softmax" or config.get("activation") == "softmax"):
             count = channels
     return count
+
+
+def _with_kind(text: str) -> str:
+    """The text with the kind of its source in front, if its address or its files show which source reads it."""
+    if text.startswith(("hf://", "kaggle://")):
+        return f"kerashub:{text}"
+    path = Path(text).expanduser()
+    kind = _SUFFIXES.get(path.suffix.lower()) if path.is_file() else None
+    kind = kind or next((kind for file, kind in _MARKS.items() if (path / file).is_file()), None)
+    return text if kind is None else f"{kind}:{text}"
 
 
 @cache
