@@ -14,7 +14,7 @@ from tlcli.recipe.schema import HeadSpec
 from tlcli.train import freeze, plan
 from tlcli.zoo import catalogue
 
-CARDS = {name: card for name, card in catalogue.load().items() if card.source.startswith("keras:")}
+CARDS = {name: card for name, card in catalogue.load().items() if card.kind in ("keras", "package")}
 CLASSES = ("a", "b", "c")
 # Larger networks of families whose smallest member is always tested. They are slow tests.
 LARGER = {

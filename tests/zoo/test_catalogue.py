@@ -85,7 +85,7 @@ def test_the_former_name_of_the_bundled_network_gives_its_new_name():
 
 @pytest.mark.parametrize("text", ["torchhub:resnet18", "mlhub:https://example.org/net/1"])
 def test_other_sources_are_not_supported(text):
-    with pytest.raises(ModelError, match=r"are not supported.*keras:NAME"):
+    with pytest.raises(ModelError, match=r"are not supported.*keras:, package:.*kerashub:"):
         catalogue.find(text)
 
 

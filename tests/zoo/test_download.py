@@ -207,7 +207,7 @@ def test_the_error_names_all_ways_out_in_order(server: FileServer, file: RemoteF
     ]
     positions = [text.index(way) for way in ways]
     assert positions == sorted(positions)
-    assert "1. package: mobilenet_synthetic comes with tlcli" in failure(file)
+    assert "1. package: the weights of efficientnet_lite0 come with tlcli" in failure(file)
 
 
 def test_a_cache_that_cannot_be_written_is_an_error(

@@ -23,8 +23,8 @@ _TEACHABLE_MACHINE = {"global_average_pooling2d_GlobalAveragePooling2D1", "dense
 _LARGEST_SCALE = 12 / 255
 _SMALLEST_PIXEL_MEAN = 50.0
 _SUPPORTED = (
-    "A model is a name of `tlcli zoo list`, a card file (.yaml), a .keras or .h5 file, a run folder, or the network of a"
-    f" source: keras:, {', '.join(f'{kind}:' for kind in MODULES)} (docs/models.md)."
+    "A model is a name of `tlcli zoo list`, a card file (.yaml), a .keras or .h5 file, a run folder, or a network of"
+    f" keras:, {', '.join(f'{kind}:' for kind in MODULES)} (docs/models.md)."
 )
 # Files that show which source reads a folder. A run folder has none of them.
 _MARKS = {"saved_model.pb": "tfhub", "model.weights.h5": "kerashub", "checkpoint": "slim"}

@@ -188,9 +188,7 @@ def is_offered(file: RemoteFile, *, timeout_s: float) -> bool:
 
 def ways_out(file: RemoteFile) -> str:
     """All ways to get the weights of a file by hand, in the order in which they are tried."""
-    package = (
-        f"{file.package}" if file.package else "the weights of efficientnet_lite0 come with tlcli (--model efficientnet_lite0)"
-    )
+    package = file.package or "the weights of efficientnet_lite0 come with tlcli (--model efficientnet_lite0)"
     caches = " or ".join(str(folder / file.name) for folder in (*file.also_in, weights_cache()))
     name = file.name.rpartition("/")[2]
     return (

@@ -78,7 +78,7 @@ def test_a_missing_file_on_the_server_gives_the_next_steps(server):
     text = str(caught.value)
     assert f"the ImageNet weights of mobilenetv2 could not be fetched from {server.url}{FILE} (404 " in text
     assert f"copy the file to {published.keras_cache() / 'models' / FILE}" in text
-    for way in ("--weights ", "--weights random", "tlcli demo", "--model mobilenet_synthetic", "TLCLI_MIRROR"):
+    for way in ("--weights ", "--weights random", "tlcli demo", "--model efficientnet_lite0", "TLCLI_MIRROR"):
         assert way in text
 
 

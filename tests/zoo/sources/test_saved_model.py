@@ -143,7 +143,7 @@ def test_fine_tuning_changes_the_module_and_the_file_needs_nothing_else(
     assert [group["name"] for group in inspected.document["groups"]] == ["own"]
     shutil.rmtree(own)
     predicted = tlcli("predict", run, photos / "red" / "00.bmp", "--top", 3, "--json").document[0]["top"]
-    image = pixels.read(photos / "red" / "00.bmp", SIZE, "crop")[None]
+    image = pixels.read_exactly(photos / "red" / "00.bmp", SIZE, "crop")[None]
     by_keras = keras.saving.load_model(run / "model.keras", safe_mode=False).predict(image, verbose=0)[0]
     np.testing.assert_allclose(sorted(entry["probability"] for entry in predicted), sorted(by_keras), atol=1e-5)
 
