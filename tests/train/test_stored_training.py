@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from tlcli.cache import arrays
-from tlcli.model import precision
 from tlcli.recipe.schema import Recipe
 from tlcli.train import checkpoint, compile, phases, policy
 from tlcli.train.calibration import score
@@ -117,12 +116,12 @@ def test_stored_features_give_the_same_result_after_a_probe_with_both_poolings(l
 
 
 def test_stored_features_give_the_same_result_in_half_precision(lab, tmp_path):
-    with precision.use_device("cpu", "bfloat16"):
-        recipe = lab.recipe({"train": "top:1", "epochs": 2}, head=WITH_HIDDEN)
-        sessions = [lab.session(recipe, tmp_path / "stored"), lab.session(live(recipe), tmp_path / "live")]
-        for session in sessions:
-            phases.run(session)
-    assert_alike(*sessions, rtol=1e-3, atol=1e-4)
+    recipe = lab.recipe({"train": "top:1", "epochs": 2}, head=WITH_HIDDEN, performance={"precision": "bfloat16"})
+    sessions = [lab.session(recipe, tmp_path / "stored"), lab.session(live(recipe), tmp_path / "live")]
+    for session in sessions:
+        phases.run(session)
+    # The pass folds BatchNorm, which rounds differently, and bfloat16 has eight bits.
+    assert_alike(*sessions, rtol=2e-2, atol=5e-3)
 
 
 @pytest.mark.parametrize(("train", "below"), [("top:1", "block2"), ("top:2", "block1"), ("head", "top")])

@@ -49,10 +49,12 @@ class Trainee(keras.Model):
         x: Any = inputs
         if self.augment is not None:
             x = self.augment(keras.ops.cast(x, "float32"), training=training)
+        precision = self.precision if training else FULL
         if self.lower is not None:
-            x = self.lower(x, training=False)
+            with computing_in(self.lower, precision):
+                x = self.lower(x, training=False)
         if self.upper is not None and self._folded_upper is not None:
-            with computing_in(self.upper, self.precision if training else FULL):
+            with computing_in(self.upper, precision):
                 x = self.upper(x, training=True) if training and self.uses_batch_statistics else self._folded_upper(x)
         return self.top(x, training=training)
 

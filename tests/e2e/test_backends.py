@@ -1,0 +1,38 @@
+"""A classifier trained on TensorFlow answers on JAX as it does on TensorFlow."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, sys
+import numpy as np
+from answers import assert_one_answer
+images = np.random.default_rng(0).uniform(0, 255, (3, 40, 50, 3)).astype(np.float32)
+print(json.dumps(assert_one_answer(sys.argv[1], images).tolist()))
+"""
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("batch_norm", ["affine", "train"])
+def test_a_classifier_gives_the_same_answer_on_jax(
+    batch_norm: str, tlcli: Callable, photos: Path, tiny: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("jax", reason="needs tlcli[jax]")
+    words = ["--recipe", tiny, "--set", f"phases.1.batch_norm={batch_norm}", "--out", tmp_path / "run"]
+    assert tlcli("finetune", photos, *words).code == 0
+    answers = []
+    for backend in ("tensorflow", "jax"):
+        support = str(Path(__file__).parent.parent / "support")
+        environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": support}
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "run" / "model.keras")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        answers.append(json.loads(done.stdout.splitlines()[-1]))
+    for left, right in zip(*answers, strict=True):
+        assert left == pytest.approx(right, abs=1e-4)
