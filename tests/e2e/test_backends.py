@@ -24,8 +24,9 @@ def test_a_classifier_gives_the_same_answer_on_jax(
     batch_norm: str, tlcli: Callable, photos: Path, tiny: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("jax", reason="needs tlcli[jax]")
-    words = ["--recipe", tiny, "--set", f"phases.1.batch_norm={batch_norm}", "--out", tmp_path / "run"]
-    assert tlcli("finetune", photos, *words).code == 0
+    phase = f"{{name: all, policy: all, epochs: 2, lr: 1.0e-4, batch_norm: {batch_norm}}}"
+    result = tlcli("finetune", photos, "--recipe", tiny, "--set", f"phases=[{phase}]", "--out", tmp_path / "run")
+    assert result.code == 0, result.stderr
     answers = []
     for backend in ("tensorflow", "jax"):
         support = str(Path(__file__).parent.parent / "support")
