@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import pytest
@@ -214,3 +215,34 @@ def test_the_catalogue_imports_no_heavy_library():
     code = f"import sys, tlcli.zoo.catalogue as c; c.load(); print([m for m in {heavy} if m in sys.modules])"
     completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert completed.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "kind"),
+    [
+        (["saved_model.pb"], "", "tfhub"),
+        (["model.weights.h5", "config.json"], "", "kerashub"),
+        (["checkpoint", "model.ckpt.index"], "", "slim"),
+        (["model.ckpt.index"], "model.ckpt.index", "slim"),
+        (["deploy.prototxt"], "deploy.prototxt", "caffe"),
+    ],
+)
+def test_files_show_which_source_reads_them(tmp_path, monkeypatch, files, name, kind):
+    asked = []
+    monkeypatch.setattr(
+        catalogue, "module_of", lambda kind: SimpleNamespace(find_card=lambda handle: asked.append((kind, handle)))
+    )
+    for file in files:
+        (tmp_path / file).write_bytes(b"")
+    catalogue.find(str(tmp_path / name))
+    assert asked == [(kind, str(tmp_path / name))]
+    assert not catalogue.is_path(str(tmp_path / name)), "its source makes the path absolute"
+
+
+def test_an_address_of_a_hub_is_that_of_kerashub(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        catalogue, "module_of", lambda kind: SimpleNamespace(find_card=lambda handle: asked.append((kind, handle)))
+    )
+    catalogue.find("hf://keras/resnet_50")
+    assert asked == [("kerashub", "hf://keras/resnet_50")]

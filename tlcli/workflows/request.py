@@ -17,7 +17,6 @@ from tlcli.train.plan import TrainPlan
 from tlcli.train.preparation import check_images, choose_network, data_root
 from tlcli.zoo import catalogue, default
 from tlcli.zoo.resolve import ResolvedRecipe, resolve
-from tlcli.zoo.sources.source import MODULES
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     keys = ("path", "val", "test", "exclude")
     data_paths = {key: _absolute(value) for key in keys if isinstance(value := getattr(data, key), Path)}
     model_paths: dict[str, str] = {}
-    if model.name.partition(":")[0] in MODULES:
+    if catalogue.has_source(model.name):
         # The card's source is the same network with absolute paths.
         model_paths["name"] = catalogue.find(model.name).source
     elif model.name != default.AUTO and catalogue.is_path(model.name):

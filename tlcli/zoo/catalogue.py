@@ -85,10 +85,15 @@ def find(text: str) -> ModelCard:
     raise ModelError(f"there is no card for the Keras model '{handle}'", where="model", hint=_suggestion(handle, known))
 
 
+def has_source(text: str) -> bool:
+    """True if the text is the network of a source other than keras.applications, with or without its kind."""
+    return _with_kind(text).partition(":")[0] in MODULES
+
+
 def is_path(text: str) -> bool:
     """True if `find` reads the text as the path of a card file, a model file or a run folder."""
-    known, text = load(), _with_kind(text)
-    is_name = text in known or text.partition(":")[0] in MODULES or _by_name(text, known) is not None
+    known = load()
+    is_name = text in known or has_source(text) or _by_name(text, known) is not None
     return not is_name and (Path(text).expanduser().exists() or _looks_like_path(text))
 
 
