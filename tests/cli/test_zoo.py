@@ -44,7 +44,7 @@ def test_list_shows_every_network_with_its_numbers(tlcli: Callable) -> None:
     assert [line.split()[0] for line in lines[1:]] == list(catalogue.load())
     assert left_out.startswith("Left out at 120 columns")
     (line,) = [line for line in lines if line.startswith("mobilenet_v2 ")]
-    assert line.split() == ["mobilenet_v2", "2.26", "M", "224", "71.3%", "download"]
+    assert line.split() == ["mobilenet_v2", "Apache-2.0", "2.26", "M", "224", "71.3%", "download"]
     short = tlcli("zoo", "list", "mobilenet_v2").stdout.splitlines()[1]
     assert short.split() == ["mobilenet_v2", "MobileNetV2", "Apache-2.0", "2.26", "M", "224", "71.3%", "download"]
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("mobilenet_synthetic ")]

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from tlcli.zoo.archive import Packed
     from tlcli.zoo.card import ModelCard
 
+# Longest licence in the list, characters.
+LICENCE_WIDTH = 20
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
@@ -59,7 +61,7 @@ def list_cards(pattern: str, as_json: bool, local: bool, **limits: Any) -> None:
         [
             card.name,
             card.title,
-            card.licence,
+            card.licence if len(card.licence) <= LICENCE_WIDTH else "see zoo show",
             "–" if card.parameters is None else text.compact(card.parameters),
             str(card.size),
             "–" if card.imagenet_top1 is None else f"{card.imagenet_top1:.1%}",
