@@ -25,11 +25,6 @@ test-extras: $(READY_EXTRAS)
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
 
-# Tests of optional libraries.
-test-extras: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,imagenet]'
-	$(BIN)/pytest -m extras
-
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

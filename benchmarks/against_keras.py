@@ -6,6 +6,7 @@ round it runs twice more with full caches: once unchanged, once without reusing 
 writes JSON; after an interruption, the same command resumes.
 
     python benchmarks/against_keras.py FLOWERS TRASH --alpha 0.35 --weights FILE.weights.h5 --json results.json
+    python benchmarks/against_keras.py FLOWERS TRASH --model efficientnet_lite0 --json results.json
 
 Without images, it uses scikit-learn's digits and random weights. That compares times, but says nothing about transfer.
 """
@@ -25,6 +26,7 @@ import time
 from pathlib import Path
 
 from tlcli.workflows.demo import write_digits
+from tlcli.zoo import catalogue
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE / "keras_two_phase.py"
@@ -37,6 +39,8 @@ def main() -> None:
     args = _arguments()
     results = json.loads(args.json.read_text(encoding="utf-8")) if args.json and args.json.is_file() else {"sets": {}}
     with tempfile.TemporaryDirectory() as home:
+        if catalogue.find(args.model).kind == "package":
+            args.weights, args.arch = None, str(_write_network(args, Path(home) / "network.keras"))
         for data in args.data or [write_digits(Path(home) / "digits")]:
             set_results = results["sets"].setdefault(data.name, {"runs": []})
             folders, set_results["counts"] = _split_folders(data, Path(home) / data.name)
@@ -70,6 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--alpha", type=float)
     parser.add_argument("--weights", default="random")
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--fine-tune-at", type=int, default=100, help="layer from which the script trains in phase 2")
     parser.add_argument("--recipes", nargs="+", default=["head-only", "unfreeze-until-plateau"])
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="as in tlcli finetune")
     parser.add_argument("--script", type=Path, default=SCRIPT, help="another script with the same arguments and output")
@@ -80,6 +85,25 @@ def _arguments() -> argparse.Namespace:
     if not args.data:
         args.alpha, args.size = 0.35, 64
     return args
+
+
+def _write_network(args: argparse.Namespace, path: Path) -> Path:
+    """Write a network that keras.applications lacks, for input from -1 to 1 as the script scales it."""
+    subprocess.run([sys.executable, "-c", _WRITE_NETWORK, args.model, str(args.size), str(path)], check=True)
+    return path
+
+
+_WRITE_NETWORK = """
+import sys
+import keras
+from tlcli.model.backbone import build, preprocess
+from tlcli.zoo import catalogue
+card, side = catalogue.find(sys.argv[1]), int(sys.argv[2])
+network = build(card, size=(side, side), arguments={}, weights=None).network
+image = keras.Input((side, side, 3))
+pixels = keras.layers.Rescaling(127.5, offset=127.5)(image)
+keras.Model(image, network.call(preprocess(pixels, card.preprocessing))).save(sys.argv[3])
+"""
 
 
 def _split_folders(data: Path, home: Path) -> tuple[dict[str, Path], dict[str, int]]:
@@ -119,6 +143,7 @@ def _run_script(args: argparse.Namespace, folders: dict[str, Path]) -> dict[str,
         str(folders["test"]),
     ]
     command += ["--arch", args.arch, "--weights", str(args.weights), "--size", str(args.size)]
+    command += ["--fine-tune-at", str(args.fine_tune_at)]
     command += ["--alpha", str(args.alpha)] if args.alpha else []
     wall_s, output, memory_mb, _ = _time(command)
     scores = json.loads(output.strip().splitlines()[-1])
@@ -137,7 +162,8 @@ def _run_tlcli(args: argparse.Namespace, job: str, folders: dict[str, Path], hom
     if not job.endswith((WARM, ANEW)):
         shutil.rmtree(cache, ignore_errors=True)
     command = [sys.executable, "-m", "tlcli", "finetune", str(folders["train"].parent), "--model", args.model]
-    command += ["--weights", str(args.weights), "--recipe", recipe, "--json"]
+    command += ["--weights", str(args.weights)] if args.weights else []
+    command += ["--recipe", recipe, "--json"]
     command += ["--set", f"data.size=[{args.size},{args.size}]", *(f"--set={value}" for value in args.set)]
     command += ["--set", f"model.arguments.alpha={args.alpha}"] if args.alpha else []
     command += ["--set", "performance.reuse_results=false"] if job.endswith(ANEW) else []

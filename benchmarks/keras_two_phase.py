@@ -30,7 +30,7 @@ def arguments():
     parser.add_argument("train")
     parser.add_argument("val")
     parser.add_argument("--test", required=True)
-    parser.add_argument("--arch", default="MobileNetV2")
+    parser.add_argument("--arch", default="MobileNetV2", help="in keras.applications, or a .keras file without top")
     parser.add_argument("--alpha", type=float)
     parser.add_argument("--weights", required=True, help="a weights file, or 'random'")
     parser.add_argument("--size", type=int, default=224)
@@ -53,9 +53,12 @@ def main():
     val, _ = load_images(args.val, args.size, shuffle=False)
     shape = (args.size, args.size, 3)
     options = {} if args.alpha is None else {"alpha": args.alpha}
-    network = getattr(keras.applications, args.arch)(
-        weights=None if args.weights == "random" else args.weights, include_top=False, input_shape=shape, **options
-    )
+    if args.arch.endswith(".keras"):
+        network = keras.saving.load_model(args.arch)
+    else:
+        network = getattr(keras.applications, args.arch)(
+            weights=None if args.weights == "random" else args.weights, include_top=False, input_shape=shape, **options
+        )
     image = keras.Input(shape)
     x = keras.layers.RandomRotation(0.1)(keras.layers.RandomFlip("horizontal")(image))
     x = network(keras.layers.Rescaling(1 / 127.5, offset=-1)(x), training=False)
