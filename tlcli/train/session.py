@@ -169,7 +169,7 @@ class Session:
 
     def _report_progress(self, done: int, total: int) -> None:
         self._images_done = done
-        self.observe(events.Advanced("frozen layers", done, total))
+        self.observe(events.Advanced("images through the frozen layers", done, total))
 
     def placement_of(self, step: policy.Step) -> Placement:
         """The cut point of a step, and what is stored there."""

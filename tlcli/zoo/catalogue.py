@@ -24,7 +24,7 @@ _LARGEST_SCALE = 12 / 255
 _SMALLEST_PIXEL_MEAN = 50.0
 _SUPPORTED = (
     "A model is a name of `tlcli zoo list`, a card file (.yaml), a .keras or .h5 file, a run folder, or a network of"
-    f" keras:, {', '.join(f'{kind}:' for kind in MODULES)} (docs/models.md)."
+    f" keras:, {', '.join(f'{kind}:' for kind in MODULES if kind != 'state_dict')} (docs/models.md)."
 )
 # Files that show which source reads a folder. A run folder has none of them.
 _MARKS = {"saved_model.pb": "tfhub", "model.weights.h5": "kerashub", "checkpoint": "slim"}
@@ -66,6 +66,8 @@ def find(text: str) -> ModelCard:
     text = _with_kind(text)
     source, colon, handle = text.partition(":")
     if source in MODULES:
+        if not handle.strip():
+            raise ModelError(f"'{text}' names no network", where="model", hint=_SUPPORTED)
         return module_of(source).find_card(handle)
     if card := known.get(text) or _by_name(text, known):
         return card

@@ -122,9 +122,12 @@ def find_local(file: RemoteFile, *, checked: bool = True) -> Path | None:
 
 
 def has_right_hash(path: Path, file: RemoteFile) -> bool:
-    """True if the content of `path` has the hash of the file, or if none is known."""
+    """True if the content of `path` has the hash of the file, or else that of its download, or if none is known."""
     if not file.hash:
-        return True
+        recorded = Path(f"{path}.sha256")
+        return (
+            not recorded.is_file() or sha256_of(path) == recorded.read_text(encoding="ascii", errors="replace").strip()
+        )
     kind, _, expected = file.hash.partition(":")
     with path.open("rb") as stream:
         # md5 is what the publisher states; it guards against damage here, not against attacks.

@@ -1,6 +1,6 @@
 """The weights of the networks on this machine: where they lie, what is missing, and whether they are undamaged."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,11 +95,16 @@ def state(card: ModelCard, *, arguments: Mapping[str, Any] | None = None, size: 
 
 
 def own_state(card: ModelCard) -> State:
-    """Where the weights for the card's own arguments and size are; for lists, so without an error if there are none."""
+    """Where the weights of a card are, for lists: those for its own arguments and size, or others on this machine."""
     try:
-        return state(card)
+        found = state(card)
     except WeightsError:
         return State("none")
+    if found.where == "download":
+        for _, _, file in published.all_files(card):
+            if path := download.find_local(file, checked=False):
+                return State("cached", path, file)
+    return found
 
 
 def weights_state(recipe: Recipe, card: ModelCard, size: tuple[int, int]) -> State:
@@ -154,9 +159,7 @@ def verify(names: Iterable[str]) -> list[Verdict]:
 def _verify_card(card: ModelCard) -> list[Verdict]:
     kind, _, handle = card.source.partition(":")
     if card.weights is None and kind != "file":
-        files = [file for _, _, file in published.all_files(card)] if kind == "keras" else []
-        places = [(file, folder / file.name) for file in files for folder in (*file.also_in, download.weights_cache())]
-        return [_verify_file(card.name, file, path) for file, path in places if path.is_file()]
+        return list(_verify_published(card)) if kind == "keras" else []
     try:
         path = package.find_weights(card) if kind == "package" else Path(card.weights or handle)
     except WeightsError:
@@ -170,19 +173,28 @@ def _verify_card(card: ModelCard) -> list[Verdict]:
     return [Verdict(card.name, path, "damaged", "sha256 of the card", "Restore the file, or remove the network.")]
 
 
-def _verify_file(name: str, file: RemoteFile, path: Path) -> Verdict:
+def _verify_published(card: ModelCard) -> Iterator[Verdict]:
+    for arguments, size, file in published.all_files(card):
+        settings = "".join(f" --set model.arguments.{name}={value}" for name, value in arguments.items())
+        pull = f"tlcli zoo pull {card.name}{settings}" + (f" --size {size} {size}" if size else "")
+        for folder in (*file.also_in, download.weights_cache()):
+            if (folder / file.name).is_file():
+                yield _verify_file(card.name, file, folder / file.name, pull)
+
+
+def _verify_file(name: str, file: RemoteFile, path: Path, pull: str) -> Verdict:
     recorded = Path(f"{path}.sha256")
     if file.hash:
         against = f"{file.hash.partition(':')[0]} published by Keras"
         is_right = download.has_right_hash(path, file)
     elif recorded.is_file():
         against = "sha256 at its download"
-        is_right = sha256_of(path) == recorded.read_text(encoding="ascii", errors="replace").strip()
+        is_right = download.has_right_hash(path, file)
     else:
         return Verdict(name, path, "not checked", message="Keras publishes no hash for it.")
     if is_right:
         return Verdict(name, path, "ok", against)
-    return Verdict(name, path, "damaged", against, f"Delete it, and then: tlcli zoo pull {name}")
+    return Verdict(name, path, "damaged", against, f"Delete it, and then: {pull}")
 
 
 def _owner(path: Path) -> Where:

@@ -100,7 +100,7 @@ def test_a_cut_may_be_above_the_pooling_of_a_file():
 
 @pytest.mark.parametrize(
     ("cut", "message"),
-    [("depthwise_bn", r"no layer 'depthwise_bn' in .*Did you mean 'depthwise_BN'\?.*inspect"), ("zzz", "no layer")],
+    [("depthwise_bn", r"no layer 'depthwise_bn'.*Did you mean 'depthwise_BN'\?.*inspect"), ("zzz", "no layer")],
 )
 def test_a_wrong_cut_suggests_a_layer(cut, message):
     with pytest.raises(ModelError, match=message):

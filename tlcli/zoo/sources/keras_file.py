@@ -83,7 +83,7 @@ def cut_at(network: keras.Model, layer: str) -> keras.Model:
     names = [existing.name for existing in network.layers]
     if layer not in names:
         raise ModelError(
-            f"there is no layer '{layer}' in {network.name}",
+            f"the network has no layer '{layer}'",
             where="model.cut",
             hint=f"{did_you_mean(layer, names)} For the layer names: tlcli inspect MODEL --by layer".strip(),
         )

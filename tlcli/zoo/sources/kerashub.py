@@ -310,7 +310,7 @@ def _ways_out(handle: str, folder: Path | None) -> str:
         cache = f"Fetch it where there is a network (hf download {handle.removeprefix('hf://')} --local-dir FOLDER). "
     return (
         f"{cache}Or name a folder with them: --model {KIND}:FOLDER. Or choose another network: weights that are here"
-        " already are used with --weights FILE, and --model mobilenet_synthetic comes with tlcli."
+        " already are used with --weights FILE, and --model efficientnet_lite0 comes with tlcli."
     )
 
 

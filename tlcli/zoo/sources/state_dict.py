@@ -21,6 +21,12 @@ def find_card(handle: str) -> ModelCard:
     Raises:
         ModelError: There is no such architecture.
     """
+    if Path(handle).exists():
+        raise ModelError(
+            "is a file of weights, and state_dict: takes the name of an architecture",
+            where=handle,
+            hint=f"Import it, then use its name: tlcli zoo import {handle} --architecture A --name NAME.",
+        )
     found = table.find(handle)
     return ModelCard(
         name=found.name,
