@@ -76,6 +76,6 @@ def test_offline_every_way_out_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert f"to {tmp_path}/models/keras/resnetv1/keras/resnet_18_imagenet/3." in text
     assert "--model kerashub:FOLDER" in text
     assert "--weights FILE" in text
-    assert "mobilenet_synthetic" in text
+    assert "efficientnet_lite0" in text
     with pytest.raises(WeightsError, match="TLCLI_OFFLINE is set"):
         catalogue.find("kerashub:hf://somebody/some-net")
