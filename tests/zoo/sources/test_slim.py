@@ -191,7 +191,7 @@ def test_another_architecture_is_named(tmp_path, checkpoint):
     both = save(tmp_path / "both.ckpt", {f"{scope}/conv1/weights": np.zeros(3) for scope in ("vgg_16", "resnet_v1_50")})
     with pytest.raises(WeightsError, match=r"both\.ckpt: has several networks: (resnet_v1_50|vgg_16), .*slim:\w+@"):
         load(both)
-    with pytest.raises(ModelError, match="'slim:' names no checkpoint"):
+    with pytest.raises(ModelError, match="'slim:' names no network"):
         load("")
 
 
