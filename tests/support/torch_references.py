@@ -1,12 +1,10 @@
 """Small networks of PyTorch, torchvision and timm with repeatable weights, and the outputs that they computed.
 
-`python tests/support/torch_references.py resnet20.th` writes `torch_outputs.npz` again; it needs these libraries. The
-file holds every fourth channel of the features, the shapes of the arrays as JSON, and the features of the published
-ResNet-20 for CIFAR-10, whose weights are the argument.
+`python tests/support/torch_references.py` writes `torch_outputs.npz` again; it needs these libraries. The file holds
+every fourth channel of the features, and the shapes of the arrays as JSON.
 """
 
 import json
-import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,18 +167,6 @@ def _cifar(depth: int) -> Any:
     return net
 
 
-def compute_published(path: str) -> np.ndarray:
-    """The features of ResNet-20 with its published weights."""
-    import torch
-
-    saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    net = _cifar(3)
-    net.load_state_dict({key.removeprefix("module."): value for key, value in saved.items() if "linear" not in key})
-    net.eval()
-    with torch.no_grad():
-        return net(torch.from_numpy(image().transpose(0, 3, 1, 2).copy())).numpy()
-
-
 def compute(name: str, weights: Mapping[str, np.ndarray] | None = None) -> tuple[dict[str, list[int]], np.ndarray]:
     """Shapes of the arrays of a network, and its features for `image`, channels first."""
     import torch
@@ -198,5 +184,4 @@ if __name__ == "__main__":
     results = {name: compute(name) for name in NETWORKS}
     text = json.dumps({name: shapes for name, (shapes, _) in results.items()}).encode()
     outputs = {name: output[:, ::4] for name, (_, output) in results.items()}
-    outputs["published"] = compute_published(sys.argv[1])[:, ::4]
     np.savez_compressed(OUTPUTS, shapes=np.frombuffer(text, np.uint8), **outputs)

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from tlcli.errors import ModelError, WeightsError
 from tlcli.zoo import weight_map
 from tlcli.zoo.architectures import table
-from tlcli.zoo.formats import arrays
+from tlcli.zoo.formats import arrays, torch_file
 from tlcli.zoo.sources import state_dict
 
 
@@ -83,15 +83,42 @@ def test_a_published_file_becomes_a_network_of_ones_own(tlcli, sample, photos, t
 
 
 def check_published(name: str, file: Path) -> None:
-    """Compare the features with those that PyTorch computed, at another input size than that of the card."""
+    """Compare the features with those of the ResNet of the paper in NumPy, at another input size than the card's."""
     from tlcli.model import backbone
     from tlcli.zoo import catalogue
 
     built = backbone.build(catalogue.find(name), size=torch_references.SIZE, arguments={}, weights=None)
-    with np.load(torch_references.OUTPUTS) as stored:
-        expected = stored["published"].transpose(0, 2, 3, 1)
-    actual = keras.ops.convert_to_numpy(built.network(torch_references.image()))[..., ::4]
+    expected = resnet_in_numpy(torch_file.read(file), torch_references.image()[0])
+    actual = keras.ops.convert_to_numpy(built.network(torch_references.image()))[0]
+    assert expected.std() > 0.1
     np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+def resnet_in_numpy(weights: dict[str, np.ndarray], image: np.ndarray) -> np.ndarray:
+    """Features of the ResNet-20 for CIFAR-10 with shortcuts of option A: He et al. 2015, arXiv 1512.03385, section 4.2.
+
+    Args:
+        weights: Arrays by the names of PyTorch, kernels (outputs, inputs, 3, 3).
+        image: Float (height, width, 3).
+    """
+    weights = {name.removeprefix("module."): array.astype(np.float64) for name, array in weights.items()}
+
+    def normed(x: np.ndarray, conv: str, norm: str, stride: int = 1) -> np.ndarray:
+        padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(0, 1))[::stride, ::stride]
+        x = np.einsum("hwcij,ocij->hwo", windows, weights[f"{conv}.weight"], optimize=True)
+        scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + 1e-5)
+        return (x - weights[f"{norm}.running_mean"]) * scale + weights[f"{norm}.bias"]
+
+    x = np.maximum(normed(image.astype(np.float64), "conv1", "bn1"), 0)
+    for stage in (1, 2, 3):
+        for block in range(3):
+            stride, name = 2 if stage > 1 and block == 0 else 1, f"layer{stage}.{block}"
+            inner = np.maximum(normed(x, f"{name}.conv1", f"{name}.bn1", stride), 0)
+            inner = normed(inner, f"{name}.conv2", f"{name}.bn2")
+            missing = (inner.shape[-1] - x.shape[-1]) // 2
+            x = np.maximum(inner + np.pad(x[::stride, ::stride], ((0, 0), (0, 0), (missing, missing))), 0)
+    return x
 
 
 def tensors() -> dict[str, np.ndarray]:
