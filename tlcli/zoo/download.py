@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,6 @@ class RemoteFile:
         hash: `md5:…` or `sha256:…`, as its publisher states it; empty if none is stated.
         title: What it is, for messages: "the ImageNet weights of resnet50".
         also_in: Folders of other programs that may already hold it.
-        package: Command that installs a package with these weights; empty if there is none.
     """
 
     name: str
@@ -50,7 +49,6 @@ class RemoteFile:
     hash: str = ""
     title: str = "the weights"
     also_in: tuple[Path, ...] = ()
-    package: str = ""
 
 
 @contextmanager
@@ -167,35 +165,13 @@ def store(file: RemoteFile, source: Path) -> Path:
     return target
 
 
-def is_offered(file: RemoteFile, *, timeout_s: float) -> bool:
-    """True if the mirror or the server answers that it has the file. Only the header is requested.
-
-    Args:
-        file: The file.
-        timeout_s: Longest wait for an answer, seconds.
-    """
-    place = mirror()
-    if isinstance(place, Path) and (place / file.name).is_file():
-        return True
-    if is_offline():
-        return False
-    import requests
-
-    for url in [_join(place, file), file.url] if isinstance(place, str) else [file.url]:
-        with suppress(requests.RequestException, OSError, ValueError):
-            answer = requests.head(url, timeout=timeout_s, allow_redirects=True)
-            if answer.status_code == 200:
-                return True
-    return False
-
-
 def ways_out(file: RemoteFile) -> str:
     """All ways to get the weights of a file by hand, in the order in which they are tried."""
-    package = file.package or "the weights of efficientnet_lite0 come with tlcli (--model efficientnet_lite0)"
     caches = " or ".join(str(folder / file.name) for folder in (*file.also_in, weights_cache()))
     name = file.name.rpartition("/")[2]
     return (
-        f"Ways out: 1. package: {package}. 2. cache: copy the file to {caches}."
+        "Ways out: 1. package: the weights of efficientnet_lite0 come with tlcli (--model efficientnet_lite0)."
+        f" 2. cache: copy the file to {caches}."
         f" 3. mirror: set TLCLI_MIRROR to a folder or an address that has {file.name}."
         f" 4. file: --weights {name}, wherever it lies. Without these weights: --weights random, or tlcli demo."
     )
