@@ -372,6 +372,8 @@ def test_classes_without_images_are_named_and_not_scored(
     assert scores["balanced_accuracy"] == pytest.approx(sum(recalls) / 2)
     text = tlcli("evaluate", finished[0], tmp_path / "some").stdout
     assert "no images of green: these classes are not scored" in text
+    only = shutil.copytree(photos / "red", tmp_path / "one" / "red").parent
+    assert tlcli("evaluate", finished[0], only, "--json").document["missing"] == ["blue", "green"]
     shutil.copytree(photos / "red", tmp_path / "some" / "crimson")
     error = tlcli("evaluate", finished[0], tmp_path / "some").stderr
     assert "the classifier does not have the class crimson" in error

@@ -105,11 +105,17 @@ def scan(
         DataError: If the folder does not exist, cannot be read, or does not hold two classes of images.
     """
     with layout.readable():
-        index, files = _survey(root, classes, {"val": val, "test": test}, exclude)
-        results = _hash_files(index.root, files, progress)
-    images = sorted((result for result in results if isinstance(result, ImageFile)), key=lambda image: image.path)
-    unreadable = sorted(result for result in results if isinstance(result, tuple))
-    return replace(index, images=tuple(images), unreadable=tuple(unreadable))
+        return _hashed(*_survey(root, classes, {"val": val, "test": test}, exclude), progress)
+
+
+def scan_some(root: Path) -> FolderIndex:
+    """As `scan`, for images to score: one class is enough.
+
+    Raises:
+        DataError: If the folder does not exist, cannot be read, or holds no class of images.
+    """
+    with layout.readable():
+        return _hashed(*_survey(root, None, {}, None, fewest=1), None)
 
 
 def check_layout(
@@ -189,11 +195,20 @@ class _File:
     given: str | None
 
 
+def _hashed(index: FolderIndex, files: list[_File], progress: Callable[[int, int], None] | None) -> FolderIndex:
+    """The index with its images, each hashed."""
+    results = _hash_files(index.root, files, progress)
+    images = sorted((result for result in results if isinstance(result, ImageFile)), key=lambda image: image.path)
+    unreadable = sorted(result for result in results if isinstance(result, tuple))
+    return replace(index, images=tuple(images), unreadable=tuple(unreadable))
+
+
 def _survey(
     root: Path,
     classes: Sequence[str] | None,
     elsewhere: Mapping[str, Path | None],
     exclude: Path | None,
+    fewest: int = 2,
 ) -> tuple[FolderIndex, list[_File]]:
     """An index without its images, and the image files; no file is hashed.
 
@@ -202,6 +217,7 @@ def _survey(
         classes: As in `scan`.
         elsewhere: Folders that replace the val and test folders of `root`.
         exclude: As in `scan`.
+        fewest: Number of classes that there must be.
     """
     exclusions = None if exclude is None else read_list(exclude)
     replaced = {split: folder for split, folder in elsewhere.items() if folder is not None}
@@ -211,7 +227,7 @@ def _survey(
     root = root.resolve()
     own = {split_folder.folder for split_folder in data_layout.split_folders}
     folders = [(split_folder, _class_folders(split_folder, own)) for split_folder in data_layout.split_folders]
-    names = _choose_classes(data_layout.split_folders[0].folder, sorted(folders[0][1]), classes)
+    names = _choose_classes(data_layout.split_folders[0].folder, sorted(folders[0][1]), classes, fewest)
     for split_folder, class_folders in folders[1:]:
         _require_same_classes(split_folder, class_folders, names, is_subset=classes is not None)
     collected = _Collection(root, exclusions, ignored=list(data_layout.ignored))
@@ -287,7 +303,9 @@ def _class_folders(split_folder: SplitFolder, excluded: Collection[Path]) -> dic
     return folders
 
 
-def _choose_classes(folder: Path, existing: Sequence[str], classes: Sequence[str] | None) -> tuple[str, ...]:
+def _choose_classes(
+    folder: Path, existing: Sequence[str], classes: Sequence[str] | None, fewest: int
+) -> tuple[str, ...]:
     """The classes to use, in order: all existing ones, or those of the recipe."""
     if not existing:
         images, _ = layout.files_under(folder)
@@ -300,7 +318,7 @@ def _choose_classes(folder: Path, existing: Sequence[str], classes: Sequence[str
             raise DataError(f"no class folder '{name}' in {folder}", where="data.classes", hint=hint)
     if repeated := [name for name, count in Counter(chosen).items() if count > 1]:
         raise DataError(f"class '{repeated[0]}' is named twice", where="data.classes", hint="Name each class once.")
-    if len(chosen) < 2:
+    if len(chosen) < fewest:
         hint = LAYOUT
         if classes is None and layout.holds_folders(folder / existing[0]):
             hint = f"'{existing[0]}' holds folders. Did you mean {folder / existing[0]}?"

@@ -159,7 +159,7 @@ def labelled_images(data: Path, classes: Sequence[str]) -> tuple[list[Path], lis
     Raises:
         DataError: If the folder cannot be read, or has a class that the classifier does not have.
     """
-    index = source.scan(data)
+    index = source.scan_some(data)
     if unknown := sorted(set(index.classes) - set(classes)):
         raise DataError(
             f"the classifier does not have {'the class' if len(unknown) == 1 else 'the classes'} {', '.join(unknown)}",
