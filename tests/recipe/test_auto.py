@@ -1,8 +1,7 @@
-"""Recipe values that depend on the number of images: the batch size and the epochs of a phase."""
+"""Recipe values that are `auto`, and lists with one value per round."""
 
 import pytest
 
-from tlcli.recipe.phase import AUTO_STEPS
 from tlcli.recipe.schema import FEW_IMAGES, Recipe
 
 UNFREEZE = {"name": "unfreeze", "policy": "all", "epochs": "auto"}
@@ -12,22 +11,13 @@ def recipe(phase: dict[str, object] = UNFREEZE, **performance: object) -> Recipe
     return Recipe.model_validate({"name": "r", "phases": [phase], "performance": performance})
 
 
-@pytest.mark.parametrize(
-    ("images", "batch", "epochs"),
-    [(1, 16, AUTO_STEPS), (66, 16, 20), (514, 16, 3), (FEW_IMAGES - 1, 16, 3), (FEW_IMAGES, 32, 3), (100_000, 32, 3)],
-)
-def test_few_images_give_small_batches_and_more_epochs(images, batch, epochs):
-    resolved = recipe(batch="auto").for_images(images, epochs=3)
-    assert (resolved.performance.batch_size, resolved.phases[0].max_epochs) == (batch, epochs)
+@pytest.mark.parametrize(("images", "batch"), [(1, 16), (FEW_IMAGES - 1, 16), (FEW_IMAGES, 32), (100_000, 32)])
+def test_few_images_give_small_batches(images, batch):
+    assert recipe(batch="auto").for_images(images).performance.batch_size == batch
 
 
-def test_a_card_can_require_more_epochs():
-    assert recipe().for_images(10_000, epochs=12).phases[0].max_epochs == 12
-
-
-def test_explicit_values_stay():
-    resolved = recipe({**UNFREEZE, "epochs": 1}, batch=7).for_images(10, epochs=12)
-    assert (resolved.performance.batch_size, resolved.phases[0].max_epochs) == (7, 1)
+def test_an_explicit_batch_stays():
+    assert recipe(batch=7).for_images(10).performance.batch_size == 7
 
 
 def test_unresolved_auto_values_raise():
@@ -42,3 +32,18 @@ def test_unresolved_auto_values_raise():
 def test_invalid_shares_of_the_groups_are_refused(step):
     with pytest.raises(ValueError, match="step"):
         recipe({"name": "unfreeze", "policy": "gradual", "step": step})
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        ({"policy": "all", "epochs": [3, 8]}, "epochs: a list needs a policy with rounds"),
+        ({"policy": "gradual", "epochs": [3, 0]}, "every round must train"),
+        ({"policy": "gradual", "epochs": []}, "epochs"),
+        ({"policy": "gradual", "step": ["30%", "double"]}, "step"),
+        ({"policy": "gradual", "until": {"min_relative_gain": [0.5, 1.5]}}, "min_relative_gain"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(phase, message):
+    with pytest.raises(ValueError, match=message):
+        recipe({"name": "unfreeze", **phase})

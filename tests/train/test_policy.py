@@ -337,7 +337,7 @@ def test_auto_values_must_be_resolved_first(name):
         "layer_decay": lambda phase: phase.decay,
         "batch_norm": lambda phase: phase.batch_norm_policy,
     }[name]
-    with pytest.raises(RuntimeError, match=f"phase unfreeze: {name} is still auto"):
+    with pytest.raises(RuntimeError, match=f"{name} is still auto"):
         read(phase)
     values = {"lr": 0.25, "step": 3, "layer_decay": 0.5, "batch_norm": "affine"}
     assert read(phase.fill_auto(values)) == values[name]

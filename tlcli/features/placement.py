@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from tlcli.data.split import Splits
 from tlcli.model.layer_groups import LayerGroup, LayerGroups
 from tlcli.recipe.fields import bytes_of
-from tlcli.recipe.phase import PhaseSpec
 from tlcli.recipe.schema import AugmentSpec, Recipe
 
 # `augment.views: auto` stores this many views of each image, in steps of at least this many epochs; see docs/adr/010.
@@ -62,9 +61,9 @@ def count_images(splits: Splits) -> ImageCounts:
 
 
 def placement_of(
-    recipe: Recipe, phase: PhaseSpec, trained: Collection[str], groups: LayerGroups, counts: ImageCounts
+    recipe: Recipe, epochs: int, trained: Collection[str], groups: LayerGroups, counts: ImageCounts
 ) -> Placement:
-    """The placement of a step that trains the backbone layers `trained` and the head.
+    """The placement of a step of some epochs that trains the backbone layers `trained` and the head.
 
     Features are stored as high in the network as possible: at the pooled features if only the head is trained, else at
     the highest cut point below the lowest trained layer. If these exceed the cache budget, a lower cut point with
@@ -79,7 +78,7 @@ def placement_of(
         return _not_stored(None, "the network has no cut point below the trained layers" if is_frozen else "")
     if recipe.augment.mixup:
         return _not_stored(highest, "mixup interpolates pixels, so features cannot be stored")
-    views = stored_views(recipe.augment, phase, is_head=is_head)
+    views = stored_views(recipe.augment, epochs, is_head=is_head)
     if views == 0:
         return _not_stored(highest)
     budget = bytes_of(recipe.performance.cache_budget)
@@ -116,7 +115,7 @@ def _within_budget(
     return None
 
 
-def stored_views(augment: AugmentSpec, phase: PhaseSpec, *, is_head: bool) -> int:
+def stored_views(augment: AugmentSpec, epochs: int, *, is_head: bool) -> int:
     """Number of views of each training image to store; 0 if every epoch renders its own.
 
     Without augmentation, one view is stored. With `views: auto`, a step that trains only the head stores one, because a
@@ -128,8 +127,8 @@ def stored_views(augment: AugmentSpec, phase: PhaseSpec, *, is_head: bool) -> in
     if augment.views == "live":
         return 0
     if augment.views == "auto":
-        return 1 if is_head or phase.max_epochs < MIN_EPOCHS else AUTO_VIEWS
-    return max(1, min(augment.views, phase.max_epochs))
+        return 1 if is_head or epochs < MIN_EPOCHS else AUTO_VIEWS
+    return max(1, min(augment.views, epochs))
 
 
 def _stored_bytes(image_bytes: int, views: int, counts: ImageCounts) -> int:

@@ -7,11 +7,41 @@ from pydantic import Field, StringConstraints, model_validator
 
 from tlcli.recipe.fields import BatchNormPolicy, Fraction, Percent, Spec, Text
 
-# Training steps that a phase with `epochs: auto` has at least.
-AUTO_STEPS = 96
+Gain = Annotated[float, Field(ge=0, lt=1)]
+Gains = Gain | Annotated[list[Gain], Field(min_length=1)]
 
 
-class UntilSpec(Spec):
+def of_round(values: Any, number: int) -> Any:
+    """The value of a round, counted from 0: of a list the last one holds for all later rounds.
+
+    >>> of_round([3, 8], 0), of_round([3, 8], 5), of_round(3, 5)
+    (3, 8, 3)
+    """
+    return values[min(number, len(values) - 1)] if isinstance(values, list) else values
+
+
+class AutoSpec(Spec):
+    """A section in which a value may be `auto`."""
+
+    def fill_auto(self, values: Mapping[str, Any]) -> Self:
+        """A copy with `values`, by field name, in place of `auto`. Other fields stay, and other names are ignored."""
+        return self.model_copy(
+            update={key: value for key, value in values.items() if getattr(self, key, None) == "auto"}
+        )
+
+    def resolved(self, name: str) -> Any:
+        """The value of a field.
+
+        Raises:
+            RuntimeError: If it is still `auto`; an internal error.
+        """
+        value = getattr(self, name)
+        if value == "auto":
+            raise RuntimeError(f"{name} is still auto")
+        return value
+
+
+class UntilSpec(AutoSpec):
     """When to stop unfreezing more groups.
 
     Attributes:
@@ -19,42 +49,62 @@ class UntilSpec(Spec):
         confidence: Smallest probability that the gain is real, 0.5-1, by a one-sided paired test on the validation
             images; 0.5 keeps every gain.
         min_relative_gain: Share by which a kept round must have lowered the validation loss (or the share of wrong
-            answers if the metric is accuracy) for another round to follow, 0-1. Each round costs more than the one
-            before. `auto`: 0 if training the whole network takes seconds, otherwise 0.5.
+            answers if the metric is accuracy) for another round to follow, 0-1; a list has one value per round, and
+            the last one holds for all later rounds. Each round costs more than the one before.
         patience: Rounds without a kept gain before the phase ends.
+        since: What a round's gain is tested against: the weights before the `round`, or before the `phase`; then it
+            must also have a larger confident gain than the round before. `phase` also keeps a round whose own gain is
+            too small to be certain of, if all rounds together are one.
+        cut_short: True to stop a round after a third of its epochs if no weights so far lowered the validation loss,
+            and to end the phase after a round that never did.
     """
 
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
-    min_relative_gain: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
-    patience: Annotated[int, Field(ge=1)] = 1
+    min_relative_gain: Gains | Literal["auto"] = 0.0
+    patience: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    since: Literal["round", "phase", "auto"] = "round"
+    cut_short: bool | Literal["auto"] = False
 
-    def with_min_relative_gain(self, share: float) -> Self:
-        """A copy with `share`, 0-1, in place of `min_relative_gain: auto`."""
-        return self.model_copy(update={"min_relative_gain": share}) if self.min_relative_gain == "auto" else self
+    def relative_gain_after(self, number: int) -> float:
+        """The value of `min_relative_gain`, 0-1, after the round with this number, counted from 0."""
+        return float(of_round(self.resolved("min_relative_gain"), number))
 
     @property
-    def required_relative_gain(self) -> float:
-        """The value of `min_relative_gain`, 0-1, once `auto` is resolved."""
-        if self.min_relative_gain == "auto":
-            raise RuntimeError("until.min_relative_gain is still auto")
-        return self.min_relative_gain
+    def max_rollbacks(self) -> int:
+        """The value of `patience`."""
+        return int(self.resolved("patience"))
+
+    @property
+    def is_since_phase(self) -> bool:
+        """True if `since` is `phase`."""
+        return bool(self.resolved("since") == "phase")
+
+    @property
+    def may_cut_short(self) -> bool:
+        """The value of `cut_short`."""
+        return bool(self.resolved("cut_short"))
 
 
 Policy = Literal["fixed", "all", "gradual", "lp_ft", "surgical", "depth_search"]
 # Policies that unfreeze round by round. `depth_search` first finds out how many groups to keep.
 GRADUAL = ("gradual", "depth_search")
 ParameterShare = Annotated[str, StringConstraints(pattern=r"^(100|[1-9]\d?)% of parameters$")]
+RoundSize = Annotated[int, Field(ge=1)] | Literal["all"] | Percent
+RoundSizes = RoundSize | Annotated[list[RoundSize], Field(min_length=1)]
+Epoch = Annotated[int, Field(ge=0, le=10000)]
+Epochs = Epoch | Annotated[list[Epoch], Field(min_length=1)]
 # Share of a step in which the learning rate of newly unfrozen groups rises with `warmup: auto`.
 AUTO_WARMUP = 0.1
 
 
-class PhaseSpec(Spec):
+class PhaseSpec(AutoSpec):
     """One stretch of training with one rule for what is trained.
 
-    `auto` for `lr`, `step`, `layer_decay` and `batch_norm` means the value of the network's card, see `fill_auto`.
-    `auto` for `epochs` also depends on the number of images, see `with_epochs`.
+    `auto` for `lr`, `layer_decay` and `batch_norm` means the value of the network's card. `auto` for `step`, `epochs`
+    and in `until` also depends on the recipe's `quality` and on the images, see `train.rounds`. A list has one value
+    per round of a `gradual` phase, and the last one holds for all later rounds.
 
     Attributes:
         policy: `fixed` trains the selection `train`. `all` trains everything. `gradual` unfreezes more groups from
@@ -78,9 +128,9 @@ class PhaseSpec(Spec):
     policy: Policy = "fixed"
     train: Text | None = None
     init: Literal["probe", "random"] = "random"
-    step: Annotated[int, Field(ge=1)] | Literal["all", "double", "auto"] | Percent | ParameterShare = 1
+    step: Literal["auto", "double"] | ParameterShare | RoundSizes = 1
     group_count: Annotated[int, Field(ge=1)] | None = None
-    epochs: Annotated[int, Field(ge=0, le=10000)] | Literal["auto"] = 10
+    epochs: Epochs | Literal["auto"] = 10
     patience: Annotated[int, Field(ge=1)] | None = None
     lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] | None = None
     schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] | None = None
@@ -95,7 +145,12 @@ class PhaseSpec(Spec):
     def _check_keys_fit_policy(self) -> Self:
         if self.policy == "fixed" and self.train is None:
             raise ValueError("policy fixed needs train: a selection such as head, top:3 or all")
-        if self.epochs == 0 and self.init != "probe":
+        for name in ("step", "epochs"):
+            if isinstance(value := getattr(self, name), list) and not self.is_gradual:
+                raise ValueError(f"{name}: a list needs a policy with rounds, such as gradual (got {name}: {value})")
+        if isinstance(self.epochs, list) and 0 in self.epochs:
+            raise ValueError(f"epochs: every round must train (got epochs: {self.epochs})")
+        if isinstance(self.epochs, int) and self.epochs == 0 and self.init != "probe":
             raise ValueError("epochs: 0 trains nothing (got epochs: 0). It is allowed with init: probe")
         if self.policy != "fixed" and self.train is not None:
             raise ValueError(
@@ -105,29 +160,24 @@ class PhaseSpec(Spec):
             raise ValueError(f"group_count needs policy: surgical (got policy: {self.policy})")
         return self
 
-    def fill_auto(self, values: Mapping[str, Any]) -> Self:
-        """A copy with `values`, by field name, in place of `auto`. Other fields stay as they are."""
-        return self.model_copy(update={name: value for name, value in values.items() if getattr(self, name) == "auto"})
-
     def learning_rate(self, otherwise: float) -> float:
         """The learning rate of the phase, or `otherwise` (the optimiser's) if it has none."""
-        return otherwise if self.lr is None else float(self._resolved("lr"))
+        return otherwise if self.lr is None else float(self.resolved("lr"))
 
-    def with_epochs(self, epochs: int, *, steps_per_epoch: int) -> Self:
-        """A copy with a number in place of `epochs: auto`: `epochs`, or more until it has `AUTO_STEPS` steps."""
-        if self.epochs != "auto":
-            return self
-        return self.model_copy(update={"epochs": max(epochs, -(-AUTO_STEPS // steps_per_epoch))})
+    def epochs_of(self, number: int) -> int:
+        """Epochs of the step with this number, counted from 0, unless patience ends it earlier."""
+        return int(of_round(self.resolved("epochs"), number))
 
     @property
     def max_epochs(self) -> int:
-        """Epochs of each step, unless patience ends it earlier."""
-        return int(self._resolved("epochs"))
+        """The most epochs of a step."""
+        epochs = self.resolved("epochs")
+        return int(max(epochs) if isinstance(epochs, list) else epochs)
 
     @property
-    def groups_per_round(self) -> int | str:
+    def groups_per_round(self) -> int | str | list[int | str]:
         """What an unfreezing round adds, see `step`."""
-        return cast("int | str", self._resolved("step"))
+        return cast("int | str | list[int | str]", self.resolved("step"))
 
     @property
     def is_gradual(self) -> bool:
@@ -148,15 +198,9 @@ class PhaseSpec(Spec):
     @property
     def decay(self) -> float:
         """Learning rate of a layer group as a share of that of the group above, above 0 to 1."""
-        return float(self._resolved("layer_decay"))
+        return float(self.resolved("layer_decay"))
 
     @property
     def batch_norm_policy(self) -> BatchNormPolicy:
         """How BatchNorm in trained groups behaves."""
-        return cast("BatchNormPolicy", self._resolved("batch_norm"))
-
-    def _resolved(self, name: str) -> Any:
-        value = getattr(self, name)
-        if value == "auto":
-            raise RuntimeError(f"phase {self.name}: {name} is still auto")
-        return value
+        return cast("BatchNormPolicy", self.resolved("batch_norm"))

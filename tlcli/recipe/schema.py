@@ -220,6 +220,7 @@ class Recipe(Spec):
     name: Text
     description: str = ""
     extends: str | None = None
+    quality: Literal["fast", "balanced"] = "balanced"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataSpec = DataSpec()
     model: ModelSpec = ModelSpec()
@@ -230,20 +231,12 @@ class Recipe(Spec):
     performance: PerformanceSpec = PerformanceSpec()
     expect: list[Annotated[str, AfterValidator(_check_expectation)]] = Field(default_factory=list)
 
-    def for_images(self, count: int, *, epochs: int) -> Self:
-        """A copy with numbers in place of `batch: auto` and `epochs: auto`.
-
-        Args:
-            count: Number of training images.
-            epochs: Fewest epochs of a phase with `epochs: auto`, from the network's card.
-        """
-        batch = self.performance.batch
-        if batch == "auto":
-            batch = 16 if count < FEW_IMAGES else 32
-        phases = [phase.with_epochs(epochs, steps_per_epoch=-(-count // batch)) for phase in self.phases]
-        return self.model_copy(
-            update={"phases": phases, "performance": self.performance.model_copy(update={"batch": batch})}
-        )
+    def for_images(self, count: int) -> Self:
+        """A copy with a number in place of `batch: auto`, for `count` training images."""
+        if self.performance.batch != "auto":
+            return self
+        batch = 16 if count < FEW_IMAGES else 32
+        return self.model_copy(update={"performance": self.performance.model_copy(update={"batch": batch})})
 
     @model_validator(mode="after")
     def _check_sections_fit(self) -> Self:

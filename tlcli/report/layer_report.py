@@ -91,7 +91,7 @@ class SelectionEffect:
     def _costs(self, layers: frozenset[str]) -> dict[str, Any]:
         """Parameters, bytes and relative epoch times of training these layers."""
         recipe, groups = self._unaugmented, self.groups
-        cut = placement.placement_of(recipe, recipe.phases[0], layers, groups, placement.ImageCounts(1, 1))
+        cut = placement.placement_of(recipe, recipe.phases[0].max_epochs, layers, groups, placement.ImageCounts(1, 1))
         below = groups.names.index(cut.group.name) + 1 if cut.group else 0
         frozen, above = (sum(group.flops for group in part) for part in (groups.groups[:below], groups.groups[below:]))
         # The unit is an epoch that trains everything from the pixels.

@@ -29,8 +29,6 @@ PASS_TENSORS = 3
 HELD_FOR_GRADIENTS = 4 / 3
 # Training with at most this many multiply-adds is cheap: it takes a quarter of a minute on two cores.
 CHEAP_FLOPS = 2e11
-# Fraction (0-1) of the layer groups that an unfreezing round adds if training is not cheap.
-ROUND_FRACTION = 0.3
 _KERNEL_LAYERS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose", "Dense")
 # Other layers whose outputs are held. ReLU is not one of them: its gradient needs only its output, which the next
 # convolution holds anyway.
@@ -168,11 +166,6 @@ def is_cheap(groups: LayerGroups, images: int) -> bool:
     """True if the whole network can be trained on `images` (summed over all epochs) in seconds."""
     flops = sum(group.flops for group in groups)
     return epoch_flops(0, flops, train=images, val=0, stored=False) <= CHEAP_FLOPS
-
-
-def groups_per_round(groups: LayerGroups, images: int) -> int:
-    """Number of layer groups that an unfreezing round adds: all if that is cheap, else `ROUND_FRACTION` of them."""
-    return len(groups) if is_cheap(groups, images) else max(round(ROUND_FRACTION * len(groups)), 1)
 
 
 def epoch_flops(below: int, above: int, *, train: int, val: int, stored: bool) -> float:

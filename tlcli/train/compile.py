@@ -10,6 +10,7 @@ import numpy as np
 from tlcli.model import precision
 from tlcli.recipe.phase import PhaseSpec
 from tlcli.train import checkpoint, events, freeze, optimizer, policy
+from tlcli.train.calibration import ImageScores
 from tlcli.train.checkpoint import Progress
 from tlcli.train.session import Session
 from tlcli.train.stage import Trainee
@@ -106,6 +107,12 @@ class StepState:
     start_weights: checkpoint.Arrays = field(default_factory=list)
     best_weights: checkpoint.Arrays = field(default_factory=list)
     is_out_of_time: bool = False
+
+    def set_best_scores(self, scored: ImageScores) -> None:
+        """Make these the scores of the best weights."""
+        progress, metric = self.progress, self.phase.until.metric
+        progress.best_loss, progress.best_accuracy = float(scored.losses.mean()), float(scored.hits.mean())
+        progress.best_scores, progress.best_hits = scored.values_for(metric), scored.values_for("val_accuracy")
 
 
 def set_trainable(session: Session, step: policy.Step) -> tuple[list[Any], list[Any]]:

@@ -16,11 +16,10 @@ from tlcli.recipe.schema import HeadSpec, Recipe
 from tlcli.train import budget
 from tlcli.train.budget import DEFAULT_FLOPS_PER_SECOND
 from tlcli.train.policy import rounds, selection_of, steps_of
+from tlcli.train.rounds import resolve_rounds
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.resolve import input_size, weights_licence
 
-# `min_relative_gain: auto` of a phase that is not cheap (see `budget.is_cheap`). That of a cheap phase is 0.
-EXPENSIVE_MIN_RELATIVE_GAIN = 0.5
 # Estimated seconds of a run besides its multiply-adds.
 BASE_S = 8.0
 
@@ -146,9 +145,8 @@ def make_plan(
         raise DataError(
             "there are no training images", where="data", hint="Add images, or lower data.val or data.test."
         )
-    recipe = recipe.for_images(len(splits.train), epochs=card.fine_tuning.epochs)
-    kept = dropped_top(recipe, groups)
-    recipe = _resolve_rounds(recipe, kept, len(splits.train))
+    kept, images = dropped_top(recipe, groups), len(splits.train)
+    recipe = resolve_rounds(recipe.for_images(images), kept, images=images, epochs=card.fine_tuning.epochs)
     if problems := _problems(recipe, splits):
         raise RecipeError(problems)
     head_parameters = head_parameters_of(recipe.head, kept, len(classes))
@@ -158,17 +156,6 @@ def make_plan(
     )
     estimates = _estimate(recipe, size, kept, phases, splits)
     return TrainPlan(recipe, card, size, classes, splits, kept, head_parameters, phases, estimates)
-
-
-def _resolve_rounds(recipe: Recipe, groups: LayerGroups, train_images: int) -> Recipe:
-    """The recipe with numbers in place of `step: auto` and `min_relative_gain: auto`."""
-    phases = []
-    for phase in recipe.phases:
-        images = phase.max_epochs * train_images
-        min_relative_gain = 0.0 if budget.is_cheap(groups, images) else EXPENSIVE_MIN_RELATIVE_GAIN
-        resolved = phase.fill_auto({"step": budget.groups_per_round(groups, images)})
-        phases.append(resolved.model_copy(update={"until": resolved.until.with_min_relative_gain(min_relative_gain)}))
-    return recipe.model_copy(update={"phases": phases})
 
 
 def check_selections(recipe: Recipe, groups: LayerGroups) -> None:
@@ -279,7 +266,7 @@ def _plan_phase(
     phase = recipe.phases[index]
     layers = _select(phase, index, groups).layers
     steps = steps_of(phase, index, groups)
-    placements = [placement.placement_of(recipe, phase, step.layers, groups, counts) for step in steps]
+    placements = [placement.placement_of(recipe, step.epochs, step.layers, groups, counts) for step in steps]
     return PhasePlan(
         name=phase.name,
         policy=phase.policy,
@@ -353,12 +340,10 @@ def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: placem
     phase, total = recipe.phases[index], 0.0
     steps = steps_of(phase, index, groups)
     for step in steps[: max(1, len(steps) // 2)]:
-        placed = placement.placement_of(recipe, phase, step.layers, groups, counts)
+        placed = placement.placement_of(recipe, step.epochs, step.layers, groups, counts)
         cut = groups.names.index(placed.group.name) + 1 if placed.group else 0
         below, above = (sum(group.flops for group in part) for part in (groups.groups[:cut], groups.groups[cut:]))
         if placed.is_stored:
             total += (placed.views - 1) * counts.train * below
-        total += phase.max_epochs * budget.epoch_flops(
-            below, above, train=counts.train, val=val, stored=placed.is_stored
-        )
+        total += step.epochs * budget.epoch_flops(below, above, train=counts.train, val=val, stored=placed.is_stored)
     return total

@@ -7,7 +7,7 @@ from typing import Any
 
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.model.selection import Selection, select
-from tlcli.recipe.phase import PhaseSpec
+from tlcli.recipe.phase import PhaseSpec, of_round
 
 # Rounds that may follow the one that unfreezes everything.
 REPEATED_ROUNDS = 2
@@ -141,7 +141,7 @@ def steps_of(phase: PhaseSpec, index: int, groups: LayerGroups, norms: Mapping[s
     steps = []
     for number, (name, selection) in enumerate(chosen):
         layers = select(selection, groups).layers
-        epochs = 0 if phase.policy == "lp_ft" and number == 0 else phase.max_epochs
+        epochs = 0 if phase.policy == "lp_ft" and number == 0 else phase.epochs_of(number)
         rates = _relative_rates(norms) if norms and phase.policy == "surgical" and not phase.group_count else ()
         steps.append(Step(index, number, name, _groups_with(layers, groups), layers, epochs, rates))
     return steps
@@ -173,10 +173,12 @@ def rounds(phase: PhaseSpec, groups: LayerGroups) -> list[int]:
     return [*counts, len(groups), *[len(groups)] * (REPEATED_ROUNDS if phase.interpolate else 0)]
 
 
-def _round_counts(step: int | str, groups: LayerGroups) -> Iterator[int]:
+def _round_counts(step: int | str | list[int | str], groups: LayerGroups) -> Iterator[int]:
     """The number of groups from the top after each round, without end."""
     total = len(groups)
-    if step == "double":
+    if isinstance(step, list):
+        yield from itertools.accumulate(_increment(of_round(step, number), total) for number in itertools.count())
+    elif step == "double":
         yield from (2**number for number in itertools.count())
     elif isinstance(step, str) and step.endswith("of parameters"):
         share = float(step.split("%")[0])
@@ -185,10 +187,15 @@ def _round_counts(step: int | str, groups: LayerGroups) -> Iterator[int]:
             top = select(f"top:{reached:g}%", groups).layers if reached < 100 else None
             yield total if top is None else len(_groups_with(top, groups))
     else:
-        increment = step if isinstance(step, int) else total
-        if isinstance(step, str) and step != "all":
-            increment = min(max(round(float(step.rstrip("%")) / 100 * total), 1), total)
+        increment = _increment(step, total)
         yield from itertools.count(increment, increment)
+
+
+def _increment(step: int | str, total: int) -> int:
+    """The number of groups that a round adds: a number, a share of `total` such as `30%`, or `all`."""
+    if isinstance(step, int):
+        return step
+    return total if step == "all" else min(max(round(float(step.rstrip("%")) / 100 * total), 1), total)
 
 
 def upcoming_steps(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | None) -> list[Step]:
@@ -205,7 +212,7 @@ def likely_steps(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | 
 
 def _is_likely(later: Step, phase: PhaseSpec, step: Step | None) -> bool:
     next_number = step.number + 1 if step and step.phase == later.phase else 0
-    return later.number <= next_number or not phase.is_gradual or phase.until.required_relative_gain == 0
+    return later.number <= next_number or not phase.is_gradual or phase.until.relative_gain_after(next_number) == 0
 
 
 def _next_in_phase(
@@ -213,11 +220,14 @@ def _next_in_phase(
 ) -> Step | None:
     """The next step of a phase, given the outcomes of that phase; None at its end.
 
-    A gradual phase ends after `until.patience` rollbacks in a row, or after a kept round with too small a gain.
+    A gradual phase ends after `until.patience` rollbacks in a row, after a kept round with too small a gain, and with
+    `until.cut_short` after a round without any gain.
     """
     if phase.is_gradual and outcomes:
         rollbacks = list(itertools.takewhile(lambda outcome: not outcome.kept, reversed(outcomes)))
-        if len(rollbacks) >= phase.until.patience or (outcomes[-1].kept and _is_small_gain(outcomes[-1], phase)):
+        if len(rollbacks) >= phase.until.max_rollbacks or _is_hopeless(outcomes[-1], phase):
+            return None
+        if outcomes[-1].kept and _is_small_gain(outcomes[-1], phase):
             return None
     steps = steps_of(phase, index, groups, norms)
     return steps[len(outcomes)] if len(outcomes) < len(steps) else None
@@ -228,14 +238,19 @@ def with_end_reason(outcome: Outcome, phase: PhaseSpec) -> Outcome:
     if not phase.is_gradual or not outcome.kept or not _is_small_gain(outcome, phase):
         return outcome
     metric = "loss" if phase.until.metric == "val_loss" else "error rate"
-    gain, required = _relative_gain(outcome, phase), phase.until.required_relative_gain
+    gain, required = _relative_gain(outcome, phase), phase.until.relative_gain_after(outcome.step.number)
     end = f"no further round: {metric} reduced by {100 * gain:.0f} % (until.min_relative_gain: {100 * required:.0f} %)"
     return replace(outcome, reason=f"{outcome.reason}; {end}")
 
 
+def _is_hopeless(outcome: Outcome, phase: PhaseSpec) -> bool:
+    """True if no weights of a step improved the metric at all, and `until.cut_short` then ends the phase."""
+    return phase.until.may_cut_short and not outcome.kept and not outcome.best_epoch
+
+
 def _is_small_gain(outcome: Outcome, phase: PhaseSpec) -> bool:
     """True if the gain of a kept step is below `until.min_relative_gain`, so that a gradual phase ends."""
-    return _relative_gain(outcome, phase) < phase.until.required_relative_gain
+    return _relative_gain(outcome, phase) < phase.until.relative_gain_after(outcome.step.number)
 
 
 def _relative_gain(outcome: Outcome, phase: PhaseSpec) -> float:

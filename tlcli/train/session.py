@@ -48,6 +48,8 @@ class Session:
         budget: The time budget.
         precisions: The measured precision by step name, and for the frozen layers, if it was measured.
         norms: The relative gradient norm of each layer group, by phase, if the policy needs it.
+        references: By phase, one number per validation image for the weights before its first scored step, see
+            `decision.decide_by_gain`.
         pretrained: The backbone weights before the first step, in the order of the model, if a phase uses L2-SP.
         results: The result cache; None if results are not cached.
     """
@@ -68,6 +70,7 @@ class Session:
     budget: Budget = field(default_factory=Budget)
     precisions: dict[str, Any] = field(default_factory=dict)
     norms: dict[int, dict[str, float]] = field(default_factory=dict)
+    references: dict[int, list[float]] = field(default_factory=dict)
     pretrained: Arrays = field(default_factory=list)
     results: ResultCache | None = None
     _stage: Stage | None = field(default=None, init=False, repr=False)
@@ -173,8 +176,7 @@ class Session:
 
     def placement_of(self, step: policy.Step) -> Placement:
         """The cut point of a step, and what is stored there."""
-        phase = self.recipe.phases[step.phase]
-        return placement_of(self.recipe, phase, step.layers, self.groups, self._image_counts())
+        return placement_of(self.recipe, step.epochs, step.layers, self.groups, self._image_counts())
 
     def _image_counts(self) -> ImageCounts:
         return ImageCounts(len(self.train) + len(self.val) + len(self.test), len(self.train))
@@ -225,6 +227,7 @@ class Session:
             "taken_s": self.budget.taken_s,
             "precisions": self.precisions,
             "norms": {str(phase): norms for phase, norms in self.norms.items()},
+            "references": {str(phase): scores for phase, scores in self.references.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -240,6 +243,7 @@ class Session:
             self.outcomes.append(policy.outcome_from(step, line))
         self.history, self.prefix_s = list(state["history"]), float(state["prefix_s"])
         self.precisions = dict(state["precisions"])
+        self.references = {int(phase): scores for phase, scores in state["references"].items()}
 
 
 def open_session(

@@ -8,14 +8,14 @@ import keras
 import numpy as np
 
 from tlcli.errors import RunError
-from tlcli.train import checkpoint, decision, events, freeze, optimizer, policy
+from tlcli.train import checkpoint, decision, events, freeze, interpolation, optimizer, policy
 from tlcli.train.calibration import ImageScores, score
 from tlcli.train.checkpoint import Progress
 from tlcli.train.compile import StepState, batches_of, prepare_step, reseed
 from tlcli.train.session import Session
 
-# Positions of interpolated weights between those before a step, 0, and those of its best epoch, 1.
-INTERPOLATIONS = (0.75, 0.5, 0.25)
+# Steps of fewer epochs are not cut short.
+MIN_CUT_EPOCHS = 6
 
 
 def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved | None = None) -> policy.Outcome:
@@ -37,7 +37,7 @@ def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved |
         _score_start(session, state)
     parameters = sum(int(np.prod(variable.shape)) for variable in state.trainable)
     session.observe(events.StepBegun(step, step.epochs, _batches_per_epoch(session), len(session.train), parameters))
-    while state.progress.epoch < step.epochs and not _is_out_of_patience(state):
+    while state.progress.epoch < step.epochs and not _must_stop(session, state):
         began = time.perf_counter()
         setup_s = _run_epoch(session, state)
         state.is_out_of_time = session.budget.would_exceed(time.perf_counter() - began - setup_s)
@@ -55,16 +55,12 @@ def _score_start(session: Session, state: StepState) -> None:
     """Score the weights before the step, unless they are an untrained head."""
     progress = state.progress
     if len(session.val) and (session.outcomes or state.phase.starts_from_probe):
-        _set_best_scores(state, score(session, session.val))
+        until = state.phase.until
+        state.set_best_scores(score(session, session.val))
         progress.start_scores, progress.start_hits = progress.best_scores, progress.best_hits
         progress.start_loss, progress.start_accuracy = progress.best_loss, progress.best_accuracy
-
-
-def _set_best_scores(state: StepState, scored: ImageScores) -> None:
-    progress = state.progress
-    progress.best_loss, progress.best_accuracy = float(scored.losses.mean()), float(scored.hits.mean())
-    progress.best_scores = scored.values_for(state.phase.until.metric)
-    progress.best_hits = scored.values_for("val_accuracy")
+        first = session.references.setdefault(state.step.phase, list(progress.start_scores or ()))
+        progress.reference_scores = first if until.is_since_phase else progress.start_scores
 
 
 def _restore(session: Session, state: StepState, saved: checkpoint.Saved) -> None:
@@ -74,8 +70,13 @@ def _restore(session: Session, state: StepState, saved: checkpoint.Saved) -> Non
     checkpoint.assign_values(session.stage.trainee.optimizer.variables, saved.arrays["optimizer"])
 
 
-def _is_out_of_patience(state: StepState) -> bool:
-    return state.phase.patience is not None and state.progress.stale >= state.phase.patience
+def _must_stop(session: Session, state: StepState) -> bool:
+    """True if the phase's patience is over, or the step is to be cut short."""
+    progress, patience = state.progress, state.phase.patience
+    is_third = progress.epoch == -(-state.step.epochs // 3) and state.step.epochs >= MIN_CUT_EPOCHS
+    if is_third and state.phase.until.may_cut_short and progress.start_scores and not progress.best_epoch:
+        progress.is_cut_short = not interpolation.finds_gain(session, state)
+    return progress.is_cut_short or (patience is not None and progress.stale >= patience)
 
 
 def _run_epoch(session: Session, state: StepState) -> float:
@@ -153,7 +154,7 @@ def _update_best(state: StepState, scored: ImageScores | None) -> bool:
     is_best = scored is None or _is_better(progress, scored, state.phase.until.metric)
     if is_best:
         if scored is not None:
-            _set_best_scores(state, scored)
+            state.set_best_scores(scored)
         progress.best_epoch = progress.epoch
         state.best_weights = checkpoint.copy_values(state.moving)
     progress.stale = 0 if is_best else progress.stale + 1
@@ -181,43 +182,11 @@ def _save(session: Session, state: StepState) -> None:
     )
 
 
-def _interpolate(session: Session, state: StepState) -> float:
-    """Replace the best weights by interpolated ones if these have a larger confident gain.
-
-    They lie between the weights before the step and those of its best epoch. A position near the start gains less, but
-    the gain differs less from image to image. If no epoch improved the metric, the last one takes the place of the
-    best: it may have gone too far in the right direction. Ref: Wortsman et al. 2022, arXiv 2109.01903.
-
-    Returns:
-        Position of the best weights, from 0 (before the step) to 1 (the best epoch).
-    """
-    progress, until, position = state.progress, state.phase.until, 1.0
-    start, best = progress.start_scores, progress.best_scores
-    if start is None or best is None:
-        return position
-    end_weights = state.best_weights if progress.best_epoch else checkpoint.copy_values(state.moving)
-    best_gain = decision.confident_gain(start, best, until)
-    for share in INTERPOLATIONS:
-        weights = [
-            old + (new - old) * np.float32(share) for old, new in zip(state.start_weights, end_weights, strict=True)
-        ]
-        checkpoint.assign_values(state.moving, weights)
-        scored = score(session, session.val)
-        scores = scored.values_for(until.metric)
-        gain = decision.confident_gain(start, scores, until)
-        # Of two confident gains below 0, the larger may belong to the smaller mean gain, even to none.
-        if gain > best_gain and decision.mean_gain(start, scores, until) > 0:
-            best_gain, position, state.best_weights = gain, share, weights
-            _set_best_scores(state, scored)
-            progress.best_epoch = progress.best_epoch or progress.epoch
-    return position
-
-
 def _finish(session: Session, state: StepState, parameters: int) -> policy.Outcome:
     """Carry out the decision on the step, and verify that no frozen weight changed."""
     progress, phase = state.progress, state.phase
-    can_interpolate = phase.interpolate and progress.epoch and len(session.val)
-    position = _interpolate(session, state) if can_interpolate else 1.0
+    can_interpolate = phase.interpolate and progress.epoch and len(session.val) and not progress.is_cut_short
+    position = interpolation.improve(session, state) if can_interpolate else 1.0
     result = _decide(state)
     checkpoint.assign_values(state.moving, state.best_weights if result.kept else state.start_weights)
     if freeze.fingerprint(state.frozen) != state.frozen_fingerprint:
@@ -240,6 +209,9 @@ def _finish(session: Session, state: StepState, parameters: int) -> policy.Outco
     if result.kept and position < 1:
         reason = f"{outcome.reason}; interpolated weights ({decision.percent(position)} of the step)"
         outcome = replace(outcome, reason=reason)
+    if progress.is_cut_short:
+        cut = f"{outcome.reason} in {progress.epoch} of {state.step.epochs} epochs, nor did weights on the way"
+        outcome = replace(outcome, reason=cut)
     if state.is_out_of_time and progress.epoch < state.step.epochs:
         reason = f"{outcome.reason}; stopped early: the time budget does not allow another epoch"
         outcome = replace(outcome, reason=reason, out_of_time=True)
@@ -251,7 +223,7 @@ def _decide(state: StepState) -> decision.Decision:
         return decision.PROBE_DECISION
     progress = state.progress
     scores, hits = (progress.start_scores, progress.best_scores), (progress.start_hits, progress.best_hits)
-    return decision.decide(scores, hits, state.phase.until)
+    return decision.decide(scores, hits, state.phase.until, reference=progress.reference_scores)
 
 
 def _scheduled_lr(session: Session, state: StepState, epochs: float) -> float:

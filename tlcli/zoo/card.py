@@ -46,7 +46,7 @@ class GroupPattern(BaseModel):
 class FineTuning(BaseModel):
     """How the network is unfrozen: the values that `auto` stands for in a phase.
 
-    `step: auto` depends on the number of images, see `train.budget.groups_per_round`.
+    `step: auto` depends on the number of images, see `train.rounds`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
