@@ -6,9 +6,9 @@ from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.recipe.schema import FEW_IMAGES, Recipe
 from tlcli.train import budget
 from tlcli.train.policy import rounds
-from tlcli.train.rounds import LONG_ROUND, MIN_STEPS, resolve_rounds
+from tlcli.train.rounds import BALANCED_EPOCHS, MIN_STEPS, resolve_rounds
 
-AUTO = {"min_relative_gain": "auto", "patience": "auto", "since": "auto", "cut_short": "auto"}
+AUTO = {"min_relative_gain": "auto", "cut_short": "auto"}
 UNFREEZE = {"name": "unfreeze", "policy": "gradual", "step": "auto", "epochs": "auto", "until": AUTO}
 CHEAP, DEAR = 10, 10**9
 
@@ -41,12 +41,12 @@ def test_few_images_give_more_epochs(images, epochs):
 
 def test_a_card_can_require_more_epochs():
     assert resolve(quality="fast", epochs=12).max_epochs == 12
-    assert resolve(epochs=12).epochs == [12, 12]
+    assert resolve(epochs=12).max_epochs == 12
 
 
 @pytest.mark.parametrize("quality", ["fast", "balanced"])
 def test_explicit_values_stay(quality):
-    until = {"min_relative_gain": 0.1, "patience": 7, "since": "round", "cut_short": False}
+    until = {"min_relative_gain": 0.1, "cut_short": False}
     phase = {**UNFREEZE, "step": 2, "epochs": 1, "until": until}
     resolved = resolve(phase, quality=quality)
     assert (resolved.step, resolved.epochs, resolved.until.model_dump()) == (2, 1, resolved.until.model_dump() | until)
@@ -56,26 +56,31 @@ def test_fast_unfreezes_everything_where_that_is_cheap_and_else_the_top():
     cheap, dear = resolve(flops=CHEAP, quality="fast"), resolve(quality="fast")
     assert (cheap.step, cheap.until.min_relative_gain) == ("all", 0.0)
     assert (dear.step, dear.until.min_relative_gain) == ("30%", 0.5)
-    assert all(not phase.until.may_cut_short and phase.until.max_rollbacks == 1 for phase in (cheap, dear))
+    assert not cheap.until.may_cut_short
+    assert not dear.until.may_cut_short
 
 
 def test_the_border_of_cheap_training():
-    images = budget.CHEAP_FLOPS // (3 * 10 * DEAR)
-    phase = {**UNFREEZE, "epochs": 1}
-    assert resolve(phase, images=int(images), quality="fast").step == "all"
-    assert resolve(phase, images=int(images) + 1, quality="fast").step == "30%"
+    phase, images = {**UNFREEZE, "epochs": 1}, 1000
+    flops = int(budget.CHEAP_FLOPS / (3 * images * 10))
+    assert resolve(phase, images=images, flops=flops, quality="fast").step == "all"
+    assert resolve(phase, images=images, flops=flops + 1, quality="fast").step == "30%"
 
 
-def test_balanced_begins_as_fast_and_then_goes_deeper_for_longer():
-    balanced, fast = resolve(), resolve(quality="fast")
-    assert rounds(balanced, groups(DEAR))[0] == rounds(fast, groups(DEAR))[0] == 3
-    assert balanced.epochs_of(0) == fast.epochs_of(0)
-    assert rounds(balanced, groups(DEAR))[1] > 3
-    assert balanced.epochs_of(1) == balanced.epochs_of(9) == LONG_ROUND
+def test_balanced_goes_deeper_for_longer_and_may_cut_a_round_short():
+    balanced = resolve()
+    assert rounds(balanced, groups(DEAR)) == [6, 8, 10]
+    assert balanced.max_epochs == BALANCED_EPOCHS
     assert balanced.until.may_cut_short
-    assert balanced.until.is_since_phase
+    assert balanced.until.min_relative_gain == 0.5
 
 
-def test_the_quality_does_not_change_a_step_of_the_card():
-    phase = {**UNFREEZE, "step": "all"}
-    assert resolve(phase) == resolve(phase, quality="fast")
+def test_balanced_unfreezes_everything_where_that_is_cheap():
+    assert resolve(flops=CHEAP, images=200).step == "all"
+    assert resolve(flops=CHEAP, images=200).max_epochs == BALANCED_EPOCHS
+
+
+def test_the_quality_does_not_change_the_step_of_a_card_nor_other_policies():
+    assert resolve({**UNFREEZE, "step": "all"}).step == "all"
+    fixed = {"name": "fine-tune", "train": "top:3", "epochs": "auto"}
+    assert resolve(fixed) == resolve(fixed, quality="fast")

@@ -119,7 +119,7 @@ def check(recipe: Draft, *, settings: Sequence[str] = (), option_names: Mapping[
     try:
         checked = Recipe.model_validate(recipe.tree)
     except ValidationError as error:
-        errors = sorted(error.errors(), key=_is_unlikely_meant)
+        errors = sorted(_most_precise(error.errors(), recipe.tree), key=_is_unlikely_meant)
         problems += [_problem(details, recipe, _alternatives(details, errors)) for details in errors]
     if problems:
         # Pydantic reports a value once per member of a union; only the first, most likely report is kept.
@@ -284,6 +284,16 @@ def _unknown_key(where: str, path: KeyPath) -> Problem:
     siblings = _known_keys(path[:-1])
     hint = did_you_mean(str(path[-1]), siblings) or f"Known keys: {', '.join(siblings)}."
     return Problem(where, "unknown key", hint)
+
+
+def _most_precise(errors: Sequence[ErrorDetails], tree: Any) -> list[ErrorDetails]:
+    """The errors without those of a whole list that also has an error about one of its items."""
+    paths = [_path_in_tree(details["loc"], tree) for details in errors]
+    return [
+        details
+        for details, path in zip(errors, paths, strict=True)
+        if not (isinstance(details["input"], list) and any(other[:-1] == path for other in paths))
+    ]
 
 
 def _alternatives(details: ErrorDetails, errors: Sequence[ErrorDetails]) -> str:

@@ -43,7 +43,6 @@ def step_key(session: Session, step: policy.Step) -> str:
         [_images_key(session, part) for part in (session.train, session.val)],
         extraction.weights_key(session.classifier.model, without=("trainable",)),
         _digest(session.pretrained) if phase.l2_sp else "",
-        session.references.get(step.phase) if phase.until.is_since_phase else None,
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
@@ -92,8 +91,6 @@ def restore_cached(session: Session, step: policy.Step) -> policy.Outcome | None
     checkpoint.assign_values(moving, result.arrays)
     session.history += result.state["history"]
     session.precisions |= result.state["precisions"]
-    if (reference := result.state["reference"]) is not None:
-        session.references.setdefault(step.phase, reference)
     outcome = policy.outcome_from(step, result.state["outcome"])
     seconds = round(time.perf_counter() - began, 3)
     return replace(outcome, seconds=seconds, from_cache=True, reason=f"{outcome.reason}; cached result")
@@ -110,7 +107,6 @@ def run_and_cache(session: Session, step: policy.Step) -> policy.Outcome:
             "outcome": policy.record(outcome),
             "history": session.history[rows:],
             "precisions": precisions,
-            "reference": session.references.get(step.phase),
         }
         _, moving = set_trainable(session, step)
         cache_result(session, key, CachedResult(state, checkpoint.copy_values(moving)))

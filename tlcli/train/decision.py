@@ -3,10 +3,8 @@
 A step is kept if all of these hold on the validation images, compared image by image before and after the step:
 
 1. The metric improves on average by more than `until.min_delta`.
-2. The confidence that this is a real gain, from a one-sided paired t-test, is at least `until.confidence`. With
-   `until.since: phase` the test compares with the weights before the phase.
-3. The lower bound of that gain is above the one before the step, if that is not 0.
-4. At least one misclassified image becomes correct. This counts only if `until.confidence` is above 0.5 and at least
+2. The confidence that this is a real gain, from a one-sided paired t-test, is at least `until.confidence`.
+3. At least one misclassified image becomes correct. This counts only if `until.confidence` is above 0.5 and at least
    `MIN_MISCLASSIFIED` images were misclassified before.
 
 A step is also kept if there are no validation images, or no scores from before it.
@@ -46,8 +44,6 @@ def decide(
     scores: tuple[Sequence[float] | None, Sequence[float] | None],
     hits: tuple[Sequence[float] | None, Sequence[float] | None],
     until: UntilSpec,
-    *,
-    reference: Sequence[float] | None = None,
 ) -> Decision:
     """The decision on one step.
 
@@ -55,18 +51,11 @@ def decide(
         scores: Before and after the step, one number per validation image, see `decide_by_gain`.
         hits: Before and after the step, one number per validation image, see `require_correction`.
         until: The requirements of the phase.
-        reference: As the first of `scores`, see `decide_by_gain`.
     """
-    return require_correction(decide_by_gain(*scores, until, reference=reference), *hits, until)
+    return require_correction(decide_by_gain(*scores, until), *hits, until)
 
 
-def decide_by_gain(
-    before: Sequence[float] | None,
-    after: Sequence[float] | None,
-    until: UntilSpec,
-    *,
-    reference: Sequence[float] | None = None,
-) -> Decision:
+def decide_by_gain(before: Sequence[float] | None, after: Sequence[float] | None, until: UntilSpec) -> Decision:
     """The decision by the gain in the metric and its confidence.
 
     Args:
@@ -74,29 +63,22 @@ def decide_by_gain(
             correct answer and 0 for a wrong one. None if the state before the step was not scored.
         after: The same after the step, in the same order. None if there are no validation images.
         until: The requirements of the phase.
-        reference: The same of earlier weights, if the gain is tested against these. The gain compared with them must be
-            certain enough, and its lower bound must be above that of the weights before the step.
     """
     if after is None:
         return Decision(kept=True, confidence=None, reason="kept: no validation images to decide by")
     if before is None:
         return Decision(kept=True, confidence=None, reason="kept: first step, nothing to compare with")
-    reference = before if reference is None else reference
-    gain, level = mean_gain(before, after, until), confidence(_gains(reference, after, until))
+    gains = _gains(before, after, until)
+    gain, level = statistics.fmean(gains), confidence(gains)
     if gain <= 0:
         return Decision(kept=False, confidence=level, reason=f"rolled back: no epoch improved {until.metric}")
     improved = f"{until.metric} improved by {gain:.3g}"
     if gain <= until.min_delta:
         reason = f"rolled back: {improved} (more than {until.min_delta:g} required)"
         return Decision(kept=False, confidence=level, reason=reason)
-    if reference is not before and reference != before:
-        improved += f", and by {mean_gain(reference, after, until):.3g} since the phase began"
     improved += f" at {percent(level)} confidence"
     if level < until.confidence:
         reason = f"rolled back: {improved} ({percent(until.confidence)} required)"
-        return Decision(kept=False, confidence=level, reason=reason)
-    if confident_gain(reference, after, until) < confident_gain(reference, before, until):
-        reason = f"rolled back: {improved}, but the weights before the step are as certain to be a gain"
         return Decision(kept=False, confidence=level, reason=reason)
     return Decision(kept=True, confidence=level, reason=f"kept: {improved}")
 

@@ -29,14 +29,14 @@ def improve(session: Session, state: StepState) -> float:
         Position of the best weights, from 0 (before the step) to 1 (the best epoch).
     """
     progress, until, position = state.progress, state.phase.until, 1.0
-    start, best, reference = progress.start_scores, progress.best_scores, progress.reference_scores
-    if start is None or best is None or reference is None:
+    start, best = progress.start_scores, progress.best_scores
+    if start is None or best is None:
         return position
     end = state.best_weights if progress.best_epoch else checkpoint.copy_values(state.moving)
-    best_gain = decision.confident_gain(reference, best, until) if progress.best_epoch else -math.inf
+    best_gain = decision.confident_gain(start, best, until) if progress.best_epoch else -math.inf
     for share, weights, scored in _scored(session, state, end):
         scores = scored.values_for(until.metric)
-        gain = decision.confident_gain(reference, scores, until)
+        gain = decision.confident_gain(start, scores, until)
         # Of two confident gains below 0, the larger may belong to the smaller mean gain, even to none.
         if gain > best_gain and decision.mean_gain(start, scores, until) > 0:
             best_gain, position, state.best_weights = gain, share, weights

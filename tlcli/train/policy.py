@@ -7,7 +7,7 @@ from typing import Any
 
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.model.selection import Selection, select
-from tlcli.recipe.phase import PhaseSpec, of_round
+from tlcli.recipe.phase import PhaseSpec
 
 # Rounds that may follow the one that unfreezes everything.
 REPEATED_ROUNDS = 2
@@ -141,7 +141,7 @@ def steps_of(phase: PhaseSpec, index: int, groups: LayerGroups, norms: Mapping[s
     steps = []
     for number, (name, selection) in enumerate(chosen):
         layers = select(selection, groups).layers
-        epochs = 0 if phase.policy == "lp_ft" and number == 0 else phase.epochs_of(number)
+        epochs = 0 if phase.policy == "lp_ft" and number == 0 else phase.max_epochs
         rates = _relative_rates(norms) if norms and phase.policy == "surgical" and not phase.group_count else ()
         steps.append(Step(index, number, name, _groups_with(layers, groups), layers, epochs, rates))
     return steps
@@ -177,7 +177,9 @@ def _round_counts(step: int | str | list[int | str], groups: LayerGroups) -> Ite
     """The number of groups from the top after each round, without end."""
     total = len(groups)
     if isinstance(step, list):
-        yield from itertools.accumulate(_increment(of_round(step, number), total) for number in itertools.count())
+        yield from itertools.accumulate(
+            _increment(size, total) for size in itertools.chain(step, itertools.repeat(step[-1]))
+        )
     elif step == "double":
         yield from (2**number for number in itertools.count())
     elif isinstance(step, str) and step.endswith("of parameters"):
@@ -212,7 +214,7 @@ def likely_steps(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | 
 
 def _is_likely(later: Step, phase: PhaseSpec, step: Step | None) -> bool:
     next_number = step.number + 1 if step and step.phase == later.phase else 0
-    return later.number <= next_number or not phase.is_gradual or phase.until.relative_gain_after(next_number) == 0
+    return later.number <= next_number or not phase.is_gradual or phase.until.required_relative_gain == 0
 
 
 def _next_in_phase(
@@ -225,7 +227,7 @@ def _next_in_phase(
     """
     if phase.is_gradual and outcomes:
         rollbacks = list(itertools.takewhile(lambda outcome: not outcome.kept, reversed(outcomes)))
-        if len(rollbacks) >= phase.until.max_rollbacks or _is_hopeless(outcomes[-1], phase):
+        if len(rollbacks) >= phase.until.patience or _is_hopeless(outcomes[-1], phase):
             return None
         if outcomes[-1].kept and _is_small_gain(outcomes[-1], phase):
             return None
@@ -238,7 +240,7 @@ def with_end_reason(outcome: Outcome, phase: PhaseSpec) -> Outcome:
     if not phase.is_gradual or not outcome.kept or not _is_small_gain(outcome, phase):
         return outcome
     metric = "loss" if phase.until.metric == "val_loss" else "error rate"
-    gain, required = _relative_gain(outcome, phase), phase.until.relative_gain_after(outcome.step.number)
+    gain, required = _relative_gain(outcome, phase), phase.until.required_relative_gain
     end = f"no further round: {metric} reduced by {100 * gain:.0f} % (until.min_relative_gain: {100 * required:.0f} %)"
     return replace(outcome, reason=f"{outcome.reason}; {end}")
 
@@ -250,7 +252,7 @@ def _is_hopeless(outcome: Outcome, phase: PhaseSpec) -> bool:
 
 def _is_small_gain(outcome: Outcome, phase: PhaseSpec) -> bool:
     """True if the gain of a kept step is below `until.min_relative_gain`, so that a gradual phase ends."""
-    return _relative_gain(outcome, phase) < phase.until.relative_gain_after(outcome.step.number)
+    return _relative_gain(outcome, phase) < phase.until.required_relative_gain
 
 
 def _relative_gain(outcome: Outcome, phase: PhaseSpec) -> float:

@@ -48,8 +48,6 @@ class Session:
         budget: The time budget.
         precisions: The measured precision by step name, and for the frozen layers, if it was measured.
         norms: The relative gradient norm of each layer group, by phase, if the policy needs it.
-        references: By phase, one number per validation image for the weights before its first scored step, see
-            `decision.decide_by_gain`.
         pretrained: The backbone weights before the first step, in the order of the model, if a phase uses L2-SP.
         results: The result cache; None if results are not cached.
     """
@@ -70,7 +68,6 @@ class Session:
     budget: Budget = field(default_factory=Budget)
     precisions: dict[str, Any] = field(default_factory=dict)
     norms: dict[int, dict[str, float]] = field(default_factory=dict)
-    references: dict[int, list[float]] = field(default_factory=dict)
     pretrained: Arrays = field(default_factory=list)
     results: ResultCache | None = None
     _stage: Stage | None = field(default=None, init=False, repr=False)
@@ -227,7 +224,6 @@ class Session:
             "taken_s": self.budget.taken_s,
             "precisions": self.precisions,
             "norms": {str(phase): norms for phase, norms in self.norms.items()},
-            "references": {str(phase): scores for phase, scores in self.references.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -243,7 +239,6 @@ class Session:
             self.outcomes.append(policy.outcome_from(step, line))
         self.history, self.prefix_s = list(state["history"]), float(state["prefix_s"])
         self.precisions = dict(state["precisions"])
-        self.references = {int(phase): scores for phase, scores in state["references"].items()}
 
 
 def open_session(

@@ -55,12 +55,9 @@ def _score_start(session: Session, state: StepState) -> None:
     """Score the weights before the step, unless they are an untrained head."""
     progress = state.progress
     if len(session.val) and (session.outcomes or state.phase.starts_from_probe):
-        until = state.phase.until
         state.set_best_scores(score(session, session.val))
         progress.start_scores, progress.start_hits = progress.best_scores, progress.best_hits
         progress.start_loss, progress.start_accuracy = progress.best_loss, progress.best_accuracy
-        first = session.references.setdefault(state.step.phase, list(progress.start_scores or ()))
-        progress.reference_scores = first if until.is_since_phase else progress.start_scores
 
 
 def _restore(session: Session, state: StepState, saved: checkpoint.Saved) -> None:
@@ -223,7 +220,7 @@ def _decide(state: StepState) -> decision.Decision:
         return decision.PROBE_DECISION
     progress = state.progress
     scores, hits = (progress.start_scores, progress.best_scores), (progress.start_hits, progress.best_hits)
-    return decision.decide(scores, hits, state.phase.until, reference=progress.reference_scores)
+    return decision.decide(scores, hits, state.phase.until)
 
 
 def _scheduled_lr(session: Session, state: StepState, epochs: float) -> float:
