@@ -1,7 +1,7 @@
 """Compare the qualities of the default recipe with fixed recipes, on real images at the network's own input size.
 
-For every set of images and every seed, 30 % of the images test, 15 % validate and the rest train, class by class. Every run
-is a process of its own with empty caches. After an interruption, the same command resumes.
+For every set of images and every seed, 30 % of the images test, 15 % validate and the rest train, class by class. Every
+run is a process of its own with empty caches. After an interruption, the same command resumes.
 
 The *regret* of a way, for one network and one set, is its distance in test accuracy to the best of `two-phase`, `full`
 and `lp-ft`. The test answers of all seeds are pooled first, because the best of three on a few hundred images is partly

@@ -114,6 +114,11 @@ def training_options(function: Function) -> Function:
             "--recipe", "-r", metavar="R", help="Bundled recipe or YAML file. [default: unfreeze-until-plateau]"
         ),
         click.option(
+            "--quality",
+            type=click.Choice(["fast", "balanced"]),
+            help="Seconds or accuracy: how deep and long the default recipe trains. [default: balanced]",
+        ),
+        click.option(
             "--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable."
         ),
         click.option(
@@ -153,6 +158,7 @@ def request_from(options: dict[str, Any]) -> "Request":
         "data.exclude": None if options["exclude"] is None else str(options["exclude"]),
         "model.weights": options["weights"],
         "model.cut": options["cut"],
+        "quality": options["quality"],
         "performance.precision": options["precision"],
         "performance.budget": options["budget"],
     }

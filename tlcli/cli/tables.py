@@ -46,8 +46,24 @@ def print_plan(plan: TrainPlan, notices: Sequence[str] = (), weights: str = "") 
         f"estimate: {duration(seconds).replace('.0 s', ' s')}, {estimates.memory_bytes / 1e9:.1f} GB memory,"
         f" {estimates.cache_bytes / 1e6:.0f} MB cache"
     )
+    if plan.qualities:
+        console.print()
+        _print_qualities(console, plan)
     if budget := plan.recipe.performance.budget:
         print_text(console, safe(f"budget {budget}: steps that do not fit are shortened or skipped"))
+
+
+def _print_qualities(console: Console, plan: TrainPlan) -> None:
+    rows = [
+        [
+            f"{quality.quality} (this plan)" if quality.quality == plan.recipe.quality else quality.quality,
+            quality.trains,
+            f"{quality.epochs} a round",
+            duration(max(5.0, 5.0 * round(quality.seconds / 5))).replace(".0 s", " s"),
+        ]
+        for quality in plan.qualities
+    ]
+    print_table(console, ["--quality", "trains", "epochs", "estimate"], rows, text_columns=3)
 
 
 def _print_split(console: Console, plan: TrainPlan) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
@@ -11,6 +11,8 @@ from tlcli.recipe.fields import Activation, Duration, Fraction, Initializer, Pix
 from tlcli.recipe.phase import PhaseSpec
 
 SCHEMA_VERSION = 1
+Quality = Literal["fast", "balanced"]
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
 # `batch: auto` is 16 below this number of training images, otherwise 32; docs/adr/010 has the measurement.
 FEW_IMAGES = 1000
 
@@ -220,7 +222,7 @@ class Recipe(Spec):
     name: Text
     description: str = ""
     extends: str | None = None
-    quality: Literal["fast", "balanced"] = "balanced"
+    quality: Quality = "balanced"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataSpec = DataSpec()
     model: ModelSpec = ModelSpec()

@@ -9,19 +9,14 @@ from tlcli.errors import DataError, ModelError, Problem, RecipeError
 from tlcli.features import placement
 from tlcli.model.layer_groups import LayerGroup, LayerGroups
 from tlcli.model.selection import Selection
-from tlcli.recipe import fields
 from tlcli.recipe.fields import BatchNormPolicy
 from tlcli.recipe.phase import PhaseSpec
-from tlcli.recipe.schema import HeadSpec, Recipe
-from tlcli.train import budget
-from tlcli.train.budget import DEFAULT_FLOPS_PER_SECOND
+from tlcli.recipe.schema import QUALITIES, HeadSpec, Quality, Recipe
+from tlcli.train.estimate import Estimates, estimate
 from tlcli.train.policy import rounds, selection_of, steps_of
 from tlcli.train.rounds import resolve_rounds
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.resolve import input_size, weights_licence
-
-# Estimated seconds of a run besides its multiply-adds.
-BASE_S = 8.0
 
 
 @dataclass(frozen=True)
@@ -64,11 +59,19 @@ class PhasePlan:
 
 
 @dataclass(frozen=True)
-class Estimates:
-    """Rough estimates of a run: peak memory, bytes written to the caches, and seconds."""
+class QualityPlan:
+    """What a quality makes of the phases with rounds.
 
-    memory_bytes: int
-    cache_bytes: int
+    Attributes:
+        quality: Its name.
+        trains: What its rounds train, in a few words.
+        epochs: Maximum number of epochs of a round.
+        seconds: Rough estimate of the whole run.
+    """
+
+    quality: str
+    trains: str
+    epochs: int
     seconds: float
 
 
@@ -86,6 +89,7 @@ class TrainPlan:
         head_parameters: Number of parameters of the head.
         phases: The phases as they will run.
         estimates: Memory, disk space and time.
+        qualities: What each quality would do; empty if the recipe leaves nothing to it.
     """
 
     recipe: Recipe
@@ -97,6 +101,7 @@ class TrainPlan:
     head_parameters: int
     phases: tuple[PhasePlan, ...]
     estimates: Estimates
+    qualities: tuple[QualityPlan, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The JSON shape of `tlcli plan --json`."""
@@ -121,6 +126,7 @@ class TrainPlan:
             "groups": [group_json(group) for group in self.groups.groups],
             "phases": [phase.to_json() for phase in self.phases],
             "estimates": vars(self.estimates),
+            "qualities": [vars(quality) for quality in self.qualities],
             "recipe": self.recipe.model_dump(mode="json"),
         }
 
@@ -146,7 +152,15 @@ def make_plan(
             "there are no training images", where="data", hint="Add images, or lower data.val or data.test."
         )
     kept, images = dropped_top(recipe, groups), len(splits.train)
-    recipe = resolve_rounds(recipe.for_images(images), kept, images=images, epochs=card.fine_tuning.epochs)
+    recipe = recipe.for_images(images)
+    by_quality = {
+        name: resolve_rounds(
+            recipe.model_copy(update={"quality": name}), kept, images=images, epochs=card.fine_tuning.epochs
+        )
+        for name in QUALITIES
+    }
+    qualities = _compare_qualities(by_quality, size, kept, splits)
+    recipe = by_quality[recipe.quality]
     if problems := _problems(recipe, splits):
         raise RecipeError(problems)
     head_parameters = head_parameters_of(recipe.head, kept, len(classes))
@@ -154,8 +168,22 @@ def make_plan(
     phases = tuple(
         _plan_phase(recipe, index, kept, head_parameters, counts=counts) for index in range(len(recipe.phases))
     )
-    estimates = _estimate(recipe, size, kept, phases, splits)
-    return TrainPlan(recipe, card, size, classes, splits, kept, head_parameters, phases, estimates)
+    estimates = estimate(recipe, size, kept, splits, stored_bytes=sum(phase.cache_bytes for phase in phases))
+    return TrainPlan(recipe, card, size, classes, splits, kept, head_parameters, phases, estimates, qualities)
+
+
+def _compare_qualities(
+    recipes: dict[Quality, Recipe], size: tuple[int, int], groups: LayerGroups, splits: Splits
+) -> tuple[QualityPlan, ...]:
+    """What each quality makes of a recipe; empty if all make the same of it."""
+    if all(recipe.phases == next(iter(recipes.values())).phases for recipe in recipes.values()):
+        return ()
+    plans = []
+    for name, recipe in recipes.items():
+        phase = next(phase for phase in recipe.phases if phase.is_gradual)
+        seconds = estimate(recipe, size, groups, splits, stored_bytes=0).seconds
+        plans.append(QualityPlan(name, _describe_training(phase, groups), phase.max_epochs, seconds))
+    return tuple(plans)
 
 
 def check_selections(recipe: Recipe, groups: LayerGroups) -> None:
@@ -305,45 +333,3 @@ def _select(phase: PhaseSpec, index: int, groups: LayerGroups) -> Selection:
         return selection_of(phase, groups)
     except ModelError as error:
         raise ModelError(error.message, where=f"phases[{index}].train", hint=error.hint) from error
-
-
-def _estimate(
-    recipe: Recipe, size: tuple[int, int], groups: LayerGroups, phases: tuple[PhasePlan, ...], splits: Splits
-) -> Estimates:
-    """Estimate a run on a small CPU: one pass over all images, then the epochs of every phase."""
-    counts = placement.count_images(splits)
-    seconds = BASE_S + counts.images * sum(group.flops for group in groups) / DEFAULT_FLOPS_PER_SECOND
-    for index in range(len(recipe.phases)):
-        seconds += _phase_flops(recipe, index, groups, counts, len(splits.val)) / DEFAULT_FLOPS_PER_SECOND
-    features = min(sum(phase.cache_bytes for phase in phases), fields.bytes_of(recipe.performance.cache_budget))
-    return Estimates(
-        memory_bytes=max(_phase_memory(recipe, index, groups) for index in range(len(phases))),
-        cache_bytes=counts.images * size[0] * size[1] * 3 + features,
-        seconds=round(seconds, 1),
-    )
-
-
-def _phase_memory(recipe: Recipe, index: int, groups: LayerGroups) -> int:
-    """Peak memory of a phase, bytes; of a gradual one, that of its last round."""
-    phase = recipe.phases[index]
-    return budget.memory_bytes(
-        groups,
-        _select(phase, index, groups).layers,
-        batch=recipe.performance.batch_size,
-        stored=recipe.performance.cache != "off",
-        batch_norm=phase.batch_norm_policy,
-    )
-
-
-def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: placement.ImageCounts, val: int) -> float:
-    """Multiply-adds of a phase. A gradual phase is assumed to stop after half of its rounds."""
-    phase, total = recipe.phases[index], 0.0
-    steps = steps_of(phase, index, groups)
-    for step in steps[: max(1, len(steps) // 2)]:
-        placed = placement.placement_of(recipe, step.epochs, step.layers, groups, counts)
-        cut = groups.names.index(placed.group.name) + 1 if placed.group else 0
-        below, above = (sum(group.flops for group in part) for part in (groups.groups[:cut], groups.groups[cut:]))
-        if placed.is_stored:
-            total += (placed.views - 1) * counts.train * below
-        total += step.epochs * budget.epoch_flops(below, above, train=counts.train, val=val, stored=placed.is_stored)
-    return total

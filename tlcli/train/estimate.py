@@ -1,0 +1,78 @@
+"""Rough estimates of a run before it begins: memory, disk space and time."""
+
+from dataclasses import dataclass
+
+from tlcli.data.split import Splits
+from tlcli.features import placement
+from tlcli.model.layer_groups import LayerGroups
+from tlcli.recipe import fields
+from tlcli.recipe.schema import Recipe
+from tlcli.train import budget
+from tlcli.train.budget import DEFAULT_FLOPS_PER_SECOND
+from tlcli.train.policy import selection_of, steps_of
+
+# Estimated seconds of a run besides its multiply-adds.
+BASE_S = 8.0
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Rough estimates of a run: peak memory, bytes written to the caches, and seconds."""
+
+    memory_bytes: int
+    cache_bytes: int
+    seconds: float
+
+
+def estimate(
+    recipe: Recipe, size: tuple[int, int], groups: LayerGroups, splits: Splits, *, stored_bytes: int
+) -> Estimates:
+    """Estimate a run on a small CPU: one pass over all images, then the epochs of every phase.
+
+    Args:
+        recipe: A recipe without `auto` in its phases.
+        size: Input height and width, pixels.
+        groups: The layer groups of the backbone.
+        splits: The images.
+        stored_bytes: Size of the stored features of all steps.
+    """
+    counts = placement.count_images(splits)
+    seconds = BASE_S + counts.images * sum(group.flops for group in groups) / DEFAULT_FLOPS_PER_SECOND
+    for index in range(len(recipe.phases)):
+        seconds += _phase_flops(recipe, index, groups, counts, len(splits.val)) / DEFAULT_FLOPS_PER_SECOND
+    features = min(stored_bytes, fields.bytes_of(recipe.performance.cache_budget))
+    return Estimates(
+        memory_bytes=max(_phase_memory(recipe, index, groups) for index in range(len(recipe.phases))),
+        cache_bytes=counts.images * size[0] * size[1] * 3 + features,
+        seconds=round(seconds, 1),
+    )
+
+
+def _phase_memory(recipe: Recipe, index: int, groups: LayerGroups) -> int:
+    """Peak memory of a phase, bytes; of a gradual one, that of its last round."""
+    phase = recipe.phases[index]
+    return budget.memory_bytes(
+        groups,
+        selection_of(phase, groups).layers,
+        batch=recipe.performance.batch_size,
+        stored=recipe.performance.cache != "off",
+        batch_norm=phase.batch_norm_policy,
+    )
+
+
+def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: placement.ImageCounts, val: int) -> float:
+    """Multiply-adds of a phase.
+
+    A gradual phase is assumed to stop after half of its rounds, or after the first if another one needs a minimum gain.
+    """
+    phase, total = recipe.phases[index], 0.0
+    steps = steps_of(phase, index, groups)
+    needs_gain = phase.is_gradual and phase.until.required_relative_gain > 0
+    for step in steps[: 1 if needs_gain else max(1, len(steps) // 2)]:
+        placed = placement.placement_of(recipe, step.epochs, step.layers, groups, counts)
+        cut = groups.names.index(placed.group.name) + 1 if placed.group else 0
+        below, above = (sum(group.flops for group in part) for part in (groups.groups[:cut], groups.groups[cut:]))
+        if placed.is_stored:
+            total += (placed.views - 1) * counts.train * below
+        total += step.epochs * budget.epoch_flops(below, above, train=counts.train, val=val, stored=placed.is_stored)
+    return total
