@@ -127,9 +127,12 @@ import sys
 from pathlib import Path
 from tlcli.data.source import scan
 from tlcli.data.split import make_splits
+from tlcli.paths import cache_dir
+from tlcli.quality.near_groups import find_near_groups
 from tlcli.report.folder import splits_csv
 index = scan(Path(sys.argv[1]))
-print(splits_csv(make_splits(index, val=0.15, test=0.15), index.classes), end="")
+near = find_near_groups(index, folder=cache_dir() / "hashes")
+print(splits_csv(make_splits(index, val=0.15, test=0.15, near=near), index.classes), end="")
 """
 
 

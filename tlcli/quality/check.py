@@ -235,9 +235,9 @@ def _refusal(data: Path, exclude: Path | None, index: FolderIndex, findings: lis
     if any(finding.severity == "error" and finding.kind in _REFUSALS for finding in findings):
         return
     given = index.given_splits
-    fractions = {name: 0.0 if name in given else _DEFAULT_FRACTION for name in ("val", "test")}
+    val, test = (0.0 if name in given else _DEFAULT_FRACTION for name in ("val", "test"))
     try:
         source.check_layout(data, exclude=exclude)
-        split.make_splits(index, **fractions)
+        split.make_splits(index, val=val, test=test)
     except DataError as error:
         yield Finding("refused", "error", f"finetune would not start: {error.message}", error.hint, ("./",))

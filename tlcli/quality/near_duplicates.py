@@ -19,6 +19,8 @@ MAX_DIFFERENCE_BITS = 7
 # Side of the gray copy from which both hashes are computed, pixels. Shrinking in two steps, the first by whole numbers,
 # takes a fraction of the time.
 _COPY_SIDE, _FIRST_STEP_SIDE = 32, 96
+# `(height, width)` in pixels down to which an image may be scaled while it is decoded for `shrink`.
+COPY_SIZE = (_FIRST_STEP_SIDE, _FIRST_STEP_SIDE)
 _HASH_SIDE = 8
 _HASH_BITS = 64
 # Standard deviation of gray levels (0-255) below which an image has no features to compare.
