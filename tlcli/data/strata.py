@@ -52,7 +52,7 @@ def assign(units: Sequence[Unit], *, val: float, test: float) -> dict[str, str]:
                 for label, count in unit.counts.items():
                     left[label] -= count
     for split, sources in (("val", ("train", "test")), ("test", ("train",))):
-        for label, count in quotas[split].items():
+        for label, count in sorted(quotas[split].items()):
             if count:
                 _fill_if_empty(ranked, split_of, label, split, sources)
     return {sha: split for contents, split in split_of.items() for sha in contents}
@@ -94,25 +94,23 @@ def _quotas(ranked: Sequence[Unit], *, val: float, test: float) -> dict[str, Quo
             first.setdefault(label, rank)
     least_val = {label: int(val > 0 and count >= 2) for label, count in units.items()}
     least_test = {label: int(test > 0 and count >= 3) for label, count in units.items()}
-    vals, tests = _share(sizes, val, least_val, first), _share(sizes, test, least_test, first)
-    for label, size in sizes.items():
-        # Train keeps an image.
-        tests[label] = min(tests[label], size - 1 - least_val[label])
-        vals[label] = min(vals[label], size - 1 - tests[label])
+    # Train keeps an image of every class.
+    tests = _share(sizes, test, first, least_test, {label: sizes[label] - 1 - least_val[label] for label in sizes})
+    vals = _share(sizes, val, first, least_val, {label: sizes[label] - 1 - tests[label] for label in sizes})
     return {"val": vals, "test": tests}
 
 
-def _share(sizes: Mapping[int, int], fraction: float, least: Quota, first: Mapping[int, int]) -> Quota:
+def _share(sizes: Quota, fraction: float, first: Quota, least: Quota, most: Quota) -> Quota:
     """A fraction of every class, in whole images, by the largest-remainder method of Hamilton.
 
-    The sum is the fraction of all images, rounded, unless the least numbers exceed it. Of equal remainders the class
-    whose first unit ranks lowest wins, so that names do not matter.
+    The sum is the fraction of all images, rounded, unless the limits prevent it. Of equal remainders the class whose
+    first unit ranks lowest wins, so that names hardly matter.
     """
     exact = {label: round(fraction * size, 9) for label, size in sizes.items()}
-    quota = {label: max(math.floor(exact[label]), least[label]) for label in sizes}
+    quota = {label: min(max(math.floor(exact[label]), least[label]), most[label]) for label in sizes}
     missing = math.floor(round(fraction * sum(sizes.values()), 9) + 0.5) - sum(quota.values())
-    by_remainder = sorted(sizes, key=lambda label: (quota[label] - exact[label], first[label]))
-    for label in by_remainder[: max(missing, 0)]:
-        if exact[label] > quota[label]:
-            quota[label] += 1
+    open_classes = [label for label in sizes if quota[label] < min(exact[label], most[label])]
+    open_classes.sort(key=lambda label: (quota[label] - exact[label], first[label], label))
+    for label in open_classes[: max(missing, 0)]:
+        quota[label] += 1
     return quota
