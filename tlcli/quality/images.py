@@ -9,10 +9,11 @@ from pathlib import Path
 from PIL import Image
 
 from tlcli.data.decode import DECODER_ERRORS, QUIET_PILLOW, as_rgb, open_image, orientation, reason_of
+from tlcli.data.small_copy import shrink
 from tlcli.data.source import FolderIndex, ImageFile
 from tlcli.quality.finding import Finding, Severity
 from tlcli.quality.folders import Candidate, Survey
-from tlcli.quality.near_duplicates import Hashes, compute_hashes, shrink
+from tlcli.quality.near_duplicates import Hashes, compute_hashes
 
 # Longer side over shorter: from here on a centred crop shows a quarter or less.
 MAX_ASPECT = 4.0

@@ -205,14 +205,8 @@ def _read(recipe: Recipe, size: tuple[int, int], progress: Progress) -> ReadImag
         folder=cache_dir() / "pixels",
         progress=lambda done, total: progress("decoding", done, total),
     )
-    if {"val", "test"} <= set(index.given_splits):
-        return ReadImages(index, pixels, ())
-    near = find_near_groups(
-        index,
-        folder=cache_dir() / "hashes",
-        progress=lambda done, total: progress("comparing", done, total),
-    )
-    return ReadImages(index, pixels, near)
+    is_given = {"val", "test"} <= set(index.given_splits)
+    return ReadImages(index, pixels, () if is_given else find_near_groups(index, pixels))
 
 
 def _folder(value: float | Path) -> Path | None:
