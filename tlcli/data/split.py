@@ -4,7 +4,8 @@ Within each class, images are ranked by a hash of their content. The first go to
 train (`strata`). The split needs no seed and does not depend on names or order. Added images move only images next to a
 border.
 
-Copies of one content stay together, across classes too. So do near-duplicates of one class, if the caller names them.
+Copies of one content stay together, across classes too. So do the images of a group, and near-duplicates of one class,
+if the caller names them.
 """
 
 import hashlib
@@ -194,21 +195,47 @@ def _units(
 ) -> tuple[list[Unit], list[str]]:
     """The images to split as units, and warnings about classes whose near-duplicates cannot stay together.
 
-    The position of a unit is that of its smallest hash.
+    The position of a unit is that of its smallest hash, or of the name of its group.
     """
     files: dict[str, Counter[int]] = defaultdict(Counter)
+    members: dict[str, list[str]] = defaultdict(list)
+    names_of: dict[str, set[str]] = defaultdict(set)
     for image in pool:
         files[image.sha256][image.label] += 1
-    groups, too_large = _near_groups(files, near)
-    grouped = {sha for group in groups for sha in group}
-    groups += [(sha,) for sha in files if sha not in grouped]
-    units = [Unit(position(group[0]), group, sum((files[sha] for sha in group), Counter())) for group in sorted(groups)]
+        if image.group is not None:
+            members[image.group].append(image.sha256)
+            names_of[image.sha256].add(image.group)
+    near_groups, too_large = _near_groups(files, near)
+    units = []
+    for contents in _connected(files, [*near_groups, *members.values()]):
+        names = sorted({name for sha in contents for name in names_of[sha]})
+        key = hashlib.sha256(f"group {names[0]}".encode()).hexdigest() if names else contents[0]
+        units.append(Unit(position(key), contents, sum((files[sha] for sha in contents), Counter())))
     warnings = [
         f"class {index.classes[label]} is mostly near-duplicates (the largest series has {largest} of its {count}"
         " images), which the split has to divide; its scores are too good. Add other images of the class"
         for label, (largest, count) in sorted(too_large.items())
     ]
     return units, warnings
+
+
+def _connected(contents: Iterable[str], groups: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The contents that groups connect, directly or through others; each part sorted. The rest are alone."""
+    parent = {sha: sha for sha in contents}
+
+    def root(sha: str) -> str:
+        while parent[sha] != sha:
+            parent[sha] = parent[parent[sha]]
+            sha = parent[sha]
+        return sha
+
+    for group in groups:
+        for sha in group:
+            parent[root(sha)] = root(group[0])
+    parts: dict[str, list[str]] = defaultdict(list)
+    for sha in sorted(parent):
+        parts[root(sha)].append(sha)
+    return [tuple(part) for part in parts.values()]
 
 
 def _near_groups(
@@ -260,6 +287,9 @@ def _require_every_class(
     for label in _empty_labels(index, images):
         count = sum(image.label == label for image in dropped)
         reason = f" after {count} were left out as copies of val or test images" if count else ""
+        groups = {image.group for image in index.images if image.label == label}
+        if not count and len(groups) == 1 and None not in groups:
+            reason = ", because all its images are in one group"
         raise DataError(
             f"class '{index.classes[label]}' has no {split} images{reason}",
             where=str(index.root),

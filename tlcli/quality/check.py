@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from tlcli.data import layout, source, split, workers
+from tlcli.data import layout, manifest, source, split, workers
 from tlcli.data.exclude import read_list
 from tlcli.data.pixels import min_decode_size
 from tlcli.data.source import FolderIndex
@@ -140,7 +140,8 @@ def check_request(request: CheckRequest) -> tuple[int, int]:
     Raises:
         TlcliError: For the first problem.
     """
-    layout.require_folder(request.data, "DATA")
+    if not manifest.is_manifest(request.data):
+        layout.require_folder(request.data, "DATA")
     if request.exclude is not None:
         read_list(request.exclude)
     for option, path in (("--html", request.html), ("--quarantine", request.quarantine)):

@@ -199,7 +199,14 @@ def _is_animated(image: Image.Image) -> bool:
 def readable_index(survey: Survey, files: Sequence[CheckedFile]) -> FolderIndex:
     """The index of the images that can be decoded, which are those that `finetune` uses."""
     images = tuple(
-        ImageFile(file.path, file.candidate.label, file.content.sha256, file.content.bytes, file.candidate.given)
+        ImageFile(
+            file.path,
+            file.candidate.label,
+            file.content.sha256,
+            file.content.bytes,
+            file.candidate.given,
+            file.candidate.group,
+        )
         for file in files
         if isinstance(file.image, DecodedImage)
     )

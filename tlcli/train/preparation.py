@@ -162,7 +162,7 @@ def prepare(
     warnings = (*(f"{finding.message}. {finding.remedy}" for finding in findings), *splits.warnings)
     splits = replace(splits, warnings=warnings)
     passed = "" if warnings or pixels.failures or index.unreadable else "quick checks passed; "
-    observe(Noticed(f"{passed}for all checks: tlcli check {shlex.quote(str(index.root))}"))
+    observe(Noticed(f"{passed}for all checks: tlcli check {shlex.quote(str(data_root(recipe)))}"))
     if not network.groups.trainable_parameters:
         observe(Noticed(f"{network.card.name} allows no training of its own weights: only the head is trained"))
     warn(observe, splits.warnings)
@@ -184,7 +184,9 @@ def data_root(recipe: Recipe) -> Path:
     """
     if recipe.data.path is None:
         raise DataError(
-            "no image folder given", where="DATA", hint="Give a folder of class folders: tlcli finetune photos/"
+            "no image folder given",
+            where="DATA",
+            hint="Give a folder of class folders, or a manifest: tlcli finetune photos/",
         )
     return recipe.data.path
 
