@@ -243,8 +243,9 @@ def _survey_manifest(
     names = _choose_classes(file, sorted({row.label for row in rows}), classes, fewest)
     collected = _Collection(root, exclusions, ignored=[])
     kept = set(collected.without_excluded([row.path for row in rows if row.label in names]))
+    needed = {row.split for row in rows} - {"test"} | {rows[0].split and "train"}
     rows = [row for row in rows if row.path in kept]
-    for given in {row.split for row in rows} - {"test"} | {rows[0].split and "train"}:
+    for given in needed if fewest > 1 else ():
         present = {row.label for row in rows if row.split == given}
         if missing := [name for name in names if name not in present]:
             hint = "Add rows, or choose the classes with --set data.classes=[NAME,NAME]."

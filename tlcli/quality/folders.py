@@ -45,7 +45,7 @@ class Survey:
     Attributes:
         root: DATA, absolute, links resolved.
         classes: Names of all class folders of all splits, Unicode NFC, sorted.
-        split_folders: Each split folder, or DATA itself, to its class folders.
+        split_folders: Each split folder, or DATA itself, to its class folders; empty for a manifest.
         files: Images that are not excluded, sorted by path.
         others: Files that are not images.
         stray: Images outside every class folder.
@@ -185,6 +185,9 @@ def _unmatched_lines(root: Path, exclusions: ExclusionList) -> tuple[tuple[str, 
 
 def folder_findings(surveyed: Survey) -> Iterator[Finding]:
     """All findings about folders and names, except those of `quick_findings`."""
+    if not surveyed.split_folders:
+        yield from _unmatched(surveyed)
+        return
     yield from _skipped(surveyed)
     yield from _different_classes(surveyed)
     yield from _empty_classes(surveyed)
