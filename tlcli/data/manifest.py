@@ -21,6 +21,8 @@ from tlcli.text import encodable, printable
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 COLUMNS = "Columns: path, label, and if wanted split (train, val, test) and group."
 
+# Longest value in a message, characters.
+_MAX_SHOWN = 300
 _NAMES = ("path", "label", "split", "group")
 Cells = Mapping[Any, Any]
 
@@ -215,6 +217,6 @@ def _is_unwritable(text: str) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value of a manifest, made safe and short for a message."""
+    """A value of a manifest, made safe for a message; the middle of a long one is left out."""
     text = printable(encodable(str(value)))
-    return f"'{text[:80]}…'" if len(text) > 80 else f"'{text}'"
+    return f"'{text}'" if len(text) <= _MAX_SHOWN else f"'{text[: _MAX_SHOWN // 2]}…{text[-_MAX_SHOWN // 2 :]}'"
