@@ -125,11 +125,16 @@ def _split_folders(data: Path, home: Path) -> tuple[dict[str, Path], dict[str, i
 _PRINT_SPLIT = """
 import sys
 from pathlib import Path
+from tlcli.data.pixels import open_cache
 from tlcli.data.source import scan
 from tlcli.data.split import make_splits
+from tlcli.paths import cache_dir
+from tlcli.quality.near_groups import find_near_groups
 from tlcli.report.folder import splits_csv
 index = scan(Path(sys.argv[1]))
-print(splits_csv(make_splits(index, val=0.15, test=0.15), index.classes), end="")
+pixels = open_cache(index, size=(32, 32), mode="crop", folder=cache_dir() / "pixels")
+near = find_near_groups(index, pixels)
+print(splits_csv(make_splits(index, val=0.15, test=0.15, near=near), index.classes), end="")
 """
 
 

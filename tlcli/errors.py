@@ -4,6 +4,7 @@ TlcliError
 ├── UsageError            exit 2   the command line is invalid
 ├── RecipeError           exit 2   a recipe is invalid; carries all problems
 ├── DataError             exit 2   the images or their folders are invalid
+│   └── ManifestError     exit 2   a manifest of images is invalid; carries all problems
 ├── ModelError            exit 2   the network, a selection of layers or the input size is invalid
 │   └── WeightsError      exit 2   weights are missing, damaged or do not fit
 ├── OutputError           exit 2   the run folder cannot be used
@@ -15,6 +16,9 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
+
+# Problems of a manifest that are shown; all are in JSON.
+MAX_LISTED_PROBLEMS = 20
 
 
 class TlcliError(Exception):
@@ -111,6 +115,20 @@ class RecipeError(TlcliError):
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))
+
+
+class ManifestError(DataError):
+    """A manifest of images is invalid. Carries all its problems, so that they are shown together."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        first = self.problems[0]
+        super().__init__(first.message, where=first.where, hint=first.hint)
+
+    def __str__(self) -> str:
+        listed = [str(problem) for problem in self.problems[:MAX_LISTED_PROBLEMS]]
+        more = len(self.problems) - len(listed)
+        return "\n".join([*listed, f"and {more} more problems"] if more else listed)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """Decoding, resizing and the pixel cache."""
 
 import io
+import os
 import subprocess
 import sys
 import warnings
@@ -246,6 +247,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "other shape": change_shape,
     "no header": lambda path: (path / "pixels.npy").write_bytes(b"garbage" * 10_000),
     "no pixels": lambda path: (path / "pixels.npy").unlink(),
+    "no copies": lambda path: (path / "copies.npy").unlink(),
+    "half of the copies": lambda path: os.truncate(path / "copies.npy", 700),
     "empty pixels": lambda path: (path / "pixels.npy").write_bytes(b""),
     "no rows file": lambda path: (path / "rows.json").unlink(),
     "half a rows file": lambda path: (path / "rows.json").write_text('{"failures": {'),
@@ -317,7 +320,7 @@ def test_one_of_several_processes_decodes(data: Path, tmp_path: Path) -> None:
 
 
 def test_too_little_disk_space_is_an_error_before_decoding(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"needs 1,320,000,000,000,000 bytes on disk \([\d,]+ free\).*TLCLI_CACHE"):
+    with pytest.raises(DataError, match=r"needs 1,320,000,000,011,264 bytes on disk \([\d,]+ free\).*TLCLI_CACHE"):
         open_cache(scan(data), size=(2_000_000, 20_000_000), mode="crop", folder=tmp_path / "cache")
 
 
@@ -332,7 +335,7 @@ def test_a_disk_that_fills_up_is_an_error(data: Path, tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", script, str(data), str(tmp_path / "cache")]
     output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert "needs 25,344 bytes on disk (File too large)" in output
+    assert "needs 36,608 bytes on disk (File too large)" in output
     assert "TLCLI_CACHE" in output
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 

@@ -68,7 +68,7 @@ def test_the_record_has_the_values_of_the_contract(finished: tuple, record: dict
         assert {key: type(phase[key]) for key in kinds} == kinds
     assert record["model"]["sha256"] == hashlib.sha256((finished[0] / "model.keras").read_bytes()).hexdigest()
     assert re.fullmatch(r"[0-9a-f]{64}", record["model"]["weights_sha256"])
-    assert record["data"]["counts"] == {"train": 16, "val": 9, "test": 5}
+    assert record["data"]["counts"] == {"train": 18, "val": 6, "test": 6}
     assert record["error"] is None
 
 
@@ -336,7 +336,7 @@ def test_the_own_test_images_give_the_recorded_scores(finished: tuple, tlcli: Ca
     assert {"count", "accuracy", "loss", "top_k", "per_class", "confusion", "classes"} <= set(scores)
     assert scores["loss"] == pytest.approx(recorded["loss"], abs=1e-6, rel=1e-6)
     assert {**scores, "loss": 0} == {**recorded, "loss": 0, "missing": scores["missing"]}
-    assert sum(map(sum, scores["confusion"])) == scores["count"] == 5
+    assert sum(map(sum, scores["confusion"])) == scores["count"] == 6
 
 
 def test_scores_on_a_folder_agree_with_single_predictions(finished: tuple, photos: Path, tlcli: Callable) -> None:
@@ -381,7 +381,7 @@ def test_classes_without_images_are_named_and_not_scored(
 
 def test_a_run_records_how_whole_images_are_answered(finished: tuple, record: dict[str, Any]) -> None:
     agreement = record["agreement"]
-    assert agreement["images"] == 5
+    assert agreement["images"] == 6
     assert agreement["same_label"] == 1.0
     assert 0 < agreement["largest_difference"] < 0.3
 

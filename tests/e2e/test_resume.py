@@ -192,6 +192,22 @@ def test_a_run_killed_before_the_first_epoch_starts_over(finished: tuple, tlcli:
     assert result.document["started"] == record["started"]
 
 
+def test_a_run_of_an_earlier_version_keeps_its_split(finished: tuple, tlcli: Callable, tmp_path: Path) -> None:
+    """That version split the same images otherwise."""
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps({**record, "status": "interrupted", "phases": [], "scores": {}}))
+    earlier = {"train": "val", "val": "train", "test": "test"}
+    lines = [line.split(",") for line in (run / "splits.csv").read_text(encoding="utf-8").splitlines()]
+    old = "".join(f"{path},{label},{earlier.get(split, split)},{sha}\n" for path, label, split, sha in lines)
+    (run / "splits.csv").write_text(old, encoding="utf-8")
+    result = tlcli("finetune", "--resume", run, "--json")
+    assert result.code == 0, result.stderr
+    assert result.document["data"]["counts"] == {"train": 6, "val": 18, "test": 6}
+    assert (run / "splits.csv").read_text(encoding="utf-8") == old
+
+
 def test_a_damaged_checkpoint_is_an_error(tlcli: Callable, finished: tuple, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)

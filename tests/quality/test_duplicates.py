@@ -9,7 +9,7 @@ from PIL import Image
 
 from tlcli.data import exclude
 from tlcli.data.source import scan
-from tlcli.quality import duplicates, quarantine
+from tlcli.quality import components, quarantine
 from tlcli.quality.check import CheckResult
 from tlcli.quality.finding import Finding
 
@@ -144,6 +144,6 @@ def test_reducing_the_near_pairs_does_not_change_the_groups(
         with Image.open(clean_data / "cat" / "00.png") as image:
             image.convert("RGB").save(clean_data / "cat" / f"x{number}.jpg", quality=70 + 5 * number)
     expected = run_check(clean_data).findings
-    monkeypatch.setattr(duplicates, "_MAX_EDGES", 2)
+    monkeypatch.setattr(components, "_MAX_EDGES", 2)
     assert run_check(clean_data).findings == expected
     assert expected[0].count == 7

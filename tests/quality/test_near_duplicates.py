@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tlcli.data.small_copy import shrink
 from tlcli.quality import near_duplicates
 from tlcli.quality.images import read_files
 from tlcli.quality.near_duplicates import MAX_DIFFERENCE_BITS, MAX_FREQUENCY_BITS, Hashes
@@ -25,7 +26,7 @@ def to_word(result: imagehash.ImageHash) -> int:
 
 def test_hashes_equal_those_of_imagehash_bit_for_bit(make_image: MakeImage) -> None:
     sizes = [(32, 32), (240, 180), (97, 400), (1000, 33), (7, 5)]
-    copies = [near_duplicates.shrink(make_image(seed, sizes[seed % len(sizes)])) for seed in range(60)]
+    copies = [shrink(make_image(seed, sizes[seed % len(sizes)])) for seed in range(60)]
     result = near_duplicates.compute_hashes(copies)
     assert len({hashes for _, hashes in result}) > 50
     for copy, (_, hashes) in zip(copies, result, strict=True):
@@ -33,7 +34,7 @@ def test_hashes_equal_those_of_imagehash_bit_for_bit(make_image: MakeImage) -> N
 
 
 def test_hashes_do_not_depend_on_the_other_images(make_image: MakeImage) -> None:
-    copies = [near_duplicates.shrink(make_image(seed, (240, 180))) for seed in range(33)]
+    copies = [shrink(make_image(seed, (240, 180))) for seed in range(33)]
     assert [near_duplicates.compute_hashes([copy])[0] for copy in copies] == near_duplicates.compute_hashes(copies)
 
 

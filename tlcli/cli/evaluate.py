@@ -16,7 +16,8 @@ from tlcli.cli.options import examples, global_options, json_option, trust_optio
 def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
     """Score the classifier of a run.
 
-    Uses the test images of RUN, or those in DATA, a folder of class folders, which need not have all classes.
+    Uses the test images of RUN, or those in DATA, a folder of class folders or a manifest, which need not have all
+    classes.
     """
     from tlcli.cli import console, progress, tables
     from tlcli.report.record import require_classifier

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 def finetune(as_json: bool, compare: str | None, **options: Any) -> None:
     """Fine-tune a pretrained network on DATA.
 
-    DATA is a folder of class folders, or a folder with train/, val/ and test/ of class folders inside.
+    DATA is a folder of class folders, a folder with train/, val/ and test/ of class folders inside, or a manifest: a
+    CSV, TSV, JSONL or Parquet file with the columns path and label.
     """
     from tlcli.report import comparison
 

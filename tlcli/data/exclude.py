@@ -47,6 +47,23 @@ def read_list(file: Path) -> ExclusionList:
     return ExclusionList(file, lines)
 
 
+def unmatched(root: Path, exclude: ExclusionList) -> tuple[tuple[int, str], ...]:
+    """The lines of an exclusion list, number and path, that match no file.
+
+    Raises:
+        DataError: If no line matches a file; the list is for other images.
+    """
+    missing = tuple((number, path) for path, number in exclude.lines.items() if not (root / path).is_file())
+    if missing and len(missing) == len(exclude.lines):
+        number, path = missing[0]
+        raise DataError(
+            f"there is no image '{path}' in {root}, and none for any other line",
+            where=f"{exclude.file}:{number}",
+            hint="Paths are relative to DATA. Is the list for another folder?",
+        )
+    return missing
+
+
 def write_list(file: Path, entries: Iterable[tuple[str, str]], *, comments: Iterable[str]) -> None:
     """Write an exclusion list: comments, then paths with their reasons."""
     lines = [

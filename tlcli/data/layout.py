@@ -17,7 +17,7 @@ LAYOUT = "DATA holds one folder of images per class, or train/, val/ and test/ w
 OnSkip = Callable[[str, Path, str], None]
 """Receives what is skipped: `hidden`, `link_loop`, `broken_link` or `no_permission`, the path, and a reason."""
 
-_FOLDER_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_OF_NAME = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _LEADS_BACK = "leads back to a folder above it"
 _SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
@@ -55,14 +55,14 @@ def find(root: Path, elsewhere: Mapping[str, Path]) -> Layout:
     has_val_or_test = "val" in splits or "test" in splits
     if "train" in splits and (has_val_or_test or len(folders) == 1) and holds_folders(splits["train"]):
         return _split_layout(home, folders, splits, given)
-    if splits and all(path.name.lower() in _FOLDER_NAMES for path in folders):
+    if splits and all(path.name.lower() in SPLIT_OF_NAME for path in folders):
         _require_train_with_classes(root, folders, splits)
     return Layout((SplitFolder(home, "train" if given else None), *given), ())
 
 
 def _folders_by_split(folders: Sequence[Path]) -> dict[str, Path]:
     """The folders whose name means a split. Two for one split are an error only beside `train/`."""
-    pairs = [(_FOLDER_NAMES[path.name.lower()], path) for path in folders if path.name.lower() in _FOLDER_NAMES]
+    pairs = [(SPLIT_OF_NAME[path.name.lower()], path) for path in folders if path.name.lower() in SPLIT_OF_NAME]
     splits = {split: path for split, path in reversed(pairs)}
     if "train" in splits and len(splits) < len(pairs):
         names = ", ".join(f"{path.name}/" for _, path in pairs)
@@ -132,7 +132,8 @@ def require_folder(path: Path, name: str) -> None:
     if path.is_dir():
         return
     if path.exists():
-        raise DataError(f"{name} is a file, not a folder", where=str(path), hint=LAYOUT)
+        hint = f"{LAYOUT} A manifest of images ends in .csv, .tsv, .jsonl or .parquet."
+        raise DataError(f"{name} is a file, not a folder", where=str(path), hint=hint)
     parent = path.absolute().parent
     siblings = [entry.name for entry in visible(parent) if entry.is_dir()] if parent.is_dir() else []
     hint = did_you_mean(path.name, siblings) or LAYOUT

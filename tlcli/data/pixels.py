@@ -24,6 +24,7 @@ from PIL import Image
 from tlcli.cache.eviction import DiskSpace, remove_leftovers
 from tlcli.data import workers
 from tlcli.data.decode import DECODER_ERRORS, QUIET_PILLOW, reason_of, to_rgb
+from tlcli.data.small_copy import COPY_SIDE, decode_both
 from tlcli.data.source import FolderIndex, ImageFile
 from tlcli.errors import DataError
 from tlcli.paths import write_json
@@ -33,11 +34,11 @@ Array = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
 # Part of the key of every cache: raise it when the same file gives other pixels.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # Smallest size of a JPEG that is decoded small, in multiples of the wanted size.
 MIN_DECODE_SCALE = 1.6
 
-_PIXELS, _ROWS = "pixels.npy", "rows.json"
+_PIXELS, _COPIES, _ROWS = "pixels.npy", "copies.npy", "rows.json"
 # Size of the decoded pixels that a worker hands over at once; a few such batches wait in memory.
 _BATCH_BYTES = 2**22
 
@@ -77,11 +78,13 @@ class Pixels:
         array: Memory map, `uint8 (count, height, width, 3)`, RGB 0–255; the row of a failed image is black.
         rows: Content (sha256) to row of `array`, for images that can be decoded.
         failures: Content (sha256) to the reason, for images that cannot.
+        copies: Memory map of the small gray copies, `uint8 (count, 32, 32)`, 0-255; that of a failed image is black.
     """
 
     array: Array
     rows: Mapping[str, int]
     failures: Mapping[str, str]
+    copies: Array
 
     def rows_of(self, images: Iterable[ImageFile]) -> npt.NDArray[np.int64]:
         """The rows of some images, `int64 (count,)`.
@@ -260,23 +263,41 @@ class _Cache:
         return (len(self.order), *self.size, 3)
 
     @property
+    def copies_shape(self) -> tuple[int, int, int]:
+        return (len(self.order), COPY_SIDE, COPY_SIDE)
+
+    @property
     def bytes(self) -> int:
-        return math.prod(self.shape)
+        return math.prod(self.shape) + math.prod(self.copies_shape)
 
     def load(self, *, is_final: bool = True) -> Pixels | None:
         """The cached pixels; None if missing or damaged, or if `is_final` and some failures may be temporary."""
         try:
             rows_file = json.loads((self.path / _ROWS).read_text(encoding="utf-8"))
-            array = np.lib.format.open_memmap(self.path / _PIXELS, mode="r")
-            length = (self.path / _PIXELS).stat().st_size
+            array, copies = (_open_whole(self.path / name) for name in (_PIXELS, _COPIES))
         except (OSError, ValueError):
             return None
         failures = rows_file.get("failures") if isinstance(rows_file, dict) else None
-        is_whole = array.shape == self.shape and array.dtype == np.uint8 and length == array.offset + array.nbytes
+        is_whole = array.shape == self.shape and copies.shape == self.copies_shape
         if not is_whole or not isinstance(failures, dict) or (is_final and rows_file.get("retry")):
             return None
         rows = {sha: row for row, sha in enumerate(self.order) if sha not in failures}
-        return Pixels(array, rows, failures)
+        return Pixels(array, rows, failures, copies)
+
+
+def _open_whole(path: Path) -> Array:
+    """Map an array of bytes.
+
+    Raises:
+        ValueError: If it is not one, or is truncated.
+    """
+    array = np.lib.format.open_memmap(path, mode="r")
+    if array.dtype != np.uint8 or path.stat().st_size != array.offset + array.nbytes:
+        raise ValueError(f"{path} is damaged")
+    return array
+
+
+_Decoded = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
@@ -297,15 +318,19 @@ def _build(
     unfinished = cache.path.with_name(f".{cache.path.name}-{os.getpid()}")
     unfinished.mkdir()
     failures: dict[str, _Failure] = {}
-    black = bytes(math.prod(cache.shape[1:]))
+    shapes = (cache.shape, cache.copies_shape)
+    black = tuple(np.zeros(shape[1:], np.uint8) for shape in shapes)
     try:
-        with (unfinished / _PIXELS).open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": cache.shape}
-            np.lib.format.write_array_header_1_0(file, header)
+        with (unfinished / _PIXELS).open("wb") as pixel_file, (unfinished / _COPIES).open("wb") as copy_file:
+            for file, shape in zip((pixel_file, copy_file), shapes, strict=True):
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
             for done, (sha, outcome) in enumerate(_decode_all(cache, files, mode, worker_count), start=1):
                 if isinstance(outcome, _Failure):
                     failures[sha] = outcome
-                file.write(black if isinstance(outcome, _Failure) else outcome.data)
+                pixels, copy = black if isinstance(outcome, _Failure) else outcome
+                pixel_file.write(pixels.data)
+                copy_file.write(copy.data)
                 if progress:
                     progress(done, len(cache.order))
         rows_file = {
@@ -320,26 +345,27 @@ def _build(
 
 def _decode_all(
     cache: _Cache, files: Mapping[str, Path], mode: Mode, worker_count: int | None
-) -> Iterator[tuple[str, Array | _Failure]]:
-    """Every content (sha256) of the cache, in order, with its pixels or the reason why it has none."""
+) -> Iterator[tuple[str, _Decoded | _Failure]]:
+    """Every content (sha256) of the cache, in order, with its pixels and small copy or the reason why it has none."""
     decode_batch = partial(_decode_batch, size=cache.size, mode=mode)
     batch_size = max(1, min(workers.BATCH_SIZE, _BATCH_BYTES // (3 * math.prod(cache.size))))
-    job: workers.Job[tuple[str, Path], Array | _Failure] = workers.Job(decode_batch, _KILLED, batch_size)
+    job: workers.Job[tuple[str, Path], _Decoded | _Failure] = workers.Job(decode_batch, _KILLED, batch_size)
     tasks = [(sha, files[sha]) for sha in cache.order]
     return zip(cache.order, workers.run(job, tasks, workers=worker_count), strict=True)
 
 
-def _decode_batch(tasks: Sequence[tuple[str, Path]], size: tuple[int, int], mode: Mode) -> list[Array | _Failure]:
+def _decode_batch(tasks: Sequence[tuple[str, Path]], size: tuple[int, int], mode: Mode) -> list[_Decoded | _Failure]:
     with QUIET_PILLOW:
         return [_decode_content(sha, path, size, mode) for sha, path in tasks]
 
 
-def _decode_content(sha: str, path: Path, size: tuple[int, int], mode: Mode) -> Array | _Failure:
+def _decode_content(sha: str, path: Path, size: tuple[int, int], mode: Mode) -> _Decoded | _Failure:
     try:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != sha:
             return _Failure("the file changed after the folder was scanned", is_lasting=False)
-        return np.ascontiguousarray(fit(to_rgb(data, min_decode_size(size)), size, mode))
+        rgb, copy = decode_both(data, min_decode_size(size))
+        return np.ascontiguousarray(fit(rgb, size, mode)), np.ascontiguousarray(copy)
     except DECODER_ERRORS as error:
         is_of_machine = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
         return _Failure(reason_of(error), is_lasting=not is_of_machine)

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tlcli.data import layout
+from tlcli.data import layout, manifest
 from tlcli.data.decode import EXTENSIONS
-from tlcli.data.exclude import ExclusionList, read_list
+from tlcli.data.exclude import ExclusionList, read_list, unmatched
 from tlcli.data.layout import LAYOUT, SPLIT_NAMES, SplitFolder
 from tlcli.errors import DataError, did_you_mean
 from tlcli.text import encodable, plural, printable
@@ -27,6 +27,7 @@ class ImageFile:
         sha256: SHA-256 of the file, 64 hex digits.
         bytes: Size of the file.
         given: The split whose folder holds it, `train`, `val` or `test`; None if DATA has no split folders.
+        group: Images of one group never cross splits; None for no group.
     """
 
     path: str
@@ -34,6 +35,7 @@ class ImageFile:
     sha256: str
     bytes: int
     given: str | None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -151,23 +153,6 @@ def images_under(folder: Path) -> list[Path]:
         return sorted(layout.files_under(folder)[0])
 
 
-def unmatched(root: Path, exclude: ExclusionList) -> tuple[tuple[int, str], ...]:
-    """The lines of an exclusion list, number and path, that match no file.
-
-    Raises:
-        DataError: If no line matches a file; the list is for other images.
-    """
-    missing = tuple((number, path) for path, number in exclude.lines.items() if not (root / path).is_file())
-    if missing and len(missing) == len(exclude.lines):
-        number, path = missing[0]
-        raise DataError(
-            f"there is no image '{path}' in {root}, and none for any other line",
-            where=f"{exclude.file}:{number}",
-            hint="Paths are relative to DATA. Is the list for another folder?",
-        )
-    return missing
-
-
 def relative(path: Path, root: Path) -> str:
     """A path relative to DATA, with forward slashes.
 
@@ -193,6 +178,7 @@ class _File:
     path: Path
     label: int
     given: str | None
+    group: str | None = None
 
 
 def _hashed(index: FolderIndex, files: list[_File], progress: Callable[[int, int], None] | None) -> FolderIndex:
@@ -221,6 +207,8 @@ def _survey(
     """
     exclusions = None if exclude is None else read_list(exclude)
     replaced = {split: folder for split, folder in elsewhere.items() if folder is not None}
+    if manifest.is_manifest(root):
+        return _survey_manifest(root, classes, replaced, exclusions, fewest)
     for name, folder in {"DATA": root, **{f"data.{split}": folder for split, folder in replaced.items()}}.items():
         layout.require_folder(folder, name)
     data_layout = layout.find(root, {split: folder.resolve() for split, folder in replaced.items()})
@@ -244,6 +232,29 @@ def _survey(
     return index, collected.files
 
 
+def _survey_manifest(
+    file: Path, classes: Sequence[str] | None, replaced: Collection[str], exclusions: ExclusionList | None, fewest: int
+) -> tuple[FolderIndex, list[_File]]:
+    """As `_survey`, for a manifest."""
+    for split in replaced:
+        hint = "Leave it out, and give the manifest a column 'split'."
+        raise DataError("is a folder, but DATA is a manifest", where=f"data.{split}", hint=hint)
+    root, rows = manifest.home_of(file), manifest.read_rows(file)
+    names = _choose_classes(file, sorted({row.label for row in rows}), classes, fewest)
+    collected = _Collection(root, exclusions, ignored=[])
+    kept = set(collected.without_excluded([row.path for row in rows if row.label in names]))
+    needed = {row.split for row in rows} - {"test"} | {rows[0].split and "train"}
+    rows = [row for row in rows if row.path in kept]
+    for given in needed if fewest > 1 else ():
+        present = {row.label for row in rows if row.split == given}
+        if missing := [name for name in names if name not in present]:
+            hint = "Add rows, or choose the classes with --set data.classes=[NAME,NAME]."
+            raise DataError(f"class '{missing[0]}' has no {given or 'image'} rows", where=str(file), hint=hint)
+    files = [_File(row.path, names.index(row.label), row.split, row.group) for row in rows]
+    lines = () if exclusions is None else unmatched(root, exclusions)
+    return FolderIndex(root, names, (), (), excluded=tuple(sorted(collected.excluded)), unmatched=lines), files
+
+
 class _Collection:
     """The files of all split folders."""
 
@@ -261,7 +272,7 @@ class _Collection:
         for label, folder in enumerate(class_folders):
             images, others = layout.files_under(folder)
             self.ignored += [encodable(path_in(self.root, path)) for path in others]
-            kept = self._without_excluded(images)
+            kept = self.without_excluded(images)
             if not kept and split_folder.split != "test":
                 raise _no_images(folder, others, excluded=len(images) - len(kept))
             self.files += [_File(path, label, split_folder.split) for path in kept]
@@ -269,7 +280,8 @@ class _Collection:
             where = str(split_folder.folder)
             raise DataError("the test folder holds no images", where=where, hint="Add images, or remove the folder.")
 
-    def _without_excluded(self, images: Sequence[Path]) -> Sequence[Path]:
+    def without_excluded(self, images: Sequence[Path]) -> Sequence[Path]:
+        """The images that no line of the exclusion list names."""
         if self.exclusions is None:
             return images
         kept = []
@@ -320,7 +332,7 @@ def _choose_classes(
         raise DataError(f"class '{repeated[0]}' is named twice", where="data.classes", hint="Name each class once.")
     if len(chosen) < fewest:
         hint = LAYOUT
-        if classes is None and layout.holds_folders(folder / existing[0]):
+        if classes is None and folder.is_dir() and layout.holds_folders(folder / existing[0]):
             hint = f"'{existing[0]}' holds folders. Did you mean {folder / existing[0]}?"
         problem = f"holds only one class (got '{chosen[0]}')" if chosen else "no class is left (got an empty list)"
         raise DataError(problem, where=str(folder) if classes is None else "data.classes", hint=hint)
@@ -369,7 +381,9 @@ def _hash_files(
     def hash_file(file: _File) -> ImageFile | tuple[str, str]:
         name = relative(file.path, root)
         try:
-            return ImageFile(name, file.label, content_hash(file.path), file.path.stat().st_size, file.given)
+            return ImageFile(
+                name, file.label, content_hash(file.path), file.path.stat().st_size, file.given, file.group
+            )
         except OSError as error:
             return name, f"cannot be read ({error.strerror})"
 

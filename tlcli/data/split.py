@@ -1,27 +1,29 @@
-"""Split of the images into train, val and test by content: the same image is always in the same split.
+"""Split of the images into train, val and test: stratified by class, and decided by content.
 
-The SHA-256 of a file gives a position u in 0–1. Test takes u < test, val the next band of width `val`, train the rest.
-The split therefore needs no seed, does not depend on names or order, and does not move images when files are added.
-Two rules make exceptions for tiny classes, and only for the images next to a border: the last image by u stays in
-train, and with `val` > 0 a class without a val image gets the next one, from train if train keeps one, else from test.
-The test split of a class may be empty; a warning names such classes.
+Within each class, images are ranked by a hash of their content. The first go to test, the next to val, the rest to
+train (`strata`). The split needs no seed and does not depend on names or order. Added images move only images next to a
+border.
 
-Copies of one content stay together, across classes too. A content that is in two classes follows the bands and does
-not count for the two rules.
+Copies of one content stay together, across classes too. So do the images of a group, and near-duplicates of one class,
+if the caller names them.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tlcli.data import strata
 from tlcli.data.layout import SPLIT_NAMES
 from tlcli.data.source import FolderIndex, ImageFile
+from tlcli.data.strata import Unit
 from tlcli.errors import DataError
 from tlcli.text import plural
 
 # Names or paths listed in a message.
 _MAX_LISTED = 5
+# Units that a class needs for train, val and test.
+_FEWEST_UNITS = 3
 _LATER_SPLITS = {"train": ("val", "test"), "val": ("test",), "test": ()}
 
 
@@ -58,13 +60,23 @@ class Splits:
         return (("train", self.train), ("val", self.val), ("test", self.test))
 
 
-def make_splits(index: FolderIndex, *, val: float, test: float) -> Splits:
-    """Split by content. Given folders are used as they are; a missing one is split off the training images.
+def make_splits(
+    index: FolderIndex,
+    *,
+    val: float,
+    test: float,
+    near: Sequence[Collection[str]] = (),
+    recorded: Mapping[str, str] | None = None,
+) -> Splits:
+    """Split by class and content. Given folders are used as they are; a missing one is split off the training images.
 
     Args:
         index: The scanned images.
         val: Fraction 0–1 for validation if DATA has no val folder; 0 turns validation off.
         test: Fraction 0–1 for testing if DATA has no test folder; 0 turns testing off.
+        near: Groups of contents (sha256) that are near-duplicates. Those of one class stay together, unless that leaves
+            the class without images for every split.
+        recorded: Content to split of an earlier run. It is kept if it holds every image to split.
 
     Raises:
         DataError: If the fractions leave nothing to train on, or a class has too few different images.
@@ -75,7 +87,12 @@ def make_splits(index: FolderIndex, *, val: float, test: float) -> Splits:
     pool, kept, dropped, warnings = _drop_leaks(index)
     warnings += _conflict_warnings(pool + kept)
     _require_different_images(index, pool + kept)
-    split_of = _assign(index, pool, fractions)
+    if recorded is not None and all(image.sha256 in recorded for image in pool):
+        split_of = recorded
+    else:
+        units, alike = _units(index, pool, near)
+        warnings += alike
+        split_of = strata.assign(units, val=fractions[0], test=fractions[1])
     images: dict[str, list[ImageFile]] = {name: [] for name in SPLIT_NAMES}
     for image in pool:
         images[split_of[image.sha256]].append(image)
@@ -90,7 +107,7 @@ def make_splits(index: FolderIndex, *, val: float, test: float) -> Splits:
 
 
 def position(sha256: str) -> float:
-    """Position of a content on the line 0–1 (1 excluded) that the fractions divide."""
+    """Rank of a content, 0–1 (1 excluded). It is the same for every folder, class and machine."""
     digest = hashlib.sha256(b"tlcli split" + bytes.fromhex(sha256)).digest()
     return float(int.from_bytes(digest[:8], "big") >> 11) / 2.0**53
 
@@ -173,38 +190,80 @@ def _require_different_images(index: FolderIndex, images: Sequence[ImageFile]) -
             )
 
 
-def _assign(index: FolderIndex, pool: Sequence[ImageFile], fractions: tuple[float, float]) -> dict[str, str]:
-    """Content (sha256) to split name, for every content that is not in a given folder."""
-    val, test = fractions
-    split_of = {image.sha256: _band(position(image.sha256), val, test) for image in pool}
-    for contents in _own_contents(pool).values():
-        ordered = sorted(contents, key=lambda sha: (position(sha), sha))
-        names = [split_of[sha] for sha in ordered]
-        split_of.update(zip(ordered, _move_borders(names, needs_val=val > 0), strict=True))
-    return split_of
+def _units(
+    index: FolderIndex, pool: Sequence[ImageFile], near: Iterable[Collection[str]]
+) -> tuple[list[Unit], list[str]]:
+    """The images to split as units, and warnings about classes whose near-duplicates cannot stay together.
 
-
-def _band(u: float, val: float, test: float) -> str:
-    if u < test:
-        return "test"
-    return "val" if u < test + val else "train"
-
-
-def _move_borders(names: Sequence[str], *, needs_val: bool) -> list[str]:
-    """Move the borders of one class so that train, and val if needed, have an image.
-
-    >>> _move_borders(["test", "test", "val"], needs_val=True)
-    ['test', 'val', 'train']
+    The position of a unit is that of its smallest hash, or of the name of its group.
     """
-    tests, vals = names.count("test"), names.count("val")
-    val_end = min(tests + vals, len(names) - 1)
-    tests = min(tests, val_end)
-    if needs_val and tests == val_end:
-        if len(names) - val_end > 1:
-            val_end += 1
-        else:
-            tests = max(tests - 1, 0)
-    return ["test"] * tests + ["val"] * (val_end - tests) + ["train"] * (len(names) - val_end)
+    files: dict[str, Counter[int]] = defaultdict(Counter)
+    members: dict[str, list[str]] = defaultdict(list)
+    names_of: dict[str, set[str]] = defaultdict(set)
+    for image in pool:
+        files[image.sha256][image.label] += 1
+        if image.group is not None:
+            members[image.group].append(image.sha256)
+            names_of[image.sha256].add(image.group)
+    near_groups, too_large = _near_groups(files, near)
+    units = []
+    for contents in _connected(files, [*near_groups, *members.values()]):
+        names = sorted({name for sha in contents for name in names_of[sha]})
+        key = hashlib.sha256(f"group {names[0]}".encode()).hexdigest() if names else contents[0]
+        units.append(Unit(position(key), contents, sum((files[sha] for sha in contents), Counter())))
+    warnings = [
+        f"class {index.classes[label]} is mostly near-duplicates (the largest series has {largest} of its {count}"
+        " images), which the split has to divide; its scores are too good. Add other images of the class"
+        for label, (largest, count) in sorted(too_large.items())
+    ]
+    return units, warnings
+
+
+def _connected(contents: Iterable[str], groups: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The contents that groups connect, directly or through others; each part sorted. The rest are alone."""
+    parent = {sha: sha for sha in contents}
+
+    def root(sha: str) -> str:
+        while parent[sha] != sha:
+            parent[sha] = parent[parent[sha]]
+            sha = parent[sha]
+        return sha
+
+    for group in groups:
+        for sha in group:
+            parent[root(sha)] = root(group[0])
+    parts: dict[str, list[str]] = defaultdict(list)
+    for sha in sorted(parent):
+        parts[root(sha)].append(sha)
+    return [tuple(part) for part in parts.values()]
+
+
+def _near_groups(
+    files: Mapping[str, Counter[int]], near: Iterable[Collection[str]]
+) -> tuple[list[tuple[str, ...]], dict[int, tuple[int, int]]]:
+    """Groups of contents of one class each, sorted, and classes that are mostly near-duplicates.
+
+    Such a class has no groups, because val and test could hold none. Its entry is the number of images of its largest
+    group, and of all its images.
+    """
+    by_class: dict[int, list[tuple[str, ...]]] = defaultdict(list)
+    for group in near:
+        members: dict[int, list[str]] = defaultdict(list)
+        for sha in sorted(set(group)):
+            if len(files.get(sha, ())) == 1:
+                members[min(files[sha])].append(sha)
+        for label, shas in members.items():
+            if len(shas) > 1:
+                by_class[label].append(tuple(shas))
+    sizes = sum(files.values(), Counter())
+    contents = Counter(label for labels in files.values() for label in labels)
+    too_large = {}
+    for label, groups in by_class.items():
+        largest = max(sum(files[sha][label] for sha in group) for group in groups)
+        units = contents[label] - sum(len(group) - 1 for group in groups)
+        if 2 * largest > sizes[label] or units < _FEWEST_UNITS:
+            too_large[label] = (largest, sizes[label])
+    return [group for label, groups in by_class.items() if label not in too_large for group in groups], too_large
 
 
 def _own_contents(images: Iterable[ImageFile]) -> Mapping[int, set[str]]:
@@ -228,6 +287,9 @@ def _require_every_class(
     for label in _empty_labels(index, images):
         count = sum(image.label == label for image in dropped)
         reason = f" after {count} were left out as copies of val or test images" if count else ""
+        groups = {image.group for image in index.images if image.label == label}
+        if not count and len(groups) == 1 and None not in groups:
+            reason = ", because all its images are in one group"
         raise DataError(
             f"class '{index.classes[label]}' has no {split} images{reason}",
             where=str(index.root),
@@ -237,7 +299,6 @@ def _require_every_class(
 
 def _untested_warnings(index: FolderIndex, images: Sequence[ImageFile], *, is_given: bool) -> list[str]:
     """A warning that names the classes without test images. `is_given`: DATA has a test folder."""
-    # Mostly small classes: at a fraction of 0.15, 20 images have none for the test in 4 % of cases, 5 images in 44 %.
     names = [index.classes[label] for label in _empty_labels(index, images)]
     if not names:
         return []

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from tlcli.data import layout, source, split, workers
+from tlcli.data import layout, manifest, source, split, workers
 from tlcli.data.exclude import read_list
 from tlcli.data.pixels import min_decode_size
 from tlcli.data.source import FolderIndex
@@ -140,7 +140,8 @@ def check_request(request: CheckRequest) -> tuple[int, int]:
     Raises:
         TlcliError: For the first problem.
     """
-    layout.require_folder(request.data, "DATA")
+    if not manifest.is_manifest(request.data):
+        layout.require_folder(request.data, "DATA")
     if request.exclude is not None:
         read_list(request.exclude)
     for option, path in (("--html", request.html), ("--quarantine", request.quarantine)):
@@ -235,9 +236,9 @@ def _refusal(data: Path, exclude: Path | None, index: FolderIndex, findings: lis
     if any(finding.severity == "error" and finding.kind in _REFUSALS for finding in findings):
         return
     given = index.given_splits
-    fractions = {name: 0.0 if name in given else _DEFAULT_FRACTION for name in ("val", "test")}
+    val, test = (0.0 if name in given else _DEFAULT_FRACTION for name in ("val", "test"))
     try:
         source.check_layout(data, exclude=exclude)
-        split.make_splits(index, **fractions)
+        split.make_splits(index, val=val, test=test)
     except DataError as error:
         yield Finding("refused", "error", f"finetune would not start: {error.message}", error.hint, ("./",))

@@ -4,22 +4,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from tlcli.data import split
 from tlcli.data.layout import SPLIT_NAMES
 from tlcli.data.source import FolderIndex, ImageFile
 from tlcli.quality import near_duplicates
+from tlcli.quality.components import Components, Indices
 from tlcli.quality.finding import Finding, Severity
 from tlcli.quality.near_duplicates import Hashes
 
-# Near pairs kept in memory before they are reduced to connected components.
-_MAX_EDGES = 2_000_000
-
 Progress = Callable[[int, int], None]
-Indices = npt.NDArray[np.int64]
 Pairs = list[tuple[int, int]]
 
 
@@ -87,10 +81,9 @@ def near_duplicate_findings(
             paths=list(dict.fromkeys(path for path, _ in pairs)),
         )
     if groups:
-        risk = "" if index.given_splits else "; a split by content may put them into both train and test"
         yield _group_finding(
             ("near_duplicate", "warning"),
-            f"images of one class look nearly the same{risk}",
+            "images of one class look nearly the same",
             "Keep one of each group if they are copies and not different things that look alike.",
             [tuple(images[member].path for member in group) for group in groups],
         )
@@ -105,7 +98,7 @@ def _compare(
     """
     labels = np.array([image.label for image in images])
     splits = np.array([SPLIT_NAMES.index(image.given or "train") for image in images])
-    conflicts, leaks, edges = _NearestImages(len(images)), _NearestImages(len(images)), _Components(len(images))
+    conflicts, leaks, edges = _NearestImages(len(images)), _NearestImages(len(images)), Components(len(images))
     for left, right in near_duplicates.near_pairs(hashes, progress=progress):
         is_same = labels[left] == labels[right]
         conflicts.add(left[~is_same], right[~is_same])
@@ -131,36 +124,6 @@ class _NearestImages:
     def pairs(self) -> Pairs:
         """Pairs of an image and the near one, sorted by the first."""
         return [(int(one), int(self.other[one])) for one in np.flatnonzero(self.other >= 0)]
-
-
-class _Components:
-    """Connected components of the images, with near pairs as edges."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.left: list[Indices] = []
-        self.right: list[Indices] = []
-
-    def add(self, left: Indices, right: Indices) -> None:
-        self.left.append(left)
-        self.right.append(right)
-        if sum(map(len, self.left)) > _MAX_EDGES:
-            labels = self._labels()
-            first = np.unique(labels, return_index=True)[1]
-            self.left, self.right = [np.arange(self.count)], [first[labels]]
-
-    def groups(self) -> list[list[int]]:
-        """The components with more than one image, each sorted."""
-        groups: dict[int, list[int]] = defaultdict(list)
-        for image, label in enumerate(self._labels()):
-            groups[int(label)].append(image)
-        return [group for group in groups.values() if len(group) > 1]
-
-    def _labels(self) -> Indices:
-        left = np.concatenate([np.zeros(0, np.int64), *self.left])
-        right = np.concatenate([np.zeros(0, np.int64), *self.right])
-        graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(self.count, self.count))
-        return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def _split_chain(chain: Sequence[int], hashes: Sequence[Hashes]) -> list[list[int]]:

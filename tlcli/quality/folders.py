@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tlcli.data import layout, source
-from tlcli.data.exclude import ExclusionList, read_list
+from tlcli.data import layout, manifest, source
+from tlcli.data.exclude import ExclusionList, read_list, unmatched
 from tlcli.data.layout import LAYOUT, SplitFolder
 from tlcli.errors import DataError
 from tlcli.quality.finding import Finding, Severity
@@ -30,11 +30,12 @@ _SKIPPED: Mapping[str, tuple[Severity, str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file that is an image by its name or its first bytes: path relative to DATA, label and given split."""
+    """A file that is an image by its name or its first bytes: path relative to DATA, label, given split and group."""
 
     path: str
     label: int
     given: str | None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Survey:
     Attributes:
         root: DATA, absolute, links resolved.
         classes: Names of all class folders of all splits, Unicode NFC, sorted.
-        split_folders: Each split folder, or DATA itself, to its class folders.
+        split_folders: Each split folder, or DATA itself, to its class folders; empty for a manifest.
         files: Images that are not excluded, sorted by path.
         others: Files that are not images.
         stray: Images outside every class folder.
@@ -78,6 +79,8 @@ def survey(root: Path, *, exclude: Path | None = None) -> Survey:
     Raises:
         DataError: If the folder does not exist, cannot be read, or holds nothing that could be a class.
     """
+    if manifest.is_manifest(root):
+        return _survey_manifest(root, exclude)
     layout.require_folder(root, "DATA")
     with layout.readable():
         data_layout = layout.find(root, {})
@@ -109,6 +112,28 @@ def survey(root: Path, *, exclude: Path | None = None) -> Survey:
         nested=walk.nested,
         skipped=walk.skipped,
         excluded=len(walk.files) - len(kept),
+        unmatched=() if exclusions is None else _unmatched_lines(home, exclusions),
+    )
+
+
+def _survey_manifest(file: Path, exclude: Path | None) -> Survey:
+    """The images of a manifest. It has no folders, and names no other files."""
+    home, rows = manifest.home_of(file), manifest.read_rows(file)
+    classes = tuple(sorted({row.label for row in rows}))
+    exclusions = read_list(exclude) if exclude else None
+    files = [Candidate(source.path_in(home, row.path), classes.index(row.label), row.split, row.group) for row in rows]
+    kept = [file for file in files if exclusions is None or file.path not in exclusions]
+    return Survey(
+        root=home,
+        classes=classes,
+        split_folders={},
+        files=tuple(sorted(kept, key=lambda candidate: candidate.path)),
+        others=(),
+        stray=(),
+        unused=(),
+        nested={},
+        skipped={},
+        excluded=len(files) - len(kept),
         unmatched=() if exclusions is None else _unmatched_lines(home, exclusions),
     )
 
@@ -155,11 +180,14 @@ def nfc(name: str) -> str:
 
 
 def _unmatched_lines(root: Path, exclusions: ExclusionList) -> tuple[tuple[str, str], ...]:
-    return tuple((f"{exclusions.file}:{number}", path) for number, path in source.unmatched(root, exclusions))
+    return tuple((f"{exclusions.file}:{number}", path) for number, path in unmatched(root, exclusions))
 
 
 def folder_findings(surveyed: Survey) -> Iterator[Finding]:
     """All findings about folders and names, except those of `quick_findings`."""
+    if not surveyed.split_folders:
+        yield from _unmatched(surveyed)
+        return
     yield from _skipped(surveyed)
     yield from _different_classes(surveyed)
     yield from _empty_classes(surveyed)

@@ -9,10 +9,11 @@ from pathlib import Path
 from PIL import Image
 
 from tlcli.data.decode import DECODER_ERRORS, QUIET_PILLOW, as_rgb, open_image, orientation, reason_of
+from tlcli.data.small_copy import shrink
 from tlcli.data.source import FolderIndex, ImageFile
 from tlcli.quality.finding import Finding, Severity
 from tlcli.quality.folders import Candidate, Survey
-from tlcli.quality.near_duplicates import Hashes, compute_hashes, shrink
+from tlcli.quality.near_duplicates import Hashes, compute_hashes
 
 # Longer side over shorter: from here on a centred crop shows a quarter or less.
 MAX_ASPECT = 4.0
@@ -198,7 +199,14 @@ def _is_animated(image: Image.Image) -> bool:
 def readable_index(survey: Survey, files: Sequence[CheckedFile]) -> FolderIndex:
     """The index of the images that can be decoded, which are those that `finetune` uses."""
     images = tuple(
-        ImageFile(file.path, file.candidate.label, file.content.sha256, file.content.bytes, file.candidate.given)
+        ImageFile(
+            file.path,
+            file.candidate.label,
+            file.content.sha256,
+            file.content.bytes,
+            file.candidate.given,
+            file.candidate.group,
+        )
         for file in files
         if isinstance(file.image, DecodedImage)
     )

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tlcli.data.small_copy import COPY_SIDE
+
 Indices = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
@@ -16,15 +18,12 @@ Words = npt.NDArray[np.uint64]
 MAX_FREQUENCY_BITS = 4
 MAX_DIFFERENCE_BITS = 7
 
-# Side of the gray copy from which both hashes are computed, pixels. Shrinking in two steps, the first by whole numbers,
-# takes a fraction of the time.
-_COPY_SIDE, _FIRST_STEP_SIDE = 32, 96
 _HASH_SIDE = 8
 _HASH_BITS = 64
 # Standard deviation of gray levels (0-255) below which an image has no features to compare.
 _FLAT = 4.0
 # The lowest frequencies of the cosine transform (DCT-II), one per row.
-_WAVES = 2 * np.cos(np.pi / (2 * _COPY_SIDE) * np.outer(np.arange(_HASH_SIDE), 2 * np.arange(_COPY_SIDE) + 1))
+_WAVES = 2 * np.cos(np.pi / (2 * COPY_SIDE) * np.outer(np.arange(_HASH_SIDE), 2 * np.arange(COPY_SIDE) + 1))
 # Number of set bits of every 16-bit number. NumPy 1 has no bit count.
 _BIT_COUNTS = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
 
@@ -35,14 +34,6 @@ class Hashes:
 
     frequencies: int
     differences: int
-
-
-def shrink(rgb: Image.Image) -> Image.Image:
-    """The small gray copy of an image, from which its hashes are computed."""
-    gray = rgb.convert("L")
-    across, down = max(gray.width // _FIRST_STEP_SIDE, 1), max(gray.height // _FIRST_STEP_SIDE, 1)
-    reduced = gray.reduce((across, down)) if max(across, down) > 1 else gray
-    return reduced.resize((_COPY_SIDE, _COPY_SIDE), Image.Resampling.BILINEAR)
 
 
 def compute_hashes(copies: Sequence[Image.Image]) -> list[tuple[float, Hashes | None]]:

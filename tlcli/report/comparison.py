@@ -120,6 +120,10 @@ class Candidates:
         folder = self.folder(name)
         return (folder / "run.json").is_file() and record.read(folder).status == "complete"
 
+    def split_source(self) -> Path | None:
+        """The run folder whose split the other runs keep: the first that has one; None before that."""
+        return next((run for run in map(self.folder, self.names) if (run / "splits.csv").is_file()), None)
+
     def recipe(self, name: str) -> str:
         """The file with the resolved recipe of a candidate."""
         return str(self.out / RECIPES / f"{name}.yaml")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from tlcli.data.manifest import is_manifest
 from tlcli.data.source import content_hash
 from tlcli.data.split import Splits
 from tlcli.errors import DataError, OutputError, TlcliError, UsageError
@@ -137,9 +138,20 @@ def read_splits(run: Path, split: str) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(stream) if row["split"] == split]
 
 
+def recorded_split(run: Path | None) -> dict[str, str] | None:
+    """Content (sha256) to split in splits.csv; None without a run, or before the run has written the file."""
+    if run is None or not (run / "splits.csv").is_file():
+        return None
+    with (run / "splits.csv").open(encoding="utf-8", newline="") as stream:
+        return {row["sha256"]: row["split"] for row in csv.DictReader(stream)}
+
+
 def default_folder(data: Path, model: str) -> Path:
     """The run folder `runs/<data>-<model>-<n>` with `n` one above the highest in use."""
-    plain = (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") for name in (data.resolve().name, model))
+    plain = (
+        re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+        for name in (data.resolve().stem if is_manifest(data) else data.resolve().name, model)
+    )
     stem = "-".join(filter(None, plain))
     taken = (int(match[1]) for path in RUNS.glob(f"{stem}-*") if (match := re.fullmatch(r".*-(\d+)", path.name)))
     return RUNS / f"{stem}-{max(taken, default=0) + 1}"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from tlcli.data.manifest import home_of
 from tlcli.data.source import content_hash
 from tlcli.errors import DataError, UsageError
 from tlcli.report import record
@@ -26,7 +27,7 @@ def own_test_images(run: Path, classes: Sequence[str]) -> tuple[list[Path], list
     rows = read_splits(run, "test")
     if not rows:
         raise UsageError("the run has no test images", where=str(run), hint=hint)
-    root = Path(record.read(run).data["path"])
+    root = home_of(Path(record.read(run).data["path"]))
     for row in rows:
         path = root / row["path"]
         hint = "Restore the file, or name a folder to score on."

@@ -1,5 +1,6 @@
 """Events of a run, and the observers that receive them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -88,6 +89,12 @@ class Observer(Protocol):
 
 def ignore(event: Event) -> None:
     """The observer that does nothing."""
+
+
+def warn(observe: Observer, messages: Iterable[str]) -> None:
+    """Report each message as a warning."""
+    for message in messages:
+        observe(Noticed(message, is_warning=True))
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +16,10 @@ from tlcli.model.layer_groups import LayerGroups
 from tlcli.model.structure import Measure
 from tlcli.paths import cache_dir
 from tlcli.quality.finding import quick_findings
+from tlcli.quality.near_groups import find_near_groups
 from tlcli.recipe.schema import Recipe
 from tlcli.text import plural
-from tlcli.train.events import Advanced, Noticed, Observer
+from tlcli.train.events import Advanced, Noticed, Observer, warn
 from tlcli.train.plan import TrainPlan, check_selections, make_plan
 from tlcli.zoo import catalogue
 from tlcli.zoo.card import ModelCard
@@ -29,6 +30,15 @@ Progress = Callable[[str, int, int], None]
 
 # Files or lines listed in a message.
 _MAX_LISTED = 5
+
+
+@dataclass(frozen=True)
+class ReadImages:
+    """The images of a recipe: their index, their pixels, and groups of contents (sha256) that are near-duplicates."""
+
+    index: FolderIndex
+    pixels: Pixels
+    near: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class BackgroundRead:
         self._stopped.set()
         self._pool.shutdown()
 
-    def result(self, progress: Progress) -> tuple[FolderIndex, Pixels]:
+    def result(self, progress: Progress) -> ReadImages:
         """Wait for the result. Progress is reported from now on, and errors of the read are raised here."""
         self._progress = progress
         return self._future.result()
@@ -119,6 +129,7 @@ def prepare(
     strict: bool,
     observe: Observer,
     reading: BackgroundRead | None = None,
+    recorded: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Read, decode and split the images, and make the plan.
 
@@ -128,6 +139,7 @@ def prepare(
         strict: Whether an unreadable image is an error instead of a warning.
         observe: Receives progress and notices.
         reading: A background read; used if it reads at the input size of the network.
+        recorded: Content (sha256) to split of the run to resume, or of one to compare with.
 
     Raises:
         TlcliError: For the first problem. Only caches have been written by then.
@@ -137,22 +149,23 @@ def prepare(
         observe(Advanced(stage, done, total))
 
     if reading is not None and reading.size == network.size:
-        index, pixels = reading.result(progress)
+        images = reading.result(progress)
     else:
-        index, pixels = _read(recipe, network.size, progress)
+        images = _read(recipe, network.size, progress)
+    index, pixels = images.index, images.pixels
     _report_skipped(index, observe)
     index = _readable(index, pixels, strict=strict, observe=observe)
     _report_excluded(index, recipe, observe)
-    splits = split.make_splits(index, val=_fraction(recipe.data.val), test=_fraction(recipe.data.test))
+    val, test = _fraction(recipe.data.val), _fraction(recipe.data.test)
+    splits = split.make_splits(index, val=val, test=test, near=images.near, recorded=recorded)
     findings = quick_findings(index)
     warnings = (*(f"{finding.message}. {finding.remedy}" for finding in findings), *splits.warnings)
     splits = replace(splits, warnings=warnings)
     passed = "" if warnings or pixels.failures or index.unreadable else "quick checks passed; "
-    observe(Noticed(f"{passed}for all checks: tlcli check {shlex.quote(str(index.root))}"))
+    observe(Noticed(f"{passed}for all checks: tlcli check {shlex.quote(str(data_root(recipe)))}"))
     if not network.groups.trainable_parameters:
         observe(Noticed(f"{network.card.name} allows no training of its own weights: only the head is trained"))
-    for warning in splits.warnings:
-        observe(Noticed(warning, is_warning=True))
+    warn(observe, splits.warnings)
     plan = make_plan(recipe, network.card, groups=network.groups, splits=splits, classes=index.classes)
     return Prepared(plan, index, pixels)
 
@@ -171,12 +184,14 @@ def data_root(recipe: Recipe) -> Path:
     """
     if recipe.data.path is None:
         raise DataError(
-            "no image folder given", where="DATA", hint="Give a folder of class folders: tlcli finetune photos/"
+            "no image folder given",
+            where="DATA",
+            hint="Give a folder of class folders, or a manifest: tlcli finetune photos/",
         )
     return recipe.data.path
 
 
-def _read(recipe: Recipe, size: tuple[int, int], progress: Progress) -> tuple[FolderIndex, Pixels]:
+def _read(recipe: Recipe, size: tuple[int, int], progress: Progress) -> ReadImages:
     index = source.scan(
         data_root(recipe),
         classes=recipe.data.classes,
@@ -192,7 +207,8 @@ def _read(recipe: Recipe, size: tuple[int, int], progress: Progress) -> tuple[Fo
         folder=cache_dir() / "pixels",
         progress=lambda done, total: progress("decoding", done, total),
     )
-    return index, pixels
+    is_given = {"val", "test"} <= set(index.given_splits)
+    return ReadImages(index, pixels, () if is_given else find_near_groups(index, pixels))
 
 
 def _folder(value: float | Path) -> Path | None:

@@ -8,14 +8,14 @@ from tlcli.model.metadata import origin_of
 from tlcli.model.precision import use_device
 from tlcli.report import record
 from tlcli.report.advice import advise
-from tlcli.report.folder import RunFolder, RunWriter, own_folder, recorded
+from tlcli.report.folder import RunFolder, RunWriter, own_folder, recorded, recorded_split
 from tlcli.report.record import RunRecord
 from tlcli.report.scores import record_scores
 from tlcli.train import calibration, phases
 from tlcli.train.budget import budget_of
 from tlcli.train.checkpoint import Checkpoint
 from tlcli.train.depth_probe import build_backbone, search_depth
-from tlcli.train.events import FolderMade, Noticed, Observer
+from tlcli.train.events import FolderMade, Noticed, Observer, warn
 from tlcli.train.preparation import BackgroundRead, Prepared, choose_network, output_bytes, prepare
 from tlcli.train.session import Session, open_session
 from tlcli.workflows.request import Request, output_folder
@@ -37,14 +37,14 @@ def finetune(
         TlcliError: If the images, the network or the machine do not fit the request, or training fails.
     """
     began, recipe = time.perf_counter(), resolved.recipe
-    for notice in resolved.notices:
-        observe(Noticed(notice, is_warning=True))
+    warn(observe, resolved.notices)
     with use_device(request.device) as device:
         network = choose_network(recipe, measure=graph.measure_groups)
         saved = Checkpoint(request.resume).read() if request.resume else None
         # Built before the images are read: wrong weights fail at once. A checkpoint has the weights of its run.
         backbone = build_backbone(recipe, network, weights="random" if saved else None, observe=observe)
-        prepared = prepare(recipe, network, strict=request.strict, observe=observe, reading=reading)
+        earlier = recorded_split(request.resume or request.same_split_as)
+        prepared = prepare(recipe, network, strict=request.strict, observe=observe, reading=reading, recorded=earlier)
         prepared, backbone, depth = search_depth(prepared, backbone, network, observe)
         out, plan = output_folder(request, prepared.plan), prepared.plan
         with own_folder(out, resume=request.resume is not None, need_bytes=output_bytes(plan)) as folder:

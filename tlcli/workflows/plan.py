@@ -1,6 +1,7 @@
 """Plan: decide everything about a run without training and without Keras."""
 
 from tlcli.model.structure import measure_in_subprocess
+from tlcli.report.folder import recorded_split
 from tlcli.train.events import Observer
 from tlcli.train.plan import TrainPlan
 from tlcli.train.preparation import choose_network, prepare
@@ -20,4 +21,5 @@ def plan(request: Request, resolved: ResolvedRecipe, observe: Observer) -> Train
         TlcliError: If the images or the network do not fit the request.
     """
     network = choose_network(resolved.recipe, measure=measure_in_subprocess)
-    return prepare(resolved.recipe, network, strict=request.strict, observe=observe).plan
+    earlier = recorded_split(request.resume)
+    return prepare(resolved.recipe, network, strict=request.strict, observe=observe, recorded=earlier).plan

@@ -12,7 +12,7 @@ from tlcli.train.depth_probe import (
     probe_depths,
     require_validation,
 )
-from tlcli.train.events import Noticed, NoticeOnce, Observer
+from tlcli.train.events import NoticeOnce, Observer, warn
 from tlcli.train.preparation import choose_network, prepare
 from tlcli.workflows.request import ProbeRequest
 from tlcli.zoo.resolve import ResolvedRecipe
@@ -35,8 +35,7 @@ def probe(request: ProbeRequest, recipes: Sequence[ResolvedRecipe], observe: Obs
     measured = []
     with use_device(request.device):
         for resolved in recipes:
-            for notice in resolved.notices:
-                observe(Noticed(notice, is_warning=True))
+            warn(observe, resolved.notices)
             network = choose_network(resolved.recipe, measure=graph.measure_groups)
             # Built before the images are read: wrong weights fail at once.
             backbone = build_backbone(resolved.recipe, network, observe=observe)

@@ -30,6 +30,7 @@ class Request:
         strict: True to refuse unreadable images instead of skipping them.
         out: The run folder; None for the next free one.
         resume: The run folder to resume.
+        same_split_as: A run folder on the same images, whose split is kept.
         device: Where to train, as after `--device`.
     """
 
@@ -39,6 +40,7 @@ class Request:
     strict: bool = False
     out: Path | None = None
     resume: Path | None = None
+    same_split_as: Path | None = None
     device: str = "auto"
 
 
@@ -128,7 +130,13 @@ def candidate_request(candidates: Candidates, name: str) -> Request:
         return Request(strict=candidates.strict, device=candidates.device, resume=out)
     if out.is_dir():
         shutil.rmtree(out)
-    return Request(recipe=candidates.recipe(name), strict=candidates.strict, device=candidates.device, out=out)
+    return Request(
+        recipe=candidates.recipe(name),
+        strict=candidates.strict,
+        out=out,
+        same_split_as=candidates.split_source(),
+        device=candidates.device,
+    )
 
 
 def check_candidates(request: Request, recipes: Sequence[str]) -> tuple[Candidates, list[ResolvedRecipe]]:
