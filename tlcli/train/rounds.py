@@ -19,7 +19,7 @@ HALVED = 0.5
 
 
 def resolve_rounds(recipe: Recipe, groups: LayerGroups, *, images: int, epochs: int) -> Recipe:
-    """The recipe with values in place of `auto` in the rounds of its phases; docs/adr/017 has the measurements.
+    """The recipe with values in place of `auto` in the rounds of its phases; docs/adr/018 has the measurements.
 
     `fast` trains the top for a few epochs. `balanced` trains deeper and longer, and cuts a round short that shows no
     gain. Both train everything at once, round after round, where that takes seconds.
