@@ -11,6 +11,7 @@ import click
 
 from tlcli.cli.options import (
     Interrupted,
+    complete_recipes,
     examples,
     global_options,
     is_quiet,
@@ -41,7 +42,12 @@ if TYPE_CHECKING:
     )
 )
 @training_options
-@click.option("--compare", metavar="R,R…", help="Run several recipes on the same split; keep the best.")
+@click.option(
+    "--compare",
+    metavar="R,R…",
+    shell_complete=complete_recipes,
+    help="Run several recipes on the same split; keep the best.",
+)
 @json_option
 @global_options
 def finetune(as_json: bool, compare: str | None, **options: Any) -> None:

@@ -16,6 +16,7 @@ import click
 import tlcli
 from tlcli.cli.check import check
 from tlcli.cli.compare import compare
+from tlcli.cli.completion import completion
 from tlcli.cli.demo import demo
 from tlcli.cli.doctor import doctor
 from tlcli.cli.evaluate import evaluate
@@ -121,6 +122,7 @@ def cli() -> None:
 for command in (
     check,
     compare,
+    completion,
     demo,
     doctor,
     evaluate,
