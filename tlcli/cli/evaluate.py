@@ -19,9 +19,9 @@ def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
     Uses the test images of RUN, or those in DATA, a folder of class folders, which need not have all classes.
     """
     from tlcli.cli import console, progress, tables
-    from tlcli.report.record import require_classifier
+    from tlcli.evaluate.runtimes import require_model
 
-    require_classifier(run)
+    require_model(run)
     with console.loading_keras():
         from tlcli.workflows import evaluate as workflow
     with progress.bar("scoring") as advance:
