@@ -28,6 +28,7 @@ from tlcli.cli.predict import predict
 from tlcli.cli.pretrain import pretrain
 from tlcli.cli.probe import probe
 from tlcli.cli.recipe import recipe
+from tlcli.cli.serve import serve
 from tlcli.cli.zoo import zoo
 from tlcli.errors import OutputError, RecipeError, TlcliError, UsageError
 from tlcli.paths import cache_dir
@@ -133,6 +134,7 @@ for command in (
     pretrain,
     probe,
     recipe,
+    serve,
     zoo,
 ):
     cli.add_command(command)
