@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from tlcli import __version__
 from tlcli.errors import DataError
@@ -133,6 +134,8 @@ async def _receive(request: Request, limits: Limits) -> bytes:
                 request._body = body
                 return await _file_of_form(request)
             return body
+    except ClientDisconnect:
+        raise Refused(400, "the body ended early") from None
     except TimeoutError:
         raise Refused(408, "the body was not received in time", "Send a smaller image.") from None
 

@@ -11,6 +11,8 @@ from tlcli.errors import UsageError
 from tlcli.serve.app import make_app
 from tlcli.serve.predictor import Predictor
 
+# Connections above the requests that may wait, which are answered that the server is busy.
+SPARE_CONNECTIONS = 256
 LOCAL_HOSTS = frozenset({"localhost"})
 
 
@@ -34,7 +36,7 @@ def serve(predictor: Predictor, host: str, port: int, *, announce: Callable[[str
             access_log=False,
             server_header=False,
             lifespan="off",
-            limit_concurrency=2 * predictor.limits.max_waiting,
+            limit_concurrency=predictor.limits.max_waiting + SPARE_CONNECTIONS,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=5,
         )
