@@ -171,7 +171,6 @@ def test_the_page_classifies_in_a_browser(server: str, photos: Path, tmp_path: P
     file = photos / "red" / "03.bmp"
     expected = post(server, file.read_bytes()).json()
     (tmp_path / "broken.jpg").write_bytes(b"not an image")
-    screenshots = Path(os.environ.get("TLCLI_SCREENSHOTS", tmp_path))
     with Chromium(tmp_path / "profile") as browser:
         browser.open(server)
         browser.choose_file("#file", file)
@@ -182,7 +181,7 @@ def test_the_page_classifies_in_a_browser(server: str, photos: Path, tmp_path: P
         width = browser.evaluate("document.querySelector('.track div').style.width")
         assert float(width.rstrip("%")) == pytest.approx(100 * expected["probability"], abs=0.1)
         for name, size, dark in (("light", (900, 700), False), ("dark", (900, 700), True), ("phone", (360, 740), True)):
-            browser.screenshot(screenshots / f"serve-{name}.png", size=size, dark=dark)
+            browser.screenshot(tmp_path / f"serve-{name}.png", size=size, dark=dark)
             assert not browser.evaluate("document.documentElement.scrollWidth > innerWidth"), name
         assert browser.errors() == []
         browser.choose_file("#file", tmp_path / "broken.jpg")
@@ -192,7 +191,7 @@ def test_the_page_classifies_in_a_browser(server: str, photos: Path, tmp_path: P
         assert browser.evaluate("document.querySelector('li img') === null && window.hacked === undefined")
         addresses = [url for url in browser.requested() if not url.startswith(("blob:", "data:"))]
         assert all(url.startswith(server) for url in addresses), addresses
-    pixels = [np.asarray(Image.open(screenshots / f"serve-{name}.png").convert("L")) for name in ("light", "dark")]
+    pixels = [np.asarray(Image.open(tmp_path / f"serve-{name}.png").convert("L")) for name in ("light", "dark")]
     assert pixels[0].mean() > 150 > 100 > pixels[1].mean()
 
 

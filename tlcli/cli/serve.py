@@ -28,10 +28,10 @@ def serve(run: Path, host: str, port: int, max_bytes: int, max_pixels: int, max_
     require_model(run)
     with console.loading_keras():
         from tlcli.serve.predictor import Limits
-        from tlcli.workflows.serve import serve as serve_requests
+        from tlcli.workflows import serve as workflow
 
-    limits = Limits(max_bytes, max_pixels, max_waiting, timeout)
+        predictor = workflow.open_predictor(run, Limits(max_bytes, max_pixels, max_waiting, timeout))
     if host not in ("127.0.0.1", "::1", "localhost"):
         warning = f"warning: everyone who reaches {host} can use the server; it has no passwords"
         console.print_text(console.err(), console.safe(warning, "yellow"))
-    serve_requests(run, host, port, limits, announce=lambda url: click.echo(f"serving on {url}"))
+    workflow.serve(predictor, host, port, announce=lambda url: click.echo(f"serving on {url}"))

@@ -55,8 +55,9 @@ class Predictor:
         self._slots = asyncio.Semaphore(PARALLEL)
 
     def warm_up(self) -> None:
-        """Classify a black image, so that the first request does not wait for the graph."""
-        self.runtime.probabilities(np.zeros((1, *self.runtime.size, 3), np.float32))
+        """Classify black images, so that the first requests do not wait for the graphs of one and of many images."""
+        for count in (1, 4, PARALLEL):
+            self.runtime.probabilities(np.zeros((count, *self.runtime.size, 3), np.float32))
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:

@@ -8,24 +8,34 @@ from tlcli.evaluate.runtimes import open_model
 from tlcli.serve.predictor import Limits, Predictor
 
 
-def serve(run: Path, host: str, port: int, limits: Limits, *, announce: Callable[[str], None]) -> None:
-    """Serve a classifier until the process is stopped.
-
-    Args:
-        run: A run folder, a bundle or a file of a classifier.
-        host: The address to bind.
-        port: The port to bind; 0 for a free one.
-        limits: What is accepted.
-        announce: Receives the URL when it answers.
+def open_predictor(run: Path, limits: Limits) -> Predictor:
+    """Open the classifier of a run folder, a bundle or a file, and check that the server is installed.
 
     Raises:
-        UsageError: If there is no such classifier, the address cannot be bound, or the extra `serve` is missing.
+        UsageError: If there is no such classifier, or the extra `serve` is missing.
     """
     try:
+        import fastapi  # noqa: F401
         import python_multipart  # noqa: F401 – FastAPI looks for it at the first form only
-
-        from tlcli.serve.server import serve as serve_requests
+        import uvicorn  # noqa: F401
     except ImportError as error:
         hint = "Install it with: pip install 'tlcli[serve]'"
         raise UsageError(f"the server is not installed ({error})", where="serve", hint=hint) from error
-    serve_requests(Predictor(open_model(run), limits), host, port, announce=announce)
+    return Predictor(open_model(run), limits)
+
+
+def serve(predictor: Predictor, host: str, port: int, *, announce: Callable[[str], None]) -> None:
+    """Serve a classifier until the process is stopped.
+
+    Args:
+        predictor: The opened classifier.
+        host: The address to bind.
+        port: The port to bind; 0 for a free one.
+        announce: Receives the URL when it answers.
+
+    Raises:
+        UsageError: If the address cannot be bound.
+    """
+    from tlcli.serve import server
+
+    server.serve(predictor, host, port, announce=announce)

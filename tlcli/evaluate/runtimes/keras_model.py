@@ -8,8 +8,10 @@ import numpy as np
 
 from tlcli.recipe.fields import Resize
 
-# Images a call. Smaller calls are padded, so that one graph is traced.
+# Images a call, at most.
 BATCH = 32
+# Smaller calls are padded to one of these, so that few graphs are traced, and one image does not cost 32.
+_PADDED = (1, 4, BATCH)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class KerasRuntime:
         return np.concatenate(parts) if parts else np.zeros((0, len(self.classes)), np.float32)
 
     def _of_batch(self, images: np.ndarray) -> np.ndarray:
-        batch = np.zeros((BATCH, *images.shape[1:]), np.float32)
+        padded = next(count for count in _PADDED if count >= len(images))
+        batch = np.zeros((padded, *images.shape[1:]), np.float32)
         batch[: len(images)] = images
         return np.asarray(self.model.predict_on_batch(batch), np.float32)[: len(images)]
 
