@@ -25,8 +25,8 @@ COMMANDS = list(commands())
 
 
 def test_every_command_is_known_once() -> None:
-    assert len(COMMANDS) == 29
-    assert len(set(COMMANDS)) == 29
+    assert len(COMMANDS) == 31
+    assert len(set(COMMANDS)) == 31
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "tlcli")
@@ -69,11 +69,3 @@ def test_version_is_printed(tlcli: Callable) -> None:
 
     result = tlcli("--version")
     assert (result.code, result.stdout) == (0, f"tlcli {__version__}\n")
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shell_completion_is_available(shell: str, tlcli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("_TLCLI_COMPLETE", f"{shell}_source")
-    result = tlcli()
-    assert result.code == 0
-    assert "_TLCLI_COMPLETE" in result.stdout

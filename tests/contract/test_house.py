@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGE = CHECKOUT / "tlcli"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 # Commands that only print bundled files need no workflow.
-WITHOUT_WORKFLOW = {"recipe", "zoo"}
+WITHOUT_WORKFLOW = {"completion", "recipe", "zoo"}
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

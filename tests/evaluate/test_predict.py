@@ -10,19 +10,19 @@ from PIL import Image
 from tlcli.data import pixels
 from tlcli.errors import DataError
 from tlcli.evaluate.predict import BATCH, ClassProbability, predict, probabilities_of
-from tlcli.model.classifier import Classifier
+from tlcli.evaluate.runtimes.keras_model import KerasRuntime
 
 SIZE = (6, 8)
 CLASSES = ("red", "green", "blue")
 
 
 @pytest.fixture(scope="module")
-def classifier() -> Classifier:
+def classifier() -> KerasRuntime:
     """A classifier by mean colour."""
     image = keras.Input((None, None, 3))
     x = keras.layers.Resizing(*SIZE, antialias=True, crop_to_aspect_ratio=True)(image)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 64)(x))
-    return Classifier(keras.Model(image, keras.layers.Softmax()(x)), CLASSES, SIZE, "crop")
+    return KerasRuntime(keras.Model(image, keras.layers.Softmax()(x)), CLASSES, SIZE, "crop")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def photos(tmp_path_factory) -> list[Path]:
     return paths
 
 
-def expected(classifier: Classifier, paths: list[Path]) -> np.ndarray:
+def expected(classifier: KerasRuntime, paths: list[Path]) -> np.ndarray:
     """Probabilities computed with NumPy, one image at a time."""
     rows = []
     for path in paths:
@@ -113,7 +113,7 @@ def test_images_are_resized_as_the_classifier_requires(classifier, tmp_path):
     image[:, 23:37] = (250, 0, 0)
     Image.fromarray(image).save(tmp_path / "wide.png")
     for resize, label in (("crop", "red"), ("stretch", "blue")):
-        resizing = Classifier(classifier.model, CLASSES, SIZE, resize)
+        resizing = KerasRuntime(classifier.model, CLASSES, SIZE, resize)
         (prediction,) = predict(resizing, [tmp_path / "wide.png"], top=1, progress=lambda *args: None)
         assert prediction.top[0].label == label
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tlcli.errors import ModelError, UsageError
+from tlcli.evaluate import run_folder
 from tlcli.report import record
 
 
@@ -37,15 +38,15 @@ def test_a_damaged_record_is_an_error(text: str, tmp_path: Path) -> None:
 def test_another_classifier_in_the_run_is_refused(finished: tuple, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
-    assert record.classifier_file(run) == run / "model.keras"
+    assert run_folder.classifier_file(run) == run / "model.keras"
     with (run / "model.keras").open("ab") as file:
         file.write(b"more")
     with pytest.raises(ModelError, match="is not the classifier that the run wrote") as caught:
-        record.classifier_file(run)
+        run_folder.classifier_file(run)
     assert caught.value.where == str(run / "model.keras")
     (run / "model.keras").unlink()
     with pytest.raises(ModelError, match="is missing"):
-        record.classifier_file(run)
+        run_folder.classifier_file(run)
 
 
 def test_versions_are_those_in_use() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import examples, exclude_option, global_options, is_quiet, json_option
+from tlcli.cli.options import complete_model, examples, exclude_option, global_options, is_quiet, json_option
 from tlcli.errors import ExpectationError
 from tlcli.text import plural
 
@@ -31,7 +31,13 @@ STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
     )
 )
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--model", "-m", metavar="M", help="Network whose input size counts. [default: efficientnet_lite0]")
+@click.option(
+    "--model",
+    "-m",
+    metavar="M",
+    shell_complete=complete_model,
+    help="Network whose input size counts. [default: efficientnet_lite0]",
+)
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
 @exclude_option
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with thumbnails.")

@@ -20,9 +20,9 @@ def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
     classes.
     """
     from tlcli.cli import console, progress, tables
-    from tlcli.report.record import require_classifier
+    from tlcli.evaluate.runtimes import require_model
 
-    require_classifier(run)
+    require_model(run)
     with console.loading_keras():
         from tlcli.workflows import evaluate as workflow
     with progress.bar("scoring") as advance:

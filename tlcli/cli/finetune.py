@@ -11,6 +11,7 @@ import click
 
 from tlcli.cli.options import (
     Interrupted,
+    complete_recipes,
     examples,
     global_options,
     is_quiet,
@@ -41,10 +42,22 @@ if TYPE_CHECKING:
     )
 )
 @training_options
-@click.option("--compare", metavar="R,R…", help="Run several recipes on the same split; keep the best.")
+@click.option(
+    "--compare",
+    metavar="R,R…",
+    shell_complete=complete_recipes,
+    help="Run several recipes on the same split; keep the best.",
+)
+@click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    type=click.Choice(["tensorboard", "mlflow"]),
+    help="Also log to TensorBoard or MLflow; repeatable.",
+)
 @json_option
 @global_options
-def finetune(as_json: bool, compare: str | None, **options: Any) -> None:
+def finetune(as_json: bool, compare: str | None, logs: tuple[str, ...], **options: Any) -> None:
     """Fine-tune a pretrained network on DATA.
 
     DATA is a folder of class folders, a folder with train/, val/ and test/ of class folders inside, or a manifest: a
@@ -53,12 +66,16 @@ def finetune(as_json: bool, compare: str | None, **options: Any) -> None:
     from tlcli.report import comparison
 
     request = request_from(options)
+    is_comparison = compare is not None or (request.resume and comparison.holds_candidates(request.resume))
+    if logs and is_comparison:
+        hint = "Fine-tune with one recipe at a time."
+        raise UsageError("logs one run, not a comparison of several", where="--log", hint=hint)
     if compare is not None:
         compare_and_print(request, _recipes(compare, options), as_json=as_json)
     elif request.resume is not None and comparison.holds_candidates(request.resume):
         compare_and_print(request, None, as_json=as_json)
     else:
-        run_and_print(request, as_json=as_json)
+        run_and_print(request, as_json=as_json, logs=logs)
 
 
 def _recipes(compare: str, options: dict[str, Any]) -> list[str]:
@@ -100,8 +117,14 @@ def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_j
     _run_and_print(work, resolved[0], as_json=as_json)
 
 
-def run_and_print(request: "Request", *, as_json: bool) -> Path:
-    """Fine-tune and print the result; returns the run folder."""
+def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()) -> Path:
+    """Fine-tune and print the result; returns the run folder.
+
+    Args:
+        request: The request.
+        as_json: True to print JSON.
+        logs: Names of the logs to write, as after `--log`.
+    """
     from tlcli.report.folder import require_idle
     from tlcli.workflows.request import check_request
 
@@ -112,7 +135,14 @@ def run_and_print(request: "Request", *, as_json: bool) -> Path:
     def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
         from tlcli.workflows.finetune import finetune
 
-        return finetune(request, resolved, observe, reading=reading)
+        if not logs:
+            return finetune(request, resolved, observe, reading=reading)
+        from tlcli.report.logs import logging_to
+
+        with logging_to(logs, resolved.recipe.model_dump(mode="json"), observe) as logging:
+            folder, run = finetune(request, resolved, logging, reading=reading)
+            logging.finish(run)
+        return folder, run
 
     return _run_and_print(work, resolved, as_json=as_json)
 

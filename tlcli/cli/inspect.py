@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from tlcli.cli.options import cut_option, examples, global_options, trust_option
+from tlcli.cli.options import complete_model, cut_option, examples, global_options, trust_option
 from tlcli.errors import UsageError
 from tlcli.paths import require_new_file
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         "inspect --diff mobilenet_v2 runs/first",
     )
 )
-@click.argument("model", metavar="MODEL|RUN|FILE", required=False)
+@click.argument("model", metavar="MODEL|RUN|FILE", required=False, shell_complete=complete_model)
 @click.option(
     "--by",
     type=click.Choice(["group", "layer"]),

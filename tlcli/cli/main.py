@@ -16,6 +16,7 @@ import click
 import tlcli
 from tlcli.cli.check import check
 from tlcli.cli.compare import compare
+from tlcli.cli.completion import completion
 from tlcli.cli.demo import demo
 from tlcli.cli.doctor import doctor
 from tlcli.cli.evaluate import evaluate
@@ -27,6 +28,7 @@ from tlcli.cli.predict import predict
 from tlcli.cli.pretrain import pretrain
 from tlcli.cli.probe import probe
 from tlcli.cli.recipe import recipe
+from tlcli.cli.serve import serve
 from tlcli.cli.zoo import zoo
 from tlcli.errors import ManifestError, OutputError, RecipeError, TlcliError, UsageError
 from tlcli.paths import cache_dir
@@ -123,6 +125,7 @@ def cli() -> None:
 for command in (
     check,
     compare,
+    completion,
     demo,
     doctor,
     evaluate,
@@ -133,6 +136,7 @@ for command in (
     pretrain,
     probe,
     recipe,
+    serve,
     zoo,
 ):
     cli.add_command(command)

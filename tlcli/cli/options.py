@@ -1,10 +1,11 @@
 """Options that several commands share, and the class of command groups."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from tlcli.errors import did_you_mean
 
@@ -62,6 +63,33 @@ def is_quiet() -> bool:
     return bool(context and context.meta.get(QUIET))
 
 
+def complete_model(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """What the shell offers for a network: names of the zoo, or else files."""
+    from tlcli.zoo import catalogue
+
+    return _completions(catalogue.load(), start)
+
+
+def complete_recipe(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """What the shell offers for a recipe: names of the bundled ones, or else files."""
+    from tlcli.recipe import load
+
+    return _completions(load.names(), start)
+
+
+def complete_recipes(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """What the shell offers for recipes with commas between them."""
+    from tlcli.recipe import load
+
+    before, comma, last = start.rpartition(",")
+    return [CompletionItem(before + comma + name) for name in load.names() if name.startswith(last)]
+
+
+def _completions(names: Iterable[str], start: str) -> list[CompletionItem]:
+    """The names that begin with a text. Without any, the shell completes files."""
+    return [CompletionItem(name) for name in names if name.startswith(start)] or [CompletionItem(start, type="file")]
+
+
 def json_option(function: Function) -> Function:
     """Add `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
@@ -106,12 +134,22 @@ def training_options(function: Function) -> Function:
     """Add the argument and the options of `finetune` and `plan`."""
     options = (
         click.argument("data", required=False, type=click.Path(path_type=Path)),
-        click.option("--model", "-m", metavar="M", help="Network from `tlcli zoo list`, or a file. [default: auto]"),
+        click.option(
+            "--model",
+            "-m",
+            metavar="M",
+            shell_complete=complete_model,
+            help="Network from `tlcli zoo list`, or a file. [default: auto]",
+        ),
         trust_option,
         click.option("--weights", metavar="FILE", help="Weights file, or 'random'. [default: the network's own]"),
         cut_option,
         click.option(
-            "--recipe", "-r", metavar="R", help="Bundled recipe or YAML file. [default: unfreeze-until-plateau]"
+            "--recipe",
+            "-r",
+            metavar="R",
+            shell_complete=complete_recipe,
+            help="Bundled recipe or YAML file. [default: unfreeze-until-plateau]",
         ),
         click.option(
             "--quality",

@@ -27,9 +27,9 @@ def predict(run: Path, images: tuple[str, ...], top: int, as_csv: bool, as_json:
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
     from tlcli.cli import console, progress
-    from tlcli.report.record import require_classifier
+    from tlcli.evaluate.runtimes import require_model
 
-    require_classifier(run)
+    require_model(run)
     with console.loading_keras():
         from tlcli.evaluate.predict import as_rows
         from tlcli.workflows import predict as workflow

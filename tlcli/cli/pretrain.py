@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlcli.cli.options import Interrupted, examples, global_options, is_quiet, json_option
+from tlcli.cli.options import Interrupted, complete_model, examples, global_options, is_quiet, json_option
 from tlcli.text import plural
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     "-m",
+    shell_complete=complete_model,
     metavar="M",
     help="Network from `tlcli zoo list`, or a card file. [default: mobilenet_synthetic]",
 )

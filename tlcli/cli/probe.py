@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import cut_option, examples, exclude_option, global_options, is_quiet, json_option, trust_option
+from tlcli.cli.options import (
+    complete_model,
+    cut_option,
+    examples,
+    exclude_option,
+    global_options,
+    is_quiet,
+    json_option,
+    trust_option,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +36,13 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 )
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
-    "--model", "-m", "models", metavar="M", multiple=True, help="Network, as for finetune; repeatable. [default: auto]"
+    "--model",
+    "-m",
+    "models",
+    metavar="M",
+    multiple=True,
+    shell_complete=complete_model,
+    help="Network, as for finetune; repeatable. [default: auto]",
 )
 @click.option("--weights", metavar="FILE", help="Weights file, or 'random'. [default: the network's own]")
 @cut_option

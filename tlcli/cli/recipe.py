@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import Group, global_options, json_option, trust_option
+from tlcli.cli.options import Group, complete_recipe, global_options, json_option, trust_option
 
 
 @click.group(cls=Group)
@@ -31,7 +31,7 @@ def list_recipes(as_json: bool) -> None:
 
 
 @recipe.command()
-@click.argument("name", metavar="RECIPE")
+@click.argument("name", metavar="RECIPE", shell_complete=complete_recipe)
 @global_options
 def show(name: str) -> None:
     """Print a recipe with its comments."""
@@ -41,7 +41,7 @@ def show(name: str) -> None:
 
 
 @recipe.command()
-@click.argument("name", metavar="RECIPE")
+@click.argument("name", metavar="RECIPE", shell_complete=complete_recipe)
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @global_options
 def copy(name: str, file: Path | None) -> None:
@@ -64,7 +64,7 @@ def copy(name: str, file: Path | None) -> None:
 
 
 @recipe.command()
-@click.argument("files", metavar="RECIPE…", nargs=-1, required=True)
+@click.argument("files", metavar="RECIPE…", nargs=-1, required=True, shell_complete=complete_recipe)
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
 @json_option
 @global_options
@@ -91,7 +91,7 @@ def validate(files: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -
 
 
 @recipe.command()
-@click.argument("name", metavar="RECIPE")
+@click.argument("name", metavar="RECIPE", shell_complete=complete_recipe)
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
 @global_options
 def render(name: str, settings: tuple[str, ...]) -> None:
@@ -102,7 +102,7 @@ def render(name: str, settings: tuple[str, ...]) -> None:
 
 
 @recipe.command()
-@click.argument("file", metavar="RECIPE")
+@click.argument("file", metavar="RECIPE", shell_complete=complete_recipe)
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Run folder. [default: runs/<data>-<model>-<n>]")

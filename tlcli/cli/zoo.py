@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlcli.cli.options import Group, examples, global_options, is_quiet, json_option
+from tlcli.cli.options import Group, complete_model, examples, global_options, is_quiet, json_option
 
 if TYPE_CHECKING:
     from tlcli.zoo.archive import Packed
@@ -86,7 +86,7 @@ def _passes(
 
 
 @zoo.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 @json_option
 @global_options
 def show(name: str, as_json: bool) -> None:
@@ -126,7 +126,7 @@ def _shown(value: Any) -> str:
 @zoo.command(
     epilog=examples("zoo pull resnet50", "zoo pull mobilenet_v2 --set model.arguments.alpha=0.35 --size 96 96")
 )
-@click.argument("names", metavar="NAME…", nargs=-1, required=True)
+@click.argument("names", metavar="NAME…", nargs=-1, shell_complete=complete_model, required=True)
 @click.option(
     "--set", "settings", metavar="A.B=C", multiple=True, help="Set model.arguments of the recipe; repeatable."
 )
@@ -160,7 +160,7 @@ def pull(names: tuple[str, ...], settings: tuple[str, ...], size: tuple[int, int
 
 
 @zoo.command()
-@click.argument("names", metavar="[NAME]…", nargs=-1)
+@click.argument("names", metavar="[NAME]…", nargs=-1, shell_complete=complete_model)
 @json_option
 @global_options
 def verify(names: tuple[str, ...], as_json: bool) -> None:
@@ -188,7 +188,7 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
 
 
 @zoo.command()
-@click.argument("names", metavar="NAME…", nargs=-1, required=True)
+@click.argument("names", metavar="NAME…", nargs=-1, shell_complete=complete_model, required=True)
 @click.option("--out", "-o", required=True, metavar="FILE.zip", type=click.Path(path_type=Path), help="New archive.")
 @json_option
 @global_options
@@ -264,7 +264,7 @@ def add(source: Path, name: str, licence: str | None, preprocessing: Any, as_jso
 
 
 @zoo.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 @json_option
 @global_options
 def remove(name: str, as_json: bool) -> None:

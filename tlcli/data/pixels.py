@@ -23,7 +23,7 @@ from PIL import Image
 
 from tlcli.cache.eviction import DiskSpace, remove_leftovers
 from tlcli.data import workers
-from tlcli.data.decode import DECODER_ERRORS, QUIET_PILLOW, reason_of, to_rgb
+from tlcli.data.decode import DECODER_ERRORS, QUIET_PILLOW, as_rgb, open_image, reason_of, to_rgb
 from tlcli.data.small_copy import COPY_SIDE, decode_both
 from tlcli.data.source import FolderIndex, ImageFile
 from tlcli.errors import DataError
@@ -135,8 +135,37 @@ def read_exactly(path: Path, size: tuple[int, int], mode: Mode) -> npt.NDArray[n
     Raises:
         DataError: If the file cannot be decoded.
     """
-    bands = decode(path).split()
-    return np.stack([fit(band.convert("F"), size, mode) for band in bands], axis=-1)
+    return _fit_exactly(decode(path), size, mode)
+
+
+def exactly_of_bytes(
+    data: bytes, size: tuple[int, int], mode: Mode, *, where: str, max_pixels: int
+) -> npt.NDArray[np.float32]:
+    """As `read_exactly`, but of the content of a file.
+
+    Args:
+        data: The content of an image file.
+        size: Wanted height and width, pixels.
+        mode: How to resize.
+        where: What to call the image in an error.
+        max_pixels: Largest number of pixels that is decoded.
+
+    Raises:
+        DataError: If the content is not an image, is broken, has an unsupported format or too many pixels.
+    """
+    try:
+        with QUIET_PILLOW, open_image(data) as image:
+            if image.width * image.height > max_pixels:
+                reason = f"has {image.width} x {image.height} pixels; at most {max_pixels / 1e6:.0f} million are read"
+                raise DataError(reason, where=where, hint="Send a smaller image.")
+            decoded = as_rgb(image, None)
+    except DECODER_ERRORS as error:
+        raise DataError(reason_of(error), where=where, hint="Send another image.") from error
+    return _fit_exactly(decoded, size, mode)
+
+
+def _fit_exactly(image: Image.Image, size: tuple[int, int], mode: Mode) -> npt.NDArray[np.float32]:
+    return np.stack([fit(band.convert("F"), size, mode) for band in image.split()], axis=-1)
 
 
 def decode(path: Path, *, min_size: tuple[int, int] | None = None) -> Image.Image:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tlcli.data import pixels, source
 from tlcli.errors import DataError
-from tlcli.model.classifier import Classifier
+from tlcli.evaluate.runtimes.runtime import Runtime
 from tlcli.recipe.fields import Resize
 from tlcli.text import plural
 
@@ -39,7 +39,7 @@ class Prediction:
     error: str | None = None
 
 
-def predict(classifier: Classifier, paths: Sequence[Path], *, top: int, progress: Progress) -> Iterator[Prediction]:
+def predict(classifier: Runtime, paths: Sequence[Path], *, top: int, progress: Progress) -> Iterator[Prediction]:
     """Predict the `top` most probable classes of each file, in order. A file that cannot be read gets an `error`.
 
     Files are read at full size, so the probabilities are those of the classifier in plain Keras.
@@ -52,7 +52,7 @@ def predict(classifier: Classifier, paths: Sequence[Path], *, top: int, progress
 
 
 def probabilities_of(
-    classifier: Classifier, paths: Sequence[Path], *, progress: Progress, read: Read = pixels.read_exactly
+    classifier: Runtime, paths: Sequence[Path], *, progress: Progress, read: Read = pixels.read_exactly
 ) -> np.ndarray:
     """Probabilities `float32 (images, classes)`, 0-1, in the order of the paths.
 
@@ -74,7 +74,7 @@ def probabilities_of(
 
 
 def _stream(
-    classifier: Classifier, paths: Sequence[Path], progress: Progress, *, read: Read
+    classifier: Runtime, paths: Sequence[Path], progress: Progress, *, read: Read
 ) -> Iterator[tuple[Path, np.ndarray | DataError]]:
     """Each path with its probabilities `float32 (classes,)`, or with the error of reading it."""
     with ThreadPoolExecutor() as threads:
@@ -82,27 +82,20 @@ def _stream(
             chunk = paths[start : start + BATCH]
             results = list(threads.map(lambda path: _read(classifier, path, read), chunk))
             images = [result for result in results if isinstance(result, np.ndarray)]
-            probabilities = iter(_probabilities(classifier, images) if images else ())
+            probabilities = iter(classifier.probabilities(np.stack(images)) if images else ())
             for path, result in zip(chunk, results, strict=True):
                 yield path, result if isinstance(result, DataError) else next(probabilities)
             progress(start + len(chunk), len(paths))
 
 
-def _read(classifier: Classifier, path: Path, read: Read) -> np.ndarray | DataError:
+def _read(classifier: Runtime, path: Path, read: Read) -> np.ndarray | DataError:
     try:
         return read(path, classifier.size, classifier.resize)
     except DataError as error:
         return error
 
 
-def _probabilities(classifier: Classifier, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Probabilities of at most `BATCH` images, which are padded to a whole batch so that one graph is traced."""
-    batch = np.zeros((BATCH, *images[0].shape), dtype=np.float32)
-    batch[: len(images)] = images
-    return np.asarray(classifier.model.predict_on_batch(batch))[: len(images)]
-
-
-def _most_probable(classifier: Classifier, probabilities: np.ndarray, top: int) -> tuple[ClassProbability, ...]:
+def _most_probable(classifier: Runtime, probabilities: np.ndarray, top: int) -> tuple[ClassProbability, ...]:
     order = np.argsort(-probabilities, kind="stable")[:top]
     return tuple(ClassProbability(classifier.classes[index], float(probabilities[index])) for index in order)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.errors import RunError, TlcliError
+from tlcli.evaluate import run_folder
 from tlcli.paths import write_json, write_text
 from tlcli.recipe.load import render
 from tlcli.recipe.schema import Recipe
@@ -31,7 +32,7 @@ def side_by_side(runs: Sequence[Path]) -> dict[str, Any]:
         UsageError: If a folder is not a complete run.
     """
     for run in runs:
-        record.require_complete(run)
+        run_folder.require_complete(run)
     records = [record.read(run) for run in runs]
     splits = {_split_hash(run) for run in runs}
     rows = [summary_row(run_record, run) for run_record, run in zip(records, runs, strict=True)]
@@ -131,7 +132,7 @@ class Candidates:
 
 def holds_candidates(folder: Path) -> bool:
     """True if a folder holds an unfinished comparison."""
-    return (folder / record.COMPARISON).is_file() and not (folder / "run.json").is_file()
+    return (folder / run_folder.COMPARISON).is_file() and not (folder / "run.json").is_file()
 
 
 def read_candidates(out: Path) -> Candidates:
@@ -141,11 +142,11 @@ def read_candidates(out: Path) -> Candidates:
         RunError: If compare.json is damaged.
     """
     try:
-        listed = json.loads((out / record.COMPARISON).read_text(encoding="utf-8"))
+        listed = json.loads((out / run_folder.COMPARISON).read_text(encoding="utf-8"))
         return Candidates(out, tuple(listed["recipes"]), listed["strict"], listed["device"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(
-            f"is damaged ({error!r})", where=str(out / record.COMPARISON), hint="Start a new comparison."
+            f"is damaged ({error!r})", where=str(out / run_folder.COMPARISON), hint="Start a new comparison."
         ) from error
 
 
@@ -164,7 +165,7 @@ def write_candidates(candidates: Candidates, recipes: Sequence[Recipe]) -> Itera
             for name, recipe in zip(candidates.names, recipes, strict=True):
                 write_text(Path(candidates.recipe(name)), render(recipe))
             listed = {"recipes": candidates.names, "strict": candidates.strict, "device": candidates.device}
-            write_json(candidates.out / record.COMPARISON, listed)
+            write_json(candidates.out / run_folder.COMPARISON, listed)
             yield
         except TlcliError as error:
             if error.exit_code == USAGE_EXIT_CODE and not list(candidates.out.glob(f"{RUNS}/*/run.json")):

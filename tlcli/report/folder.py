@@ -21,11 +21,12 @@ from tlcli.data.manifest import is_manifest
 from tlcli.data.source import content_hash
 from tlcli.data.split import Splits
 from tlcli.errors import DataError, OutputError, TlcliError, UsageError
+from tlcli.evaluate.run_folder import COMPARISON
 from tlcli.paths import replacing, write_text
 from tlcli.recipe import expectation
 from tlcli.recipe.load import render
 from tlcli.report import record
-from tlcli.report.record import COMPARISON, RunRecord
+from tlcli.report.record import RunRecord
 from tlcli.train import policy
 from tlcli.train.events import EpochDone, Event, Observer, StepDone
 from tlcli.train.plan import TrainPlan

@@ -1,9 +1,12 @@
-"""Plots: validation accuracy over depth."""
+"""Plots: validation accuracy over depth, and the confusion matrix."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from tlcli.paths import replacing
+from tlcli.text import printable
 from tlcli.train.depth_probe import NetworkProbe
 
 
@@ -39,3 +42,39 @@ def plot_probes(probes: Sequence[NetworkProbe], path: Path, *, title: str) -> No
 def _plain(text: str) -> str:
     """The text with escaped dollar signs, between which Matplotlib reads mathematics."""
     return text.replace("$", r"\$")
+
+
+# Above this number of classes, their names and counts would be too small to read.
+MAX_NAMED_CLASSES = 30
+
+
+def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> np.ndarray:
+    """A confusion matrix as an image, `uint8 (height, width, 3)`.
+
+    Args:
+        confusion: Number of images of class i (row) that are predicted as class j (column).
+        classes: Class names.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts = np.array(confusion, dtype=np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    is_named = len(classes) <= MAX_NAMED_CLASSES
+    side = 2.5 + 0.45 * len(classes) if is_named else 8.0
+    figure = Figure(figsize=(side + 1.0, side), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(drawn, label="share of the class")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("class")
+    if is_named:
+        names = [_plain(printable(name[:24])) for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{count:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,10 +1,7 @@
 """The record of a run, and run.json, where it is stored."""
 
-import hashlib
-import json
 import os
 import platform
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tlcli import __version__
-from tlcli.errors import ModelError, UsageError
+from tlcli.evaluate.run_folder import damaged, read_json
 from tlcli.paths import write_json
 from tlcli.train import policy
 from tlcli.train.plan import TrainPlan
@@ -24,8 +21,6 @@ if TYPE_CHECKING:
     from tlcli.train.session import Session
 
 Status = Literal["complete", "interrupted", "failed"]
-# The file with the candidates of a comparison, in its run folder.
-COMPARISON = "compare.json"
 LIBRARIES = ("keras", "tensorflow", "jax", "numpy", "pillow", "scikit-learn", "h5py")
 
 
@@ -62,69 +57,11 @@ def read(folder: Path) -> RunRecord:
     Raises:
         UsageError: If the folder is not a run folder, or its record is damaged.
     """
-    path = folder / "run.json"
-    if not path.is_file():
-        raise _no_record(folder)
+    content = read_json(folder)
     try:
-        return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        hint = "Restore the file, or name model.keras in the same folder instead."
-        raise UsageError(f"is damaged ({error})", where=str(path), hint=hint) from error
-
-
-def _no_record(folder: Path) -> UsageError:
-    """The error for a folder without run.json."""
-    if (folder / COMPARISON).is_file():
-        hint = f"Finish it with: tlcli finetune --resume {shlex.quote(str(folder))}"
-        return UsageError("the comparison in this folder is not complete", where=str(folder), hint=hint)
-    what = "is not a run folder: it has no run.json" if folder.exists() else "there is no such run"
-    return UsageError(what, where=str(folder), hint="Name the run folder that `tlcli finetune` printed.")
-
-
-def require_complete(folder: Path) -> None:
-    """Check that a run is complete, so that its folder has a classifier.
-
-    Raises:
-        UsageError: If the folder is not a run folder, or the run is not complete.
-    """
-    status = read(folder).status
-    if status != "complete":
-        resume = f"tlcli finetune --resume {shlex.quote(str(folder))}"
-        hint = f"Finish it with: {resume}" if status == "interrupted" else "Start it again."
-        raise UsageError(f"the run is {status}, it has no classifier yet", where=str(folder), hint=hint)
-
-
-def classifier_file(folder: Path) -> Path:
-    """The classifier file of a complete run, checked against its recorded sha256.
-
-    Raises:
-        UsageError: If the folder is not a run folder, or the run is not complete.
-        ModelError: If the file is missing or changed.
-    """
-    require_complete(folder)
-    file = folder / "model.keras"
-    if not file.is_file():
-        raise ModelError("the run's classifier is missing", where=str(file), hint="Restore the file.")
-    with file.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    if sha256 != read(folder).model.get("sha256"):
-        raise ModelError(
-            "is not the classifier that the run wrote: its sha256 differs from the one in run.json",
-            where=str(file),
-            hint="Restore it, or name the file instead of the folder.",
-        )
-    return file
-
-
-def require_classifier(path: Path) -> None:
-    """Check that a run folder has an unchanged classifier. A classifier file is checked when it is loaded.
-
-    Raises:
-        UsageError: If the folder is not a run folder, or the run is not complete.
-        ModelError: If the classifier is missing or changed.
-    """
-    if not path.is_file():
-        classifier_file(path)
+        return RunRecord(**content)
+    except TypeError as error:
+        raise damaged(folder, error) from error
 
 
 def versions() -> dict[str, str]:

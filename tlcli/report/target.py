@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tlcli.errors import ModelError
+from tlcli.evaluate.run_folder import classifier_file, require_complete
 from tlcli.model import metadata
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.model.metadata import NetworkOrigin
 from tlcli.model.structure import Measure, measure_in_subprocess
 from tlcli.recipe import load
 from tlcli.recipe.schema import Recipe
-from tlcli.report.record import RunRecord, classifier_file, read, require_complete
+from tlcli.report.record import RunRecord, read
 from tlcli.train import plan
 from tlcli.zoo import catalogue, resolve
 from tlcli.zoo.card import ModelCard

@@ -19,6 +19,9 @@ EXTRAS = {
     "jax": "jax",
     "kerashub": "keras-hub",
     "parquet": "pyarrow",
+    "mlflow": "mlflow",
+    "serve": "fastapi",
+    "tensorboard": "tensorboardx",
     "dev": "pytest",
 }
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from tlcli.data import pixels
 from tlcli.evaluate.predict import labelled_images, probabilities_of
+from tlcli.evaluate.runtimes import open_model
 from tlcli.evaluate.scores import Scores, score
-from tlcli.model.classifier import Classifier, load
-from tlcli.report import record
 from tlcli.report.scored_images import count_trained, own_test_images
 
 Progress = Callable[[int, int], None]
@@ -53,7 +52,7 @@ def evaluate(run: Path, data: Path | None, *, progress: Progress) -> Evaluation:
         UsageError: If `data` is None and there are no test images.
         DataError: If images are missing or unreadable, or of a class that the classifier does not have.
     """
-    classifier = load_classifier(run)
+    classifier = open_model(run)
     if data is None:
         paths, labels = own_test_images(run, classifier.classes)
         title, trained = f"{len(paths)} test images of {run}", 0
@@ -65,13 +64,3 @@ def evaluate(run: Path, data: Path | None, *, progress: Progress) -> Evaluation:
         np.array(labels), probabilities_of(classifier, paths, progress=progress, read=read), classifier.classes
     )
     return Evaluation(scores, title, tuple(row.name for row in scores.per_class if not row.support), trained)
-
-
-def load_classifier(run: Path) -> Classifier:
-    """Load the classifier of a run folder, or a `.keras` file that a run wrote.
-
-    Raises:
-        UsageError: If there is no such run, or it is not complete.
-        ModelError: If the classifier is missing, damaged or changed.
-    """
-    return load(run if run.is_file() else record.classifier_file(run))

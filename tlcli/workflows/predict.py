@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tlcli.evaluate.predict import Prediction, Progress, expand_patterns
 from tlcli.evaluate.predict import predict as predict_paths
-from tlcli.workflows.evaluate import load_classifier
+from tlcli.evaluate.runtimes import open_model
 
 
 def predict(run: Path, patterns: Sequence[str], *, top: int, progress: Progress) -> Iterator[Prediction]:
@@ -21,5 +21,5 @@ def predict(run: Path, patterns: Sequence[str], *, top: int, progress: Progress)
         UsageError: If `run` has no classifier.
         DataError: If a pattern matches nothing.
     """
-    classifier, paths = load_classifier(run), expand_patterns(patterns)
+    classifier, paths = open_model(run), expand_patterns(patterns)
     return predict_paths(classifier, paths, top=min(top, len(classifier.classes)), progress=progress)

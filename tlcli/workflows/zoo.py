@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tlcli.errors import ModelError
+from tlcli.evaluate.run_folder import classifier_file
 from tlcli.report import record
 from tlcli.zoo import catalogue, own
 from tlcli.zoo.card import ModelCard, Preprocessing
@@ -59,7 +60,7 @@ def add(
 
 def _add_run(run: Path, given: dict[str, str], loading: Loading) -> ModelCard:
     """Add the network of a run."""
-    file, model = record.classifier_file(run), record.read(run).model
+    file, model = classifier_file(run), record.read(run).model
     base, size = ModelCard.model_validate(model["card"]), (model["size"][0], model["size"][1])
     with loading():
         from tlcli.model import reuse

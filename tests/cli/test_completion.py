@@ -1,0 +1,76 @@
+"""Completion in real shells: commands, networks, recipes and files, without loading Keras."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(sys.executable).parent
+
+
+def ask(shell: str, words: str, folder: Path) -> list[str]:
+    """What the completion of tlcli offers a shell for the last of the words, as its script asks for it."""
+    variables = {"_TLCLI_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    if shell == "fish":
+        variables["COMP_CWORD"] = words.rpartition(" ")[2]
+    result = subprocess.run(
+        [PROGRAM / "tlcli"], env=os.environ | variables, cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert result.stderr == ""
+    return result.stdout.split()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_is_valid_in_its_shell(shell: str, tlcli: Callable, tmp_path: Path) -> None:
+    result = tlcli("completion", shell)
+    assert (result.code, result.stderr) == (0, "")
+    assert f"_TLCLI_COMPLETE={shell}_complete" in result.stdout
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed; only the text of its script was tested")
+    script = tmp_path / "script"
+    script.write_text(result.stdout, encoding="utf-8")
+    subprocess.run([shell, "-n", script], check=True)
+
+
+def test_bash_completes_with_the_script(tmp_path: Path) -> None:
+    lines = """
+        eval "$(tlcli completion bash)"
+        COMP_WORDS=(tlcli finetune --model mobilenet_syn); COMP_CWORD=3
+        _tlcli_completion tlcli; echo "${COMPREPLY[@]}"
+        COMPREPLY=(); COMP_WORDS=(tlcli recipe show two); COMP_CWORD=3
+        _tlcli_completion tlcli; echo "${COMPREPLY[@]}"
+    """
+    environment = os.environ | {"PATH": f"{PROGRAM}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(
+        ["bash", "-c", lines], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines() == ["mobilenet_synthetic", "two-phase"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_names_come_before_files(shell: str, tmp_path: Path) -> None:
+    assert "mobilenet_synthetic" in " ".join(ask(shell, "tlcli probe photos -m mobilenet_syn", tmp_path))
+    assert "file" in " ".join(ask(shell, "tlcli inspect ./net", tmp_path))
+    assert "head-only,two-phase" in " ".join(ask(shell, "tlcli finetune --compare head-only,two", tmp_path))
+    assert "completion" in " ".join(ask(shell, "tlcli compl", tmp_path))
+
+
+def test_completion_loads_neither_keras_nor_numpy() -> None:
+    code = """
+import sys
+from tlcli.cli.main import cli
+from tlcli.cli.options import complete_model, complete_recipe
+assert len(complete_model(None, None, "")) > 100 and len(complete_recipe(None, None, "")) == 9
+sys.exit(bool({"keras", "tensorflow", "numpy", "rich"} & set(sys.modules)))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_another_shell_is_one_error(tlcli: Callable) -> None:
+    result = tlcli("completion", "tcsh")
+    assert (result.code, result.stdout) == (2, "")
+    assert "'bash', 'zsh', 'fish'" in result.stderr

@@ -1,0 +1,37 @@
+"""`tlcli serve`."""
+
+from pathlib import Path
+
+import click
+
+from tlcli.cli.options import examples, global_options, trust_option
+
+
+@click.command(epilog=examples("serve runs/first", "serve runs/first --port 9000"))
+@click.argument("run", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for a free port.")
+@click.option("--max-bytes", type=click.IntRange(1), default=20_000_000, show_default=True, help="Size of an image.")
+@click.option("--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True, help="Pixels of an image.")
+@click.option("--max-waiting", type=click.IntRange(1), default=256, show_default=True, help="Requests at a time.")
+@click.option("--timeout", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds for a request.")
+@trust_option
+@global_options
+def serve(run: Path, host: str, port: int, max_bytes: int, max_pixels: int, max_waiting: int, timeout: float) -> None:
+    """Classify images over HTTP, and on a page of the browser.
+
+    RUN is a run folder, a bundle or a classifier file. Only this computer is served unless --host says otherwise.
+    """
+    from tlcli.cli import console
+    from tlcli.evaluate.runtimes import require_model
+
+    require_model(run)
+    with console.loading_keras():
+        from tlcli.serve.predictor import Limits
+        from tlcli.workflows import serve as workflow
+
+        predictor = workflow.open_predictor(run, Limits(max_bytes, max_pixels, max_waiting, timeout))
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        warning = f"warning: everyone who reaches {host} can use the server; it has no passwords"
+        console.print_text(console.err(), console.safe(warning, "yellow"))
+    workflow.serve(predictor, host, port, announce=lambda url: click.echo(f"serving on {url}"))

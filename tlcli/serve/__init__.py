@@ -1,0 +1,1 @@
+"""A classifier behind HTTP: `tlcli serve`. The only room that imports FastAPI and uvicorn."""
