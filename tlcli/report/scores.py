@@ -1,8 +1,6 @@
 """The scores of a finished session."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
@@ -15,23 +13,23 @@ from tlcli.train.preparation import Prepared
 from tlcli.train.session import Session
 
 
-def session_scores(session: Session) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and scores, as in run.json: all validation and test images, and a sample of the training images.
+def record_scores(run: RunRecord, session: Session, prepared: Prepared) -> dict[str, np.ndarray]:
+    """Record the scores of a finished session, and how far whole images lead to other answers.
 
-    A split without images is left out. Each split is scored when it is asked for, so that a failure keeps those before.
+    All validation and test images are scored, and a sample of the training images. A split without images is left out.
+
+    Returns:
+        The probabilities of each split that has images: float32 (images, classes), 0-1.
     """
+    probabilities = {}
     for name, examples in (("val", session.val), ("test", session.test)):
         if len(examples):
-            probabilities = calibration.predict(session, examples)
-            yield name, score(examples.labels, probabilities, session.classifier.classes).to_json()
-    yield "train", calibration.train_score(session)
-
-
-def record_scores(run: RunRecord, session: Session, prepared: Prepared) -> None:
-    """Record the scores of a finished session, and how far whole images lead to other answers."""
-    run.scores.update(session_scores(session))
+            probabilities[name] = calibration.predict(session, examples)
+            run.scores[name] = score(examples.labels, probabilities[name], session.classifier.classes).to_json()
+    run.scores["train"] = calibration.train_score(session)
     if agreement := session_agreement(session, prepared):
         run.agreement = asdict(agreement)
+    return probabilities
 
 
 def session_agreement(session: Session, prepared: Prepared) -> Agreement | None:
