@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +108,7 @@ def _values(
         "compared": run.compared,
         "facts": _facts(run),
         "expectations": run.expectations,
-        "recipe": _text_of(folder / "recipe.yaml"),
+        "recipe": _text_of(folder / "recipe.yaml").splitlines(),
         "run": str(folder),
     }
 
@@ -160,7 +161,8 @@ def _result(run: RunRecord, split: str | None) -> str:
     hits = round(scores["accuracy"] * scores["count"])
     interval = _between(wilson(hits, scores["count"]))
     kind = "test images, which training never saw," if split == "test" else "validation images"
-    text = f"{percent(scores['accuracy'])} of {scores['count']} {kind} are classified correctly (95 % interval {interval})."
+    text = f"{percent(scores['accuracy'])} of {scores['count']} {kind} are classified correctly"
+    text += f" (95 % interval {interval})."
     if split == "val":
         text += " Training was steered by the same images, so new images may score lower."
     return text
@@ -352,6 +354,7 @@ def _data(run: RunRecord) -> dict[str, Any]:
         "first": rows[:TOP_CLASSES],
         "others": rows[TOP_CLASSES:],
         "warnings": run.warnings,
+        "command": shlex.join(["tlcli", "check", str(run.data["path"])]),
     }
 
 
@@ -378,8 +381,9 @@ def _cost(
 
 def _facts(run: RunRecord) -> dict[str, str]:
     model, versions = run.model, run.versions
+    height, width = _size(run)
     facts = {
-        "network": f"{model['name']}, {compact(model['parameters'])} parameters, input {_size(run)[0]} × {_size(run)[1]}",
+        "network": f"{model['name']}, {compact(model['parameters'])} parameters, input {height} × {width}",
         "weights": str(model.get("weights") or "random"),
         "licence of the weights": str(model.get("licence") or "not stated"),
         "recipe": f"{run.recipe['name']}, seed {run.seed}",
