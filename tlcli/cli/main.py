@@ -27,6 +27,7 @@ from tlcli.cli.predict import predict
 from tlcli.cli.pretrain import pretrain
 from tlcli.cli.probe import probe
 from tlcli.cli.recipe import recipe
+from tlcli.cli.report import report
 from tlcli.cli.zoo import zoo
 from tlcli.errors import OutputError, RecipeError, TlcliError, UsageError
 from tlcli.paths import cache_dir
@@ -131,6 +132,7 @@ for command in (
     pretrain,
     probe,
     recipe,
+    report,
     zoo,
 ):
     cli.add_command(command)

@@ -75,6 +75,10 @@ class RunFolder:
         """Write labels.txt: one class name per line."""
         write_text(self.path / "labels.txt", "".join(f"{name}\n" for name in classes))
 
+    def write_predictions(self, text: str) -> None:
+        """Write predictions.csv: one line per validation and test image."""
+        write_text(self.path / "predictions.csv", text)
+
     def write_classifier(self, save: Callable[[Path], None]) -> str:
         """Have model.keras written by `save`. Returns its sha256."""
         file = self.path / "model.keras"
