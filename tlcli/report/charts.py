@@ -65,43 +65,43 @@ def learning_charts(steps: Sequence[Mapping[str, Any]], history: Sequence[Mappin
 
 
 def _learning_chart(steps: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, str]], name: str) -> Chart:
-    placed = _placed(steps, history)
-    after = "val_loss" if name == "loss" else "val_accuracy"
-    curves = {key: [_curve(rows, key) for _, _, rows in placed] for key in (name, after)}
-    results = [step[after] for step in steps]
-    values = [value for parts in curves.values() for part in parts for _, value in part]
-    values += [value for value in results if _is_finite(value)]
+    placed, after = _placed(steps, history), f"val_{name}"
+    training = [_curve(rows, name) for _, _, rows in placed]
+    validation = [
+        _from_before(step[f"{name}_before"], _curve(rows, after))
+        for step, (_, _, rows) in zip(steps, placed, strict=True)
+    ]
+    values = [value for part in (*training, *validation) for _, value in part]
+    values += [step[after] for step in steps if _is_finite(step[after])]
     x = _Scale(0, max(end for _, end, _ in placed), LEFT, WIDTH - RIGHT)
-    # A step that diverged must not flatten all others.
-    ordered = sorted(values) or [0.0, 1.0]
-    high = 1.0 if name == "accuracy" else min(ordered[-1], 3 * ordered[len(ordered) // 2] + 0.1)
-    ticks = _round_ticks(min(ordered), high)
+    ticks = _value_ticks(sorted(values), is_share=name == "accuracy")
     y = _Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
     chart = Chart(f"{name.capitalize()} over the epochs of all steps", _spoken(steps, after, name), "epochs")
     chart.y_ticks = [(y.at(tick), f"{tick:.0%}" if name == "accuracy" else f"{tick:g}") for tick in ticks]
     chart.x_ticks = _epoch_ticks(placed, x)
     for number, ((start, end, _), step) in enumerate(zip(placed, steps, strict=True), start=1):
-        chart.bands.append(
-            (x.at(start), round(x.at(end) - x.at(start), 1), str(number), "kept" if step["kept"] else "rolled")
-        )
+        style = "kept" if step["kept"] else "rolled"
+        chart.bands.append((x.at(start), round(x.at(end) - x.at(start), 1), str(number), style))
         if _is_finite(step[after]):
             label = f"step {number}, {step['step']}: {step[after]:.3f}"
-            style = "kept" if step["kept"] else "rolled"
-            chart.marks.append(
-                (
-                    x.at((start + end) / 2 if not step["epochs"] else end - 0.5),
-                    y.at(min(step[after], ticks[-1])),
-                    4.5,
-                    style,
-                    label,
-                )
-            )
-    for key, parts in curves.items():
+            chart.marks.append((x.at(end - 0.5), y.at(min(step[after], ticks[-1])), 4.5, style, label))
+    for parts, style in ((training, "train"), (validation, "val")):
         for (start, _, _), part in zip(placed, parts, strict=True):
-            points = " ".join(f"{x.at(start + epoch - 0.5)},{y.at(min(value, ticks[-1]))}" for epoch, value in part)
-            if points:
-                chart.lines.append((points, "train" if key == name else "val"))
+            points = [f"{x.at(start + epoch - 0.5)},{y.at(min(value, ticks[-1]))}" for epoch, value in part]
+            chart.lines += [(" ".join(points), style)] if len(points) > 1 else []
     return chart
+
+
+def _from_before(before: float | None, curve: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A curve that begins with the value before the step, at the left edge of its band."""
+    return [(0.5, before), *curve] if before is not None and math.isfinite(before) else curve
+
+
+def _value_ticks(ordered: Sequence[float], *, is_share: bool) -> list[float]:
+    """Ticks for sorted values. A step that diverged does not flatten all others: it leaves the chart at the top."""
+    if not ordered:
+        return [0.0, 1.0]
+    return _round_ticks(ordered[0], 1.0 if is_share else min(ordered[-1], 3 * ordered[len(ordered) // 2] + 0.1))
 
 
 def _placed(
@@ -117,9 +117,9 @@ def _placed(
     return placed
 
 
-def _curve(rows: Sequence[Mapping[str, str]], key: str) -> list[tuple[int, float]]:
+def _curve(rows: Sequence[Mapping[str, str]], key: str) -> list[tuple[float, float]]:
     """Number of the epoch, from 1, and value; without epochs that have no number."""
-    values = [(number, _number(row[key])) for number, row in enumerate(rows, start=1)]
+    values = [(float(number), _number(row[key])) for number, row in enumerate(rows, start=1)]
     return [(number, value) for number, value in values if value is not None]
 
 
@@ -136,13 +136,14 @@ def _is_finite(value: float | None) -> bool:
 
 
 def _epoch_ticks(placed: Sequence[tuple[float, float, Sequence[Any]]], x: _Scale) -> list[tuple[float, str]]:
-    """The number of trained epochs so far, at the end of steps; only as many as fit."""
+    """The number of each epoch below its points; only as many as fit."""
     ticks: list[tuple[float, str]] = []
     done = 0
-    for _, end, rows in placed:
-        done += len(rows)
-        if done and (not ticks or x.at(end) - ticks[-1][0] > 28):
-            ticks.append((x.at(end), str(done)))
+    for start, _, rows in placed:
+        for number in range(len(rows)):
+            done, at = done + 1, x.at(start + number + 0.5)
+            if not ticks or at - ticks[-1][0] > 24:
+                ticks.append((at, str(done)))
     return ticks
 
 

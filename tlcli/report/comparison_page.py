@@ -9,6 +9,7 @@ from tlcli.paths import write_text
 from tlcli.report import record
 from tlcli.report.comparison import side_by_side
 from tlcli.report.pages import render
+from tlcli.report.score_sections import measure
 
 # Most classes in the table of recalls.
 MAX_CLASSES = 40
@@ -49,19 +50,7 @@ def _accuracy(row: dict[str, Any]) -> dict[str, Any]:
     """The test accuracy of a run with its interval in percent; None for a run without test images."""
     name, accuracy, count = Path(row["run"]).name, row["test_accuracy"], row["test_count"]
     interval = None if accuracy is None else wilson(round(accuracy * count), count)
-    if interval is None:
-        return {"name": name, "measure": None}
-    low, high = (100 * end for end in interval)
-    return {
-        "name": name,
-        "measure": {
-            "text": f"{100 * accuracy:.1f}",
-            "range": f"{low:.1f}–{high:.1f}",
-            "low": round(low, 1),
-            "width": round(high - low, 1),
-            "at": round(100 * accuracy, 1),
-        },
-    }
+    return {"name": name, "measure": measure(accuracy, interval, digits=1)}
 
 
 def _recalls(runs: Sequence[Path]) -> list[tuple[str, list[str]]]:

@@ -90,10 +90,13 @@ def read_predictions(run: Path) -> list[ScoredImage]:
         with file.open(encoding="utf-8", newline="") as stream:
             return [
                 ScoredImage(
-                    *(row[name] for name in COLUMNS[:4]),
-                    probability=float(row["probability"]),
-                    uncalibrated=float(row["uncalibrated"]),
-                    sha256=contents[row["path"]],
+                    row["path"],
+                    row["label"],
+                    row["split"],
+                    row["predicted"],
+                    float(row["probability"]),
+                    float(row["uncalibrated"]),
+                    contents[row["path"]],
                 )
                 for row in csv.DictReader(stream)
             ]

@@ -7,29 +7,32 @@ import numpy as np
 from tlcli.data.pixels import Examples
 from tlcli.evaluate.agreement import MAX_IMAGES, Agreement, measure_agreement
 from tlcli.evaluate.scores import score
+from tlcli.report.folder import RunFolder
+from tlcli.report.predictions import predictions_csv, scored_images
 from tlcli.report.record import RunRecord
 from tlcli.train import calibration
 from tlcli.train.preparation import Prepared
 from tlcli.train.session import Session
 
 
-def record_scores(run: RunRecord, session: Session, prepared: Prepared) -> dict[str, np.ndarray]:
-    """Record the scores of a finished session, and how far whole images lead to other answers.
+def record_scores(run: RunRecord, session: Session, prepared: Prepared, folder: RunFolder) -> None:
+    """Calibrate the classifier, score it, record how far whole images lead to other answers, and write predictions.csv.
 
     All validation and test images are scored, and a sample of the training images. A split without images is left out.
-
-    Returns:
-        The probabilities of each split that has images: float32 (images, classes), 0-1.
     """
-    probabilities = {}
+    if len(session.val):
+        run.model["temperature"] = calibration.calibrate(session)
+    classes, probabilities = session.classifier.classes, {}
     for name, examples in (("val", session.val), ("test", session.test)):
         if len(examples):
             probabilities[name] = calibration.predict(session, examples)
-            run.scores[name] = score(examples.labels, probabilities[name], session.classifier.classes).to_json()
+            run.scores[name] = score(examples.labels, probabilities[name], classes).to_json()
     run.scores["train"] = calibration.train_score(session)
     if agreement := session_agreement(session, prepared):
         run.agreement = asdict(agreement)
-    return probabilities
+    temperature = run.model.get("temperature", 1.0)
+    scored = scored_images(prepared.plan.splits, classes, probabilities, temperature)
+    folder.write_predictions(predictions_csv(scored))
 
 
 def session_agreement(session: Session, prepared: Prepared) -> Agreement | None:

@@ -13,10 +13,12 @@ from tlcli.train.session import Session
 
 
 def session_report(session: Session, prepared: Prepared, folder: Path) -> None:
-    """Write report.html into the folder of a complete run.
+    """Write report.html into the folder of a complete run, unless its recipe says otherwise.
 
     The run is complete without it, so a failure is a warning. `tlcli report` makes the page later.
     """
+    if not session.recipe.report:
+        return
     rows = prepared.pixels.rows
 
     def read(image: ScoredImage) -> np.ndarray | str:
