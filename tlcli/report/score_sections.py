@@ -23,7 +23,7 @@ TOP_PAIRS, TOP_PAIRS_WITHOUT_MATRIX, TOP_CLASSES = 3, 20, 30
 def percent(share: float, digits: int = 1) -> str:
     """A fraction, 0-1, as a percentage. Only exactly 1 is 100 %.
 
-    >>> percent(0.8765), percent(1.0), percent(0.99999)
+    >>> percent(0.8771), percent(1.0), percent(0.99999)
     ('87.7 %', '100 %', '99.9 %')
     """
     if share >= 1:
