@@ -1,6 +1,7 @@
 """report.html: what a run did and how good its classifier is, on one self-contained page."""
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from tlcli.errors import UsageError
 from tlcli.evaluate.reliability import wilson
 from tlcli.paths import write_text
 from tlcli.report import charts, record, run_sections, score_sections
+from tlcli.report.folder import HISTORY
 from tlcli.report.pages import render
 from tlcli.report.predictions import ScoredImage, read_predictions
 from tlcli.report.record import RunRecord
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
     from tlcli.model.classifier import Classifier
 
 FILE = "report.html"
+# What the page needs of a line of phases.jsonl.
+STEP_KEYS = (
+    *("step", "trained_groups", "trainable_parameters", "epochs", "loss_before", "accuracy_before", "val_loss"),
+    *("val_accuracy", "confidence", "kept", "reason", "seconds", "from_cache"),
+)
 
 
 def write_run_page(
@@ -67,7 +74,7 @@ def _values(
     pictures: Illustrations,
 ) -> dict[str, Any]:
     """Values for run.html."""
-    steps, history = _read_lines(folder / "phases.jsonl"), _read_csv(folder / "history.csv")
+    steps, history = _read_steps(folder / "phases.jsonl"), _read_history(folder / "history.csv")
     scores = run.scores[split] if split else None
     return {
         "title": f"{Path(run.data['path']).name}: {run.model['name']}",
@@ -98,15 +105,24 @@ def _values(
     }
 
 
-def _read_lines(file: Path) -> list[dict[str, Any]]:
+def _read_steps(file: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in _text_of(file).splitlines()]
-    except ValueError as error:
-        raise UsageError(f"is damaged ({error})", where=str(file), hint="Restore the file, or remove it.") from error
+        steps = [json.loads(line) for line in io.StringIO(_text_of(file))]
+        return [{key: step[key] for key in STEP_KEYS} for step in steps]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(file, repr(error)) from error
 
 
-def _read_csv(file: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(_text_of(file).splitlines()))
+def _read_history(file: Path) -> list[dict[str, str]]:
+    rows = list(csv.DictReader(io.StringIO(_text_of(file), newline="")))
+    if any(set(row) != set(HISTORY) for row in rows):
+        raise _damaged(file, f"its columns are not {', '.join(HISTORY)}")
+    return rows
+
+
+def _damaged(file: Path, why: str) -> UsageError:
+    hint = "Restore the file, or remove it: the page then leaves its part out."
+    return UsageError(f"is damaged ({why})", where=str(file), hint=hint)
 
 
 def _text_of(file: Path) -> str:
@@ -116,7 +132,7 @@ def _text_of(file: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot be read ({error})", where=str(file), hint="Restore the file.") from error
+        raise _damaged(file, str(error)) from error
 
 
 def _result(run: RunRecord, split: str | None) -> str:
