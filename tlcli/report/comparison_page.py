@@ -9,7 +9,7 @@ from tlcli.paths import write_text
 from tlcli.report import record
 from tlcli.report.comparison import side_by_side
 from tlcli.report.pages import render
-from tlcli.report.score_sections import measure
+from tlcli.report.score_sections import measure, percent
 
 # Most classes in the table of recalls.
 MAX_CLASSES = 40
@@ -42,8 +42,8 @@ def _result(best: dict[str, Any] | None, same_split: bool) -> str:
     if best is None:
         reason = "no run has validation images" if same_split else "their images or splits differ"
         return f"The runs cannot be ranked: {reason}."
-    test = "" if best["test_accuracy"] is None else f", {best['test_accuracy']:.1%} on test images"
-    return f"{Path(best['run']).name} is best: {best['val_accuracy']:.1%} on validation images{test}."
+    test = "" if best["test_accuracy"] is None else f", {percent(best['test_accuracy'])} on test images"
+    return f"{Path(best['run']).name} is best: {percent(best['val_accuracy'])} on validation images{test}."
 
 
 def _accuracy(row: dict[str, Any]) -> dict[str, Any]:
