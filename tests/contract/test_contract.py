@@ -75,7 +75,7 @@ def test_at_finds_existing_values_only() -> None:
 
 
 def test_the_commands_are_those_of_tlcli() -> None:
-    assert len(PROGRAM) == 28
+    assert len(PROGRAM) == 29
     assert set(COMMANDS) == set(OPTIONS) == set(PROGRAM)
 
 
@@ -128,7 +128,7 @@ def test_the_run_folder_has_the_files_of_the_contract(finished: tuple) -> None:
 
 
 def test_the_columns_of_the_run_folder_are_those_of_the_contract(finished: tuple) -> None:
-    for name in ("splits.csv", "history.csv"):
+    for name in ("splits.csv", "history.csv", "predictions.csv"):
         with (finished[0] / name).open(encoding="utf-8", newline="") as stream:
             assert next(csv.reader(stream)) == words(FILES[name])
     for line in (finished[0] / "phases.jsonl").read_text(encoding="utf-8").splitlines():
@@ -162,6 +162,7 @@ def documents(
         "evaluate": ("evaluate", run),
         "predict": ("predict", run, photos / "red"),
         "compare": ("compare", run, run),
+        "report": ("report", run, "--out", home / "page.html"),
         "pretrain": ("pretrain", copies, "--epochs", 1, "--size", 32, "--batch-size", 8, "--out", home / "mine.yaml"),
         "recipe list": ("recipe", "list"),
         "recipe validate": ("recipe", "validate", "two-phase"),

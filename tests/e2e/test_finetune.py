@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
-FILES = {"run.json", "recipe.yaml", "splits.csv", "phases.jsonl", "history.csv", "model.keras", "labels.txt"}
+FILES = {
+    *("run.json", "recipe.yaml", "splits.csv", "phases.jsonl", "history.csv", "model.keras", "labels.txt"),
+    *("predictions.csv", "report.html"),
+}
 CLASSES = ["blue", "green", "red"]
 HOSTILE = ["=cmd()|' -1'!A0", "[red]", "a, b", 'say "no"', "π grün 猫"]
 
@@ -420,3 +423,11 @@ def test_test_images_must_be_unchanged(
     assert result.code == 2
     assert f"{test}: a test image" in result.stderr
     assert problem in result.stderr
+
+
+def test_a_run_without_a_page(photos: Path, tiny: Path, tlcli: Callable, tmp_path: Path) -> None:
+    short = ["--set", "phases=[{name: head, train: head, epochs: 1}]", "--set", "report=false"]
+    result = tlcli("finetune", photos, "--recipe", tiny, *short, "--out", tmp_path / "run")
+    assert result.code == 0, result.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES - {"report.html"}
+    assert "report.html" not in result.stdout

@@ -28,6 +28,7 @@ from tlcli.cli.predict import predict
 from tlcli.cli.pretrain import pretrain
 from tlcli.cli.probe import probe
 from tlcli.cli.recipe import recipe
+from tlcli.cli.report import report
 from tlcli.cli.serve import serve
 from tlcli.cli.zoo import zoo
 from tlcli.errors import ManifestError, OutputError, RecipeError, TlcliError, UsageError
@@ -136,6 +137,7 @@ for command in (
     pretrain,
     probe,
     recipe,
+    report,
     serve,
     zoo,
 ):

@@ -140,6 +140,8 @@ def print_result(folder: Path, record: RunRecord) -> None:
         _print_advice(console, record.advice)
     console.print()
     console.print(safe(f"run folder   {folder}"))
+    if (folder / "report.html").is_file():
+        console.print(safe(f"report       {folder / 'report.html'}"))
     if not is_quiet():
         quoted = shlex.quote(str(folder))
         console.print(safe(f"evaluate     tlcli evaluate {quoted}"))

@@ -231,6 +231,7 @@ class Recipe(Spec):
     optimizer: OptimizerSpec = OptimizerSpec()
     phases: Annotated[list[PhaseSpec], Field(min_length=1)]
     performance: PerformanceSpec = PerformanceSpec()
+    report: bool = True
     expect: list[Annotated[str, AfterValidator(_check_expectation)]] = Field(default_factory=list)
 
     def for_images(self, count: int) -> Self:

@@ -19,7 +19,7 @@ from tlcli.report.folder import USAGE_EXIT_CODE, own_folder
 from tlcli.report.record import RunRecord
 
 # Recipe keys that describe a run and do not affect it.
-DESCRIPTIVE_KEYS = ("name", "description")
+DESCRIPTIVE_KEYS = ("name", "description", "report")
 
 
 def side_by_side(runs: Sequence[Path]) -> dict[str, Any]:

@@ -71,11 +71,15 @@ class RunFolder:
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write history.csv: one line per epoch."""
-        write_text(self.path / "history.csv", _csv(HISTORY, ([row[key] for key in HISTORY] for row in rows)))
+        write_text(self.path / "history.csv", csv_text(HISTORY, ([row[key] for key in HISTORY] for row in rows)))
 
     def write_labels(self, classes: Sequence[str]) -> None:
         """Write labels.txt: one class name per line."""
         write_text(self.path / "labels.txt", "".join(f"{name}\n" for name in classes))
+
+    def write_predictions(self, text: str) -> None:
+        """Write predictions.csv: one line per validation and test image."""
+        write_text(self.path / "predictions.csv", text)
 
     def write_classifier(self, save: Callable[[Path], None]) -> str:
         """Have model.keras written by `save`. Returns its sha256."""
@@ -130,7 +134,7 @@ def link_files(source: Path, target: Path) -> None:
 def splits_csv(splits: Splits, classes: Sequence[str]) -> str:
     """The text of splits.csv: one line per image with path, label, split and sha256."""
     rows = ((image.path, classes[image.label], split, image.sha256) for image, split in splits.rows())
-    return _csv(["path", "label", "split", "sha256"], rows)
+    return csv_text(["path", "label", "split", "sha256"], rows)
 
 
 def read_splits(run: Path, split: str) -> list[dict[str, str]]:
@@ -305,7 +309,8 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(what, where=str(path), hint="Choose another --out, free disk space, or change the permissions.")
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A header and rows as the text of a CSV file with Unix line endings."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -1,37 +1,38 @@
 """The scores of a finished session."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from tlcli.data.pixels import Examples
 from tlcli.evaluate.agreement import MAX_IMAGES, Agreement, measure_agreement
 from tlcli.evaluate.scores import score
+from tlcli.report.folder import RunFolder
+from tlcli.report.predictions import predictions_csv, scored_images
 from tlcli.report.record import RunRecord
 from tlcli.train import calibration
 from tlcli.train.preparation import Prepared
 from tlcli.train.session import Session
 
 
-def session_scores(session: Session) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and scores, as in run.json: all validation and test images, and a sample of the training images.
+def record_scores(run: RunRecord, session: Session, prepared: Prepared, folder: RunFolder) -> None:
+    """Calibrate the classifier, score it, record how far whole images lead to other answers, and write predictions.csv.
 
-    A split without images is left out. Each split is scored when it is asked for, so that a failure keeps those before.
+    All validation and test images are scored, and a sample of the training images. A split without images is left out.
     """
+    if len(session.val):
+        run.model["temperature"] = calibration.calibrate(session)
+    classes, probabilities = session.classifier.classes, {}
     for name, examples in (("val", session.val), ("test", session.test)):
         if len(examples):
-            probabilities = calibration.predict(session, examples)
-            yield name, score(examples.labels, probabilities, session.classifier.classes).to_json()
-    yield "train", calibration.train_score(session)
-
-
-def record_scores(run: RunRecord, session: Session, prepared: Prepared) -> None:
-    """Record the scores of a finished session, and how far whole images lead to other answers."""
-    run.scores.update(session_scores(session))
+            probabilities[name] = calibration.predict(session, examples)
+            run.scores[name] = score(examples.labels, probabilities[name], classes).to_json()
+    run.scores["train"] = calibration.train_score(session)
     if agreement := session_agreement(session, prepared):
         run.agreement = asdict(agreement)
+    temperature = run.model.get("temperature", 1.0)
+    scored = scored_images(prepared.plan.splits, classes, probabilities, temperature)
+    folder.write_predictions(predictions_csv(scored))
 
 
 def session_agreement(session: Session, prepared: Prepared) -> Agreement | None:

@@ -6,11 +6,13 @@ from pathlib import Path
 import keras
 
 from tlcli.errors import RunError
+from tlcli.model import classifier
 from tlcli.report import comparison, record
 from tlcli.report.advice import without_recipes
 from tlcli.report.comparison import Candidates
 from tlcli.report.folder import link_files
 from tlcli.report.record import RunRecord
+from tlcli.report.run_page import write_run_page
 from tlcli.train.events import FolderMade, Noticed, NoticeOnce, Observer
 from tlcli.train.preparation import BackgroundRead
 from tlcli.workflows.finetune import finetune
@@ -55,7 +57,7 @@ def run_candidates(
 
 
 def _keep_best(out: Path, runs: Sequence[Path]) -> RunRecord:
-    """Put the files of the best run into the folder `out`, and then its record with a row for every run."""
+    """Put the files of the best run into the folder `out`, then its record with a row for every run, and its page."""
     rows = comparison.side_by_side(runs)["runs"]
     best = runs[comparison.best_row(rows)]
     link_files(best, out)
@@ -63,4 +65,6 @@ def _keep_best(out: Path, runs: Sequence[Path]) -> RunRecord:
     run.compared = rows
     run.advice = without_recipes(run.advice, [row["recipe"] for row in rows])
     record.write(out, run)
+    if run.recipe["report"]:
+        write_run_page(out, classifier=classifier.load(record.classifier_file(out)))
     return run

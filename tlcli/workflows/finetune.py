@@ -11,7 +11,8 @@ from tlcli.report.advice import advise
 from tlcli.report.folder import RunFolder, RunWriter, own_folder, recorded, recorded_split
 from tlcli.report.record import RunRecord
 from tlcli.report.scores import record_scores
-from tlcli.train import calibration, phases
+from tlcli.report.session_page import session_report
+from tlcli.train import phases
 from tlcli.train.budget import budget_of
 from tlcli.train.checkpoint import Checkpoint
 from tlcli.train.depth_probe import build_backbone, search_depth
@@ -61,15 +62,14 @@ def finetune(
                 session.observe = RunWriter(session, folder, observe)
                 phases.run(session, saved=saved)
                 _finish(session, prepared, folder, run)
+            session_report(session, prepared, out)
     return out, run
 
 
 def _finish(session: Session, prepared: Prepared, folder: RunFolder, run: RunRecord) -> None:
     """Calibrate, score, save the classifier and complete the record."""
     session.observe(Noticed("scoring and saving"))
-    if len(session.val):
-        run.model["temperature"] = calibration.calibrate(session)
-    record_scores(run, session, prepared)
+    record_scores(run, session, prepared, folder)
     origin = origin_of(session.recipe, run.model["card"], run.scores)
     run.model["sha256"] = folder.write_classifier(lambda path: classifier.save(session.classifier, path, origin=origin))
     folder.write_labels(session.classifier.classes)

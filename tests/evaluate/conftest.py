@@ -1,0 +1,5 @@
+"""Fixtures of a tiny network."""
+
+from laboratory import cells_lab, lab, recorder
+
+__all__ = ["cells_lab", "lab", "recorder"]

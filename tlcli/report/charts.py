@@ -1,0 +1,190 @@
+"""Charts as lines, bands and marks in the coordinates of an SVG drawing, which a template draws."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tlcli.evaluate.reliability import Reliability
+
+# Size of a drawing and its margins: left, right, top, bottom. All in units of the drawing.
+WIDTH, HEIGHT = 440, 260
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 26, 40
+TICKS = 5
+
+
+@dataclass
+class Chart:
+    """A chart in the coordinates of its drawing.
+
+    Attributes:
+        title: What it shows.
+        text: What can be read from it, for people who cannot see it.
+        x_label: Name of the horizontal axis.
+        x_ticks: Position and text.
+        y_ticks: Position and text.
+        bands: Intervals of the horizontal axis: x, width, text, style.
+        lines: Points of each line as in SVG, and its style.
+        marks: x, y, radius, style and text of each mark.
+    """
+
+    title: str
+    text: str
+    x_label: str
+    x_ticks: list[tuple[float, str]] = field(default_factory=list)
+    y_ticks: list[tuple[float, str]] = field(default_factory=list)
+    bands: list[tuple[float, float, str, str]] = field(default_factory=list)
+    lines: list[tuple[str, str]] = field(default_factory=list)
+    marks: list[tuple[float, float, float, str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Maps values from `low` to `high` to positions in the drawing."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        share = (value - self.low) / ((self.high - self.low) or 1.0)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def learning_charts(steps: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, str]]) -> list[Chart]:
+    """Loss and accuracy over the epochs of all steps, one band per step; empty without steps.
+
+    Args:
+        steps: The lines of phases.jsonl.
+        history: The lines of history.csv, as text.
+    """
+    if not steps:
+        return []
+    return [_learning_chart(steps, history, name) for name in ("loss", "accuracy")]
+
+
+def _learning_chart(steps: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, str]], name: str) -> Chart:
+    placed, after = _placed(steps, history), f"val_{name}"
+    training = [_curve(rows, name) for _, _, rows in placed]
+    validation = [
+        _from_before(step[f"{name}_before"], _curve(rows, after))
+        for step, (_, _, rows) in zip(steps, placed, strict=True)
+    ]
+    values = [value for part in (*training, *validation) for _, value in part]
+    values += [step[after] for step in steps if _is_finite(step[after])]
+    x = _Scale(0, max(end for _, end, _ in placed), LEFT, WIDTH - RIGHT)
+    ticks = _value_ticks(sorted(values), is_share=name == "accuracy")
+    y = _Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    chart = Chart(f"{name.capitalize()} over the epochs of all steps", _spoken(steps, after, name), "epochs")
+    chart.y_ticks = [(y.at(tick), f"{tick:.0%}" if name == "accuracy" else f"{tick:g}") for tick in ticks]
+    chart.x_ticks = _epoch_ticks(placed, x)
+    for number, ((start, end, _), step) in enumerate(zip(placed, steps, strict=True), start=1):
+        style = "kept" if step["kept"] else "rolled"
+        chart.bands.append((x.at(start), round(x.at(end) - x.at(start), 1), str(number), style))
+        if _is_finite(step[after]):
+            label = f"step {number}, {step['step']}: {step[after]:.3f}"
+            chart.marks.append((x.at(end - 0.5), y.at(min(step[after], ticks[-1])), 4.5, style, label))
+    for parts, style in ((training, "train"), (validation, "val")):
+        for (start, _, _), part in zip(placed, parts, strict=True):
+            points = [f"{x.at(start + epoch - 0.5)},{y.at(min(value, ticks[-1]))}" for epoch, value in part]
+            chart.lines += [(" ".join(points), style)] if len(points) > 1 else []
+    return chart
+
+
+def _from_before(before: float | None, curve: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A curve that begins with the value before the step, at the left edge of its band."""
+    return [(0.5, before), *curve] if before is not None and math.isfinite(before) else curve
+
+
+def _value_ticks(ordered: Sequence[float], *, is_share: bool) -> list[float]:
+    """Ticks for sorted values. A step that diverged does not flatten all others: it leaves the chart at the top."""
+    if not ordered:
+        return [0.0, 1.0]
+    return _round_ticks(ordered[0], 1.0 if is_share else min(ordered[-1], 3 * ordered[len(ordered) // 2] + 0.1))
+
+
+def _placed(
+    steps: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, str]]
+) -> list[tuple[float, float, list[Mapping[str, str]]]]:
+    """Start and end of each step on the axis of epochs, and its rows of the history. No step is narrower than 1."""
+    placed, at = [], 0.0
+    for step in steps:
+        rows = [row for row in history if row["phase"] == step["step"]]
+        width = float(max(len(rows), 1))
+        placed.append((at, at + width, rows))
+        at += width
+    return placed
+
+
+def _curve(rows: Sequence[Mapping[str, str]], key: str) -> list[tuple[float, float]]:
+    """Number of the epoch, from 1, and value; without epochs that have no number."""
+    values = [(float(number), _number(row[key])) for number, row in enumerate(rows, start=1)]
+    return [(number, value) for number, value in values if value is not None]
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _epoch_ticks(placed: Sequence[tuple[float, float, Sequence[Any]]], x: _Scale) -> list[tuple[float, str]]:
+    """The number of each epoch below its points; only as many as fit."""
+    ticks: list[tuple[float, str]] = []
+    done = 0
+    for start, _, rows in placed:
+        for number in range(len(rows)):
+            done, at = done + 1, x.at(start + number + 0.5)
+            if not ticks or at - ticks[-1][0] > 24:
+                ticks.append((at, str(done)))
+    return ticks
+
+
+def _spoken(steps: Sequence[Mapping[str, Any]], key: str, name: str) -> str:
+    known = [(step["step"], step[key], step["kept"]) for step in steps if _is_finite(step[key])]
+    listed = [f"{step} {value:.3f} ({'kept' if kept else 'rolled back'})" for step, value, kept in known[:20]]
+    return f"Validation {name} after each step: {'; '.join(listed) or 'not measured'}."
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    """Round numbers at equal distances, from at most `low` to at least `high`."""
+    span = (high - low) or abs(high) or 1.0
+    raw = span / TICKS
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
+
+
+def reliability_chart(before: Reliability | None, after: Reliability) -> Chart:
+    """Accuracy over confidence, with the diagonal of perfect agreement.
+
+    Args:
+        before: Without the temperature; None if none was fitted.
+        after: As the classifier answers.
+    """
+    x, y = _Scale(0, 1, LEFT, WIDTH - RIGHT), _Scale(0, 1, HEIGHT - BOTTOM, TOP)
+    listed = "; ".join(f"{part.confidence:.0%} confident, {part.accuracy:.0%} right" for part in after.bins)
+    chart = Chart("Accuracy over confidence", f"With temperature: {listed}.", "confidence")
+    quarters = [number / 4 for number in range(5)]
+    chart.x_ticks = [(x.at(tick), f"{tick:.0%}") for tick in quarters]
+    chart.y_ticks = [(y.at(tick), f"{tick:.0%}") for tick in quarters]
+    chart.lines.append((f"{x.at(0)},{y.at(0)} {x.at(1)},{y.at(1)}", "ideal"))
+    for result, style in ((before, "train"), (after, "val")):
+        if result is None:
+            continue
+        total = sum(part.count for part in result.bins)
+        points = [(x.at(part.confidence), y.at(part.accuracy)) for part in result.bins]
+        chart.lines.append((" ".join(f"{px},{py}" for px, py in points), style))
+        for (px, py), part in zip(points, result.bins, strict=True):
+            label = f"{part.count} images, {part.confidence:.1%} confident, {part.accuracy:.1%} right"
+            radius = round(2.5 + 5 * math.sqrt(part.count / total), 1)
+            chart.marks.append((px, py, radius, "before" if style == "train" else "after", label))
+    return chart
