@@ -19,6 +19,7 @@ from tlcli.cli.compare import compare
 from tlcli.cli.demo import demo
 from tlcli.cli.doctor import doctor
 from tlcli.cli.evaluate import evaluate
+from tlcli.cli.export import export
 from tlcli.cli.finetune import finetune
 from tlcli.cli.inspect import inspect
 from tlcli.cli.options import Group, Interrupted, global_options
@@ -124,6 +125,7 @@ for command in (
     demo,
     doctor,
     evaluate,
+    export,
     finetune,
     inspect,
     plan,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tlcli.errors import ModelError
@@ -89,7 +90,10 @@ def exported_model(classifier: Classifier, *, is_raw: bool) -> keras.Model:
         pixels = ImageResize(classifier.size, classifier.resize)(source)
     # keras.Model would take every use of the layer for its input, keras.Function only this one.
     output = keras.Function(resized, classifier.model.outputs[0]).call(pixels)
-    return keras.Model(source, output, name="classifier")
+    model = keras.Model(source, output, name="classifier")
+    # Keras exports only models that were called.
+    model(np.zeros((1, *classifier.size, 3), source.dtype), training=False)
+    return model
 
 
 def _resized(model: keras.Model) -> Any:

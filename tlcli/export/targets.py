@@ -34,9 +34,7 @@ TARGETS: dict[Format, Target] = {
     "keras": Target("model.keras", ("none",), {}),
     "saved_model": Target("saved_model", ("none",), {}),
     "litert": Target("model.tflite", QUANTIZE, {"ai_edge_litert": "ai-edge-litert"}),
-    "onnx": Target(
-        "model.onnx", QUANTIZE, {"tf2onnx": "tf2onnx", "onnx": "onnx", "onnxruntime": "onnxruntime"}
-    ),
+    "onnx": Target("model.onnx", QUANTIZE, {"tf2onnx": "tf2onnx", "onnx": "onnx", "onnxruntime": "onnxruntime"}),
     "openvino": Target("model.xml", ("none", "float16"), {"openvino": "openvino"}),
 }
 

@@ -11,7 +11,7 @@ from tlcli.data import pixels
 from tlcli.evaluate.predict import labelled_images, probabilities_of
 from tlcli.evaluate.runtimes import open_model
 from tlcli.evaluate.scores import Scores, score
-from tlcli.report.scored_images import count_trained, own_test_images
+from tlcli.report.scored_images import count_trained, own_images
 
 Progress = Callable[[int, int], None]
 
@@ -54,7 +54,7 @@ def evaluate(run: Path, data: Path | None, *, progress: Progress) -> Evaluation:
     """
     classifier = open_model(run)
     if data is None:
-        paths, labels = own_test_images(run, classifier.classes)
+        paths, labels = own_images(run, classifier.classes, "test")
         title, trained = f"{len(paths)} test images of {run}", 0
     else:
         paths, labels, title = labelled_images(data, classifier.classes)

@@ -1,5 +1,6 @@
 """Classifiers in all formats behind one protocol: `Runtime`, and `open_model`, which opens any of them."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tlcli.zoo import trust as trusting
 
 __all__ = ["Runtime", "is_run", "open_model", "require_model"]
 
-_BY_SUFFIX = {
+_BY_SUFFIX: dict[str, Callable[[Path], Runtime]] = {
     ".keras": keras_model.open_file,
     ".tflite": litert.open_file,
     ".onnx": onnx.open_file,

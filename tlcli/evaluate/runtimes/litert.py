@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tlcli.evaluate.quiet import quiet
 from tlcli.evaluate.runtimes import exported
 from tlcli.evaluate.runtimes.exported import ExportedRuntime
-from tlcli.evaluate.quiet import quiet
 
 # Files associated with a model stand in a zip archive behind it, as LiteRT metadata defines.
 MEMBER = f"{exported.KEY}.json"

@@ -49,8 +49,5 @@ def _options(job: Job, tf: Any) -> dict[str, Any]:
 
 def _calibration(job: Job) -> Iterator[list[np.ndarray]]:
     assert job.calibration is not None
-    # Black and white make the scale of the input exactly 1, so that uint8 pixels are taken as they are.
-    for value in (0, 255):
-        yield [np.full((1, *job.classifier.size, 3), value, np.float32)]
     for image in job.calibration:
         yield [image[None]]

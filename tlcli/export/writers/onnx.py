@@ -73,7 +73,7 @@ def _quantize_all(job: Job, plain: Path, target: Path) -> None:
     pixels = job.calibration if job.is_raw else np.rint(job.calibration).astype(np.uint8)
     images = iter(pixels)
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
             image = next(images, None)
             return None if image is None else {source.name: image[None]}
