@@ -1,6 +1,6 @@
 """Evaluate: score a classifier on its own test images or on another folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from tlcli.data import pixels
 from tlcli.evaluate.predict import labelled_images, probabilities_of
 from tlcli.evaluate.runtimes import open_model
-from tlcli.evaluate.scores import Scores, score
+from tlcli.evaluate.scores import Scores, image_rows, score
 from tlcli.report.evaluation_page import write_evaluation_page
 from tlcli.report.scored_images import count_trained, own_images
 
@@ -67,24 +67,8 @@ def evaluate(run: Path, data: Path | None, *, html: Path | None = None, progress
     probabilities = probabilities_of(classifier, paths, progress=progress, read=read)
     scores = score(np.array(labels), probabilities, classifier.classes)
     missing = tuple(row.name for row in scores.per_class if not row.support)
-    rows = _rows(paths, labels, probabilities, classifier.classes)
+    rows = image_rows(paths, labels, probabilities, classifier.classes)
     evaluation = Evaluation(scores, title, missing, trained, rows)
     if html is not None:
         write_evaluation_page(evaluation.to_json(), title, rows, html)
     return evaluation
-
-
-def _rows(
-    paths: Sequence[Path], labels: Sequence[int], probabilities: np.ndarray, classes: Sequence[str]
-) -> tuple[dict[str, Any], ...]:
-    best = probabilities.argmax(axis=1)
-    return tuple(
-        {
-            "path": path.as_posix(),
-            "label": classes[label],
-            "predicted": classes[index],
-            "probability": float(row[index]),
-            "correct": bool(index == label),
-        }
-        for path, label, index, row in zip(paths, labels, best, probabilities, strict=True)
-    )
