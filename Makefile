@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Optional libraries that the tests marked `extras` need.
-EXTRAS := imagenet,jax,kerashub,mlflow,parquet,serve,tensorboard
+EXTRAS := imagenet,jax,kerashub,litert,mlflow,onnx,openvino,parquet,serve,tensorboard
 READY_EXTRAS := $(VENV)/.ready-extras
 
 .PHONY: demo test test-slow test-extras lint bench bench-bundled pretrain clean

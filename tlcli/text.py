@@ -34,6 +34,15 @@ def encodable(text: str) -> str:
     return "".join(_escaped(char) if 0xD800 <= ord(char) <= 0xDFFF else char for char in text)
 
 
+def spreadsheet_cell(text: str) -> str:
+    """The text as a cell of a CSV file that no spreadsheet takes for a formula: those get an apostrophe in front.
+
+    >>> [spreadsheet_cell(text) for text in ("=1+1", "-x.jpg", "a-b.jpg")]
+    ["'=1+1", "'-x.jpg", 'a-b.jpg']
+    """
+    return "'" * text.startswith(("=", "+", "-", "@", "\t", "\r")) + encodable(text)
+
+
 def compact(value: float) -> str:
     """A number with three digits and a unit prefix.
 

@@ -6,13 +6,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from tempfile import TemporaryFile
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tlcli.evaluate.quiet import quiet
 from tlcli.text import printable
 
 # Keras imports these for its own plots and wrappers if they are installed, which takes a second.
@@ -139,21 +139,10 @@ def loading_keras() -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Hold back what native libraries write to stderr while modules load; print it if loading fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with TemporaryFile() as captured:
-        os.dup2(captured.fileno(), 2)
-        try:
-            yield
-            # TensorFlow warns about uses that are intended here, such as many small networks in one process.
-            logging.getLogger("tensorflow").setLevel(logging.ERROR)
-        except Exception:
-            captured.seek(0)
-            os.write(saved, captured.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+    with quiet():
+        yield
+        # TensorFlow warns about uses that are intended here, such as many small networks in one process.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def _console(is_terminal: bool, *, stderr: bool) -> Console:

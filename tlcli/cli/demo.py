@@ -90,14 +90,15 @@ def _print_predictions(run: Path) -> None:
     from tlcli.data.pixels import read
     from tlcli.report import record
     from tlcli.report.folder import read_splits
-    from tlcli.workflows.predict import predict
+    from tlcli.workflows.predict import PredictRequest, predict
 
     root = Path(record.read(run).data["path"])
     tests = read_splits(run, "test")
     out = console.out()
     number = max(1, min(MAX_IMAGES, (out.width + 2) // COLUMN))
     chosen = tests[:: max(1, len(tests) // number)][:number]
-    predictions = list(predict(run, [str(root / row["path"]) for row in chosen], top=1, progress=lambda *_: None))
+    request = PredictRequest(run, [str(root / row["path"]) for row in chosen])
+    predictions = list(predict(request, progress=lambda *_: None))
     out.print()
     out.print("Some test images:", style="bold")
     images = [_as_characters(read(root / row["path"], (SIDE, SIDE), "stretch")) for row in chosen]

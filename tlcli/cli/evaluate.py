@@ -1,37 +1,69 @@
 """`tlcli evaluate`."""
 
+import csv
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tlcli.cli.options import examples, global_options, json_option, trust_option
+from tlcli.text import spreadsheet_cell
+
+if TYPE_CHECKING:
+    from tlcli.workflows.evaluate import Evaluation
 
 
-@click.command(epilog=examples("evaluate runs/first", "evaluate runs/first other-photos/ --json"))
+@click.command(
+    epilog=examples(
+        "evaluate runs/first",
+        "evaluate runs/first other-photos/ --json",
+        "evaluate first-onnx other-photos/ --html scores.html",
+    )
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.option("--csv", "as_csv", is_flag=True, help="Print a CSV line per image on stdout.")
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with the wrong labels.")
 @json_option
 @trust_option
 @global_options
-def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
+def evaluate(run: Path, data: Path | None, as_csv: bool, html: Path | None, as_json: bool) -> None:
     """Score the classifier of a run.
 
     Uses the test images of RUN, or those in DATA, a folder of class folders or a manifest, which need not have all
-    classes.
+    classes. RUN may also be a bundle of `tlcli export`, or a classifier file.
     """
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json exclude each other.")
     from tlcli.cli import console, progress, tables
     from tlcli.evaluate.runtimes import require_model
+    from tlcli.paths import require_new_file
 
+    if html is not None:
+        require_new_file(html, "--html", outside=data)
     require_model(run)
     with console.loading_keras():
         from tlcli.workflows import evaluate as workflow
     with progress.bar("scoring") as advance:
-        evaluation = workflow.evaluate(run, data, progress=advance)
+        evaluation = workflow.evaluate(run, data, html=html, progress=advance)
     if evaluation.trained:
         total = evaluation.scores.count
         text = f"warning: the run was trained on {evaluation.trained} of these {total} images: the scores are too high"
         console.print_text(console.err(), console.safe(text, "yellow"))
     if as_json:
         console.print_json(evaluation.to_json())
-        return
-    tables.print_scores(evaluation.to_json(), evaluation.title)
+    elif as_csv:
+        _print_csv(evaluation)
+    else:
+        tables.print_scores(evaluation.to_json(), evaluation.title)
+        if html is not None:
+            console.out().print(console.safe(f"\npage       {html}"))
+
+
+def _print_csv(evaluation: "Evaluation") -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "label", "predicted", "probability", "correct"])
+    for row in evaluation.rows:
+        names = [spreadsheet_cell(row[key]) for key in ("path", "label", "predicted")]
+        writer.writerow([*names, f"{row['probability']:.6f}", str(row["correct"]).lower()])

@@ -20,6 +20,7 @@ from tlcli.cli.completion import completion
 from tlcli.cli.demo import demo
 from tlcli.cli.doctor import doctor
 from tlcli.cli.evaluate import evaluate
+from tlcli.cli.export import export
 from tlcli.cli.finetune import finetune
 from tlcli.cli.inspect import inspect
 from tlcli.cli.options import Group, Interrupted, global_options
@@ -130,6 +131,7 @@ for command in (
     demo,
     doctor,
     evaluate,
+    export,
     finetune,
     inspect,
     plan,

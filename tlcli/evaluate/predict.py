@@ -16,6 +16,8 @@ from tlcli.recipe.fields import Resize
 from tlcli.text import plural
 
 BATCH = 32
+# The label of an image whose most probable class is not probable enough.
+UNSURE = "unsure"
 Progress = Callable[[int, int], None]
 """Called with (done, total) images after every batch."""
 Read = Callable[[Path, tuple[int, int], Resize], np.ndarray]
@@ -32,14 +34,24 @@ class ClassProbability:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one file: the most probable classes first, or the reason why the file cannot be read."""
+    """The prediction for one file, or the reason why it cannot be read.
+
+    Attributes:
+        path: The file.
+        label: The most probable class, or `UNSURE` below the required confidence; empty for a file that cannot be read.
+        top: The most probable classes first.
+        error: The reason.
+    """
 
     path: str
+    label: str = ""
     top: tuple[ClassProbability, ...] = ()
     error: str | None = None
 
 
-def predict(classifier: Runtime, paths: Sequence[Path], *, top: int, progress: Progress) -> Iterator[Prediction]:
+def predict(
+    classifier: Runtime, paths: Sequence[Path], *, top: int, min_confidence: float = 0.0, progress: Progress
+) -> Iterator[Prediction]:
     """Predict the `top` most probable classes of each file, in order. A file that cannot be read gets an `error`.
 
     Files are read at full size, so the probabilities are those of the classifier in plain Keras.
@@ -48,7 +60,9 @@ def predict(classifier: Runtime, paths: Sequence[Path], *, top: int, progress: P
         if isinstance(result, DataError):
             yield Prediction(path.as_posix(), error=result.message)
         else:
-            yield Prediction(path.as_posix(), _most_probable(classifier, result, top))
+            ranked = _most_probable(classifier, result, top)
+            label = ranked[0].label if ranked[0].probability >= min_confidence else UNSURE
+            yield Prediction(path.as_posix(), label, ranked)
 
 
 def probabilities_of(
@@ -128,17 +142,17 @@ def _expand(pattern: str) -> list[Path]:
     return matches
 
 
-def as_rows(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-    """The JSON shape of `tlcli predict --json`."""
-    return [_row(prediction) for prediction in predictions]
-
-
-def _row(prediction: Prediction) -> dict[str, Any]:
+def as_row(prediction: Prediction) -> dict[str, Any]:
+    """The JSON shape of one image in `tlcli predict --json`."""
     if prediction.error is not None:
         return {"path": prediction.path, "error": prediction.error}
-    first = prediction.top[0]
     top = [{"label": candidate.label, "probability": candidate.probability} for candidate in prediction.top]
-    return {"path": prediction.path, "label": first.label, "probability": first.probability, "top": top}
+    return {
+        "path": prediction.path,
+        "label": prediction.label,
+        "probability": prediction.top[0].probability,
+        "top": top,
+    }
 
 
 def labelled_images(data: Path, classes: Sequence[str]) -> tuple[list[Path], list[int], str]:

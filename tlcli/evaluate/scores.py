@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,30 @@ def score(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str])
         per_class=per_class,
         confusion=tuple(tuple(int(value) for value in row) for row in confusion),
         classes=tuple(classes),
+    )
+
+
+def image_rows(
+    paths: Sequence[Path], labels: Sequence[int], probabilities: np.ndarray, classes: Sequence[str]
+) -> tuple[dict[str, Any], ...]:
+    """The outcome for each image: `path`, `label`, `predicted`, `probability` of that class (0-1) and `correct`.
+
+    Args:
+        paths: Image files.
+        labels: Their classes, as indices.
+        probabilities: float (images, classes), 0-1.
+        classes: Class names.
+    """
+    best = probabilities.argmax(axis=1)
+    return tuple(
+        {
+            "path": path.as_posix(),
+            "label": classes[label],
+            "predicted": classes[index],
+            "probability": float(row[index]),
+            "correct": bool(index == label),
+        }
+        for path, label, index, row in zip(paths, labels, best, probabilities, strict=True)
     )
 
 

@@ -86,11 +86,11 @@ def write_check_page(result: CheckResult, file: Path) -> None:
     """Write the findings of a check as an HTML page with thumbnails."""
     excerpts = [_excerpt(finding) for finding in result.findings]
     images = [path for part in excerpts for path in (*part.images, *(path for group in part.groups for path in group))]
-    thumbnails = _thumbnails(result.index.root, images)
+    pictures = thumbnails(result.index.root, images)
     values = {
         "data": str(result.data),
         "summary": result.summary(),
-        "findings": [_template_values(excerpt, thumbnails) for excerpt in excerpts],
+        "findings": [_template_values(excerpt, pictures) for excerpt in excerpts],
     }
     write_text(file, render("check.html", values))
 
@@ -127,7 +127,7 @@ def _template_values(excerpt: _Excerpt, thumbnails: Mapping[str, str]) -> dict[s
     }
 
 
-def _thumbnails(root: Path, paths: Sequence[str]) -> dict[str, str]:
+def thumbnails(root: Path, paths: Sequence[str]) -> dict[str, str]:
     """A thumbnail for each path, as a data URL; empty if the image cannot be decoded."""
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(os.cpu_count()) as pool:

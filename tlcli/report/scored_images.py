@@ -6,39 +6,41 @@ from pathlib import Path
 from tlcli.data.manifest import home_of
 from tlcli.data.source import content_hash
 from tlcli.errors import DataError, UsageError
+from tlcli.evaluate.runtimes import is_run
 from tlcli.report import record
 from tlcli.report.folder import read_splits
 
 
-def own_test_images(run: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
-    """Paths and labels of the test split of a run.
+def own_images(run: Path, classes: Sequence[str], split: str) -> tuple[list[Path], list[int]]:
+    """Paths and labels of a split of a run.
 
     Args:
-        run: A run folder; a model file is an error, because it has no test images.
+        run: A run folder; a model file or bundle is an error, because it has no images.
         classes: The classes of its classifier.
+        split: train, val or test.
 
     Raises:
-        UsageError: The run has no test images.
+        UsageError: The run has no such images.
         DataError: One of them is missing or has changed since the run.
     """
     hint = "Name a folder of class folders as well."
-    if run.is_file():
-        raise UsageError("a model file has no test images", where=str(run), hint=hint)
-    rows = read_splits(run, "test")
+    if not is_run(run):
+        raise UsageError(f"a model without its run has no {split} images", where=str(run), hint=hint)
+    rows = read_splits(run, split)
     if not rows:
-        raise UsageError("the run has no test images", where=str(run), hint=hint)
+        raise UsageError(f"the run has no {split} images", where=str(run), hint=hint)
     root = home_of(Path(record.read(run).data["path"]))
     for row in rows:
         path = root / row["path"]
         hint = "Restore the file, or name a folder to score on."
         if not path.is_file():
-            raise DataError("a test image of the run is missing", where=str(path), hint=hint)
+            raise DataError(f"a {split} image of the run is missing", where=str(path), hint=hint)
         if content_hash(path) != row["sha256"]:
-            raise DataError("a test image has changed since the run", where=str(path), hint=hint)
+            raise DataError(f"a {split} image has changed since the run", where=str(path), hint=hint)
     return [root / row["path"] for row in rows], [list(classes).index(row["label"]) for row in rows]
 
 
 def count_trained(run: Path, paths: Sequence[Path]) -> int:
     """The number of these images that the run was trained on; 0 for a model file, which has no record of them."""
-    trained = set() if run.is_file() else {row["sha256"] for row in read_splits(run, "train")}
+    trained = set() if not is_run(run) else {row["sha256"] for row in read_splits(run, "train")}
     return sum(content_hash(path) in trained for path in paths) if trained else 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 
 from tlcli.errors import RunError
+from tlcli.evaluate.run_folder import classifier_file
 from tlcli.model import classifier
 from tlcli.report import comparison, record
 from tlcli.report.advice import without_recipes
@@ -66,5 +67,5 @@ def _keep_best(out: Path, runs: Sequence[Path]) -> RunRecord:
     run.advice = without_recipes(run.advice, [row["recipe"] for row in rows])
     record.write(out, run)
     if run.recipe["report"]:
-        write_run_page(out, classifier=classifier.load(record.classifier_file(out)))
+        write_run_page(out, classifier=classifier.load(classifier_file(out)))
     return run

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.errors import UsageError
+from tlcli.evaluate.run_folder import classifier_file
 from tlcli.paths import require_new_file
 from tlcli.report import record
 from tlcli.report.comparison_page import write_comparison_page
@@ -53,7 +54,7 @@ def _write_one(run: Path, file: Path, loading: AbstractContextManager[None]) -> 
     """Write the page of one run. Returns the images without a thumbnail, path to reason."""
     classifier = None
     if record.read(run).status == "complete":
-        path = record.classifier_file(run)
+        path = classifier_file(run)
         with loading:
             from tlcli.model.classifier import load
         classifier = load(path)

@@ -1,31 +1,40 @@
 """Classifiers in all formats behind one protocol: `Runtime`, and `open_model`, which opens any of them."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from tlcli.errors import UsageError
 from tlcli.evaluate import run_folder
-from tlcli.evaluate.runtimes import keras_model
+from tlcli.evaluate.runtimes import bundle, keras_model, litert, onnx, openvino, saved_model
 from tlcli.evaluate.runtimes.runtime import Runtime
+from tlcli.zoo import trust as trusting
 
-__all__ = ["Runtime", "open_model", "require_model"]
+__all__ = ["Runtime", "is_run", "open_model", "require_model"]
+
+_BY_SUFFIX: dict[str, Callable[[Path], Runtime]] = {
+    ".keras": keras_model.open_file,
+    ".tflite": litert.open_file,
+    ".onnx": onnx.open_file,
+    ".xml": openvino.open_file,
+}
 
 
 def open_model(path: Path, *, trust: bool = False) -> Runtime:
     """Open a classifier.
 
     Args:
-        path: A run folder, a `.keras` file, a bundle folder or an exported file.
+        path: A run folder, a bundle folder, or a file: `.keras`, `.tflite`, `.onnx`, `.xml` of OpenVINO, or the folder
+            of a SavedModel.
         trust: True to trust a SavedModel, which is a program, and to remember it.
 
     Raises:
         UsageError: If there is no such run or file, or the run is not complete.
-        ModelError: If the classifier is missing, damaged, changed or not trusted.
+        ModelError: If the classifier is missing, damaged, changed or not trusted, or its runtime is not installed.
     """
-    if path.is_file():
-        if path.suffix == ".keras":
-            return keras_model.open_file(path)
-        raise UsageError("is not a classifier", where=str(path), hint="Name a run folder or a .keras file.")
-    return keras_model.open_file(run_folder.classifier_file(path))
+    with trusting.allowing() if trust else nullcontext():
+        file = _classifier(path)
+        return saved_model.open_folder(file) if file.is_dir() else _BY_SUFFIX[file.suffix.lower()](file)
 
 
 def require_model(path: Path) -> None:
@@ -33,7 +42,22 @@ def require_model(path: Path) -> None:
 
     Raises:
         UsageError: If there is no such run or file, or the run is not complete.
-        ModelError: If the classifier of a run is missing or changed.
+        ModelError: If the classifier of a run or bundle is missing or changed.
     """
-    if not path.is_file():
-        run_folder.classifier_file(path)
+    _classifier(path)
+
+
+def is_run(path: Path) -> bool:
+    """True if `path` names a run folder, and neither a file, a bundle nor a SavedModel."""
+    return not (path.is_file() or bundle.is_bundle(path) or (path / saved_model.GRAPH).is_file())
+
+
+def _classifier(path: Path) -> Path:
+    """The file or SavedModel to open."""
+    if is_run(path):
+        return run_folder.classifier_file(path)
+    file = bundle.classifier_of(path) if bundle.is_bundle(path) else path
+    if file.is_file() and file.suffix.lower() not in _BY_SUFFIX:
+        hint = f"Name a run folder, a bundle, a SavedModel or a file: {', '.join(_BY_SUFFIX)}."
+        raise UsageError("is not a classifier", where=str(path), hint=hint)
+    return file

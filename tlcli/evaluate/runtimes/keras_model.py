@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tlcli.recipe.fields import Resize
+
+if TYPE_CHECKING:
+    # This module is imported before Keras is loaded.
+    from tlcli.model.classifier import Classifier
 
 # Images a call, at most.
 BATCH = 32
@@ -43,5 +47,9 @@ def open_file(path: Path) -> KerasRuntime:
     """
     from tlcli.model.classifier import load
 
-    classifier = load(path)
+    return of(load(path))
+
+
+def of(classifier: "Classifier") -> KerasRuntime:
+    """The runtime of a classifier."""
     return KerasRuntime(classifier.model, classifier.classes, classifier.size, classifier.resize)

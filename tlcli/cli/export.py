@@ -1,0 +1,104 @@
+"""`tlcli export`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tlcli.cli.options import examples, global_options, is_quiet, json_option
+from tlcli.errors import ExpectationError
+from tlcli.export.targets import QUANTIZE, TARGETS, ExportRequest, Format, Quantize, check_request
+
+if TYPE_CHECKING:
+    from tlcli.export.bundle import Bundle
+
+
+@click.command(
+    epilog=examples(
+        "export runs/first --to litert",
+        "export runs/first --to onnx --quantize int8 --max-drop 0.02",
+        "predict first-litert new/*.jpg",
+    )
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--to", required=True, type=click.Choice(list(TARGETS)), help="Format.")
+@click.option(
+    "--quantize", type=click.Choice(QUANTIZE), default="none", show_default=True, help="Smaller numbers for weights."
+)
+@click.option(
+    "--max-drop",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Largest loss of accuracy; beyond it exit code 3.",
+)
+@click.option("--raw-input", is_flag=True, help="Take images of the network's size, without the resize inside.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Images to compare on. [default: the run's validation images]"
+)
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Bundle folder. [default: RUN-FORMAT]")
+@json_option
+@global_options
+def export(
+    run: Path,
+    to: Format,
+    quantize: Quantize,
+    max_drop: float,
+    raw_input: bool,
+    data: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Convert the classifier of a run to another format.
+
+    The file is run by the target's own runtime on the validation images and compared with the classifier. If it answers
+    differently, it is set aside with the ending .refused, and the exit code is 3.
+    """
+    from tlcli.cli import console, progress
+    from tlcli.evaluate.runtimes import require_model
+
+    request = ExportRequest(run, to, quantize, max_drop, raw_input, data, out)
+    check_request(request)
+    require_model(run)
+    with console.loading_keras():
+        from tlcli.workflows import export as workflow
+    with progress.bar("comparing") as advance:
+        bundle = workflow.export(request, progress=advance)
+    if as_json:
+        console.print_json(bundle.to_json())
+    else:
+        _print_bundle(bundle)
+    if bundle.objections:
+        raise click.exceptions.Exit(ExpectationError.exit_code)
+
+
+def _print_bundle(bundle: "Bundle") -> None:
+    from tlcli.cli import console
+
+    card, found = bundle.card, bundle.card["comparison"]
+    height, width = card["input"]["size"]
+    images = (
+        f"{card['input']['dtype']} RGB of any size" if card["input"]["resize_inside"] else f"{height} × {width} RGB"
+    )
+    lines = [
+        ("bundle", str(bundle.folder)),
+        ("file", f"{card['file']}{'.refused' if bundle.objections else ''}, {card['bytes'] / 1e6:.2f} MB, {images}"),
+        (
+            "accuracy",
+            f"{found['accuracy']:.4f}, classifier {found['classifier_accuracy']:.4f} ({found['images']} images)",
+        ),
+        (
+            "agreement",
+            f"{found['agreement']:.1%} same label, largest difference of a probability"
+            f" {found['largest_difference']:.2g}",
+        ),
+        ("time", f"{found['milliseconds']:.1f} ms an image (median, {found['threads']} threads)"),
+        ("licence", card["licence"] or "unknown"),
+    ]
+    lines += [("refused", f"{reason}; exit code 3") for reason in bundle.objections]
+    if not bundle.objections and not is_quiet():
+        lines.append(("next", f"tlcli predict {bundle.folder} IMAGE…"))
+    for name, text in lines:
+        style = "red" if name == "refused" else ""
+        console.print_text(console.out(), console.safe(f"{name:<11}{text}", style))

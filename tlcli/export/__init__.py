@@ -1,0 +1,1 @@
+"""Classifiers in the formats of other runtimes: conversion, quantisation, comparison, bundles."""

@@ -1,0 +1,145 @@
+"""The bundle folder: an exported classifier with `labels.txt`, `card.json` and `usage.py`."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlcli import __version__
+from tlcli.errors import OutputError
+from tlcli.evaluate.runtimes.bundle import CARD, REFUSED, is_bundle, read_card, sha256_of
+from tlcli.export.comparison import Comparison
+from tlcli.export.snippets import usage
+from tlcli.export.targets import ExportRequest
+from tlcli.model.metadata import ClassifierMetadata
+from tlcli.paths import write_json, write_text
+from tlcli.zoo import trust
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A finished bundle.
+
+    Attributes:
+        folder: Where it is.
+        card: The content of its card.
+        objections: Why the export is refused; empty if it is accepted.
+    """
+
+    folder: Path
+    card: dict[str, Any]
+    objections: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON shape of `tlcli export --json`."""
+        return {"bundle": self.folder.as_posix(), **self.card}
+
+
+def require_folder(folder: Path) -> None:
+    """Check that a bundle can be written: there is nothing in its place but a refused export.
+
+    Raises:
+        OutputError: There is something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if folder.is_dir() and is_bundle(folder) and not read_card(folder).get("accepted"):
+        return
+    raise OutputError("already exists", where=str(folder), hint="Choose another --out, or remove it.")
+
+
+@contextmanager
+def unfinished(folder: Path) -> Iterator[Path]:
+    """A temporary folder that replaces `folder` by rename if there is no error."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        hint = "Choose another --out."
+        raise OutputError(f"cannot be written ({error.strerror})", where=str(folder.parent), hint=hint) from error
+    try:
+        yield temporary
+        require_folder(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def complete(
+    folder: Path, request: ExportRequest, about: ClassifierMetadata, comparison: Comparison, objections: list[str]
+) -> dict[str, Any]:
+    """Write everything but the classifier itself into a bundle, and set a refused classifier aside.
+
+    Args:
+        folder: The folder that holds the classifier.
+        request: The export.
+        about: What the classifier states about itself.
+        comparison: Its answers beside those of the classifier.
+        objections: Why it is refused; empty if it is accepted.
+
+    Returns:
+        The content of the card.
+    """
+    file = folder / request.target.file
+    dtype = (
+        "uint8" if request.to not in ("keras",) and (request.quantize == "int8" or not request.is_raw) else "float32"
+    )
+    card: dict[str, Any] = {
+        "format": request.to,
+        "quantize": request.quantize,
+        "accepted": not objections,
+        "objections": objections,
+        "file": file.name,
+        "sha256": sha256_of(file),
+        "bytes": _bytes(file),
+        "classes": list(about.classes),
+        "input": {
+            "dtype": dtype,
+            "range": [0, 255],
+            "channels": "RGB",
+            "size": list(about.size),
+            "resize": about.resize,
+            "resize_inside": not request.is_raw,
+        },
+        "comparison": comparison.to_json() | {"max_drop": request.max_drop},
+        **_origin(about),
+        "tlcli": __version__,
+    }
+    write_text(folder / "labels.txt", "".join(f"{name}\n" for name in about.classes))
+    write_text(folder / "usage.py", usage(request, dtype, about.size, about.resize))
+    write_json(folder / CARD, card)
+    if objections:
+        for part in (file, file.with_suffix(".bin")):
+            if part.exists():
+                part.rename(part.with_name(part.name + REFUSED))
+    return card
+
+
+def trust_own(file: Path) -> None:
+    """Remember a SavedModel that was just written as trusted."""
+    if file.is_dir():
+        with trust.allowing():
+            trust.require(trust.folder_sha256(file), where=str(file))
+
+
+def _origin(about: ClassifierMetadata) -> dict[str, Any]:
+    """Network, licence and training images, as far as they are known."""
+    origin = about.origin
+    return {
+        "model": origin.card.name if origin else None,
+        "licence": origin.card.licence if origin else None,
+        "data": origin.data if origin else None,
+        "scores": origin.scores if origin else {},
+    }
+
+
+def _bytes(file: Path) -> int:
+    if file.is_dir():
+        return sum(part.stat().st_size for part in file.rglob("*") if part.is_file())
+    weights = file.with_suffix(".bin")
+    return file.stat().st_size + (weights.stat().st_size if file.suffix == ".xml" and weights.exists() else 0)

@@ -1,0 +1,68 @@
+"""A classifier in another format: the model to export, and the writer of the format."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tlcli.data.pixels import read_exactly
+from tlcli.errors import ModelError, TlcliError, UsageError
+from tlcli.evaluate.quiet import quiet
+from tlcli.export.image_input import exported_model
+from tlcli.export.targets import ExportRequest, Format
+from tlcli.export.writers import keras_file, litert, onnx, openvino, saved_model
+from tlcli.export.writers.job import Job
+from tlcli.model.classifier import Classifier
+from tlcli.model.metadata import ClassifierMetadata
+
+# Training images from which the ranges of 8-bit numbers are taken.
+CALIBRATION = 128
+WRITERS: dict[Format, Callable[[Job, Path], None]] = {
+    "keras": keras_file.write,
+    "saved_model": saved_model.write,
+    "litert": litert.write,
+    "onnx": onnx.write,
+    "openvino": openvino.write,
+}
+
+
+def convert(
+    classifier: Classifier, about: ClassifierMetadata, request: ExportRequest, training: Sequence[Path], file: Path
+) -> None:
+    """Write a classifier in another format.
+
+    Args:
+        classifier: The classifier, as loaded from its file.
+        about: What it states about itself, for a place in the file.
+        request: The export.
+        training: Training images, for int8.
+        file: The file, or the folder of a SavedModel.
+
+    Raises:
+        UsageError: Keras runs on another backend than TensorFlow.
+        ModelError: The network has operations that the format lacks.
+    """
+    if keras.backend.backend() != "tensorflow":
+        hint = "Set KERAS_BACKEND=tensorflow; the classifier file is the same for all backends."
+        raise UsageError(f"export needs TensorFlow (the backend is {keras.backend.backend()})", hint=hint)
+    images = _calibration(classifier, training) if request.quantize == "int8" else None
+    model = exported_model(classifier, is_raw=request.is_raw)
+    try:
+        with quiet():
+            WRITERS[request.to](Job(classifier, model, about.to_json(), request.quantize, request.is_raw, images), file)
+    except (TlcliError, OSError):
+        raise
+    except Exception as error:  # Every converter has errors of its own for operations that it does not know.
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"cannot be converted to {request.to} ({first[:300]})",
+            where=str(request.model),
+            hint="Try another format; saved_model takes every network.",
+        ) from error
+
+
+def _calibration(classifier: Classifier, training: Sequence[Path]) -> np.ndarray:
+    """At most `CALIBRATION` images, spread over all classes."""
+    chosen = np.unique(np.linspace(0, len(training) - 1, CALIBRATION).round().astype(int))
+    return np.stack([read_exactly(training[position], classifier.size, classifier.resize) for position in chosen])

@@ -1,0 +1,105 @@
+"""The formats that a classifier can be exported to, and what each of them offers. Loads neither Keras nor a runtime."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+from tlcli.errors import UsageError
+
+Format = Literal["keras", "saved_model", "litert", "onnx", "openvino"]
+Quantize = Literal["none", "float16", "int8", "dynamic"]
+QUANTIZE: tuple[Quantize, ...] = get_args(Quantize)
+# Formats whose numbers stay floating-point: their answers must agree with those of the classifier.
+FLOATS: tuple[Quantize, ...] = ("none", "float16")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a format offers.
+
+    Attributes:
+        file: Name of the file or folder in the bundle.
+        quantize: The quantisations that it has.
+        packages: Modules that writing and running it need, beyond those of tlcli, with the names of their packages.
+    """
+
+    file: str
+    quantize: tuple[Quantize, ...]
+    packages: Mapping[str, str]
+
+
+TARGETS: dict[Format, Target] = {
+    "keras": Target("model.keras", ("none",), {}),
+    "saved_model": Target("saved_model", ("none",), {}),
+    "litert": Target("model.tflite", QUANTIZE, {"ai_edge_litert": "ai-edge-litert"}),
+    "onnx": Target("model.onnx", QUANTIZE, {"tf2onnx": "tf2onnx", "onnx": "onnx", "onnxruntime": "onnxruntime"}),
+    "openvino": Target("model.xml", ("none", "float16"), {"openvino": "openvino"}),
+}
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What the user asks of `tlcli export`.
+
+    Attributes:
+        model: A run folder or a `.keras` file.
+        to: The format.
+        quantize: The quantisation.
+        max_drop: Largest loss of accuracy that is accepted, 0-1.
+        raw_input: True to leave the resize out.
+        data: Folder of class folders to compare on; None for the validation images of the run.
+        out: Folder of the bundle; None for one beside `model`.
+    """
+
+    model: Path
+    to: Format
+    quantize: Quantize = "none"
+    max_drop: float = 0.01
+    raw_input: bool = False
+    data: Path | None = None
+    out: Path | None = None
+
+    @property
+    def target(self) -> Target:
+        """What the format offers."""
+        return TARGETS[self.to]
+
+    @property
+    def is_raw(self) -> bool:
+        """True if the file takes images of the network's own size, without the resize.
+
+        LiteRT in 8 bits always does: positions of pixels cannot be computed in so few bits.
+        """
+        return self.raw_input or (self.to == "litert" and self.quantize == "int8")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the bundle."""
+        if self.out is not None:
+            return self.out
+        source = self.model.resolve()
+        suffix = "" if self.quantize == "none" else f"-{self.quantize}"
+        return self.model.parent / f"{source.stem if source.is_file() else source.name}-{self.to}{suffix}"
+
+
+def check_request(request: ExportRequest) -> None:
+    """Check that the format has the quantisation, and that its packages are installed.
+
+    Raises:
+        UsageError: It has not, or one of them is missing.
+    """
+    if request.quantize not in request.target.quantize:
+        others = [name for name, target in TARGETS.items() if request.quantize in target.quantize]
+        raise UsageError(
+            f"{request.to} has no {request.quantize} (got --quantize {request.quantize})",
+            where="--quantize",
+            hint=f"It has: {', '.join(request.target.quantize)}. {request.quantize} is for {', '.join(others)}.",
+        )
+    if missing := [package for name, package in request.target.packages.items() if find_spec(name) is None]:
+        raise UsageError(
+            f"export to {request.to} needs {', '.join(missing)}",
+            where="--to",
+            hint=f"Install it: pip install 'tlcli[{request.to}]'",
+        )
