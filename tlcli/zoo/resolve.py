@@ -8,7 +8,7 @@ from tlcli.errors import ModelError, WeightsError
 from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.zoo import catalogue, default
 from tlcli.zoo.card import ModelCard, require_arguments, verified_weights
-from tlcli.zoo.sources import package
+from tlcli.zoo.sources import architecture, package
 
 # The licence of weights from a file of the user.
 _UNKNOWN_LICENCE = "that of the file"
@@ -126,7 +126,9 @@ def _require_weights(recipe: Recipe, card: ModelCard) -> None:
         require_arguments(card, recipe.model.arguments)
     if weights is None and card.kind == "package":
         package.weights_path(card)
-    elif weights is None and card.sha256 is not None:
+    elif weights is None and card.kind == "architecture":
+        architecture.require_weights(card)
+    if weights is None and card.kind != "package" and card.sha256 is not None:
         verified_weights(card)
     if weights not in (None, RANDOM) and not Path(str(weights)).is_file():
         raise WeightsError(
