@@ -13,6 +13,7 @@ import numpy as np
 from tlcli.errors import ModelError, WeightsError
 from tlcli.model.graph import fresh_names, weightless
 from tlcli.recipe.schema import RANDOM
+from tlcli.zoo import published
 from tlcli.zoo.card import ModelCard, Preprocessing, require_arguments, verified_weights
 from tlcli.zoo.restored import Restored
 from tlcli.zoo.sources import applications, keras_file, weights_file
@@ -34,6 +35,8 @@ class Backbone:
         weights_origin: `imagenet (keras)`, `card (NAME)`, `file:NAME`, `random`, or the source of the card.
         weights_sha256: Hash of all weights in order; independent of the file format they were read from.
         restored: Which variables a checkpoint gave; None if the weights are from no checkpoint.
+        published_hash: The hash that the publisher of fetched weights states, `md5:…` or `sha256:…`, or a sentence that
+            none is stated; empty for weights that were not fetched.
     """
 
     card: ModelCard
@@ -42,11 +45,13 @@ class Backbone:
     weights_origin: str
     weights_sha256: str
     restored: Restored | None = None
+    published_hash: str = ""
 
     @property
     def weights_record(self) -> dict[str, Any]:
         """Where the weights are from, as JSON values."""
         record: dict[str, Any] = {"weights": self.weights_origin, "weights_sha256": self.weights_sha256}
+        record |= {"published_hash": self.published_hash} if self.published_hash else {}
         return record if self.restored is None else record | {"restored": self.restored.to_json()}
 
 
@@ -79,7 +84,9 @@ def build(
     for layer in (card.cut, cut):
         network = network if layer is None else keras_file.cut_at(network, layer)
     _compute_in_float32(network)
-    return Backbone(card, network, size, origin, weights_sha256(network), restored)
+    file = published.remote_file(card, arguments=arguments, size=size) if weights is None else None
+    stated = "" if file is None else file.hash or published.NOT_STATED
+    return Backbone(card, network, size, origin, weights_sha256(network), restored, stated)
 
 
 def check_weights(card: ModelCard, *, size: tuple[int, int], arguments: dict[str, Any], weights: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tlcli.errors import ModelError, WeightsError
 from tlcli.recipe.schema import RANDOM, Recipe
-from tlcli.zoo import catalogue, default
+from tlcli.zoo import catalogue, default, published
 from tlcli.zoo.card import ModelCard, require_arguments, verified_weights
 from tlcli.zoo.sources import architecture, package
 
@@ -95,6 +95,9 @@ def resolve(recipe: Recipe, *, needs_weights: bool = True) -> ResolvedRecipe:
     phases = [phase.fill_auto(card.fine_tuning.model_dump(exclude={"epochs"})) for phase in resolved.phases]
     licence = weights_licence(resolved, card)
     sentence = f"weights of {card.name}: licence {licence}" if licence else ""
+    if needs_weights and recipe.model.weights is None:
+        unverified = published.unverified(card, arguments=recipe.model.arguments, size=input_size(resolved, card))
+        sentence += f"; {unverified}" if unverified else ""
     return ResolvedRecipe(resolved.model_copy(update={"phases": phases}), notices, sentence)
 
 
