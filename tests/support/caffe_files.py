@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
+import h5py
 import numpy as np
 
 from tlcli.zoo.formats.caffe_schema import message
@@ -259,6 +261,49 @@ def mixed() -> NetWriter:
     x = net.layer("power", "Power", [x], "power_param { power: 1.5 scale: 0.7 shift: 0.1 }")
     net.conv("last", x, 6, 3, "pad: 1")
     return net
+
+
+def squeezenet_of(weights: Path) -> NetWriter:
+    """SqueezeNet v1.1 with the trained weights of a Keras file, whose convolutions are in the order of the network."""
+    net = NetWriter((227, 227))
+    with h5py.File(weights) as file:
+        names = [name for name in file["layers"] if name.startswith("conv2d")]
+        order = sorted(names, key=lambda name: int(name.removeprefix("conv2d").lstrip("_") or 0))
+        arrays = [[file[f"layers/{name}/vars/{number}"][()] for number in (0, 1)] for name in order]
+    remaining = iter(arrays)
+
+    def conv(name: str, below: str, settings: str = "") -> str:
+        kernel, bias = next(remaining)
+        top = net.relu(f"relu_{name}", net.conv(name, below, len(bias), kernel.shape[0], settings))
+        net.blobs[name] = [kernel.transpose(3, 2, 0, 1), bias]
+        return top
+
+    x = conv("conv1", "data", "stride: 2")
+    for number in range(2, 10):
+        if number in (2, 4, 6):
+            x = net.pool(f"pool{number - 1}", x, "pool: MAX kernel_size: 3 stride: 2")
+        low = conv(f"fire{number}/squeeze1x1", x)
+        both = [conv(f"fire{number}/expand1x1", low), conv(f"fire{number}/expand3x3", low, "pad: 1")]
+        x = net.layer(f"fire{number}/concat", "Concat", both)
+        net.widths[x] = 2 * net.widths[both[0]]
+    x = net.layer("drop9", "Dropout", [x], top=x)
+    net.layer("prob", "Softmax", [net.pool("pool10", conv("conv10", x), "pool: AVE global_pooling: true")])
+    return net
+
+
+def reference(folder: Path, layer: str, inputs: np.ndarray) -> np.ndarray:
+    """The output of a layer in OpenCV, from inputs as Caffe expects them, channels last."""
+    net = cv2.dnn.readNetFromCaffe(str(folder / "deploy.prototxt"), str(folder / "net.caffemodel"))
+    net.setInput(np.ascontiguousarray(inputs.transpose(0, 3, 1, 2), np.float32))
+    return net.forward(layer).transpose(0, 2, 3, 1)
+
+
+def as_caffe(pixels: np.ndarray, mean: tuple[float, ...], scale: float) -> np.ndarray:
+    """RGB 0-255 as Caffe expects it: BGR, or grey for one mean, minus the mean, times the scale; channels last."""
+    if len(mean) == 3:
+        return (pixels[..., ::-1] - np.array(mean, np.float32)) * np.float32(scale)
+    grey = 0.299 * pixels[..., :1] + 0.587 * pixels[..., 1:2] + 0.114 * pixels[..., 2:]
+    return (grey - mean[0]) * np.float32(scale)
 
 
 # Each network, and the layer whose output is that of the network without top.

@@ -141,14 +141,16 @@ def pull(names: tuple[str, ...], settings: tuple[str, ...], size: tuple[int, int
     from tlcli.cli import console
     from tlcli.cli.progress import observer
     from tlcli.recipe import load
-    from tlcli.zoo import catalogue, store
+    from tlcli.zoo import catalogue, published, store
 
     arguments = load.load(load.DEFAULT, settings=settings).model.arguments
     cards = [catalogue.find(name) for name in names]
     rows = []
     for card in cards:
         if not is_quiet():
-            console.print_text(console.err(), console.safe(f"weights of {card.name}: licence {card.licence}", "dim"))
+            unverified = published.unverified(card, arguments=arguments, size=size)
+            notes = "; ".join(["licence " + card.licence, *([unverified] if unverified else [])])
+            console.print_text(console.err(), console.safe(f"weights of {card.name}: {notes}", "dim"))
         with observer():
             path = store.pull(card, arguments=arguments, size=size)
         rows.append({"name": card.name, "licence": card.licence, "file": str(path)})

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import keras
 import numpy as np
 
 from tlcli.errors import ModelError, WeightsError
-from tlcli.model.graph import fresh_names
+from tlcli.model.graph import fresh_names, weightless
 from tlcli.recipe.schema import RANDOM
+from tlcli.zoo import published
 from tlcli.zoo.card import ModelCard, Preprocessing, require_arguments, verified_weights
 from tlcli.zoo.restored import Restored
 from tlcli.zoo.sources import applications, keras_file, weights_file
-from tlcli.zoo.sources.source import CHECKPOINTS, checkpoint_module, module_of
+from tlcli.zoo.sources.source import CHECKPOINTS, WITH_CLASSIFIER, checkpoint_module, classifier_module, module_of
 
 # Names of preprocessing layers start with this.
 PREPROCESS = "preprocess_"
@@ -33,6 +35,8 @@ class Backbone:
         weights_origin: `imagenet (keras)`, `card (NAME)`, `file:NAME`, `random`, or the source of the card.
         weights_sha256: Hash of all weights in order; independent of the file format they were read from.
         restored: Which variables a checkpoint gave; None if the weights are from no checkpoint.
+        published_hash: The hash that the publisher of fetched weights states, `md5:…` or `sha256:…`, or a sentence that
+            none is stated; empty for weights that were not fetched.
     """
 
     card: ModelCard
@@ -41,11 +45,13 @@ class Backbone:
     weights_origin: str
     weights_sha256: str
     restored: Restored | None = None
+    published_hash: str = ""
 
     @property
     def weights_record(self) -> dict[str, Any]:
         """Where the weights are from, as JSON values."""
         record: dict[str, Any] = {"weights": self.weights_origin, "weights_sha256": self.weights_sha256}
+        record |= {"published_hash": self.published_hash} if self.published_hash else {}
         return record if self.restored is None else record | {"restored": self.restored.to_json()}
 
 
@@ -66,22 +72,33 @@ def build(
         ModelError: The network cannot be built from this card, size and arguments.
         WeightsError: The weights are missing, damaged or belong to another network.
     """
-    kind, restored = card.source.partition(":")[0], None
-    if kind == "keras":
-        # Keras numbers unnamed layers as in a new process, so the names match those of the stored layer groups.
-        with fresh_names():
-            network, origin = _from_applications(card, size, arguments, weights)
-    elif kind == "file":
-        network, origin = _from_file(card, size, arguments, weights)
-    else:
-        with fresh_names():
-            network, origin = _from_source(card, size, arguments, weights)
-        if weights is None and kind in CHECKPOINTS:
-            restored = checkpoint_module(kind).restored(card, network, arguments)
+    restored = None
+    # Keras numbers unnamed layers as in a new process, so the names match those of the stored layer groups.
+    with nullcontext() if card.kind == "file" else fresh_names():
+        if weights is None:
+            network, origin = _with_own_weights(card, size, arguments)
+        else:
+            network, origin = _with_given_weights(card, size, arguments, weights)
+    if weights is None and card.kind in CHECKPOINTS:
+        restored = checkpoint_module(card.kind).restored(card, network, arguments)
     for layer in (card.cut, cut):
         network = network if layer is None else keras_file.cut_at(network, layer)
     _compute_in_float32(network)
-    return Backbone(card, network, size, origin, weights_sha256(network), restored)
+    file = published.remote_file(card, arguments=arguments, size=size) if weights is None else None
+    stated = "" if file is None else file.hash or published.NOT_STATED
+    return Backbone(card, network, size, origin, weights_sha256(network), restored, stated)
+
+
+def check_weights(card: ModelCard, *, size: tuple[int, int], arguments: dict[str, Any], weights: Path) -> None:
+    """Check that a weights file fits the network of a card, without its values or memory for them.
+
+    Raises:
+        ModelError: The network cannot be built from this card, size and arguments.
+        WeightsError: The file is missing, damaged or belongs to another network.
+    """
+    with nullcontext() if card.kind == "file" else weightless():
+        network, with_top = _blank(card, size, arguments)
+        weights_file.check(network, weights, with_top=with_top)
 
 
 def preprocess(tensor: Any, mode: Preprocessing, *, channels: int = 3) -> Any:
@@ -132,61 +149,69 @@ def weights_sha256(network: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _from_applications(
-    card: ModelCard, size: tuple[int, int], arguments: dict[str, Any], weights: str | None
-) -> tuple[keras.Model, str]:
-    if weights is None and card.weights is None:
+def _with_own_weights(card: ModelCard, size: tuple[int, int], arguments: dict[str, Any]) -> tuple[keras.Model, str]:
+    """The network with the weights of its card, and where they are from."""
+    if card.kind == "file":
+        path = Path(card.source.partition(":")[2])
+        _require_no_arguments(arguments)
+        return _at_size(keras_file.without_top(keras_file.load(path), card.cut), size), f"file:{path.name}"
+    if card.kind != "keras":
+        return module_of(card.kind).network(card, size=size, arguments=arguments, weights=True), card.source
+    if card.weights is None:
         return applications.pretrained(card, size=size, arguments=arguments), "imagenet (keras)"
-    network = applications.architecture(card, size=size, arguments=arguments)
-    if weights == RANDOM:
-        return network, RANDOM
-
-    def with_top() -> keras.Model:
-        # A top with a Flatten layer works only at the size it was trained at.
-        return applications.architecture(card, size=(card.size, card.size), arguments=arguments, include_top=True)
-
-    if weights is None:
-        require_arguments(card, arguments, defaults=applications.defaults(card))
-        path, origin = verified_weights(card), f"card ({card.name})"
-    else:
-        path = _weights_path(weights)
-        origin = f"file:{path.name}"
-    weights_file.load(network, path, with_top=with_top)
-    return applications.as_published(card, network), origin
+    network, with_top = _blank(card, size, arguments)
+    require_arguments(card, arguments, defaults=applications.defaults(card))
+    weights_file.load(network, verified_weights(card), with_top=with_top)
+    return applications.as_published(card, network), f"card ({card.name})"
 
 
-def _from_file(
-    card: ModelCard, size: tuple[int, int], arguments: dict[str, Any], weights: str | None
+def _with_given_weights(
+    card: ModelCard, size: tuple[int, int], arguments: dict[str, Any], weights: str
 ) -> tuple[keras.Model, str]:
-    model = Path(card.source.partition(":")[2])
+    """The network with random weights or those of a file, and where they are from."""
+    network, with_top = _blank(card, size, arguments)
+    origin = RANDOM
+    if weights != RANDOM:
+        path = _weights_path(weights)
+        weights_file.load(network, path, with_top=with_top)
+        network, origin = applications.as_published(card, network), f"file:{path.name}"
+    return _at_size(network, size), origin
+
+
+def _blank(
+    card: ModelCard, size: tuple[int, int], arguments: dict[str, Any]
+) -> tuple[keras.Model, Callable[[], keras.Model]]:
+    """The network of a card with random weights, and a function that builds it with its original top.
+
+    That of a model file has the size of the file.
+    """
+    if card.kind == "file":
+        _require_no_arguments(arguments)
+        whole = keras_file.load(Path(card.source.partition(":")[2]))
+        network = keras_file.resized(keras_file.without_top(whole, card.cut), None, copy_weights=False)
+        return network, lambda: keras.models.clone_model(whole)
+    if card.kind != "keras":
+        network = module_of(card.kind).network(card, size=size, arguments=arguments, weights=False)
+        if card.kind in WITH_CLASSIFIER:
+            return network, lambda: classifier_module(card.kind).whole(card)
+        return network, lambda: network
+    # A top with a Flatten layer works only at the size it was trained at.
+    options: dict[str, Any] = {"size": (card.size, card.size), "arguments": arguments, "include_top": True}
+    return applications.architecture(card, size=size, arguments=arguments), lambda: applications.architecture(
+        card, **options
+    )
+
+
+def _require_no_arguments(arguments: dict[str, Any]) -> None:
     if arguments:
         raise ModelError(
             f"a model file takes no arguments (got {arguments})", where="model.arguments", hint="Remove the key."
         )
-    whole = keras_file.load(model)
-    network = keras_file.without_top(whole, card.cut)
-    if weights is not None:
-        network = keras_file.resized(network, None, copy_weights=False)
-    origin = f"file:{model.name}"
-    if weights is not None and weights != RANDOM:
-        path = _weights_path(weights)
-        weights_file.load(network, path, with_top=lambda: keras.models.clone_model(whole))
-        origin = f"file:{path.name}"
-    if tuple(network.inputs[0].shape[1:3]) != size:
-        network = keras_file.resized(network, size)
-    return network, RANDOM if weights == RANDOM else origin
 
 
-def _from_source(
-    card: ModelCard, size: tuple[int, int], arguments: dict[str, Any], weights: str | None
-) -> tuple[keras.Model, str]:
-    source = module_of(card.source.partition(":")[0])
-    network = source.network(card, size=size, arguments=arguments, weights=weights is None)
-    if weights is None or weights == RANDOM:
-        return network, weights or card.source
-    path = _weights_path(weights)
-    weights_file.load(network, path, with_top=lambda: network)
-    return network, f"file:{path.name}"
+def _at_size(network: keras.Model, size: tuple[int, int]) -> keras.Model:
+    """The network, copied for images of another size if it has one of its own."""
+    return network if tuple(network.inputs[0].shape[1:3]) == size else keras_file.resized(network, size)
 
 
 def _compute_in_float32(network: keras.Model) -> None:

@@ -1,6 +1,10 @@
 """Plan: decide everything about a run without training and without Keras."""
 
+from pathlib import Path
+
+from tlcli.model import weights_check
 from tlcli.model.structure import measure_in_subprocess
+from tlcli.recipe.schema import RANDOM
 from tlcli.report.folder import recorded_split
 from tlcli.train.events import Observer
 from tlcli.train.plan import TrainPlan
@@ -10,7 +14,7 @@ from tlcli.zoo.resolve import ResolvedRecipe
 
 
 def plan(request: Request, resolved: ResolvedRecipe, observe: Observer) -> TrainPlan:
-    """Choose the network, read and split the images, and plan every phase.
+    """Choose the network, compare it with its weights file, read and split the images, and plan every phase.
 
     Args:
         request: The request.
@@ -21,5 +25,8 @@ def plan(request: Request, resolved: ResolvedRecipe, observe: Observer) -> Train
         TlcliError: If the images or the network do not fit the request.
     """
     network = choose_network(resolved.recipe, measure=measure_in_subprocess)
+    model = resolved.recipe.model
+    if model.weights not in (None, RANDOM):
+        weights_check.check_in_subprocess(network.card, model.arguments, network.size, Path(str(model.weights)))
     earlier = recorded_split(request.resume)
     return prepare(resolved.recipe, network, strict=request.strict, observe=observe, recorded=earlier).plan

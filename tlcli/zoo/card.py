@@ -27,7 +27,7 @@ _OTHER_WEIGHTS = "use other weights with --weights FILE or --weights random"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 # Kinds of sources that a card file may name. `file:` names a model file beside the card.
-SOURCES = ("keras", "file", "package", "state_dict", "tfhub", "caffe", "slim", "kerashub")
+SOURCES = ("keras", "file", "package", "architecture", "state_dict", "tfhub", "caffe", "slim", "kerashub")
 Preprocessing = Literal["none", "unit", "tf", "torch", "caffe", "lite"]
 
 

@@ -22,9 +22,11 @@ _TEACHABLE_MACHINE = {"global_average_pooling2d_GlobalAveragePooling2D1", "dense
 # Networks work with values of up to about 3; twelve leaves room. Means of pixels are about 100.
 _LARGEST_SCALE = 12 / 255
 _SMALLEST_PIXEL_MEAN = 50.0
+# Kinds of sources that users name by their networks only.
+_INTERNAL = ("architecture", "state_dict")
 _SUPPORTED = (
     "A model is a name of `tlcli zoo list`, a card file (.yaml), a .keras or .h5 file, a run folder, or a network of"
-    f" keras:, {', '.join(f'{kind}:' for kind in MODULES if kind != 'state_dict')} (docs/models.md)."
+    f" keras:, {', '.join(f'{kind}:' for kind in MODULES if kind not in _INTERNAL)} (docs/models.md)."
 )
 # Files that show which source reads a folder. A run folder has none of them.
 _MARKS = {"saved_model.pb": "tfhub", "model.weights.h5": "kerashub", "checkpoint": "slim"}

@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,15 +166,25 @@ def store(file: RemoteFile, source: Path) -> Path:
 
 
 def ways_out(file: RemoteFile) -> str:
-    """All ways to get the weights of a file by hand, in the order in which they are tried."""
-    caches = " or ".join(str(folder / file.name) for folder in (*file.also_in, weights_cache()))
-    name = file.name.rpartition("/")[2]
-    return (
-        "Ways out: 1. package: the weights of efficientnet_lite0 come with tlcli (--model efficientnet_lite0)."
-        f" 2. cache: copy the file to {caches}."
-        f" 3. mirror: set TLCLI_MIRROR to a folder or an address that has {file.name}."
-        f" 4. file: --weights {name}, wherever it lies. Without these weights: --weights random, or tlcli demo."
-    )
+    """The ways to get the weights of a file by hand that are open here, a line each, in the order they are tried."""
+    folders = (*file.also_in, weights_cache())
+    place = os.environ.get("TLCLI_MIRROR", "").strip()
+    ways = ["connection: unset TLCLI_OFFLINE"] if is_offline() else []
+    ways += [f"cache: copy the file to {' or '.join(str(folder / file.name) for folder in folders)}"]
+    ways += [
+        f"mirror: put {file.name} into {place}, which TLCLI_MIRROR names"
+        if place
+        else f"mirror: set TLCLI_MIRROR to a folder or an address that has {file.name}",
+        f"file: --weights {file.name.rpartition('/')[2]}, wherever it lies",
+        "another network: --model efficientnet_lite0, whose weights come with tlcli",
+        "without these weights: --weights random, or tlcli demo",
+    ]
+    return as_ways(ways)
+
+
+def as_ways(ways: list[str]) -> str:
+    """Ways out of an error as text, a line each."""
+    return "Ways out:\n" + "\n".join(f"- {way}" for way in ways)
 
 
 @contextmanager
@@ -183,7 +193,12 @@ def _storing(target: Path) -> Iterator[None]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            yield
+            try:
+                yield
+            finally:
+                # Removed while it is held: a process that waits for it sees that, and makes a new one.
+                with suppress(OSError):
+                    Path(f"{target}.lock").unlink()
     except OSError as error:
         reason = error.strerror or str(error)
         hint = "Free some space, or set TLCLI_CACHE to another folder."
@@ -205,6 +220,10 @@ def _obtain(file: RemoteFile, target: Path) -> Path:
         if not reason:
             return target
         reasons.append(f"{url} ({reason})")
+    if not _range(file, _part(target), _validator(target)):
+        # The next attempt could not continue it.
+        _part(target).unlink(missing_ok=True)
+        _validator(target).unlink(missing_ok=True)
     raise WeightsError(
         f"{file.title} could not be fetched from {', nor from '.join(reasons)}",
         where="model.weights",

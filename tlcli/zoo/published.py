@@ -17,6 +17,7 @@ from tlcli.zoo.card import ModelCard
 from tlcli.zoo.download import RemoteFile
 
 LIST = "published_weights.json"
+NOT_STATED = "sha256 not stated: its publisher gives no hash, so a wrong file would not be noticed"
 # Values that Keras takes if an argument is not given, for the arguments on which its files depend.
 _DEFAULTS: dict[str, Any] = {"alpha": 1.0, "minimalistic": False}
 
@@ -57,6 +58,14 @@ def remote_file(
         title=f"the ImageNet weights of {card.name}",
         also_in=(keras_cache() / "models",),
     )
+
+
+def unverified(
+    card: ModelCard, *, arguments: Mapping[str, Any] | None = None, size: tuple[int, int] | None = None
+) -> str:
+    """A few words if nobody states a hash of the weights that are fetched for a network, else the empty string."""
+    file = remote_file(card, arguments=arguments, size=size)
+    return NOT_STATED if file is not None and not file.hash else ""
 
 
 def all_files(card: ModelCard) -> list[tuple[dict[str, Any], int | None, RemoteFile]]:

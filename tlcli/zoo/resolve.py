@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tlcli.errors import ModelError, WeightsError
 from tlcli.recipe.schema import RANDOM, Recipe
-from tlcli.zoo import catalogue, default
+from tlcli.zoo import catalogue, default, published
 from tlcli.zoo.card import ModelCard, require_arguments, verified_weights
-from tlcli.zoo.sources import package
+from tlcli.zoo.sources import architecture, package
 
 # The licence of weights from a file of the user.
 _UNKNOWN_LICENCE = "that of the file"
@@ -95,6 +95,9 @@ def resolve(recipe: Recipe, *, needs_weights: bool = True) -> ResolvedRecipe:
     phases = [phase.fill_auto(card.fine_tuning.model_dump(exclude={"epochs"})) for phase in resolved.phases]
     licence = weights_licence(resolved, card)
     sentence = f"weights of {card.name}: licence {licence}" if licence else ""
+    if needs_weights and recipe.model.weights is None:
+        unverified = published.unverified(card, arguments=recipe.model.arguments, size=input_size(resolved, card))
+        sentence += f"; {unverified}" if unverified else ""
     return ResolvedRecipe(resolved.model_copy(update={"phases": phases}), notices, sentence)
 
 
@@ -126,7 +129,9 @@ def _require_weights(recipe: Recipe, card: ModelCard) -> None:
         require_arguments(card, recipe.model.arguments)
     if weights is None and card.kind == "package":
         package.weights_path(card)
-    elif weights is None and card.sha256 is not None:
+    elif weights is None and card.kind == "architecture":
+        architecture.require_weights(card)
+    if weights is None and card.kind != "package" and card.sha256 is not None:
         verified_weights(card)
     if weights not in (None, RANDOM) and not Path(str(weights)).is_file():
         raise WeightsError(

@@ -79,6 +79,8 @@ def state(card: ModelCard, *, arguments: Mapping[str, Any] | None = None, size: 
         WeightsError: There are no weights for these arguments.
     """
     kind, _, handle = card.source.partition(":")
+    if kind == "architecture" and card.weights is None:
+        return State("none")
     if kind == "package":
         try:
             return State("installed", package.find_weights(card))

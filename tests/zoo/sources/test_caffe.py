@@ -7,12 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
-import h5py
 import keras
 import numpy as np
 import pytest
-from caffe_files import NETS, NetWriter, caffenet, googlenet, lenet
+from caffe_files import NETS, NetWriter, as_caffe, caffenet, googlenet, lenet, reference, squeezenet_of
 
 from tlcli.errors import ModelError, WeightsError
 from tlcli.model import backbone, graph, structure
@@ -30,20 +28,6 @@ def build(card: ModelCard, size: tuple[int, int], **arguments: Any) -> keras.Mod
 
 def images(size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(1).uniform(0, 255, (2, *size, 3)).astype(np.float32)
-
-
-def reference(folder: Path, layer: str, inputs: np.ndarray) -> np.ndarray:
-    """The output of a layer in OpenCV, from inputs as Caffe expects them, channels last."""
-    net = cv2.dnn.readNetFromCaffe(str(folder / "deploy.prototxt"), str(folder / "net.caffemodel"))
-    net.setInput(np.ascontiguousarray(inputs.transpose(0, 3, 1, 2), np.float32))
-    return net.forward(layer).transpose(0, 2, 3, 1)
-
-
-def as_caffe(pixels: np.ndarray, mean: tuple[float, ...], scale: float) -> np.ndarray:
-    if len(mean) == 3:
-        return (pixels[..., ::-1] - np.array(mean, np.float32)) * np.float32(scale)
-    grey = 0.299 * pixels[..., :1] + 0.587 * pixels[..., 1:2] + 0.114 * pixels[..., 2:]
-    return (grey - mean[0]) * np.float32(scale)
 
 
 def assert_close(actual: Any, expected: np.ndarray) -> None:
@@ -64,34 +48,6 @@ def test_outputs_are_those_of_opencv_also_after_saving(name: str, tmp_path: Path
     network.save(tmp_path / "net.keras")
     reloaded = keras.saving.load_model(tmp_path / "net.keras", safe_mode=True)
     np.testing.assert_array_equal(reloaded(images(net.size)), network(images(net.size)))
-
-
-def squeezenet_of(weights: Path) -> NetWriter:
-    """SqueezeNet v1.1 with the trained weights of a Keras file, whose convolutions are in the order of the network."""
-    net = NetWriter((227, 227))
-    with h5py.File(weights) as file:
-        names = [name for name in file["layers"] if name.startswith("conv2d")]
-        order = sorted(names, key=lambda name: int(name.removeprefix("conv2d").lstrip("_") or 0))
-        arrays = [[file[f"layers/{name}/vars/{number}"][()] for number in (0, 1)] for name in order]
-    remaining = iter(arrays)
-
-    def conv(name: str, below: str, settings: str = "") -> str:
-        kernel, bias = next(remaining)
-        top = net.relu(f"relu_{name}", net.conv(name, below, len(bias), kernel.shape[0], settings))
-        net.blobs[name] = [kernel.transpose(3, 2, 0, 1), bias]
-        return top
-
-    x = conv("conv1", "data", "stride: 2")
-    for number in range(2, 10):
-        if number in (2, 4, 6):
-            x = net.pool(f"pool{number - 1}", x, "pool: MAX kernel_size: 3 stride: 2")
-        low = conv(f"fire{number}/squeeze1x1", x)
-        both = [conv(f"fire{number}/expand1x1", low), conv(f"fire{number}/expand3x3", low, "pad: 1")]
-        x = net.layer(f"fire{number}/concat", "Concat", both)
-        net.widths[x] = 2 * net.widths[both[0]]
-    x = net.layer("drop9", "Dropout", [x], top=x)
-    net.layer("prob", "Softmax", [net.pool("pool10", conv("conv10", x), "pool: AVE global_pooling: true")])
-    return net
 
 
 def test_trained_weights_give_the_features_of_opencv_on_photographs(tmp_path: Path, sample: Callable) -> None:

@@ -2,8 +2,10 @@
 
 import inspect
 import math
+import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,7 +14,8 @@ import numpy as np
 from tlcli.errors import ModelError, WeightsError, did_you_mean
 from tlcli.zoo import download, published
 from tlcli.zoo.card import ModelCard
-from tlcli.zoo.sources.weights_file import copy_weights
+from tlcli.zoo.download import RemoteFile
+from tlcli.zoo.sources.weights_file import copy_weights, load
 
 # Arguments that this program sets, or that have no effect on a network without top.
 _NOT_OFFERED = {
@@ -75,13 +78,35 @@ def pretrained(card: ModelCard, *, size: tuple[int, int], arguments: dict[str, A
             # For sizes without published weights, Keras uses those for 224 and warns.
             warnings.filterwarnings("ignore", message=".*Weights for input shape")
             network = build(weights=str(path), input_shape=(*size, 3), include_top=False, **chosen)
-    except Exception as error:  # Keras and h5py raise many types for a damaged file.
-        raise WeightsError(
-            f"the cached ImageNet weights of {card.name} cannot be used ({_first_line(error)})",
-            where=str(path),
-            hint=f"Delete that file to fetch it again. {download.ways_out(file)}",
-        ) from error
+    except Exception:  # Keras and h5py raise many types for a damaged file, and for another format under this name.
+        network = _by_content(card, path, size=size, arguments=arguments, file=file)
     return as_published(card, network)
+
+
+def _by_content(
+    card: ModelCard, path: Path, *, size: tuple[int, int], arguments: dict[str, Any], file: RemoteFile
+) -> keras.Model:
+    """The network with weights in another format than their name says, such as those of Keras 3.
+
+    Raises:
+        WeightsError: They are not weights of this network in any format.
+    """
+    network = architecture(card, size=size, arguments=arguments)
+
+    def whole() -> keras.Model:
+        return architecture(card, size=(card.size, card.size), arguments=arguments, include_top=True)
+
+    try:
+        load(network, path, with_top=whole)
+    except WeightsError as error:
+        place = os.environ.get("TLCLI_MIRROR", "").strip()
+        also = f"; if it came from the mirror {place}, replace it there first" if place else ""
+        raise WeightsError(
+            f"is not the published file with {file.title}: {error.message}",
+            where=str(path),
+            hint=f"Delete it, and it is fetched again{also}. {download.ways_out(file)}",
+        ) from error
+    return network
 
 
 def defaults(card: ModelCard) -> dict[str, Any]:

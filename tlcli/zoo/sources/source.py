@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # `file`, which `model.backbone` builds because they also take weights files.
 MODULES: dict[str, str] = {
     "package": "package",
+    "architecture": "architecture",
     "state_dict": "state_dict",
     "tfhub": "saved_model",
     "caffe": "caffe",
@@ -24,6 +25,8 @@ MODULES: dict[str, str] = {
 
 # Kinds whose weights are in checkpoints, which may hold more or fewer variables than the network.
 CHECKPOINTS = ("slim",)
+# Kinds whose networks had a classifier that tlcli can build, too: files of their weights may hold it.
+WITH_CLASSIFIER = ("architecture",)
 
 
 class Source(Protocol):
@@ -68,6 +71,18 @@ class CheckpointSource(Source, Protocol):
             model: The network that `network` returned with its weights.
             arguments: The arguments that it got.
         """
+
+
+class ClassifierSource(Source, Protocol):
+    """What the module of a source in `WITH_CLASSIFIER` offers."""
+
+    def whole(self, card: ModelCard) -> "keras.Model":
+        """The network of a card with its classifier, with random weights, at the size of the card."""
+
+
+def classifier_module(kind: str) -> ClassifierSource:
+    """The module of a kind of source in `WITH_CLASSIFIER`."""
+    return cast("ClassifierSource", module_of(kind))
 
 
 def checkpoint_module(kind: str) -> CheckpointSource:

@@ -43,13 +43,19 @@ def load(network: keras.Model, path: Path, *, with_top: Callable[[], keras.Model
         WeightsError: The file is missing, damaged, or belongs to another network.
     """
     with _open_hdf5(path) as file:
-        pairs = _pairs(file, network)
-        if _has_extra_arrays(pairs):
-            pairs = _check_with_top(pairs, file, network, with_top)
-        if wrong := [pair for pair in pairs if not pair.fits]:
-            raise _mismatch_error(wrong, pairs, network.name, path=path, stored_name=_stored_name(file))
+        pairs = _fitting_pairs(file, network, path, with_top)
         arrays = [_read(pair.dataset, file) for pair in pairs]
     _assign(network, [pair.variable for pair in pairs], arrays, path)
+
+
+def check(network: keras.Model, path: Path, *, with_top: Callable[[], keras.Model]) -> None:
+    """Check that weights could be loaded, by the shapes of the arrays; their values are not read. See `load`.
+
+    Raises:
+        WeightsError: The file is missing, damaged, or belongs to another network.
+    """
+    with _open_hdf5(path) as file:
+        _fitting_pairs(file, network, path, with_top)
 
 
 def save(network: keras.Model, path: Path, *, half: bool) -> str:
@@ -145,6 +151,22 @@ def _open_hdf5(path: Path) -> Iterator[h5py.File]:
                 yield file
     except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise WeightsError(f"cannot be read as Keras weights ({error})", where=str(path), hint=_FETCH_AGAIN) from error
+
+
+def _fitting_pairs(
+    file: h5py.File, network: keras.Model, path: Path, with_top: Callable[[], keras.Model]
+) -> list[_Pair]:
+    """All arrays of a network with their counterparts in a file.
+
+    Raises:
+        WeightsError: Some differ.
+    """
+    pairs = _pairs(file, network)
+    if _has_extra_arrays(pairs):
+        pairs = _check_with_top(pairs, file, network, with_top)
+    if wrong := [pair for pair in pairs if not pair.fits]:
+        raise _mismatch_error(wrong, pairs, network.name, path=path, stored_name=_stored_name(file))
+    return pairs
 
 
 def _pairs(file: h5py.File, network: keras.Model) -> list[_Pair]:
