@@ -34,7 +34,19 @@ def test_invalid_shares_of_the_groups_are_refused(step):
         recipe({"name": "unfreeze", "policy": "gradual", "step": step})
 
 
-@pytest.mark.parametrize("step", [[], ["30%", "double"], ["30%", "0%"], [0]])
-def test_lists_of_steps_that_do_not_fit_are_refused(step):
-    with pytest.raises(ValueError, match="step"):
-        recipe({"name": "unfreeze", "policy": "gradual", "step": step})
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        ({"policy": "all", "epochs": [3, 8]}, "epochs: a list needs a policy with rounds"),
+        ({"policy": "gradual", "epochs": [3, 0]}, "every round must train"),
+        ({"policy": "gradual", "epochs": []}, "epochs"),
+        ({"policy": "gradual", "step": []}, "step"),
+        ({"policy": "gradual", "step": ["30%", "double"]}, "step"),
+        ({"policy": "gradual", "step": ["30%", 0]}, "neither first nor last"),
+        ({"policy": "gradual", "step": [0, "30%"]}, "neither first nor last"),
+        ({"policy": "gradual", "until": {"min_relative_gain": [0.5, 1.5]}}, "min_relative_gain"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(phase, message):
+    with pytest.raises(ValueError, match=message):
+        recipe({"name": "unfreeze", **phase})

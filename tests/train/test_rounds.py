@@ -6,9 +6,9 @@ from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.recipe.schema import FEW_IMAGES, Recipe
 from tlcli.train import budget
 from tlcli.train.policy import rounds
-from tlcli.train.rounds import BALANCED_EPOCHS, MIN_STEPS, resolve_rounds
+from tlcli.train.rounds import LONG_ROUND, MIN_STEPS, resolve_rounds
 
-AUTO = {"min_relative_gain": "auto", "cut_short": "auto"}
+AUTO = {"min_relative_gain": "auto", "patience": "auto", "hint": "auto"}
 UNFREEZE = {"name": "unfreeze", "policy": "gradual", "step": "auto", "epochs": "auto", "until": AUTO}
 CHEAP, DEAR = 10, 10**9
 
@@ -46,7 +46,7 @@ def test_a_card_can_require_more_epochs():
 
 @pytest.mark.parametrize("quality", ["fast", "balanced"])
 def test_explicit_values_stay(quality):
-    until = {"min_relative_gain": 0.1, "cut_short": False}
+    until = {"min_relative_gain": 0.1, "patience": 7, "hint": 0.9}
     phase = {**UNFREEZE, "step": 2, "epochs": 1, "until": until}
     resolved = resolve(phase, quality=quality)
     assert (resolved.step, resolved.epochs, resolved.until.model_dump()) == (2, 1, resolved.until.model_dump() | until)
@@ -56,8 +56,7 @@ def test_fast_unfreezes_everything_where_that_is_cheap_and_else_the_top():
     cheap, dear = resolve(flops=CHEAP, quality="fast"), resolve(quality="fast")
     assert (cheap.step, cheap.until.min_relative_gain) == ("all", 0.0)
     assert (dear.step, dear.until.min_relative_gain) == ("30%", 0.5)
-    assert not cheap.until.may_cut_short
-    assert not dear.until.may_cut_short
+    assert cheap.until.max_rollbacks == dear.until.max_rollbacks == 1
 
 
 def test_the_border_of_cheap_training():
@@ -67,17 +66,18 @@ def test_the_border_of_cheap_training():
     assert resolve(phase, images=images, flops=flops + 1, quality="fast").step == "30%"
 
 
-def test_balanced_goes_deeper_for_longer_and_may_cut_a_round_short():
+def test_balanced_tries_deeper_layers_then_trains_them_for_longer_then_more():
     balanced = resolve()
-    assert rounds(balanced, groups(DEAR)) == [6, 8, 10]
-    assert balanced.max_epochs == BALANCED_EPOCHS
-    assert balanced.until.may_cut_short
-    assert balanced.until.min_relative_gain == 0.5
+    assert rounds(balanced, groups(DEAR)) == [6, 6, 8, 10]
+    assert [balanced.epochs_of(number) for number in range(4)] == [3, *[LONG_ROUND] * 3]
+    assert [balanced.until.relative_gain_after(number) for number in range(3)] == [0.0, 0.5, 0.5]
+    assert balanced.until.max_rollbacks == 2
 
 
 def test_balanced_unfreezes_everything_where_that_is_cheap():
-    assert resolve(flops=CHEAP, images=200).step == "all"
-    assert resolve(flops=CHEAP, images=200).max_epochs == BALANCED_EPOCHS
+    cheap = resolve(flops=CHEAP, images=200)
+    assert (cheap.step, cheap.until.min_relative_gain) == ("all", 0.0)
+    assert cheap.max_epochs == max(LONG_ROUND, cheap.epochs_of(0))
 
 
 def test_the_quality_does_not_change_the_step_of_a_card_nor_other_policies():

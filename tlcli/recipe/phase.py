@@ -8,6 +8,18 @@ from pydantic import Field, StringConstraints, model_validator
 from tlcli.recipe.fields import BatchNormPolicy, Fraction, Percent, Spec, Text
 
 
+def of_round(values: Any, number: int) -> Any:
+    """The value of a round, counted from 0. Of a list the last one holds for all later rounds.
+
+    >>> of_round([3, 8], 0), of_round([3, 8], 5), of_round(3, 5)
+    (3, 8, 3)
+    """
+    return values[min(number, len(values) - 1)] if isinstance(values, list) else values
+
+
+Gain = Annotated[float, Field(ge=0, lt=1)]
+
+
 class AutoSpec(Spec):
     """A section in which a value may be `auto`."""
 
@@ -37,29 +49,28 @@ class UntilSpec(AutoSpec):
         confidence: Smallest probability that the gain is real, 0.5-1, by a one-sided paired test on the validation
             images; 0.5 keeps every gain.
         min_relative_gain: Share by which a kept round must have lowered the validation loss (or the share of wrong
-            answers if the metric is accuracy) for another round to follow, 0-1. Each round costs more than the one
-            before.
+            answers if the metric is accuracy) for another round to follow, 0-1; a list has one value per round, and
+            the last one holds for all later rounds.
         patience: Rounds without a kept gain before the phase ends.
-        cut_short: True to stop a round after a third of its epochs if no weights so far lowered the validation loss,
-            and to end the phase after a round that never did.
+        hint: Smallest confidence, 0-1, of the gain of a rolled-back round for another round to follow, if `patience`
+            allows one.
     """
 
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
-    min_relative_gain: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
-    patience: Annotated[int, Field(ge=1)] = 1
-    cut_short: bool | Literal["auto"] = False
+    min_relative_gain: Gain | Annotated[list[Gain], Field(min_length=1)] | Literal["auto"] = 0.0
+    patience: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    hint: Gain | Literal["auto"] = 0.0
+
+    def relative_gain_after(self, number: int) -> float:
+        """The value of `min_relative_gain`, 0-1, after the round with this number, counted from 0."""
+        return float(of_round(self.resolved("min_relative_gain"), number))
 
     @property
-    def required_relative_gain(self) -> float:
-        """The value of `min_relative_gain`, 0-1."""
-        return float(self.resolved("min_relative_gain"))
-
-    @property
-    def may_cut_short(self) -> bool:
-        """The value of `cut_short`."""
-        return bool(self.resolved("cut_short"))
+    def max_rollbacks(self) -> int:
+        """The value of `patience`."""
+        return int(self.resolved("patience"))
 
 
 Policy = Literal["fixed", "all", "gradual", "lp_ft", "surgical", "depth_search"]
@@ -67,7 +78,8 @@ Policy = Literal["fixed", "all", "gradual", "lp_ft", "surgical", "depth_search"]
 GRADUAL = ("gradual", "depth_search")
 ParameterShare = Annotated[str, StringConstraints(pattern=r"^(100|[1-9]\d?)% of parameters$")]
 RoundSize = Annotated[int, Field(ge=1)] | Literal["all"] | Percent
-RoundSizes = RoundSize | Annotated[list[RoundSize], Field(min_length=1)]
+Epochs = Annotated[int, Field(ge=0, le=10000)]
+RoundSizes = RoundSize | Annotated[list[RoundSize | Literal[0]], Field(min_length=1)]
 # Share of a step in which the learning rate of newly unfrozen groups rises with `warmup: auto`.
 AUTO_WARMUP = 0.1
 
@@ -86,7 +98,8 @@ class PhaseSpec(AutoSpec):
             then does as `gradual`.
         step: How much an unfreezing round adds to the one before: a number of groups, a share of them (`30%`), a
             share of the parameters (`30% of parameters`), as many groups as are unfrozen already (`double`), or
-            `all`. A list has one value per round, and the last one holds for all later rounds.
+            `all`. A list has one value per round, 0 for the same groups again, and the last one holds for all later
+            rounds. So do lists of `epochs`.
         group_count: Number of groups that a `surgical` phase trains, those with the largest relative gradient. None:
             all of them, at rates in proportion to it.
         warmup: Share of each step, 0-1, in which the learning rate rises from zero, with any schedule.
@@ -102,7 +115,7 @@ class PhaseSpec(AutoSpec):
     init: Literal["probe", "random"] = "random"
     step: Literal["all", "double", "auto"] | ParameterShare | RoundSizes = 1
     group_count: Annotated[int, Field(ge=1)] | None = None
-    epochs: Annotated[int, Field(ge=0, le=10000)] | Literal["auto"] = 10
+    epochs: Epochs | Annotated[list[Epochs], Field(min_length=1)] | Literal["auto"] = 10
     patience: Annotated[int, Field(ge=1)] | None = None
     lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] | None = None
     schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] | None = None
@@ -117,6 +130,7 @@ class PhaseSpec(AutoSpec):
     def _check_keys_fit_policy(self) -> Self:
         if self.policy == "fixed" and self.train is None:
             raise ValueError("policy fixed needs train: a selection such as head, top:3 or all")
+        self._check_lists()
         if self.epochs == 0 and self.init != "probe":
             raise ValueError("epochs: 0 trains nothing (got epochs: 0). It is allowed with init: probe")
         if self.policy != "fixed" and self.train is not None:
@@ -127,14 +141,28 @@ class PhaseSpec(AutoSpec):
             raise ValueError(f"group_count needs policy: surgical (got policy: {self.policy})")
         return self
 
+    def _check_lists(self) -> None:
+        for name in ("step", "epochs"):
+            if isinstance(value := getattr(self, name), list) and not self.is_gradual:
+                raise ValueError(f"{name}: a list needs a policy with rounds, such as gradual (got {name}: {value})")
+        if isinstance(self.epochs, list) and 0 in self.epochs:
+            raise ValueError(f"epochs: every round must train (got epochs: {self.epochs})")
+        if isinstance(self.step, list) and 0 in (self.step[0], self.step[-1]):
+            raise ValueError(f"step: 0 trains the same groups again, so neither first nor last (got step: {self.step})")
+
     def learning_rate(self, otherwise: float) -> float:
         """The learning rate of the phase, or `otherwise` (the optimiser's) if it has none."""
         return otherwise if self.lr is None else float(self.resolved("lr"))
 
+    def epochs_of(self, number: int) -> int:
+        """Epochs of the step with this number, counted from 0, unless patience ends it earlier."""
+        return int(of_round(self.resolved("epochs"), number))
+
     @property
     def max_epochs(self) -> int:
-        """Epochs of each step, unless patience ends it earlier."""
-        return int(self.resolved("epochs"))
+        """The most epochs of a step."""
+        epochs = self.resolved("epochs")
+        return int(max(epochs) if isinstance(epochs, list) else epochs)
 
     @property
     def groups_per_round(self) -> int | str | list[int | str]:

@@ -120,6 +120,11 @@ class _FinishedRun:
         """Index of the last phase of the recipe."""
         return len(self.phases) - 1
 
+    def epochs_of(self, index: int) -> int:
+        """The most epochs of a round of the phase at `index`."""
+        epochs = self.phases[index]["epochs"]
+        return max(epochs) if isinstance(epochs, list) else int(epochs)
+
     @property
     def has_trained_all(self) -> bool:
         """True if a step, kept or not, trained every layer group."""
@@ -196,7 +201,7 @@ def _against_bias(run: _FinishedRun) -> list[Suggestion]:
         recipe = "unfreeze-until-plateau" if is_head_only else "full"
         suggestions.append(Suggestion("train more layer groups", run.with_recipe(recipe)))
     if (index := run.improving_phase) is not None:
-        command = run.rerun(f"phases.{index}.epochs={3 * int(run.phases[index]['epochs'])}")
+        command = run.rerun(f"phases.{index}.epochs={3 * run.epochs_of(index)}")
         suggestions.append(Suggestion("train longer: the last epoch was the best", command))
     if run.record.recipe["augment"]["preset"] == "strong":
         suggestions.append(Suggestion("use weaker augmentation", run.rerun("augment.preset=light")))
@@ -215,7 +220,7 @@ def _against_variance(run: _FinishedRun) -> list[Suggestion]:
             suggestions.append(Suggestion("try the network without its top groups", run.with_recipe("depth-search")))
         return suggestions
     if run.record.recipe["augment"]["preset"] in ("none", "light"):
-        epochs = f"phases.{run.last_phase}.epochs={max(8, int(run.phases[run.last_phase]['epochs']))}"
+        epochs = f"phases.{run.last_phase}.epochs={max(8, run.epochs_of(run.last_phase))}"
         command = run.rerun("augment.preset=strong", "augment.views=4", epochs)
         suggestions.append(Suggestion("use stronger augmentation", command))
     if not run.phases[run.last_phase]["l2_sp"] and run.record.recipe["model"]["weights"] != RANDOM:

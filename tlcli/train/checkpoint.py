@@ -33,7 +33,6 @@ class Progress:
         best_hits: 1 for each validation image that the best weights classify correctly, 0 for the others.
         start_scores: As `best_scores`, before the step.
         start_hits: As `best_hits`, before the step.
-        is_cut_short: True if the step ended early because no weights improved the metric.
     """
 
     epoch: int = 0
@@ -49,7 +48,6 @@ class Progress:
     best_hits: list[float] | None = None
     start_scores: list[float] | None = None
     start_hits: list[float] | None = None
-    is_cut_short: bool = False
 
 
 @dataclass

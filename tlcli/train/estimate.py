@@ -63,12 +63,12 @@ def _phase_memory(recipe: Recipe, index: int, groups: LayerGroups) -> int:
 def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: placement.ImageCounts, val: int) -> float:
     """Multiply-adds of a phase.
 
-    A gradual phase is assumed to stop after half of its rounds, or after the first if another one needs a minimum gain.
+    A gradual phase is assumed to stop after half of its rounds, or where another one needs a minimum gain.
     """
     phase, total = recipe.phases[index], 0.0
     steps = steps_of(phase, index, groups)
-    needs_gain = phase.is_gradual and phase.until.required_relative_gain > 0
-    for step in steps[: 1 if needs_gain else max(1, len(steps) // 2)]:
+    likely = next((step.number + 1 for step in steps if phase.until.relative_gain_after(step.number) > 0), None)
+    for step in steps[: likely if phase.is_gradual and likely else max(1, len(steps) // 2)]:
         placed = placement.placement_of(recipe, step.epochs, step.layers, groups, counts)
         cut = groups.names.index(placed.group.name) + 1 if placed.group else 0
         below, above = (sum(group.flops for group in part) for part in (groups.groups[:cut], groups.groups[cut:]))

@@ -45,17 +45,6 @@ def improve(session: Session, state: StepState) -> float:
     return position
 
 
-def finds_gain(session: Session, state: StepState) -> bool:
-    """True if weights between those before the step and the present ones improve the metric."""
-    start, until, end = state.progress.start_scores, state.phase.until, checkpoint.copy_values(state.moving)
-    found = start is not None and any(
-        decision.mean_gain(start, scored.values_for(until.metric), until) > 0
-        for _, _, scored in _scored(session, state, end)
-    )
-    checkpoint.assign_values(state.moving, end)
-    return found
-
-
 def _scored(session: Session, state: StepState, end: Arrays) -> Iterator[tuple[float, Arrays, ImageScores]]:
     """Each position with its weights and their scores on the validation images."""
     for share in POSITIONS:

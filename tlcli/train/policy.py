@@ -141,7 +141,7 @@ def steps_of(phase: PhaseSpec, index: int, groups: LayerGroups, norms: Mapping[s
     steps = []
     for number, (name, selection) in enumerate(chosen):
         layers = select(selection, groups).layers
-        epochs = 0 if phase.policy == "lp_ft" and number == 0 else phase.max_epochs
+        epochs = 0 if phase.policy == "lp_ft" and number == 0 else phase.epochs_of(number)
         rates = _relative_rates(norms) if norms and phase.policy == "surgical" and not phase.group_count else ()
         steps.append(Step(index, number, name, _groups_with(layers, groups), layers, epochs, rates))
     return steps
@@ -168,7 +168,7 @@ def rounds(phase: PhaseSpec, groups: LayerGroups) -> list[int]:
     for count in _round_counts(phase.groups_per_round, groups):
         if count >= len(groups):
             break
-        if count > (counts[-1] if counts else 0):
+        if count > (counts[-1] if counts else 0) or isinstance(phase.groups_per_round, list):
             counts.append(count)
     return [*counts, len(groups), *[len(groups)] * (REPEATED_ROUNDS if phase.interpolate else 0)]
 
@@ -214,7 +214,7 @@ def likely_steps(phases: Sequence[PhaseSpec], groups: LayerGroups, step: Step | 
 
 def _is_likely(later: Step, phase: PhaseSpec, step: Step | None) -> bool:
     next_number = step.number + 1 if step and step.phase == later.phase else 0
-    return later.number <= next_number or not phase.is_gradual or phase.until.required_relative_gain == 0
+    return later.number <= next_number or not phase.is_gradual or phase.until.relative_gain_after(next_number) == 0
 
 
 def _next_in_phase(
@@ -222,12 +222,12 @@ def _next_in_phase(
 ) -> Step | None:
     """The next step of a phase, given the outcomes of that phase; None at its end.
 
-    A gradual phase ends after `until.patience` rollbacks in a row, after a kept round with too small a gain, and with
-    `until.cut_short` after a round without any gain.
+    A gradual phase ends after `until.patience` rollbacks in a row, or one without a hint, and after a kept round with
+    too small a gain.
     """
     if phase.is_gradual and outcomes:
         rollbacks = list(itertools.takewhile(lambda outcome: not outcome.kept, reversed(outcomes)))
-        if len(rollbacks) >= phase.until.patience or _is_hopeless(outcomes[-1], phase):
+        if len(rollbacks) >= phase.until.max_rollbacks or (rollbacks and not _is_hint(rollbacks[0], phase)):
             return None
         if outcomes[-1].kept and _is_small_gain(outcomes[-1], phase):
             return None
@@ -240,19 +240,19 @@ def with_end_reason(outcome: Outcome, phase: PhaseSpec) -> Outcome:
     if not phase.is_gradual or not outcome.kept or not _is_small_gain(outcome, phase):
         return outcome
     metric = "loss" if phase.until.metric == "val_loss" else "error rate"
-    gain, required = _relative_gain(outcome, phase), phase.until.required_relative_gain
+    gain, required = _relative_gain(outcome, phase), phase.until.relative_gain_after(outcome.step.number)
     end = f"no further round: {metric} reduced by {100 * gain:.0f} % (until.min_relative_gain: {100 * required:.0f} %)"
     return replace(outcome, reason=f"{outcome.reason}; {end}")
 
 
-def _is_hopeless(outcome: Outcome, phase: PhaseSpec) -> bool:
-    """True if no weights of a step improved the metric at all, and `until.cut_short` then ends the phase."""
-    return phase.until.may_cut_short and not outcome.kept and not outcome.best_epoch
+def _is_hint(outcome: Outcome, phase: PhaseSpec) -> bool:
+    """True if the gain of a rolled-back step was likely enough to try another one, see `until.hint`."""
+    return (outcome.confidence or 0.0) >= phase.until.resolved("hint")
 
 
 def _is_small_gain(outcome: Outcome, phase: PhaseSpec) -> bool:
     """True if the gain of a kept step is below `until.min_relative_gain`, so that a gradual phase ends."""
-    return _relative_gain(outcome, phase) < phase.until.required_relative_gain
+    return _relative_gain(outcome, phase) < phase.until.relative_gain_after(outcome.step.number)
 
 
 def _relative_gain(outcome: Outcome, phase: PhaseSpec) -> float:

@@ -14,9 +14,6 @@ from tlcli.train.checkpoint import Progress
 from tlcli.train.compile import StepState, batches_of, prepare_step, reseed
 from tlcli.train.session import Session
 
-# Steps of fewer epochs are not cut short.
-MIN_CUT_EPOCHS = 6
-
 
 def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved | None = None) -> policy.Outcome:
     """Train one step and keep it or roll it back.
@@ -37,7 +34,7 @@ def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved |
         _score_start(session, state)
     parameters = sum(int(np.prod(variable.shape)) for variable in state.trainable)
     session.observe(events.StepBegun(step, step.epochs, _batches_per_epoch(session), len(session.train), parameters))
-    while state.progress.epoch < step.epochs and not _must_stop(session, state):
+    while state.progress.epoch < step.epochs and not _is_out_of_patience(state):
         began = time.perf_counter()
         setup_s = _run_epoch(session, state)
         state.is_out_of_time = session.budget.would_exceed(time.perf_counter() - began - setup_s)
@@ -67,13 +64,8 @@ def _restore(session: Session, state: StepState, saved: checkpoint.Saved) -> Non
     checkpoint.assign_values(session.stage.trainee.optimizer.variables, saved.arrays["optimizer"])
 
 
-def _must_stop(session: Session, state: StepState) -> bool:
-    """True if the phase's patience is over, or the step is to be cut short."""
-    progress, patience = state.progress, state.phase.patience
-    is_third = progress.epoch == -(-state.step.epochs // 3) and state.step.epochs >= MIN_CUT_EPOCHS
-    if is_third and state.phase.until.may_cut_short and progress.start_scores and not progress.best_epoch:
-        progress.is_cut_short = not interpolation.finds_gain(session, state)
-    return progress.is_cut_short or (patience is not None and progress.stale >= patience)
+def _is_out_of_patience(state: StepState) -> bool:
+    return state.phase.patience is not None and state.progress.stale >= state.phase.patience
 
 
 def _run_epoch(session: Session, state: StepState) -> float:
@@ -182,7 +174,7 @@ def _save(session: Session, state: StepState) -> None:
 def _finish(session: Session, state: StepState, parameters: int) -> policy.Outcome:
     """Carry out the decision on the step, and verify that no frozen weight changed."""
     progress, phase = state.progress, state.phase
-    can_interpolate = phase.interpolate and progress.epoch and len(session.val) and not progress.is_cut_short
+    can_interpolate = phase.interpolate and progress.epoch and len(session.val)
     position = interpolation.improve(session, state) if can_interpolate else 1.0
     result = _decide(state)
     checkpoint.assign_values(state.moving, state.best_weights if result.kept else state.start_weights)
@@ -206,9 +198,6 @@ def _finish(session: Session, state: StepState, parameters: int) -> policy.Outco
     if result.kept and position < 1:
         reason = f"{outcome.reason}; interpolated weights ({decision.percent(position)} of the step)"
         outcome = replace(outcome, reason=reason)
-    if progress.is_cut_short:
-        cut = f"{outcome.reason} in {progress.epoch} of {state.step.epochs} epochs, nor did weights on the way"
-        outcome = replace(outcome, reason=cut)
     if state.is_out_of_time and progress.epoch < state.step.epochs:
         reason = f"{outcome.reason}; stopped early: the time budget does not allow another epoch"
         outcome = replace(outcome, reason=reason, out_of_time=True)
