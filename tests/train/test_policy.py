@@ -343,3 +343,26 @@ def test_auto_values_must_be_resolved_first(name):
     assert read(phase.fill_auto(values)) == values[name]
     # A value of the recipe stays.
     assert PhaseSpec(name="unfreeze", train="head", lr=0.125).fill_auto(values).lr == 0.125
+
+
+def test_lists_have_one_value_per_round_and_zero_trains_the_same_groups_again():
+    phase = PhaseSpec(name="unfreeze", policy="gradual", step=[2, 0, 1], epochs=[3, 6])
+    steps = walk(phase, [True] * 9, groups())
+    assert [len(step.groups) for step in steps] == [2, 2, 3, 4, 5]
+    assert [step.epochs for step in steps] == [3, 6, 6, 6, 6]
+
+
+def test_a_list_of_required_gains_has_one_value_per_round():
+    until = UntilSpec(min_relative_gain=[0.0, 0.5])
+    phase = PhaseSpec(name="unfreeze", policy="gradual", step=[2, 0, 1], until=until)
+    # Each outcome lowers the loss by a tenth.
+    assert len(walk(phase, [True] * 9, groups())) == 2
+
+
+@pytest.mark.parametrize(("confidence", "rounds"), [(0.9, 2), (0.75, 2), (0.7, 1), (None, 1)])
+def test_after_a_rollback_another_round_follows_only_a_hint(confidence, rounds):
+    phase = PhaseSpec(name="unfreeze", policy="gradual", until=UntilSpec(patience=2, hint=0.75))
+    outcomes: list[Outcome] = []
+    while (step := policy.next_step([phase], groups(), outcomes)) is not None:
+        outcomes.append(replace(outcome(step, kept=False), confidence=confidence))
+    assert len(outcomes) == rounds
