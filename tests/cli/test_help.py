@@ -25,8 +25,8 @@ COMMANDS = list(commands())
 
 
 def test_every_command_is_known_once() -> None:
-    assert len(COMMANDS) == 29
-    assert len(set(COMMANDS)) == 29
+    assert len(COMMANDS) == 30
+    assert len(set(COMMANDS)) == 30
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "tlcli")

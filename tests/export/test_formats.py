@@ -71,14 +71,17 @@ def test_the_usage_program_runs(exported: tuple, photos: Path, tlcli: Callable) 
     assert found.returncode == 0, found.stderr
     (row,) = tlcli("predict", folder, image, "--json").document
     label, probability = found.stdout.split()
-    assert label == row["label"] and float(probability) == pytest.approx(row["probability"], abs=0.05)
+    assert label == row["label"]
+    assert float(probability) == pytest.approx(row["probability"], abs=0.05)
 
 
 def test_a_file_without_its_bundle_knows_its_classes(exported: tuple, tmp_path: Path) -> None:
     folder, (to, _, _), document = exported
     file = folder / document["file"]
     runtime = open_model(file)
-    assert runtime.classes == ("blue", "green", "red") and runtime.size == (32, 32) and runtime.resize == "crop"
+    assert runtime.classes == ("blue", "green", "red")
+    assert runtime.size == (32, 32)
+    assert runtime.resize == "crop"
     if to == "onnx":
         import onnx
 
@@ -95,7 +98,8 @@ def test_images_of_any_size_go_in(exported: tuple) -> None:
     random = np.random.default_rng(0)
     own = random.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     together, one_by_one = runtime.probabilities(own), [runtime.probabilities(image[None])[0] for image in own]
-    assert together.dtype == np.float32 and together.shape == (5, 3)
+    assert together.dtype == np.float32
+    assert together.shape == (5, 3)
     np.testing.assert_allclose(together, one_by_one, atol=1e-3 if quantize != "dynamic" else 0.1)
     np.testing.assert_allclose(together.sum(axis=1), 1, atol=0.02)
     other = random.integers(0, 256, (1, 45, 70, 3), dtype=np.uint8)
@@ -116,4 +120,6 @@ def test_damaged_and_foreign_files_are_one_clear_error(
         file = tmp_path / f"{number}{source.suffix}"
         file.write_bytes(data)
         result = tlcli("predict", file, photos / "red")
-        assert result.code == 2 and str(file) in result.stderr and "bug in tlcli" not in result.stderr
+        assert result.code == 2
+        assert str(file) in result.stderr
+        assert "bug in tlcli" not in result.stderr

