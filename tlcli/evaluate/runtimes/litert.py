@@ -44,7 +44,6 @@ def open_file(path: Path) -> ExportedRuntime:
     try:
         with quiet():
             interpreter = interpreter_class(str(path), num_threads=exported.THREADS)
-            interpreter.allocate_tensors()
         (details,) = interpreter.get_input_details()
         (output,) = interpreter.get_output_details()
     except (ValueError, RuntimeError) as error:
