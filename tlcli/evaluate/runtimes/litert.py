@@ -49,7 +49,13 @@ def open_file(path: Path) -> ExportedRuntime:
     except (ValueError, RuntimeError) as error:
         raise exported.unreadable(path, "LiteRT", error) from error
     dtype = exported.input_dtype(path, np.dtype(details["dtype"]).name)
-    return ExportedRuntime(about, dtype, 1, _Run(interpreter, details["index"], output["index"], path))
+    return ExportedRuntime(
+        about,
+        dtype,
+        bool(details["shape_signature"][1] > 0),
+        1,
+        _Run(interpreter, details["index"], output["index"], path),
+    )
 
 
 class _Run:
