@@ -25,8 +25,8 @@ COMMANDS = list(commands())
 
 
 def test_every_command_is_known_once() -> None:
-    assert len(COMMANDS) == 32
-    assert len(set(COMMANDS)) == 32
+    assert len(COMMANDS) == 33
+    assert len(set(COMMANDS)) == 33
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "tlcli")

@@ -75,7 +75,7 @@ def test_at_finds_existing_values_only() -> None:
 
 
 def test_the_commands_are_those_of_tlcli() -> None:
-    assert len(PROGRAM) == 29
+    assert len(PROGRAM) == 30
     assert set(COMMANDS) == set(OPTIONS) == set(PROGRAM)
 
 
@@ -161,6 +161,7 @@ def documents(
         "probe": ("probe", photos, "--model", NETWORK, "--size", 32, 32),
         "evaluate": ("evaluate", run),
         "predict": ("predict", run, photos / "red"),
+        "export": ("export", run, "--to", "keras", "--out", home / "bundle"),
         "compare": ("compare", run, run),
         "report": ("report", run, "--out", home / "page.html"),
         "pretrain": ("pretrain", copies, "--epochs", 1, "--size", 32, "--batch-size", 8, "--out", home / "mine.yaml"),

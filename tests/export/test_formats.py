@@ -32,34 +32,45 @@ FORMS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory, photos: Path, tlcli: Callable) -> tuple:
+    """A run on a pretrained network, whose numbers are sound in few bits, unlike those of a random one."""
+    home = tmp_path_factory.mktemp("sound")
+    (home / "head.yaml").write_text(
+        "recipe: 1\nname: head\ndata: {size: [32, 32], val: 0.2, test: 0.2}\nmodel: {name: mobilenet_synthetic}\n"
+        "phases: [{name: head, train: head, init: probe, epochs: 0}]\n"
+    )
+    result = tlcli("finetune", photos, "--recipe", home / "head.yaml", "--out", home / "run", "--json")
+    assert result.code == 0, result.stderr
+    return home / "run", result
+
+
 @pytest.fixture(scope="module", params=FORMS, ids=lambda form: "-".join(map(str, form)))
-def exported(
-    request: pytest.FixtureRequest, finished: tuple, tlcli: Callable, tmp_path_factory: pytest.TempPathFactory
-):
+def exported(request: pytest.FixtureRequest, sound: tuple, tlcli: Callable, tmp_path_factory: pytest.TempPathFactory):
     """A bundle, its form and its JSON document."""
     to, quantize, is_raw = request.param
     folder = tmp_path_factory.mktemp("exports") / "bundle"
     options = ["--raw-input"] if is_raw else []
-    words = ("export", finished[0], "--to", to, "--quantize", quantize, "--out", folder, "--json", "--max-drop", 0.2)
+    words = ("export", sound[0], "--to", to, "--quantize", quantize, "--out", folder, "--json", "--max-drop", 0.2)
     result = tlcli(*words, *options)
     assert result.code == 0, result.stderr
     return folder, request.param, result.document
 
 
-def test_a_bundle_predicts_as_the_run(exported: tuple, finished: tuple, photos: Path, tlcli: Callable) -> None:
+def test_a_bundle_predicts_as_the_run(exported: tuple, sound: tuple, photos: Path, tlcli: Callable) -> None:
     folder, (_, quantize, _), document = exported
-    expected = tlcli("predict", finished[0], photos, "--top", 3, "--json").document
+    expected = tlcli("predict", sound[0], photos, "--top", 3, "--json").document
     found = tlcli("predict", folder, photos, "--top", 3, "--json").document
     same = np.mean([a["label"] == b["label"] for a, b in zip(found, expected, strict=True)])
     is_float = quantize in ("none", "float16")
-    assert same >= (1.0 if is_float else 0.9)
+    assert same >= (1.0 if is_float else 0.75)
     assert document["comparison"]["largest_difference"] < (0.02 if is_float else 0.3)
 
 
-def test_smaller_numbers_make_smaller_files(exported: tuple, finished: tuple) -> None:
+def test_smaller_numbers_make_smaller_files(exported: tuple, sound: tuple) -> None:
     _, (_, quantize, _), document = exported
     # float32 weights, half or a quarter of them; the graph itself takes up to 150 kB.
-    weights = 4 * finished[1].document["model"]["parameters"]
+    weights = 4 * sound[1].document["model"]["parameters"]
     share = {"none": 1.0, "float16": 0.5, "dynamic": 0.6, "int8": 0.3}[quantize]
     assert document["bytes"] < share * weights + 250_000
 
@@ -71,14 +82,17 @@ def test_the_usage_program_runs(exported: tuple, photos: Path, tlcli: Callable) 
     assert found.returncode == 0, found.stderr
     (row,) = tlcli("predict", folder, image, "--json").document
     label, probability = found.stdout.split()
-    assert label == row["label"] and float(probability) == pytest.approx(row["probability"], abs=0.05)
+    assert label == row["label"]
+    assert float(probability) == pytest.approx(row["probability"], abs=0.05)
 
 
 def test_a_file_without_its_bundle_knows_its_classes(exported: tuple, tmp_path: Path) -> None:
     folder, (to, _, _), document = exported
     file = folder / document["file"]
     runtime = open_model(file)
-    assert runtime.classes == ("blue", "green", "red") and runtime.size == (32, 32) and runtime.resize == "crop"
+    assert runtime.classes == ("blue", "green", "red")
+    assert runtime.size == (32, 32)
+    assert runtime.resize == "crop"
     if to == "onnx":
         import onnx
 
@@ -95,12 +109,13 @@ def test_images_of_any_size_go_in(exported: tuple) -> None:
     random = np.random.default_rng(0)
     own = random.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     together, one_by_one = runtime.probabilities(own), [runtime.probabilities(image[None])[0] for image in own]
-    assert together.dtype == np.float32 and together.shape == (5, 3)
+    assert together.dtype == np.float32
+    assert together.shape == (5, 3)
     np.testing.assert_allclose(together, one_by_one, atol=1e-3 if quantize != "dynamic" else 0.1)
     np.testing.assert_allclose(together.sum(axis=1), 1, atol=0.02)
     other = random.integers(0, 256, (1, 45, 70, 3), dtype=np.uint8)
     if is_raw or (to, quantize) == ("litert", "int8"):
-        with pytest.raises(ModelError, match="cannot run the file"):
+        with pytest.raises(ModelError, match="takes images of 32 × 32"):
             runtime.probabilities(other)
     else:
         assert runtime.probabilities(other).shape == (1, 3)
@@ -116,4 +131,14 @@ def test_damaged_and_foreign_files_are_one_clear_error(
         file = tmp_path / f"{number}{source.suffix}"
         file.write_bytes(data)
         result = tlcli("predict", file, photos / "red")
-        assert result.code == 2 and str(file) in result.stderr and "bug in tlcli" not in result.stderr
+        assert result.code == 2
+        assert str(file) in result.stderr
+        assert "bug in tlcli" not in result.stderr
+
+
+def test_numbers_too_large_for_8_bits_are_an_error(finished: tuple, tlcli: Callable, tmp_path: Path) -> None:
+    """LiteRT would end the process without a word."""
+    result = tlcli("export", finished[0], "--to", "litert", "--quantize", "int8", "--out", tmp_path / "x")
+    assert result.code == 2
+    assert "too large for 8-bit numbers" in result.stderr
+    assert not (tmp_path / "x").exists()

@@ -63,6 +63,8 @@ def export(
     require_model(run)
     with console.loading_keras():
         from tlcli.workflows import export as workflow
+    if not is_quiet():
+        console.print_text(console.err(), f"converting to {to}", "dim")
     with progress.bar("comparing") as advance:
         bundle = workflow.export(request, progress=advance)
     if as_json:

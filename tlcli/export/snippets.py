@@ -54,7 +54,12 @@ probabilities = model(pixels)[0][0]
 """,
 }
 _RESIZE: dict[Mode, str] = {
-    "crop": "image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR)\n",
+    # ImageOps.fit would let the pixels outside the box bleed in.
+    "crop": """\
+w, h = min(image.width, image.height * {width} // {height}), min(image.height, image.width * {height} // {width})
+x, y = (image.width - w) // 2, (image.height - h) // 2
+image = image.crop((x, y, x + w, y + h)).resize(({width}, {height}), Image.Resampling.BILINEAR)
+""",
     "pad": "image = ImageOps.pad(image, ({width}, {height}), Image.Resampling.BILINEAR)\n",
     "stretch": "image = image.resize(({width}, {height}), Image.Resampling.BILINEAR)\n",
 }

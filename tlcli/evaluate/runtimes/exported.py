@@ -26,13 +26,15 @@ class ExportedRuntime:
 
     Attributes:
         about: Classes, size and resize mode.
-        dtype: What the file takes: uint8 with the resize inside, or for images of `size`; float32 of `size`.
+        dtype: What the file takes, uint8 or float32.
+        is_sized: True if it takes images of `size` only; False with the resize inside.
         batch: Images a call.
         run: Runs the file.
     """
 
     about: ClassifierMetadata
     dtype: Literal["uint8", "float32"]
+    is_sized: bool
     batch: int
     run: Run
 
@@ -52,7 +54,14 @@ class ExportedRuntime:
         return self.about.resize
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """See `Runtime.probabilities`. Files with the resize inside take images of any height and width."""
+        """See `Runtime.probabilities`. Files with the resize inside take images of any height and width.
+
+        Raises:
+            ModelError: The file has no resize inside, and the images are of another size.
+        """
+        if self.is_sized and images.shape[1:3] != self.size:
+            given, own = (" × ".join(map(str, size)) for size in (images.shape[1:3], self.size))
+            raise ModelError(f"the classifier has no resize inside and takes images of {own} (got {given})")
         if self.dtype == "uint8" and images.dtype != np.uint8:
             images = np.clip(np.rint(images), 0, 255)
         images = np.ascontiguousarray(images, self.dtype)

@@ -44,13 +44,18 @@ def open_file(path: Path) -> ExportedRuntime:
     try:
         with quiet():
             interpreter = interpreter_class(str(path), num_threads=exported.THREADS)
-            interpreter.allocate_tensors()
         (details,) = interpreter.get_input_details()
         (output,) = interpreter.get_output_details()
     except (ValueError, RuntimeError) as error:
         raise exported.unreadable(path, "LiteRT", error) from error
     dtype = exported.input_dtype(path, np.dtype(details["dtype"]).name)
-    return ExportedRuntime(about, dtype, 1, _Run(interpreter, details["index"], output["index"], path))
+    return ExportedRuntime(
+        about,
+        dtype,
+        bool(details["shape_signature"][1] > 0),
+        1,
+        _Run(interpreter, details["index"], output["index"], path),
+    )
 
 
 class _Run:

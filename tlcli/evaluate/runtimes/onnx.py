@@ -50,4 +50,4 @@ def open_file(path: Path) -> ExportedRuntime:
         except Exception as error:
             raise exported.unreadable(path, "ONNX Runtime", error) from error
 
-    return ExportedRuntime(about, dtype, BATCH, run)
+    return ExportedRuntime(about, dtype, isinstance(source.shape[1], int), BATCH, run)

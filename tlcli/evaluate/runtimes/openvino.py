@@ -57,4 +57,4 @@ def open_file(path: Path) -> ExportedRuntime:
         except RuntimeError as error:
             raise exported.unreadable(path, "OpenVINO", error) from error
 
-    return ExportedRuntime(about, dtype, BATCH, run)
+    return ExportedRuntime(about, dtype, compiled.input(0).get_partial_shape()[1].is_static, BATCH, run)

@@ -37,4 +37,4 @@ def open_folder(path: Path) -> ExportedRuntime:
         answers = layer(keras.ops.convert_to_tensor(images, dtype))
         return np.asarray(next(iter(answers.values())) if isinstance(answers, dict) else answers)
 
-    return ExportedRuntime(about, dtype, BATCH, run)
+    return ExportedRuntime(about, dtype, source.shape[1] is not None, BATCH, run)

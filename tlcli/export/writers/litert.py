@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tlcli.evaluate.runtimes.litert import MEMBER
+from tlcli.errors import ModelError
+from tlcli.evaluate.runtimes.litert import MEMBER, import_interpreter
 from tlcli.export.writers.job import Job
 
 LABELS = "labels.txt"
+# Scales of 8-bit numbers in sound networks are below 10. LiteRT crashes on some that are much larger.
+MAX_SCALE = 1e6
 
 
 def write(job: Job, file: Path) -> None:
@@ -24,6 +27,8 @@ def write(job: Job, file: Path) -> None:
     signature = [tf.TensorSpec((1, *job.classifier.size, 3), tf.float32, "image")] if job.is_raw else None
     options = _options(job, tf)
     job.model.export(str(file), format="litert", verbose=False, input_signature=signature, **options)
+    if job.quantize == "int8":
+        _require_sound_scales(file)
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(LABELS, "".join(f"{name}\n" for name in job.classifier.classes))
         archive.writestr(MEMBER, job.about)
@@ -51,3 +56,12 @@ def _calibration(job: Job) -> Iterator[list[np.ndarray]]:
     assert job.calibration is not None
     for image in job.calibration:
         yield [image[None]]
+
+
+def _require_sound_scales(file: Path) -> None:
+    scales = [
+        details["quantization_parameters"]["scales"] for details in import_interpreter()(str(file)).get_tensor_details()
+    ]
+    if not all(np.isfinite(values).all() and (values < MAX_SCALE).all() for values in scales):
+        hint = "Use float weights (--quantize none), or a pretrained network."
+        raise ModelError("the weights are too large for 8-bit numbers", where="--quantize", hint=hint)

@@ -43,11 +43,14 @@ def _quantized(job: Job, plain: Path) -> Path:
 def _halve(job: Job, plain: Path, target: Path) -> None:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.load(plain)
     # Between the resize and the network stand casts; the input and the probabilities keep their types.
     halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=_resize_nodes(model))
-    onnx.save(halved, target)
+    graph = OnnxModel(halved)
+    graph.topological_sort()  # The casts were added at the end.
+    onnx.save(graph.model, target)
 
 
 def _quantize_weights(job: Job, plain: Path, target: Path) -> None:
