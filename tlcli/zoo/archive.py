@@ -29,9 +29,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tlcli import __version__
 from tlcli.errors import DataError, OutputError, TlcliError, WeightsError
 from tlcli.paths import replacing, require_new_file
+from tlcli.recipe import wording
 from tlcli.zoo import catalogue, download, own, published, store
 from tlcli.zoo.card import ModelCard, Sha256, read_card, sha256_of
 from tlcli.zoo.download import RemoteFile
+from tlcli.zoo.formats import content
 
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 10_000_000
@@ -210,7 +212,7 @@ def _extracted(path: Path) -> Iterator[tuple[Path, _Manifest]]:
             (Path(name) / MANIFEST).write_bytes(archive.read(MANIFEST))
             yield Path(name), manifest
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        _refuse(path, f"it is not a readable ZIP file ({error})")
+        _refuse(path, content.reason(path, error, "a zip archive"))
 
 
 def _read_manifest(archive: zipfile.ZipFile, path: Path) -> _Manifest:
@@ -221,7 +223,8 @@ def _read_manifest(archive: zipfile.ZipFile, path: Path) -> _Manifest:
     try:
         manifest = _Manifest.model_validate_json(archive.read(MANIFEST))
     except (ValidationError, UnicodeDecodeError) as error:
-        _refuse(path, f"its {MANIFEST} is invalid ({str(error).partition(chr(10))[0]})")
+        why = wording.problem(error.errors()[0]) if isinstance(error, ValidationError) else "not text in UTF-8"
+        _refuse(path, f"its {MANIFEST} is invalid ({why})")
     if manifest.format != 1:
         _refuse(path, f"its format is {manifest.format}, and this version of tlcli reads 1", hint="Update tlcli.")
     return manifest

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from tlcli.errors import ModelError
 from tlcli.paths import cache_dir
@@ -55,6 +56,14 @@ def locate(handle: str) -> tuple[str, Path]:
     return str(path), _unpacked(path)
 
 
+def is_address(url: str) -> bool:
+    """True if a text is a URL with a host and without spaces."""
+    try:
+        return bool(urlsplit(url).hostname) and not re.search(r"\s", url)
+    except ValueError:  # brackets that are no IPv6 address
+        return False
+
+
 def short_name(source: str) -> str:
     """A name in snake case for the module of a source: its file or folder, or the speaking end of a URL.
 
@@ -78,6 +87,8 @@ def _fetched(url: str) -> Path:
     """The folder of a URL in the cache of TensorFlow Hub, which names it by the SHA-1 of the URL."""
     if not url.startswith(("https://", "http://")):
         raise ModelError("only http and https URLs are fetched", where=f"tfhub:{url}", hint=_WAYS_OUT)
+    if not is_address(url):
+        raise ModelError("is not a valid address", where=f"tfhub:{url}", hint=f"Check its spelling. {_WAYS_OUT}")
     cache = Path(os.environ.get("TFHUB_CACHE_DIR") or cache_dir() / "tfhub")
     folder = cache / hashlib.sha1(url.encode()).hexdigest()
     if not (folder / FILE).is_file():
