@@ -10,7 +10,8 @@ from tlcli.zoo.formats import content
 
 RAW = (
     "BadZipFile", "not a zip file", "Unable to synchronously", "signature not found", "validation error",
-    "Input should", "input should", "Invalid IPv6", "urlopen", "Traceback", "This is a bug", "UnicodeDecodeError", "codec",
+    "Input should", "input should", "Invalid IPv6", "urlopen", "Traceback", "This is a bug",
+    "UnicodeDecodeError", "codec",
 )  # fmt: skip
 CARD = "name: x\nsource: 3\ntitle: t\nsize: big\nmin_size: 0\npreprocessing: odd\nlicence: MIT\n"
 
@@ -33,8 +34,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 CASES = [
-    (["predict", "a.jpg", "a.jpg"], "a.jpg: is not a run or a classifier: it is a JPEG image", "Name the run folder"),
-    (["evaluate", "a.keras", "PHOTOS"], "a.keras: is not a run or a classifier: it is a JPEG image", "run folder"),
+    (["predict", "a.jpg", "a.jpg"], "a.jpg: is not a classifier: it is a JPEG image", "Name the run folder"),
+    (["evaluate", "a.keras", "PHOTOS"], "a.keras: is not a classifier: it is a JPEG image", "run folder"),
     (["inspect", "a.keras"], "a.keras: is not a Keras model: it is a JPEG image, not a zip archive", "fetch it again"),
     (["inspect", "cut.keras"], "cut.keras: is not a Keras model: it is cut off", "fetch it again"),
     (["inspect", "a.h5"], "a.h5: is not a Keras model: it is a JPEG image, not an HDF5 file", "fetch it again"),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlcli.cli.options import Group, examples, global_options, is_quiet, json_option
+from tlcli.cli.options import Group, examples, global_options, is_quiet, json_option, trust_option
 
 if TYPE_CHECKING:
     from tlcli.zoo.archive import Packed
@@ -89,6 +89,7 @@ def _passes(
 
 @zoo.command()
 @click.argument("name")
+@trust_option
 @json_option
 @global_options
 def show(name: str, as_json: bool) -> None:
@@ -146,9 +147,14 @@ def pull(names: tuple[str, ...], settings: tuple[str, ...], size: tuple[int, int
     from tlcli.zoo import catalogue, published, store
 
     arguments = load.load(load.DEFAULT, settings=settings).model.arguments
-    cards = [catalogue.find(name) for name in names]
     rows = []
-    for card in cards:
+    for name in names:
+        with observer():
+            found = store.pull_untrusted(name)
+        if found is not None:
+            rows.append({"name": found[0], "licence": "that of the module", "file": str(found[1])})
+            continue
+        card = catalogue.find(name)
         if not is_quiet():
             unverified = published.unverified(card, arguments=arguments, size=size)
             notes = "; ".join(["licence " + card.licence, *([unverified] if unverified else [])])
@@ -199,6 +205,7 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
 @zoo.command()
 @click.argument("names", metavar="NAME…", nargs=-1, required=True)
 @click.option("--out", "-o", required=True, metavar="FILE.zip", type=click.Path(path_type=Path), help="New archive.")
+@trust_option
 @json_option
 @global_options
 def pack(names: tuple[str, ...], out: Path, as_json: bool) -> None:

@@ -96,4 +96,4 @@ def read_metadata(path: Path) -> ClassifierMetadata:
         is_invalid = isinstance(error, ValidationError)
         why = "what tlcli wrote about it is damaged" if is_invalid else content.reason(path, error, "a zip archive")
         hint = RESTORE if content.kind_of(path) == "a zip archive" else _NAME_A_RUN
-        raise ModelError(f"is not a run or a classifier: {why}", where=str(path), hint=hint) from error
+        raise ModelError(f"is not a classifier: {why}", where=str(path), hint=hint) from error

@@ -144,8 +144,22 @@ def read_card(path: Path) -> ModelCard:
     folder = path.resolve().parent
     weights = None if card.weights is None else str(folder / card.weights)
     kind, _, handle = card.source.partition(":")
-    source = f"file:{folder / handle}" if kind == "file" else card.source
+    source = f"{kind}:{_with_folder(kind, handle, folder)}"
     return card.model_copy(update={"weights": weights, "source": source})
+
+
+def _with_folder(kind: str, handle: str, folder: Path) -> str:
+    """The handle of a source with the folder of its card before the names of files that lie beside the card."""
+    if kind == "file":
+        return str(folder / handle)
+    if kind == "kerashub" and handle == ".":
+        return str(folder)
+    if kind not in ("caffe", "slim", "tfhub") or re.search(r"[/\\]", handle):
+        return handle
+    architecture, at, prefix = handle.partition("@") if kind == "slim" else ("", "", handle)
+    files = prefix.split(",") if kind == "caffe" else [prefix]
+    is_here = all((folder / name).is_file() or (folder / f"{name}.index").is_file() for name in files)
+    return f"{architecture}{at}{','.join(str(folder / name) for name in files)}" if is_here else handle
 
 
 def _read_text(path: Path) -> str:

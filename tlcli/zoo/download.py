@@ -220,7 +220,7 @@ def _obtain(file: RemoteFile, target: Path) -> Path:
         else:
             return target
     addresses = [_join(place, file), file.url] if isinstance(place, str) else [file.url]
-    for url in addresses:
+    for url in filter(None, addresses):
         reason = "not tried, because TLCLI_OFFLINE is set" if is_offline() else _download(file, url, target)
         if not reason:
             return target

@@ -8,11 +8,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from tlcli.errors import ModelError
+from tlcli.errors import ModelError, WeightsError
 from tlcli.paths import cache_dir
+from tlcli.zoo import download
+from tlcli.zoo.download import RemoteFile
 from tlcli.zoo.formats.saved_model import FILE
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
@@ -92,11 +95,35 @@ def _fetched(url: str) -> Path:
     cache = Path(os.environ.get("TFHUB_CACHE_DIR") or cache_dir() / "tfhub")
     folder = cache / hashlib.sha1(url.encode()).hexdigest()
     if not (folder / FILE).is_file():
-        if os.environ.get("TLCLI_OFFLINE", "0") not in ("", "0"):
+        if (mirrored := _from_mirror(url)) is not None:
+            return mirrored
+        if download.is_offline():
             message = "is not in the cache, and TLCLI_OFFLINE forbids to fetch it"
             raise ModelError(message, where=f"tfhub:{url}", hint=f"Unset TLCLI_OFFLINE. {_WAYS_OUT}")
         _fetch(url, cache)
     return folder if (folder / FILE).is_file() else _root(folder, url)
+
+
+def mirror_name(url: str) -> str:
+    """The name of a module in a mirror: `tfhub/HOST/PATH.tar.gz`.
+
+    >>> mirror_name("https://tfhub.dev/google/imagenet/mobilenet_v2_035_224/feature_vector/5")
+    'tfhub/tfhub.dev/google/imagenet/mobilenet_v2_035_224/feature_vector/5.tar.gz'
+    """
+    parts = urlsplit(url)
+    path = re.sub(r"[^A-Za-z0-9._/-]", "_", f"{parts.hostname}{parts.path}".rstrip("/"))
+    safe = "/".join(part for part in path.split("/") if part.strip("."))
+    return f"tfhub/{safe.removesuffix('.tar.gz')}.tar.gz"
+
+
+def _from_mirror(url: str) -> Path | None:
+    """The SavedModel of a URL from the mirror, or None if there is no mirror or it lacks the module."""
+    file = RemoteFile(mirror_name(url), "", title=f"the module {url}")
+    found = download.find_local(file)
+    if found is None and download.mirror() is not None:
+        with suppress(WeightsError):
+            found = download.fetch(file)
+    return None if found is None else _unpacked(found)
 
 
 def _fetch(url: str, cache: Path) -> None:

@@ -17,6 +17,7 @@ from tlcli.errors import ModelError, WeightsError, did_you_mean
 from tlcli.zoo import download, presets
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.presets import FAMILIES, KIND
+from tlcli.zoo.sources import kerashub_files
 
 if TYPE_CHECKING:
     import keras
@@ -69,6 +70,24 @@ def network(card: ModelCard, *, size: tuple[int, int], arguments: Mapping[str, A
     with _explained(handle, size, weights=weights):
         backbone = _backbone(preset, FAMILIES[family].size_argument, size, weights=weights)
     return _assembled(backbone, card, preset, size, weights=weights)
+
+
+def pull(handle: str) -> Path:
+    """The folder with all files of a preset; they are fetched by KerasHub if neither cache nor mirror has them.
+
+    Raises:
+        ModelError: There is no such preset, or KerasHub is not installed.
+        WeightsError: The files cannot be fetched.
+    """
+    preset = _located(handle)
+    if Path(preset).is_dir():
+        return Path(preset)
+    from keras_hub.src.utils.preset_utils import get_file
+
+    for file in (_CONVERTER, _TASK):
+        _json(preset, file)
+    with _explained(handle, None, weights=True):
+        return Path(get_file(preset, _WEIGHTS)).parent
 
 
 def is_installed() -> bool:
@@ -233,6 +252,8 @@ def _fetched(handle: str) -> str:
     folder = _cached(handle)
     if folder is not None and (folder / _CONFIG).is_file() and (_is_offline() or (folder / _WEIGHTS).is_file()):
         return str(folder)
+    if handle in presets.table() and (copied := kerashub_files.from_mirror(handle)) is not None:
+        return str(copied)
     if _is_offline():
         raise WeightsError(
             f"the preset is not on this machine, and {OFFLINE} is set"
