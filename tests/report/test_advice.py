@@ -33,8 +33,8 @@ def run(finished: tuple) -> Callable[..., record.RunRecord]:
         (0.01, 0.15, 400, "variance"),
         (0.10, 0.30, 400, "both"),
         # One wrong image in ten is within chance.
-        (0.00, 0.10, 10, "neither"),
-        (0.00, 0.00, 10, "neither"),
+        (0.00, 0.10, 10, "unclear"),
+        (0.00, 0.00, 10, "unclear"),
         (0.20, 0.10, 400, "bias"),
     ],
 )
@@ -42,7 +42,8 @@ def test_the_diagnosis(run: Callable, train_error: float, val_error: float, coun
     result = advice.advise(run(train_error, val_error, count), Path("run"))
     assert result is not None
     assert result.diagnosis == diagnosis
-    assert result.because.startswith(f"error rate {train_error:.1%} on training images, {val_error:.1%} ± ")
+    few = f"{count} validation images do not tell; " if diagnosis == "unclear" else ""
+    assert result.because.startswith(f"{few}error rate {train_error:.1%} on training images, {val_error:.1%} ± ")
     assert result.suggestions
 
 

@@ -181,7 +181,11 @@ def _change(before: float | None, after: float | None, digits: int) -> str:
 
 def _print_advice(console: Console, advice: dict[str, Any]) -> None:
     """Print the diagnosis, and suggestions with the command for each."""
-    titles = {"both": "high bias and high variance", "neither": "neither high bias nor high variance"}
+    titles = {
+        "both": "high bias and high variance",
+        "neither": "neither high bias nor high variance",
+        "unclear": "bias or variance unclear",
+    }
     diagnosis = titles.get(advice["diagnosis"], f"high {advice['diagnosis']}")
     print_text(console, safe(f"{diagnosis}: {advice['because']}", "bold"))
     for suggestion in advice["suggestions"]:
@@ -231,7 +235,9 @@ def _print_compared(
         )
     columns = ["run" if folders else "compared", "recipe", "model", "trained"]
     columns += ["val loss", "val acc", "test acc", "time", ""]
-    optional = ["model", "trained", "recipe", "val loss"] if folders else ["recipe", "model", "trained", "val loss"]
+    optional = ["val loss", "time", "trained", "recipe"] if folders else ["recipe", "val loss", "time", "trained"]
+    # The network is what runs are compared for: a column of one and the same network is the first to go, others stay.
+    optional = ["model", *optional] if len({row["model"] for row in runs}) == 1 else [*optional, "model"]
     print_table(console, columns, rows, text_columns=4, optional=optional)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlcli.cli.options import Group, complete_model, examples, global_options, is_quiet, json_option
+from tlcli.cli.options import Group, complete_model, examples, global_options, is_quiet, json_option, trust_option
 
 if TYPE_CHECKING:
     from tlcli.zoo.archive import Packed
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Longest licence in the list, characters.
 LICENCE_WIDTH = 20
+# Names of ignored arrays in the summary of an import.
+SHOWN_IGNORED = 4
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
@@ -87,6 +89,7 @@ def _passes(
 
 @zoo.command()
 @click.argument("name", shell_complete=complete_model)
+@trust_option
 @json_option
 @global_options
 def show(name: str, as_json: bool) -> None:
@@ -144,9 +147,14 @@ def pull(names: tuple[str, ...], settings: tuple[str, ...], size: tuple[int, int
     from tlcli.zoo import catalogue, published, store
 
     arguments = load.load(load.DEFAULT, settings=settings).model.arguments
-    cards = [catalogue.find(name) for name in names]
     rows = []
-    for card in cards:
+    for name in names:
+        with observer():
+            found = store.pull_untrusted(name)
+        if found is not None:
+            rows.append({"name": found[0], "licence": "that of the module", "file": str(found[1])})
+            continue
+        card = catalogue.find(name)
         if not is_quiet():
             unverified = published.unverified(card, arguments=arguments, size=size)
             notes = "; ".join(["licence " + card.licence, *([unverified] if unverified else [])])
@@ -180,11 +188,16 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
         rows = [vars(verdict) | {"file": str(verdict.file) if verdict.file else None} for verdict in verdicts]
         console.print_json(rows)
     else:
-        cells = [[verdict.name, verdict.status, verdict.hash or "–", str(verdict.file or "–")] for verdict in verdicts]
-        console.print_table(console.out(), ["name", "result", "compared with", "file"], cells, text_columns=4)
+        cells = [[verdict.name, verdict.status, verdict.hash or "–"] for verdict in verdicts]
+        console.print_table(console.out(), ["name", "result", "compared with"], cells, text_columns=3)
+        # Paths have a line each: they can be copied whole, and no table breaks them.
         for verdict in verdicts:
+            style = "" if verdict.message else "dim"
+            console.out().print(
+                console.safe(f"{verdict.name}: {verdict.file or verdict.status}", style), soft_wrap=True
+            )
             if verdict.message:
-                console.print_text(console.out(), console.safe(f"{verdict.name}: {verdict.message}"))
+                console.print_text(console.out(), console.safe(f"  {verdict.message}"))
     if any(verdict.status in ("damaged", "missing") for verdict in verdicts):
         raise click.exceptions.Exit(ExpectationError.exit_code)
 
@@ -192,6 +205,7 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
 @zoo.command()
 @click.argument("names", metavar="NAME…", nargs=-1, shell_complete=complete_model, required=True)
 @click.option("--out", "-o", required=True, metavar="FILE.zip", type=click.Path(path_type=Path), help="New archive.")
+@trust_option
 @json_option
 @global_options
 def pack(names: tuple[str, ...], out: Path, as_json: bool) -> None:
@@ -292,9 +306,12 @@ def remove(name: str, as_json: bool) -> None:
 @click.option("--map", "rules", metavar="FILE", help="Map of names. [default: that of the architecture]")
 @click.option("--name", metavar="N", required=True, help="Name for --model.")
 @click.option("--licence", metavar="L", default="unknown", help="Licence of the weights.")
+@click.option("--verbose", is_flag=True, help="Print all arrays, their variables and shapes.")
 @json_option
 @global_options
-def import_weights(weights: Path, architecture: str, rules: str | None, name: str, licence: str, as_json: bool) -> None:
+def import_weights(
+    weights: Path, architecture: str, name: str, rules: str | None, licence: str, verbose: bool, as_json: bool
+) -> None:
     """Import weights of another framework by a map of names.
 
     WEIGHTS is a .safetensors, .npz, .pth, .pt or .th file. Each array must find its variable, or nothing is imported.
@@ -307,10 +324,16 @@ def import_weights(weights: Path, architecture: str, rules: str | None, name: st
     if as_json:
         console.print_json(report)
         return
-    rows = [
-        [entry["array"], f"{entry['layer']} {entry['variable']}", " × ".join(map(str, entry["shape"]))]
-        for entry in report["matched"]
-    ]
-    console.print_table(console.out(), ["array", "variable", "shape"], rows, text_columns=2)
-    console.out().print(console.safe(f"{len(rows)} arrays matched, {len(report['ignored'])} ignored; {report['card']}"))
+    if verbose:
+        rows = [
+            [entry["array"], f"{entry['layer']} {entry['variable']}", " × ".join(map(str, entry["shape"]))]
+            for entry in report["matched"]
+        ]
+        console.print_table(console.out(), ["array", "variable", "shape"], rows, text_columns=2)
+    ignored = report["ignored"]
+    rest = f" and {len(ignored) - SHOWN_IGNORED} more" if len(ignored) > SHOWN_IGNORED and not verbose else ""
+    names = ", ".join(ignored if verbose else ignored[:SHOWN_IGNORED])
+    matched = f"{len(report['matched'])} arrays matched, {len(ignored)} ignored"
+    console.print_text(console.out(), console.safe(f"{matched}{f': {names}{rest}' if ignored else ''}"))
+    console.out().print(console.safe(f"card {report['card']}"), soft_wrap=True)
     console.out().print(console.safe(f"use it: tlcli finetune DATA --model {name}"))

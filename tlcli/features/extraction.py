@@ -247,6 +247,17 @@ class _FrozenModel(keras.Model):
         return keras.tree.map_structure(lambda output: ops.cast(output, "float32"), features)
 
 
+def computes_in_half(images: int, exact: int) -> bool:
+    """True if a pass over so many images has a batch without any of the first `exact` ones, which are in float32."""
+    batch = _batch_size(images)
+    return (images - 1) // batch * batch >= exact
+
+
+def _batch_size(images: int) -> int:
+    """Images in a batch of a pass: at most `PASS_BATCH`, and as equal as possible."""
+    return math.ceil(images / math.ceil(images / PASS_BATCH))
+
+
 class _Pass:
     """A pass over the images in batches; called for blocks of rows as `arrays.Compute`.
 
@@ -258,7 +269,7 @@ class _Pass:
         self.cut_points = cut_points
         self.augment = None if self.view.is_plain else Augment(self.view.bounds)
         # All batches have the same size: every other size would be traced or compiled separately.
-        self.batch = math.ceil(len(self.images) / math.ceil(len(self.images) / PASS_BATCH))
+        self.batch = _batch_size(len(self.images))
         self._models: dict[tuple[str, tuple[int, ...]], keras.Model] = {}
         # A block may end within a batch; the next block starts with the outputs of the same batch.
         self._last: tuple[int, tuple[int, ...], list[np.ndarray]] = (-1, (), [])

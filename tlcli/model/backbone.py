@@ -86,6 +86,8 @@ def build(
     _compute_in_float32(network)
     file = published.remote_file(card, arguments=arguments, size=size) if weights is None else None
     stated = "" if file is None else file.hash or published.NOT_STATED
+    if weights is None and card.kind == "kerashub":
+        stated = published.NOT_STATED
     return Backbone(card, network, size, origin, weights_sha256(network), restored, stated)
 
 

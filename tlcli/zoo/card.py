@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_serializer, model_validator
-from pydantic_core import ErrorDetails
 
 from tlcli.errors import ModelError, WeightsError, did_you_mean
+from tlcli.recipe import wording
 from tlcli.recipe.fields import BatchNormPolicy, Percent
 
 try:
@@ -129,11 +129,13 @@ def read_card(path: Path) -> ModelCard:
     Raises:
         ModelError: If the file is not a card, with the problems by key.
     """
-    tree = _read_tree(path)
+    text = _read_text(path)
+    tree = _parse(text, path)
     try:
         card = ModelCard.model_validate(tree)
     except ValidationError as error:
-        raise _card_error(path, [_problem(details) for details in error.errors()], _hint(tree)) from error
+        lines = wording.lines_of(text)
+        raise _card_error(path, [wording.problem(one, lines) for one in error.errors()], _hint(tree)) from error
     if problems := _file_problems(card):
         raise _card_error(path, problems, "")
     if card.kind == "package":
@@ -142,21 +144,44 @@ def read_card(path: Path) -> ModelCard:
     folder = path.resolve().parent
     weights = None if card.weights is None else str(folder / card.weights)
     kind, _, handle = card.source.partition(":")
-    source = f"file:{folder / handle}" if kind == "file" else card.source
+    source = f"{kind}:{_with_folder(kind, handle, folder)}"
     return card.model_copy(update={"weights": weights, "source": source})
 
 
-def _read_tree(path: Path) -> dict[str, Any]:
+def _with_folder(kind: str, handle: str, folder: Path) -> str:
+    """The handle of a source with the folder of its card before the names of files that lie beside the card."""
+    if kind == "file":
+        return str(folder / handle)
+    if kind == "kerashub" and handle == ".":
+        return str(folder)
+    if kind not in ("caffe", "slim", "tfhub") or re.search(r"[/\\]", handle):
+        return handle
+    architecture, at, prefix = handle.partition("@") if kind == "slim" else ("", "", handle)
+    files = prefix.split(",") if kind == "caffe" else [prefix]
+    is_here = all((folder / name).is_file() or (folder / f"{name}.index").is_file() for name in files)
+    return f"{architecture}{at}{','.join(str(folder / name) for name in files)}" if is_here else handle
+
+
+def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise _card_error(path, ["it is larger than 1 MB"], "A card is a short YAML file.")
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=SafeLoader)
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError("is not text in UTF-8", where=str(path), hint="A card is a YAML file.") from error
+    except OSError as error:
+        raise ModelError(f"cannot be read ({error.strerror or error})", where=str(path)) from error
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(text, Loader=SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise ModelError(f"is not valid YAML ({error.problem})", where=where) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"cannot be read ({error})", where=str(path)) from error
+    except yaml.YAMLError as error:
+        raise ModelError(f"is not valid YAML ({str(error).partition(chr(10))[0]})", where=str(path)) from error
     if not isinstance(tree, dict):
         raise _card_error(path, ["the top level must be keys and values"], "")
     return tree
@@ -193,19 +218,6 @@ def _is_beside(name: str, suffixes: tuple[str, ...]) -> bool:
 
 def _is_inside(path: str) -> bool:
     return not re.search(r"[\\:\0]", path) and all(part not in ("", ".", "..") for part in path.split("/"))
-
-
-def _problem(details: ErrorDetails) -> str:
-    """One of pydantic's errors as `key: what is wrong`."""
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in details["loc"]).lstrip(".")
-    if details["type"] == "extra_forbidden":
-        return f"{key}: unknown key"
-    if details["type"] == "missing":
-        return f"{key}: is missing"
-    message = details["msg"].removeprefix("Value error, ")
-    value = details["input"]
-    got = "" if isinstance(value, dict | list) else f" (got {str(value)[:60]!r})"
-    return f"{key}: {message[:1].lower()}{message[1:]}{got}".removeprefix(": ")
 
 
 def _hint(tree: dict[str, Any]) -> str:

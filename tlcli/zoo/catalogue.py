@@ -73,6 +73,8 @@ def find(text: str) -> ModelCard:
         return module_of(source).find_card(handle)
     if card := known.get(text) or _by_name(text, known):
         return card
+    if _is_address(text):
+        raise _address_error(text)
     if is_path(text):
         path = Path(text).expanduser()
         return read_card(path) if _is_card_file(path) else _file_card(path)
@@ -98,7 +100,7 @@ def is_path(text: str) -> bool:
     """True if `find` reads the text as the path of a card file, a model file or a run folder."""
     known = load()
     is_name = text in known or has_source(text) or _by_name(text, known) is not None
-    return not is_name and (Path(text).expanduser().exists() or _looks_like_path(text))
+    return not is_name and not _is_address(text) and (Path(text).expanduser().exists() or _looks_like_path(text))
 
 
 def count_outputs(file: Path) -> int | None:
@@ -149,6 +151,18 @@ def _by_name(text: str, known: dict[str, ModelCard]) -> ModelCard | None:
         if name in (own.plain_name(card.name), own.plain_name(handle)):
             return card
     return None
+
+
+def _is_address(text: str) -> bool:
+    return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+
+
+def _address_error(text: str) -> ModelError:
+    """The error for an address without its kind; only some sources have addresses."""
+    is_hub = re.search(r"tfhub\.dev|/tensorflow2?/|\.tar\.gz$|\.tgz$", text, re.IGNORECASE)
+    first = f"For a SavedModel of TensorFlow Hub: --model tfhub:{text}. " if is_hub or "/" in text else ""
+    others = "Fetch any other file yourself, then --model FILE. Presets of KerasHub: hf://USER/REPO."
+    return ModelError(f"an address alone names no network (got '{text}')", where="model", hint=first + others)
 
 
 def _suggestion(text: str, known: dict[str, ModelCard]) -> str:

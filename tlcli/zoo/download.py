@@ -6,6 +6,7 @@ A file is looked for, in this order, in the folders of other programs that its s
 
 import hashlib
 import os
+import re
 import shutil
 import socket
 import time
@@ -89,11 +90,15 @@ def mirror() -> Path | str | None:
     text = os.environ.get("TLCLI_MIRROR", "").strip()
     if not text:
         return None
-    scheme = urlsplit(text).scheme.lower()
-    if scheme in ("http", "https"):
+    try:
+        parts = urlsplit(text)
+        has_host = bool(parts.hostname) and not re.search(r"\s", text)
+    except ValueError:  # brackets that are no IPv6 address
+        parts, has_host = urlsplit(""), False
+    if parts.scheme.lower() in ("http", "https") and has_host:
         return text.rstrip("/") + "/"
-    if scheme == "file":
-        return Path(unquote(urlsplit(text).path))
+    if parts.scheme.lower() == "file":
+        return Path(unquote(parts.path))
     if "://" in text:
         hint = "Set it to a folder, or to an address with file://, http:// or https://."
         raise WeightsError(f"cannot be used as a mirror (got '{text}')", where="TLCLI_MIRROR", hint=hint)
@@ -215,7 +220,7 @@ def _obtain(file: RemoteFile, target: Path) -> Path:
         else:
             return target
     addresses = [_join(place, file), file.url] if isinstance(place, str) else [file.url]
-    for url in addresses:
+    for url in filter(None, addresses):
         reason = "not tried, because TLCLI_OFFLINE is set" if is_offline() else _download(file, url, target)
         if not reason:
             return target

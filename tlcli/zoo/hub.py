@@ -8,10 +8,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
-from tlcli.errors import ModelError
+from tlcli.errors import ModelError, WeightsError
 from tlcli.paths import cache_dir
+from tlcli.zoo import download
+from tlcli.zoo.download import RemoteFile
 from tlcli.zoo.formats.saved_model import FILE
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
@@ -55,6 +59,14 @@ def locate(handle: str) -> tuple[str, Path]:
     return str(path), _unpacked(path)
 
 
+def is_address(url: str) -> bool:
+    """True if a text is a URL with a host and without spaces."""
+    try:
+        return bool(urlsplit(url).hostname) and not re.search(r"\s", url)
+    except ValueError:  # brackets that are no IPv6 address
+        return False
+
+
 def short_name(source: str) -> str:
     """A name in snake case for the module of a source: its file or folder, or the speaking end of a URL.
 
@@ -78,14 +90,40 @@ def _fetched(url: str) -> Path:
     """The folder of a URL in the cache of TensorFlow Hub, which names it by the SHA-1 of the URL."""
     if not url.startswith(("https://", "http://")):
         raise ModelError("only http and https URLs are fetched", where=f"tfhub:{url}", hint=_WAYS_OUT)
+    if not is_address(url):
+        raise ModelError("is not a valid address", where=f"tfhub:{url}", hint=f"Check its spelling. {_WAYS_OUT}")
     cache = Path(os.environ.get("TFHUB_CACHE_DIR") or cache_dir() / "tfhub")
     folder = cache / hashlib.sha1(url.encode()).hexdigest()
     if not (folder / FILE).is_file():
-        if os.environ.get("TLCLI_OFFLINE", "0") not in ("", "0"):
+        if (mirrored := _from_mirror(url)) is not None:
+            return mirrored
+        if download.is_offline():
             message = "is not in the cache, and TLCLI_OFFLINE forbids to fetch it"
             raise ModelError(message, where=f"tfhub:{url}", hint=f"Unset TLCLI_OFFLINE. {_WAYS_OUT}")
         _fetch(url, cache)
     return folder if (folder / FILE).is_file() else _root(folder, url)
+
+
+def mirror_name(url: str) -> str:
+    """The name of a module in a mirror: `tfhub/HOST/PATH.tar.gz`.
+
+    >>> mirror_name("https://tfhub.dev/google/imagenet/mobilenet_v2_035_224/feature_vector/5")
+    'tfhub/tfhub.dev/google/imagenet/mobilenet_v2_035_224/feature_vector/5.tar.gz'
+    """
+    parts = urlsplit(url)
+    path = re.sub(r"[^A-Za-z0-9._/-]", "_", f"{parts.hostname}{parts.path}".rstrip("/"))
+    safe = "/".join(part for part in path.split("/") if part.strip("."))
+    return f"tfhub/{safe.removesuffix('.tar.gz')}.tar.gz"
+
+
+def _from_mirror(url: str) -> Path | None:
+    """The SavedModel of a URL from the mirror, or None if there is no mirror or it lacks the module."""
+    file = RemoteFile(mirror_name(url), "", title=f"the module {url}")
+    found = download.find_local(file)
+    if found is None and download.mirror() is not None:
+        with suppress(WeightsError):
+            found = download.fetch(file)
+    return None if found is None else _unpacked(found)
 
 
 def _fetch(url: str, cache: Path) -> None:

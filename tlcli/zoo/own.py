@@ -77,6 +77,16 @@ def check_name(name: str) -> None:
     if existing := next((own for own in names() if plain_name(own) == plain), None):
         hint = f"Choose another name, or first: tlcli zoo remove {existing}"
         raise ModelError(f"your zoo already has a network '{existing}'", where="--name", hint=hint)
+    check_free_of_bundled(name)
+
+
+def check_free_of_bundled(name: str) -> None:
+    """Check that no bundled network has this name, apart from case, dashes and underscores.
+
+    Raises:
+        ModelError: One has.
+    """
+    plain = plain_name(name)
     if shadowed := next((card for card in bundled("models").glob("*.yaml") if plain_name(card.stem) == plain), None):
         hint = "Choose another name."
         raise ModelError(f"'{name}' is the name of a bundled network ({shadowed.stem})", where="--name", hint=hint)

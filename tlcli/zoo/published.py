@@ -64,6 +64,8 @@ def unverified(
     card: ModelCard, *, arguments: Mapping[str, Any] | None = None, size: tuple[int, int] | None = None
 ) -> str:
     """A few words if nobody states a hash of the weights that are fetched for a network, else the empty string."""
+    if card.kind == "kerashub":
+        return NOT_STATED
     file = remote_file(card, arguments=arguments, size=size)
     return NOT_STATED if file is not None and not file.hash else ""
 

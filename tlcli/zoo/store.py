@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 from tlcli.errors import TlcliError, WeightsError
 from tlcli.paths import bundled
 from tlcli.recipe.schema import RANDOM, Recipe
-from tlcli.zoo import catalogue, download, own, published
+from tlcli.zoo import beside, catalogue, download, hub, own, published
 from tlcli.zoo.card import ModelCard, sha256_of, verified_weights
 from tlcli.zoo.download import RemoteFile
-from tlcli.zoo.sources import package
+from tlcli.zoo.sources import architecture, kerashub, package
 
 Where = Literal["bundled", "installed", "package", "own", "cached", "download", "file", "source", "random", "none"]
 """Bundled with tlcli; in a package that is installed or not; in one's own zoo; downloaded; on
@@ -86,6 +86,9 @@ def state(card: ModelCard, *, arguments: Mapping[str, Any] | None = None, size: 
             return State("installed", package.find_weights(card))
         except WeightsError:
             return State("package")
+    if card.weights is None and beside.is_local(card):
+        path = beside.weights_of(card)
+        return State(_owner(path), path)
     if card.weights is not None or kind == "file":
         path = Path(card.weights or handle)
         return State(_owner(path), path if path.is_file() else None)
@@ -134,12 +137,35 @@ def pull(card: ModelCard, *, arguments: Mapping[str, Any] | None = None, size: t
         return download.fetch(found.file)
     if card.kind == "package":
         return package.weights_path(card)
-    if found.where == "source":
-        hint = "They come with its source when it is first used."
-        raise WeightsError(
-            f"the weights of {card.name} are not a file that can be pulled", where=card.source, hint=hint
-        )
+    kind, _, handle = card.source.partition(":")
+    if card.weights is None and beside.is_local(card):
+        return beside.weights_of(card)
+    if kind == "kerashub":
+        return kerashub.pull(handle)
+    if kind == "tfhub":
+        return hub.locate(handle)[1]
+    if kind == "architecture":
+        architecture.require_weights(card)
+    if kind == "state_dict" and card.weights is None:
+        hint = f"Import some: tlcli zoo import FILE --architecture {handle} --name NAME."
+        raise WeightsError(f"no weights of {card.name} are published for tlcli", where=card.source, hint=hint)
     return verified_weights(card)
+
+
+def pull_untrusted(text: str) -> tuple[str, Path] | None:
+    """Bring a SavedModel of TensorFlow Hub onto this machine without loading it, so it need not be trusted yet.
+
+    Returns:
+        Its name and folder; None if the text names another kind of network.
+
+    Raises:
+        ModelError: It cannot be fetched or unpacked.
+    """
+    kind, _, handle = text.partition(":")
+    if kind != "tfhub":
+        return None
+    source, folder = hub.locate(handle)
+    return hub.short_name(source), folder
 
 
 def verify(names: Iterable[str]) -> list[Verdict]:

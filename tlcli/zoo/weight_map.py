@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tlcli.errors import ModelError, WeightsError
 from tlcli.paths import bundled
+from tlcli.recipe import wording
 
 Kind = Literal["conv", "depthwise", "dense", "other"]
 # The names that Keras has for what PyTorch calls so.
@@ -135,25 +136,28 @@ def read_map(path: Path) -> WeightMap:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ModelError("is not a map of weights: it is larger than 1 MB", where=str(path))
-        weight_map = WeightMap.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        weight_map = WeightMap.model_validate(yaml.safe_load(text))
         for pattern in [*(rule.match for rule in weight_map.rules), *weight_map.ignore]:
             re.compile(pattern)
     except (OSError, UnicodeDecodeError) as error:
         hint = f"Bundled maps: {', '.join(bundled_maps())}."
-        raise ModelError(f"cannot be read ({error})", where=str(path), hint=hint) from error
+        why = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise ModelError(f"cannot be read ({why})", where=str(path), hint=hint) from error
     except (ValidationError, yaml.YAMLError, re.error) as error:
         raise ModelError(
-            f"is not a map of weights ({_first_problem(error)})",
+            f"is not a map of weights ({_first_problem(error, text)})",
             where=str(path),
             hint="A map has rules: a list of {match, layer, variable}; and ignore: a list of patterns.",
         ) from error
     return weight_map
 
 
-def _first_problem(error: Exception) -> str:
+def _first_problem(error: Exception, text: str) -> str:
     if isinstance(error, ValidationError):
-        details = error.errors()[0]
-        return f"{'.'.join(map(str, details['loc']))}: {details['msg']}".removeprefix(": ")
+        return wording.problem(error.errors()[0], wording.lines_of(text))
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
     return " ".join(str(error).split())[:200]
 
 

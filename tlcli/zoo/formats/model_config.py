@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.errors import ModelError
+from tlcli.zoo.formats import content
 
 _DAMAGED = "The file may be damaged or incomplete; fetch it again."
 
@@ -56,7 +57,8 @@ def _read_archive(path: Path) -> tuple[str | bytes, str]:
             config = archive.read("config.json")
             metadata = json.loads(archive.read("metadata.json")) if "metadata.json" in archive.namelist() else {}
     except (zipfile.BadZipFile, KeyError, OSError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"is not a Keras model ({error})", where=str(path), hint=_DAMAGED) from error
+        why = content.reason(path, error, "a zip archive")
+        raise ModelError(f"is not a Keras model: {why}", where=str(path), hint=_DAMAGED) from error
     version = metadata.get("keras_version") if isinstance(metadata, dict) else None
     return config, str(version or "3")
 
@@ -70,7 +72,8 @@ def _read_hdf5(path: Path) -> tuple[str | bytes, str]:
             config: str | bytes | None = file.attrs.get("model_config")
             version = file.attrs.get("keras_version", "1")
     except OSError as error:
-        raise ModelError(f"is not a Keras model ({error})", where=str(path), hint=_DAMAGED) from error
+        why = content.reason(path, error, "an HDF5 file")
+        raise ModelError(f"is not a Keras model: {why}", where=str(path), hint=_DAMAGED) from error
     if config is None:
         raise ModelError(
             "holds weights but no model",

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from tlcli.errors import ModelError, did_you_mean
-from tlcli.zoo.formats import keras_2, model_config
+from tlcli.zoo.formats import content, keras_2, model_config
 from tlcli.zoo.sources import keras_2_model, kerashub, kerashub_graph, saved_model_layer, weights_file
 
 # The first layer of the head of a classifier that tlcli wrote; below it are the features, which may be pooled already.
@@ -36,7 +36,8 @@ def load(path: Path) -> keras.Model:
     if not path.is_file():
         raise ModelError("there is no such file", where=str(path))
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
-        raise ModelError("is not a Keras model: a .keras file is a zip archive", where=str(path), hint=_FETCH_AGAIN)
+        why = content.reason(path, zipfile.BadZipFile("not a zip file"), "a zip archive")
+        raise ModelError(f"is not a Keras model: {why}", where=str(path), hint=_FETCH_AGAIN)
     config = model_config.read(path)
     if config.is_keras_2:
         return _rename_conversions(_load_keras_2(config.tree, path))

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlcli.errors import ModelError, WeightsError, did_you_mean
-from tlcli.zoo import presets
+from tlcli.zoo import download, presets
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.presets import FAMILIES, KIND
+from tlcli.zoo.sources import kerashub_files
 
 if TYPE_CHECKING:
     import keras
@@ -69,6 +70,34 @@ def network(card: ModelCard, *, size: tuple[int, int], arguments: Mapping[str, A
     with _explained(handle, size, weights=weights):
         backbone = _backbone(preset, FAMILIES[family].size_argument, size, weights=weights)
     return _assembled(backbone, card, preset, size, weights=weights)
+
+
+def pull(handle: str) -> Path:
+    """The folder with all files of a preset; they are fetched by KerasHub if neither cache nor mirror has them.
+
+    Raises:
+        ModelError: There is no such preset, or KerasHub is not installed.
+        WeightsError: The files cannot be fetched.
+    """
+    preset = _located(handle)
+    if Path(preset).is_dir():
+        return Path(preset)
+    from keras_hub.src.utils.preset_utils import get_file
+
+    for file in (_CONVERTER, _TASK):
+        _json(preset, file)
+    with _explained(handle, None, weights=True):
+        return Path(get_file(preset, _WEIGHTS)).parent
+
+
+def is_installed() -> bool:
+    """True if KerasHub is installed."""
+    return importlib.util.find_spec("keras_hub") is not None
+
+
+def mirror_folder(handle: str) -> str:
+    """The folder of a preset of the table in a mirror, with forward slashes; empty for addresses and folders."""
+    return f"{KIND}/{handle}" if handle in presets.table() else ""
 
 
 def require_library(path: Path) -> None:
@@ -223,9 +252,12 @@ def _fetched(handle: str) -> str:
     folder = _cached(handle)
     if folder is not None and (folder / _CONFIG).is_file() and (_is_offline() or (folder / _WEIGHTS).is_file()):
         return str(folder)
+    if handle in presets.table() and (copied := kerashub_files.from_mirror(handle)) is not None:
+        return str(copied)
     if _is_offline():
         raise WeightsError(
-            f"the preset is not on this machine, and {OFFLINE} is set",
+            f"the preset is not on this machine, and {OFFLINE} is set"
+            + ("" if is_installed() else "; keras-hub, which builds it, is not installed either"),
             where=f"{KIND}:{handle}",
             hint=_ways_out(handle, folder),
         )
@@ -305,13 +337,18 @@ def _explained(handle: str, size: tuple[int, int] | None, *, weights: bool) -> I
 
 
 def _ways_out(handle: str, folder: Path | None) -> str:
-    cache = "" if folder is None else f"Copy its files ({_FILES}) to {folder}. "
+    """The ways that are open here, a line each."""
+    ways = [] if is_installed() else [f"library: {INSTALL[0].lower()}{INSTALL[1:]}"]
+    ways += [f"connection: unset {OFFLINE}"] if _is_offline() else []
     if handle.startswith("hf://"):
-        cache = f"Fetch it where there is a network (hf download {handle.removeprefix('hf://')} --local-dir FOLDER). "
-    return (
-        f"{cache}Or name a folder with them: --model {KIND}:FOLDER. Or choose another network: weights that are here"
-        " already are used with --weights FILE, and --model efficientnet_lite0 comes with tlcli."
-    )
+        ways.append(f"elsewhere: hf download {handle.removeprefix('hf://')} --local-dir FOLDER")
+    elif folder is not None:
+        ways.append(f"cache: copy its files ({_FILES}) to {folder}")
+    ways.append(f"folder: --model {KIND}:FOLDER, a folder with its files")
+    if mirrored := mirror_folder(handle):
+        place = os.environ.get("TLCLI_MIRROR", "").strip()
+        ways.append(f"mirror: put its files into {mirrored} of {place or 'a mirror, and set TLCLI_MIRROR to it'}")
+    return download.as_ways([*ways, "another network: --model efficientnet_lite0, whose weights come with tlcli"])
 
 
 def _unknown(handle: str) -> ModelError:
@@ -323,7 +360,7 @@ def _unknown(handle: str) -> ModelError:
 
 
 def _import(*, where: str = "model", message: str = "this model needs keras-hub, which is not installed") -> None:
-    if importlib.util.find_spec("keras_hub") is None:
+    if not is_installed():
         raise ModelError(message, where=where, hint=INSTALL)
     import keras_hub  # noqa: F401
 

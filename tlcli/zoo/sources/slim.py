@@ -128,6 +128,8 @@ def restored(card: ModelCard, model: "keras.Model", arguments: Mapping[str, Any]
 
 def _find(handle: str) -> Found:
     name, path = _split(handle)
+    if name is None and not _is_checkpoint(path):
+        _refuse_misspelt(handle)
     checkpoint = open_checkpoint(path)
     scopes = _scopes(checkpoint)
     if name is None:
@@ -149,7 +151,7 @@ def _split(handle: str) -> tuple[str | None, Path]:
     name, at, path = handle.partition("@")
     if at and name in ARCHITECTURES:
         text: str = path
-    elif at and re.fullmatch(r"\w+", name) and not Path(handle).expanduser().parent.is_dir():
+    elif at and re.fullmatch(r"[\w.-]+", name) and not _is_checkpoint(Path(handle).expanduser()):
         raise _architecture_error(name)
     else:
         name, text = "", handle
@@ -157,6 +159,20 @@ def _split(handle: str) -> tuple[str | None, Path]:
         hint = f"Write slim:ARCHITECTURE@PATH or slim:PATH. {_known()}"
         raise ModelError(f"'slim:{handle}' names no checkpoint", where="model", hint=hint)
     return name or None, Path(text).expanduser()
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """True if something lies at a path or, for the prefix of a V2 checkpoint, at its index."""
+    return path.exists() or Path(f"{path}.index").exists()
+
+
+def _refuse_misspelt(handle: str) -> None:
+    """Refuse a path that is not there and looks like the name of an architecture."""
+    if re.fullmatch(r"\w+", handle) and did_you_mean(handle, ARCHITECTURES):
+        known = handle in ARCHITECTURES
+        message = f"'{handle}' is an architecture and no path" if known else f"there is no checkpoint '{handle}'"
+        hint = "" if known else f"{did_you_mean(handle, ARCHITECTURES)} "
+        raise ModelError(message, where="model", hint=f"{hint}Name the checkpoint, too: slim:ARCHITECTURE@PATH.")
 
 
 def _architecture_error(name: str) -> ModelError:

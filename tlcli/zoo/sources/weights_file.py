@@ -25,6 +25,7 @@ import numpy as np
 
 from tlcli.errors import WeightsError
 from tlcli.paths import replacing
+from tlcli.zoo.formats import content
 
 _SHOWN_LAYERS = 5
 _FETCH_AGAIN = "The file may be damaged or incomplete; fetch it again."
@@ -150,7 +151,8 @@ def _open_hdf5(path: Path) -> Iterator[h5py.File]:
             with h5py.File(path, "r") as file:
                 yield file
     except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"cannot be read as Keras weights ({error})", where=str(path), hint=_FETCH_AGAIN) from error
+        why = content.reason(path, error, "a zip archive" if zipfile.is_zipfile(path) else "an HDF5 file")
+        raise WeightsError(f"cannot be read as Keras weights: {why}", where=str(path), hint=_FETCH_AGAIN) from error
 
 
 def _fitting_pairs(
