@@ -357,12 +357,3 @@ def test_a_list_of_required_gains_has_one_value_per_round():
     phase = PhaseSpec(name="unfreeze", policy="gradual", step=[2, 0, 1], until=until)
     # Each outcome lowers the loss by a tenth.
     assert len(walk(phase, [True] * 9, groups())) == 2
-
-
-@pytest.mark.parametrize(("confidence", "rounds"), [(0.9, 2), (0.75, 2), (0.7, 1), (None, 1)])
-def test_after_a_rollback_another_round_follows_only_a_hint(confidence, rounds):
-    phase = PhaseSpec(name="unfreeze", policy="gradual", until=UntilSpec(patience=2, hint=0.75))
-    outcomes: list[Outcome] = []
-    while (step := policy.next_step([phase], groups(), outcomes)) is not None:
-        outcomes.append(replace(outcome(step, kept=False), confidence=confidence))
-    assert len(outcomes) == rounds

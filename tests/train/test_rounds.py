@@ -8,7 +8,7 @@ from tlcli.train import budget
 from tlcli.train.policy import rounds
 from tlcli.train.rounds import LONG_ROUND, MIN_STEPS, resolve_rounds
 
-AUTO = {"min_relative_gain": "auto", "patience": "auto", "hint": "auto"}
+AUTO = {"min_relative_gain": "auto", "patience": "auto"}
 UNFREEZE = {"name": "unfreeze", "policy": "gradual", "step": "auto", "epochs": "auto", "until": AUTO}
 CHEAP, DEAR = 10, 10**9
 
@@ -46,7 +46,7 @@ def test_a_card_can_require_more_epochs():
 
 @pytest.mark.parametrize("quality", ["fast", "balanced"])
 def test_explicit_values_stay(quality):
-    until = {"min_relative_gain": 0.1, "patience": 7, "hint": 0.9}
+    until = {"min_relative_gain": 0.1, "patience": 7}
     phase = {**UNFREEZE, "step": 2, "epochs": 1, "until": until}
     resolved = resolve(phase, quality=quality)
     assert (resolved.step, resolved.epochs, resolved.until.model_dump()) == (2, 1, resolved.until.model_dump() | until)
@@ -66,11 +66,11 @@ def test_the_border_of_cheap_training():
     assert resolve(phase, images=images, flops=flops + 1, quality="fast").step == "30%"
 
 
-def test_balanced_tries_deeper_layers_then_trains_them_for_longer_then_more():
+def test_balanced_begins_as_fast_tries_deeper_layers_trains_them_for_longer_then_more():
     balanced = resolve()
-    assert rounds(balanced, groups(DEAR)) == [6, 6, 8, 10]
-    assert [balanced.epochs_of(number) for number in range(4)] == [3, *[LONG_ROUND] * 3]
-    assert [balanced.until.relative_gain_after(number) for number in range(3)] == [0.0, 0.5, 0.5]
+    assert rounds(balanced, groups(DEAR)) == [3, 6, 6, 8, 10]
+    assert [balanced.epochs_of(number) for number in range(4)] == [3, 3, LONG_ROUND, LONG_ROUND]
+    assert [balanced.until.relative_gain_after(number) for number in range(4)] == [0.0, 0.0, 0.5, 0.5]
     assert balanced.until.max_rollbacks == 2
 
 

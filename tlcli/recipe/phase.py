@@ -52,8 +52,6 @@ class UntilSpec(AutoSpec):
             answers if the metric is accuracy) for another round to follow, 0-1; a list has one value per round, and
             the last one holds for all later rounds.
         patience: Rounds without a kept gain before the phase ends.
-        hint: Smallest confidence, 0-1, of the gain of a rolled-back round for another round to follow, if `patience`
-            allows one.
     """
 
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
@@ -61,7 +59,6 @@ class UntilSpec(AutoSpec):
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
     min_relative_gain: Gain | Annotated[list[Gain], Field(min_length=1)] | Literal["auto"] = 0.0
     patience: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
-    hint: Gain | Literal["auto"] = 0.0
 
     def relative_gain_after(self, number: int) -> float:
         """The value of `min_relative_gain`, 0-1, after the round with this number, counted from 0."""

@@ -222,12 +222,11 @@ def _next_in_phase(
 ) -> Step | None:
     """The next step of a phase, given the outcomes of that phase; None at its end.
 
-    A gradual phase ends after `until.patience` rollbacks in a row, or one without a hint, and after a kept round with
-    too small a gain.
+    A gradual phase ends after `until.patience` rollbacks in a row, or after a kept round with too small a gain.
     """
     if phase.is_gradual and outcomes:
         rollbacks = list(itertools.takewhile(lambda outcome: not outcome.kept, reversed(outcomes)))
-        if len(rollbacks) >= phase.until.max_rollbacks or (rollbacks and not _is_hint(rollbacks[0], phase)):
+        if len(rollbacks) >= phase.until.max_rollbacks:
             return None
         if outcomes[-1].kept and _is_small_gain(outcomes[-1], phase):
             return None
@@ -243,11 +242,6 @@ def with_end_reason(outcome: Outcome, phase: PhaseSpec) -> Outcome:
     gain, required = _relative_gain(outcome, phase), phase.until.relative_gain_after(outcome.step.number)
     end = f"no further round: {metric} reduced by {100 * gain:.0f} % (until.min_relative_gain: {100 * required:.0f} %)"
     return replace(outcome, reason=f"{outcome.reason}; {end}")
-
-
-def _is_hint(outcome: Outcome, phase: PhaseSpec) -> bool:
-    """True if the gain of a rolled-back step was likely enough to try another one, see `until.hint`."""
-    return (outcome.confidence or 0.0) >= phase.until.resolved("hint")
 
 
 def _is_small_gain(outcome: Outcome, phase: PhaseSpec) -> bool:
