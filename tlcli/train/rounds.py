@@ -10,8 +10,8 @@ from tlcli.train import budget
 
 # Training steps that a round has at least: it has more epochs with few images.
 MIN_STEPS = 96
-# Share of the layer groups that a round of `fast` adds, and that the rounds of `balanced` add, one by one. The third one
-# trains the same groups as the second, for longer.
+# Share of the layer groups that a round of `fast` adds, and that the rounds of `balanced` add, one by one. The third
+# one trains the same groups as the second, for longer.
 FAST_STEP, BALANCED_STEPS = "30%", ["30%", "30%", 0, "20%"]
 # Fewest epochs of the third round of `balanced` and all later ones.
 LONG_ROUND = 6
