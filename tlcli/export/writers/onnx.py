@@ -12,6 +12,7 @@ import numpy as np
 from tlcli.evaluate.runtimes.exported import KEY
 from tlcli.export.image_input import NAME
 from tlcli.export.writers.job import Job
+from tlcli.model.classifier import OUTPUT_LAYER
 
 # Weights with fewer numbers stay as they are: a cast would take as many bytes as it saves.
 MIN_HALVED = 64
@@ -68,7 +69,7 @@ def _quantize_weights(job: Job, plain: Path, target: Path) -> None:
 
     model = onnx.load(plain)
     # ONNX Runtime has one scale per weight here, which is too coarse for depthwise convolutions; they are small.
-    left_out = _resize_nodes(model) + [node.name for node in model.graph.node if _is_grouped(node)]
+    left_out = _float_nodes(model) + [node.name for node in model.graph.node if _is_grouped(node)]
     quantize_dynamic(plain, target, weight_type=QuantType.QUInt8, nodes_to_exclude=left_out)
 
 
@@ -97,8 +98,13 @@ def _quantize_all(job: Job, plain: Path, target: Path) -> None:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=_resize_nodes(model),
+        nodes_to_exclude=_float_nodes(model),
     )
+
+
+def _float_nodes(model: Any) -> list[str]:
+    """The resize, and the last layer: a linear probe has huge weights for features that hardly ever differ."""
+    return _resize_nodes(model) + [node.name for node in model.graph.node if OUTPUT_LAYER in node.name]
 
 
 def _resize_nodes(model: Any) -> list[str]:
