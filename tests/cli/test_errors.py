@@ -212,7 +212,10 @@ COMMAND_CASES = {
     "wrong choice": (lambda p: ["plan", p.photos, "--precision", "int8"], ["--precision", "int8", "bfloat16"]),
     "predict without images": (lambda p: ["predict", p.finished], ["IMAGE", "tlcli predict --help"]),
     "top zero": (lambda p: ["predict", p.finished, p.photos, "--top", 0], ["--top", "0"]),
-    "two forms at once": (lambda p: ["predict", p.finished, p.photos, "--csv", "--json"], ["--csv and --json"]),
+    "two forms at once": (
+        lambda p: ["predict", p.finished, p.photos, "--csv", "--json"],
+        ["--csv, --jsonl and --json"],
+    ),
 }
 CASES = DATA_CASES | MODEL_CASES | RECIPE_CASES | RUN_CASES | COMMAND_CASES
 # `inspect` with --format json instead of --json.

@@ -58,7 +58,8 @@ def evaluate(run: Path, data: Path | None, as_csv: bool, html: Path | None, as_j
     else:
         tables.print_scores(evaluation.to_json(), evaluation.title)
         if html is not None:
-            console.out().print(console.safe(f"\npage       {html}"))
+            console.out().print()
+            console.out().print(console.safe(f"page       {html}"))
 
 
 def _print_csv(evaluation: "Evaluation") -> None:

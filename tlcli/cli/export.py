@@ -1,5 +1,6 @@
 """`tlcli export`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,7 +101,7 @@ def _print_bundle(bundle: "Bundle") -> None:
     ]
     lines += [("refused", f"{reason}; exit code 3") for reason in bundle.objections]
     if not bundle.objections and not is_quiet():
-        lines.append(("next", f"tlcli predict {bundle.folder} IMAGE…"))
+        lines.append(("next", f"tlcli predict {shlex.quote(str(bundle.folder))} IMAGE…"))
     for name, text in lines:
         style = "red" if name == "refused" else ""
         console.print_text(console.out(), console.safe(f"{name:<11}{text}", style))

@@ -41,7 +41,11 @@ def _matrix(scores: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "name": name,
             "cells": [
-                {"count": count, "kind": "right" if i == j else "wrong", "shade": round(count / max(sum(row), 1), 2)}
+                {
+                    "count": count,
+                    "kind": "right" if i == j else "wrong",
+                    "shade": round(0.1 + 0.4 * count / max(sum(row), 1), 2),
+                }
                 for j, count in enumerate(row)
             ],
         }

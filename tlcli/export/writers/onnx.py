@@ -12,6 +12,10 @@ import numpy as np
 from tlcli.evaluate.runtimes.exported import KEY
 from tlcli.export.image_input import NAME
 from tlcli.export.writers.job import Job
+from tlcli.model.classifier import OUTPUT_LAYER
+
+# Weights with fewer numbers stay as they are: a cast would take as many bytes as it saves.
+MIN_HALVED = 64
 
 
 def write(job: Job, file: Path) -> None:
@@ -41,16 +45,22 @@ def _quantized(job: Job, plain: Path) -> Path:
 
 
 def _halve(job: Job, plain: Path, target: Path) -> None:
+    """Store weights in float16, each with a cast back to float32, which runtimes compute once when they load."""
     import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.load(plain)
-    # Between the resize and the network stand casts; the input and the probabilities keep their types.
-    halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=_resize_nodes(model))
-    graph = OnnxModel(halved)
-    graph.topological_sort()  # The casts were added at the end.
-    onnx.save(graph.model, target)
+    casts = []
+    for weight in model.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT and np.prod(weight.dims) >= MIN_HALVED:
+            name, values = weight.name, onnx.numpy_helper.to_array(weight)
+            weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_float16"))
+            casts.append(
+                onnx.helper.make_node("Cast", [weight.name], [name], f"{name}_cast", to=onnx.TensorProto.FLOAT)
+            )
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, target)
 
 
 def _quantize_weights(job: Job, plain: Path, target: Path) -> None:
@@ -59,7 +69,7 @@ def _quantize_weights(job: Job, plain: Path, target: Path) -> None:
 
     model = onnx.load(plain)
     # ONNX Runtime has one scale per weight here, which is too coarse for depthwise convolutions; they are small.
-    left_out = _resize_nodes(model) + [node.name for node in model.graph.node if _is_grouped(node)]
+    left_out = _float_nodes(model) + [node.name for node in model.graph.node if _is_grouped(node)]
     quantize_dynamic(plain, target, weight_type=QuantType.QUInt8, nodes_to_exclude=left_out)
 
 
@@ -88,12 +98,26 @@ def _quantize_all(job: Job, plain: Path, target: Path) -> None:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=_resize_nodes(model),
+        nodes_to_exclude=_float_nodes(model),
     )
 
 
+def _float_nodes(model: Any) -> list[str]:
+    """The resize, and the last layer: a linear probe has huge weights for features that hardly ever differ."""
+    return _resize_nodes(model) + [node.name for node in model.graph.node if OUTPUT_LAYER in node.name]
+
+
 def _resize_nodes(model: Any) -> list[str]:
-    return [node.name for node in model.graph.node if NAME in node.name]
+    """Names of the nodes of the resize, with all nodes before them: tf2onnx gives some of them other names."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    found: dict[str, None] = {}
+    waiting = [node for node in model.graph.node if NAME in node.name]
+    while waiting:
+        node = waiting.pop()
+        if node.name not in found:
+            found[node.name] = None
+            waiting += [producers[name] for name in node.input if name in producers]
+    return list(found)
 
 
 def _is_grouped(node: Any) -> bool:
