@@ -180,6 +180,7 @@ def test_verify_finds_damage(server: FileServer, tlcli: Callable) -> None:
     assert result.code == 3
     assert "damaged" in result.stdout
     assert "tlcli zoo pull mobilenet_v2" in result.stdout
+    assert f"\nmobilenet_v2: {download.weights_cache() / FILE}\n" in result.stdout, "a path has a line of its own"
     assert tlcli("zoo", "verify", "mobilenet_synthetic").code == 0
 
 
