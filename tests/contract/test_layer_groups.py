@@ -17,7 +17,7 @@ from tlcli.zoo import catalogue
 from tlcli.zoo.card import ModelCard
 
 # Presets of KerasHub are measured when they are first used.
-CARDS = {name: card for name, card in catalogue.load().items() if card.kind in ("keras", "package")}
+CARDS = {name: card for name, card in catalogue.load().items() if card.kind in ("keras", "package", "architecture")}
 # Networks of keras.applications. Those with the weights of Keras; the others have bundled weights.
 OF_KERAS = {name: card for name, card in CARDS.items() if card.kind == "keras"}
 PUBLISHED = {name: card for name, card in OF_KERAS.items() if card.weights is None}
