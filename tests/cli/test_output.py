@@ -155,12 +155,9 @@ def test_a_failing_import_prints_what_the_libraries_wrote(capfd: pytest.CaptureF
     assert capfd.readouterr().err == "why it failed\n"
 
 
-def test_a_precision_without_effect_is_said(
-    tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_precision_without_effect_is_said(tlcli: Callable, photos: Path, tmp_path: Path) -> None:
     """Validation and test images are always computed in float32, and here they stand in every batch."""
     small = ("-m", "mobilenet", "--weights", "random", "--set", "data.size=[32,32]", "--recipe", "head-only")
     done = tlcli("finetune", photos, *small, "--precision", "bfloat16", "--out", tmp_path / "run")
     assert done.code == 0, done.stderr
     assert done.stderr.count("frozen layers: bfloat16 has no effect: 30 images fill no batch without") == 1
-    assert "bias or variance unclear: 4 validation images do not tell" in done.stdout or "high" in done.stdout
