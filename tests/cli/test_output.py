@@ -153,3 +153,11 @@ def test_a_failing_import_prints_what_the_libraries_wrote(capfd: pytest.CaptureF
     with pytest.raises(ZeroDivisionError), console.loading_keras():
         os.write(2, b"why it failed\n") / 0
     assert capfd.readouterr().err == "why it failed\n"
+
+
+def test_a_precision_without_effect_is_said(tlcli: Callable, photos: Path, tmp_path: Path) -> None:
+    """Validation and test images are always computed in float32, and here they stand in every batch."""
+    small = ("-m", "mobilenet", "--weights", "random", "--set", "data.size=[32,32]", "--recipe", "head-only")
+    done = tlcli("finetune", photos, *small, "--precision", "bfloat16", "--out", tmp_path / "run")
+    assert done.code == 0, done.stderr
+    assert done.stderr.count("frozen layers: bfloat16 has no effect: 30 images fill no batch without") == 1

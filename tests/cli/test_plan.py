@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tlcli.features.placement import AUTO_VIEWS
+from tlcli.paths import bundled
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "plan.txt"
 
@@ -146,7 +148,7 @@ def test_a_plan_writes_nothing_but_the_cache(
 def test_relative_paths_become_absolute(
     tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "w.weights.h5").write_text("", encoding="utf-8")
+    shutil.copy(bundled("models") / "mobilenet_synthetic.weights.h5", tmp_path / "w.weights.h5")
     monkeypatch.chdir(photos.parent)
     words = ["--model", "mobilenet_synthetic", "--weights", os.path.relpath(tmp_path / "w.weights.h5")]
     plan = tlcli("plan", "photos", "--json", *words).document

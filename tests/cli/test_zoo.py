@@ -107,7 +107,7 @@ def test_list_filters(options: list[str], expected: set[str], tlcli: Callable) -
         assert "tlcli zoo list" in text.stderr
 
 
-@pytest.mark.parametrize(("text", "count"), [("640k", 2), ("639996", 2), ("0.001G", 4), ("1e3k", 4)])
+@pytest.mark.parametrize(("text", "count"), [("640k", 2), ("639996", 2), ("0.001G", 5), ("1e3k", 5)])
 def test_numbers_of_parameters_have_units(text: str, count: int, tlcli: Callable) -> None:
     assert len(tlcli("zoo", "list", "--max-parameters", text, "--json").document) == count
 
@@ -180,6 +180,7 @@ def test_verify_finds_damage(server: FileServer, tlcli: Callable) -> None:
     assert result.code == 3
     assert "damaged" in result.stdout
     assert "tlcli zoo pull mobilenet_v2" in result.stdout
+    assert f"\nmobilenet_v2: {download.weights_cache() / FILE}\n" in result.stdout, "a path has a line of its own"
     assert tlcli("zoo", "verify", "mobilenet_synthetic").code == 0
 
 

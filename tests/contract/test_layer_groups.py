@@ -17,7 +17,7 @@ from tlcli.zoo import catalogue
 from tlcli.zoo.card import ModelCard
 
 # Presets of KerasHub are measured when they are first used.
-CARDS = {name: card for name, card in catalogue.load().items() if card.kind in ("keras", "package")}
+CARDS = {name: card for name, card in catalogue.load().items() if card.kind in ("keras", "package", "architecture")}
 # Networks of keras.applications. Those with the weights of Keras; the others have bundled weights.
 OF_KERAS = {name: card for name, card in CARDS.items() if card.kind == "keras"}
 PUBLISHED = {name: card for name, card in OF_KERAS.items() if card.weights is None}
@@ -173,7 +173,9 @@ def test_cards_are_complete(name: str) -> None:
     card = CARDS[name]
     assert re.fullmatch(r"[a-z][a-z0-9_]*", card.name)
     assert card.title
-    assert card.licence in {"Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0"}
+    # A network without weights of its own has no licence of its own either.
+    without_weights = {"that of the weights"} if card.kind == "architecture" else set()
+    assert card.licence in {"Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0"} | without_weights
     assert card.min_size <= card.size
     if card.kind == "keras" and card.weights is not None:
         assert card.data
@@ -181,7 +183,7 @@ def test_cards_are_complete(name: str) -> None:
         return
     assert re.fullmatch(r"\d{4}\.\d{5}|\d{4}\.\d{4}", card.paper)
     assert card.imagenet_top1 is not None
-    assert 0.6 < card.imagenet_top1 < 0.9
+    assert 0.55 < card.imagenet_top1 < 0.9
 
 
 def test_names_of_groups() -> None:

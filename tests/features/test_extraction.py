@@ -244,6 +244,13 @@ def test_rows_are_in_the_order_of_the_images(look_up, images):
     np.testing.assert_allclose(lookup.outputs()[0], look_up(view=View()).outputs()[0][rows], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("images", "exact", "expected"), [(30, 10, False), (64, 1, False), (65, 33, True), (65, 34, False), (200, 60, True)]
+)
+def test_half_precision_needs_a_batch_without_exact_images(images: int, exact: int, expected: bool) -> None:
+    assert extraction.computes_in_half(images, exact) is expected
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_features_are_stored_in_float32(look_up, images, precision):
     lookup = look_up(view=View(precision=precision))

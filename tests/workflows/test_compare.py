@@ -1,6 +1,7 @@
 """Compare: runs side by side, and the result of a comparison in place of its runs."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,22 @@ def test_a_comparison_stands_for_its_runs_wherever_it_is(finished: tuple, tmp_pa
     assert [row["run"] for row in table["runs"]] == [str(moved / comparison.RUNS / name) for name in ("one", "two")]
     assert table["same_split"]
     assert table == compare([moved / comparison.RUNS / name for name in ("one", "two")])
+
+
+def test_the_network_stays_in_the_table_if_it_differs(
+    finished: tuple, tlcli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [Path(shutil.copytree(finished[0], tmp_path / f"a-run-with-a-long-name-{name}")) for name in ("one", "two")]
+    other = record.read(runs[1])
+    other.model["name"] = "efficientnet_lite0"
+    record.write(runs[1], other)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = tlcli("compare", *[run.name for run in runs]).stdout
+    assert "efficientnet_lite0" in text.partition("Left out")[0]
+    assert "model" not in text.partition("Left out")[2].splitlines()[0]
+    same = tlcli("compare", runs[0].name, runs[0].name).stdout
+    assert "model" in same.partition("Left out")[2].splitlines()[0]
 
 
 @pytest.mark.parametrize("count", [1, 2])

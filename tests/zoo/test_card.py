@@ -98,7 +98,7 @@ def test_weights_in_another_folder_or_format_are_refused(tmp_path: Path, name: s
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (("size: 96", "size: -1"), ["size: ", "greater than or equal to 1", "got '-1'"]),
+        (("size: 96", "size: -1"), ["line 4, size: must be 1 or more", "got '-1'"]),
         (("size: 96", "szie: 96"), ["szie: unknown key", "size: is missing", "Did you mean 'size'?"]),
         (("licence: MIT\n", ""), ["licence: is missing"]),
         (("preprocessing: tf", "preprocessing: torchh"), ["preprocessing: ", "'torchh'"]),
@@ -113,7 +113,7 @@ def test_weights_in_another_folder_or_format_are_refused(tmp_path: Path, name: s
         (("licence: MIT", f"licence: MIT\nsha256: {DIGEST}"), ["sha256 needs weights"]),
         (("licence: MIT", "licence: MIT\nweights: a.weights.h5\nsha256: abc"), ["sha256: ", "'abc'"]),
         (("licence: MIT", "licence: MIT\ngroups: [{name: a}]"), ["groups[0].pattern: is missing"]),
-        (("licence: MIT", "licence: MIT\narguments: [1]"), ["arguments: ", "dictionary"]),
+        (("licence: MIT", "licence: MIT\narguments: [1]"), ["arguments: must be keys and values"]),
         (("licence: MIT", "licence: MIT\nphases: []"), ["phases: unknown key", "--recipe"]),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else "",
@@ -145,7 +145,7 @@ def test_files_that_are_not_cards_are_refused(tmp_path: Path, text: str, expecte
 def test_binary_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"\xff\xfe\x00name")
-    assert "cannot be read" in str(read_error(path))
+    assert "is not text in UTF-8" in str(read_error(path))
 
 
 def test_invalid_yaml_gives_its_line(tmp_path: Path) -> None:

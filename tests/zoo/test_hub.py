@@ -121,7 +121,7 @@ def test_a_url_is_fetched_by_tensorflow_hub_once(
 ) -> None:
     address, asked = server
     monkeypatch.setenv("TLCLI_OFFLINE", "1")
-    with pytest.raises(ModelError, match=r"TLCLI_OFFLINE forbids.*tfhub:FILE.tar.gz.*TFHUB_CACHE_DIR.*zoo list"):
+    with pytest.raises(ModelError, match=r"(?s)TLCLI_OFFLINE forbids.*tfhub:FILE.tar.gz.*TFHUB_CACHE_DIR.*zoo list"):
         hub.locate(f"{address}/1")
     assert asked == []
     monkeypatch.delenv("TLCLI_OFFLINE")

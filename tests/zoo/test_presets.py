@@ -1,5 +1,6 @@
 """The table of KerasHub presets: found by name, without Keras and without KerasHub."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -73,9 +74,12 @@ def test_offline_every_way_out_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(WeightsError) as caught:
         kerashub.network(catalogue.find("resnet_18_imagenet"), size=(32, 32), arguments={}, weights=True)
     text = str(caught.value)
-    assert f"to {tmp_path}/models/keras/resnetv1/keras/resnet_18_imagenet/3." in text
+    assert f"to {tmp_path}/models/keras/resnetv1/keras/resnet_18_imagenet/3\n" in text
     assert "--model kerashub:FOLDER" in text
-    assert "--weights FILE" in text
     assert "efficientnet_lite0" in text
     with pytest.raises(WeightsError, match="TLCLI_OFFLINE is set"):
         catalogue.find("kerashub:hf://somebody/some-net")
+    assert "- connection: unset TLCLI_OFFLINE" in text
+    has_library = importlib.util.find_spec("keras_hub") is not None
+    assert ("keras-hub, which builds it, is not installed either" in text) is not has_library
+    assert ("- library: install it: pip install 'tlcli[kerashub]'" in text) is not has_library

@@ -25,6 +25,7 @@ _KINDS: Mapping[str, str] = {
     "model_type": "must be keys and values",
     "string_pattern_mismatch": "must have another form",
     "string_type": "must be text",
+    "too_short": "must have at least {min_length}",
     "tuple_type": "must be a list",
 }
 _LONGEST = 60

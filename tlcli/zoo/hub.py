@@ -21,10 +21,6 @@ from tlcli.zoo.formats.saved_model import FILE
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 # Limits for archives: bytes after unpacking, and number of entries.
 MAX_BYTES, MAX_ENTRIES = 16 * 2**30, 10_000
-_WAYS_OUT = (
-    "Or fetch the module on another machine, and name its folder or .tar.gz: --model tfhub:FILE.tar.gz."
-    " Or copy it into the cache folder of TensorFlow Hub, TFHUB_CACHE_DIR. For other networks: tlcli zoo list"
-)
 # Run in a process of its own: TensorFlow Hub loads TensorFlow and Keras 2, and prints.
 _FETCH = """
 import sys, warnings
@@ -89,9 +85,9 @@ def short_name(source: str) -> str:
 def _fetched(url: str) -> Path:
     """The folder of a URL in the cache of TensorFlow Hub, which names it by the SHA-1 of the URL."""
     if not url.startswith(("https://", "http://")):
-        raise ModelError("only http and https URLs are fetched", where=f"tfhub:{url}", hint=_WAYS_OUT)
+        raise ModelError("only http and https URLs are fetched", where=f"tfhub:{url}", hint=_ways_out(url))
     if not is_address(url):
-        raise ModelError("is not a valid address", where=f"tfhub:{url}", hint=f"Check its spelling. {_WAYS_OUT}")
+        raise ModelError("is not a valid address", where=f"tfhub:{url}", hint=f"Check its spelling. {_ways_out(url)}")
     cache = Path(os.environ.get("TFHUB_CACHE_DIR") or cache_dir() / "tfhub")
     folder = cache / hashlib.sha1(url.encode()).hexdigest()
     if not (folder / FILE).is_file():
@@ -99,7 +95,7 @@ def _fetched(url: str) -> Path:
             return mirrored
         if download.is_offline():
             message = "is not in the cache, and TLCLI_OFFLINE forbids to fetch it"
-            raise ModelError(message, where=f"tfhub:{url}", hint=f"Unset TLCLI_OFFLINE. {_WAYS_OUT}")
+            raise ModelError(message, where=f"tfhub:{url}", hint=_ways_out(url))
         _fetch(url, cache)
     return folder if (folder / FILE).is_file() else _root(folder, url)
 
@@ -114,6 +110,18 @@ def mirror_name(url: str) -> str:
     path = re.sub(r"[^A-Za-z0-9._/-]", "_", f"{parts.hostname}{parts.path}".rstrip("/"))
     safe = "/".join(part for part in path.split("/") if part.strip("."))
     return f"tfhub/{safe.removesuffix('.tar.gz')}.tar.gz"
+
+
+def _ways_out(url: str) -> str:
+    """The ways to a module that are open here, a line each."""
+    place = os.environ.get("TLCLI_MIRROR", "").strip() or "a mirror, and set TLCLI_MIRROR to it"
+    ways = ["connection: unset TLCLI_OFFLINE"] if download.is_offline() else []
+    ways += [
+        "file: fetch the module on another machine, and name its folder or archive: --model tfhub:FILE.tar.gz",
+        "cache: copy it into the cache folder of TensorFlow Hub, TFHUB_CACHE_DIR",
+    ]
+    ways += [f"mirror: put it as {mirror_name(url)} into {place}"] if is_address(url) else []
+    return download.as_ways([*ways, "another network: tlcli zoo list"])
 
 
 def _from_mirror(url: str) -> Path | None:
@@ -134,7 +142,7 @@ def _fetch(url: str, cache: Path) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         reason = next((line.removeprefix("REASON ") for line in lines if line.startswith("REASON ")), lines[-1])
-        hint = f"Check the URL and the network. {_WAYS_OUT}"
+        hint = f"Check the URL and the network. {_ways_out(url)}"
         raise ModelError(f"TensorFlow Hub cannot fetch the module ({reason})", where=f"tfhub:{url}", hint=hint)
 
 

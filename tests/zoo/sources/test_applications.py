@@ -13,6 +13,7 @@ from keras.src.applications import efficientnet
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from tlcli.errors import ModelError, WeightsError
+from tlcli.model import backbone
 from tlcli.zoo import download, published
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.sources import applications
@@ -87,8 +88,26 @@ def test_a_damaged_file_in_the_cache_is_an_error_with_its_path(server, tmp_path)
     cached.parent.mkdir(parents=True)
     published_mobilenet(server, tmp_path)
     cached.write_bytes(server.files[FILE][:5000])
-    with pytest.raises(WeightsError, match=rf"{FILE}: the cached .* cannot be used .*truncated.*Delete that file"):
+    with pytest.raises(
+        WeightsError, match=rf"{FILE}: is not the published file .*it is cut off.*Delete it.*the mirror {server.url}"
+    ):
         applications.pretrained(MOBILENET, **SMALL)
+
+
+def test_a_file_of_keras_3_under_the_published_name_is_read_by_its_content(server, tmp_path):
+    source = applications.architecture(MOBILENET, **SMALL)
+    source.save_weights(tmp_path / "new.weights.h5")
+    server.files[FILE] = (tmp_path / "new.weights.h5").read_bytes()
+    assert have_equal_weights(applications.pretrained(MOBILENET, **SMALL), source)
+
+
+def test_a_file_without_a_stated_hash_is_recorded(server, tmp_path):
+    published_mobilenet(server, tmp_path)
+    built = backbone.build(MOBILENET, weights=None, **SMALL)
+    assert built.weights_record["published_hash"].startswith("sha256 not stated")
+    random = backbone.build(MOBILENET, weights="random", **SMALL)
+    assert "published_hash" not in random.weights_record
+    assert published.unverified(card("EfficientNetB0")) == ""
 
 
 def test_a_file_copied_into_the_cache_is_used(server, tmp_path):

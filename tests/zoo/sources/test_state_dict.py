@@ -230,7 +230,17 @@ def test_a_map_of_ones_own_for_a_network_of_keras(tlcli, tmp_path, monkeypatch):
     words = ("zoo", "import", file, "--architecture", "mobilenet", "--name", "mine", "--map", tmp_path / "map.yaml")
     done = tlcli(*words)
     assert done.code == 0, done.stderr
+    matched, *_, next_step = done.stdout.splitlines()
+    assert (matched, next_step) == ("135 arrays matched, 0 ignored", "use it: tlcli finetune DATA --model mine")
+    assert len(done.stdout.splitlines()) == 3
+    assert tlcli("zoo", "remove", "mine").code == 0
+    with (tmp_path / "map.yaml").open("a") as rest:
+        rest.write("\nignore: ['head.*']")
+    file = write(tmp_path / "w.safetensors", values | {f"head{number}": np.zeros(1, "float32") for number in range(6)})
+    done = tlcli(*words, "--verbose")
     assert "conv1 kernel" in done.stdout
+    assert tlcli("zoo", "remove", "mine").code == 0
+    assert "6 ignored: head0, head1, head2, head3 and 2 more" in tlcli(*words).stdout
     from tlcli.model import backbone
     from tlcli.zoo import catalogue
 
@@ -254,9 +264,9 @@ def test_depthwise_kernels_keep_the_order_of_channels():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rules: []", r"m\.yaml: is not a map of weights \(rules: .*at least 1"),
+        ("rules: []", r"m\.yaml: is not a map of weights \(line 1, rules: must have at least 1"),
         ("rules: [{match: '(', layer: a, variable: b}]", "is not a map of weights"),
-        ("rules: [{match: a, layer: a}]", r"rules\.0\.variable: Field required"),
+        ("rules: [{match: a, layer: a}]", r"line 1, rules\[0\]\.variable: is missing"),
         ("- a", "is not a map"),
         ("rules: [", "is not a map"),
         ("rules: !!python/object/apply:os.system [ls]", "is not a map"),
