@@ -11,6 +11,7 @@ CODES = {
     "UsageError": ("usage", 2),
     "RecipeError": ("recipe", 2),
     "DataError": ("data", 2),
+    "ManifestError": ("data", 2),
     "ModelError": ("model", 2),
     "WeightsError": ("weights", 2),
     "OutputError": ("output", 2),

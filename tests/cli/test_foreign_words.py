@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 CASES = [
-    (["predict", "a.jpg", "a.jpg"], "a.jpg: is not a classifier: it is a JPEG image", "Name the run folder"),
+    (["predict", "a.jpg", "a.jpg"], "a.jpg: is not a classifier: it is a JPEG image", "Name a run folder"),
     (["evaluate", "a.keras", "PHOTOS"], "a.keras: is not a classifier: it is a JPEG image", "run folder"),
     (["inspect", "a.keras"], "a.keras: is not a Keras model: it is a JPEG image, not a zip archive", "fetch it again"),
     (["inspect", "cut.keras"], "cut.keras: is not a Keras model: it is cut off", "fetch it again"),

@@ -50,7 +50,7 @@ def test_json_has_the_keys_of_the_contract(tlcli: Callable, photos: Path) -> Non
         (["--model", "mobilenet_v2", "--set", "phases=[{name: x, train: 'top:1'}]"], ["phases", 0, "groups"], ["top"]),
         (["--recipe", "head-only", "--set", "optimizer.lr=0.02"], ["phases", 0, "lr"], 0.02),
         (["--precision", "bfloat16"], ["recipe", "performance", "precision"], "bfloat16"),
-        (["--model", "mobilenet_v2"], ["phases", 1, "train"], "top 5, 10, 15, 18 groups"),
+        (["--model", "mobilenet_v2"], ["phases", 1, "train"], "top 5, 10, 14, 18 groups"),
         (["--model", "mobilenet_v2", "--set", "phases.1.step=1"], ["phases", 1, "train"], "top group by group"),
         (["--model", "mobilenet_synthetic"], ["phases", 1, "train"], "all at once"),
         # 20 images make two batches. Few batches make many epochs.
@@ -121,18 +121,29 @@ def test_json_has_the_cached_features(tlcli: Callable, photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "fraction", "min_relative_gain", "train"), [(32, 1.0, 0.0, "all at once"), (224, 0.3, 0.5, "top ")]
+    ("side", "quality", "step", "train"),
+    [
+        (32, "fast", "all", "all at once"),
+        (32, "balanced", "all", "all at once"),
+        (224, "fast", "30%", "top 5, 10, 15, 18 groups"),
+        (224, "balanced", ["30%", "30%", 0, "20%"], "top 5, 10, 14, 18 groups"),
+    ],
 )
 def test_everything_is_unfrozen_at_once_if_a_round_takes_seconds(
-    tlcli: Callable, photos: Path, side: int, fraction: float, min_relative_gain: float, train: str
+    tlcli: Callable, photos: Path, side: int, quality: str, step: object, train: str
 ) -> None:
-    plan = tlcli("plan", photos, "--json", "--model", "mobilenet_v2", "--set", f"data.size=[{side},{side}]").document
-    phase = plan["recipe"]["phases"][1]
-    assert (phase["step"], phase["until"]["min_relative_gain"]) == (
-        round(fraction * len(plan["groups"])),
-        min_relative_gain,
-    )
-    assert plan["phases"][1]["train"].startswith(train)
+    words = ("--model", "mobilenet_v2", "--set", f"data.size=[{side},{side}]", "--quality", quality)
+    plan = tlcli("plan", photos, "--json", *words).document
+    assert (plan["recipe"]["phases"][1]["step"], plan["phases"][1]["train"]) == (step, train)
+    assert [row["quality"] for row in plan["qualities"]] == ["fast", "balanced"]
+    of_quality = {row["quality"]: row for row in plan["qualities"]}[quality]
+    assert of_quality["trains"] == train
+    assert of_quality["seconds"] == plan["estimates"]["seconds"]
+
+
+def test_a_recipe_without_rounds_leaves_nothing_to_the_quality(tlcli: Callable, photos: Path) -> None:
+    plan = tlcli("plan", photos, "--json", "--model", "mobilenet_v2", "--recipe", "two-phase").document
+    assert plan["qualities"] == []
 
 
 def test_a_plan_writes_nothing_but_the_cache(

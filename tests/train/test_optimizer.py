@@ -1,6 +1,5 @@
 """Optimisers: a step with each, rates per layer group, clipping, weight decay, L2-SP, schedules."""
 
-from types import SimpleNamespace
 from typing import get_args
 
 import keras
@@ -14,6 +13,7 @@ from tlcli.recipe.schema import OptimizerSpec
 from tlcli.train import optimizer, phases, step
 from tlcli.train.calibration import ImageScores
 from tlcli.train.checkpoint import Progress
+from tlcli.train.compile import StepState
 from tlcli.train.session import Session
 
 NAMES = get_args(OptimizerSpec.model_fields["name"].annotation)
@@ -98,7 +98,7 @@ def test_only_one_way_of_clipping_is_accepted():
 def test_a_plateau_lowers_the_rate_for_good():
     """As in the performance schedules of the field: a better epoch does not raise it again."""
     progress = Progress()
-    state = SimpleNamespace(progress=progress, moving=[], phase=PhaseSpec(name="x", policy="all"))
+    state = StepState(None, PhaseSpec(name="x", policy="all"), [], [], [], "", progress)
     shares = []
     for loss in (5.0, 6.0, 6.0, 4.0, 5.0, 3.0, 5.0, 5.0, 5.0, 5.0):
         step._update_best(state, ImageScores(np.array([loss]), np.array([1.0])))

@@ -9,6 +9,7 @@ from tlcli.evaluate import run_folder
 from tlcli.evaluate.runtimes import bundle, keras_model, litert, onnx, openvino, saved_model
 from tlcli.evaluate.runtimes.runtime import Runtime
 from tlcli.zoo import trust as trusting
+from tlcli.zoo.formats import content
 
 __all__ = ["Runtime", "is_run", "open_model", "require_model"]
 
@@ -59,5 +60,7 @@ def _classifier(path: Path) -> Path:
     file = bundle.classifier_of(path) if bundle.is_bundle(path) else path
     if file.is_file() and file.suffix.lower() not in _BY_SUFFIX:
         hint = f"Name a run folder, a bundle, a SavedModel or a file: {', '.join(_BY_SUFFIX)}."
-        raise UsageError("is not a classifier", where=str(path), hint=hint)
+        kind = content.kind_of(file)
+        message = f"is not a classifier: it is {kind}" if kind else "is not a classifier"
+        raise UsageError(message, where=str(path), hint=hint)
     return file
