@@ -25,6 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tlcli.recipe.schema import QUALITIES
 from tlcli.workflows.demo import write_digits
 from tlcli.zoo import catalogue
 
@@ -75,7 +76,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--weights", default="random")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--fine-tune-at", type=int, default=100, help="layer from which the script trains in phase 2")
-    parser.add_argument("--recipes", nargs="+", default=["head-only", "unfreeze-until-plateau"])
+    parser.add_argument(
+        "--recipes", nargs="+", default=["head-only", *QUALITIES], help="recipes, and qualities of the default one"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="as in tlcli finetune")
     parser.add_argument("--script", type=Path, default=SCRIPT, help="another script with the same arguments and output")
     parser.add_argument("--rounds", type=int, default=1)
@@ -168,7 +171,7 @@ def _run_tlcli(args: argparse.Namespace, job: str, folders: dict[str, Path], hom
         shutil.rmtree(cache, ignore_errors=True)
     command = [sys.executable, "-m", "tlcli", "finetune", str(folders["train"].parent), "--model", args.model]
     command += ["--weights", str(args.weights)] if args.weights else []
-    command += ["--recipe", recipe, "--json"]
+    command += ["--quality", recipe, "--json"] if recipe in QUALITIES else ["--recipe", recipe, "--json"]
     command += ["--set", f"data.size=[{args.size},{args.size}]", *(f"--set={value}" for value in args.set)]
     command += ["--set", f"model.arguments.alpha={args.alpha}"] if args.alpha else []
     command += ["--set", "performance.reuse_results=false"] if job.endswith(ANEW) else []
