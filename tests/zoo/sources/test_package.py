@@ -88,7 +88,16 @@ def test_groups_cover_all_layers_with_and_without_weights(card):
 def test_the_commands_work_on_the_default_network(tlcli: Callable, photos: Path, tmp_path: Path):
     """One unfreezing round; the saved classifier predicts the same in plain Keras."""
     run = tmp_path / "run"
-    words = ["--set", "data.size=[32,32]", "--set", "phases.1.epochs=1", "--set", "phases.1.step=all"]
+    words = [
+        "--quality",
+        "fast",
+        "--set",
+        "data.size=[32,32]",
+        "--set",
+        "phases.1.epochs=1",
+        "--set",
+        "phases.1.step=all",
+    ]
     result = tlcli("finetune", photos, *words, "--out", run, "--json")
     assert result.code == 0, result.stderr
     record = result.document
