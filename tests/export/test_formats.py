@@ -64,7 +64,7 @@ def test_a_bundle_predicts_as_the_run(exported: tuple, sound: tuple, photos: Pat
     same = np.mean([a["label"] == b["label"] for a, b in zip(found, expected, strict=True)])
     is_float = quantize in ("none", "float16")
     assert same >= (1.0 if is_float else 0.75)
-    assert document["comparison"]["largest_difference"] < (0.02 if is_float else 0.3)
+    assert document["comparison"]["largest_difference"] < (0.02 if is_float else 0.5)
 
 
 def test_smaller_numbers_make_smaller_files(exported: tuple, sound: tuple) -> None:
@@ -76,14 +76,14 @@ def test_smaller_numbers_make_smaller_files(exported: tuple, sound: tuple) -> No
 
 
 def test_the_usage_program_runs(exported: tuple, photos: Path, tlcli: Callable) -> None:
-    folder, image = exported[0], photos / "green" / "03.bmp"
+    (folder, (_, quantize, _), _), image = exported, photos / "green" / "03.bmp"
     command = [sys.executable, str(folder / "usage.py"), str(image)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     (row,) = tlcli("predict", folder, image, "--json").document
     label, probability = found.stdout.split()
     assert label == row["label"]
-    assert float(probability) == pytest.approx(row["probability"], abs=0.05)
+    assert float(probability) == pytest.approx(row["probability"], abs=0.05 if quantize in ("none", "float16") else 0.2)
 
 
 def test_a_file_without_its_bundle_knows_its_classes(exported: tuple, tmp_path: Path) -> None:

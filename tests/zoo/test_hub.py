@@ -138,7 +138,9 @@ def test_a_url_is_fetched_by_tensorflow_hub_once(
 
 @pytest.mark.extras  # Loading TensorFlow Hub once is enough for the quick tests.
 def test_a_url_that_cannot_be_fetched_names_all_ways_out(server: tuple[str, list[str]]) -> None:
-    with pytest.raises(ModelError, match=r"cannot fetch the module \(HTTPError: .*404.*tfhub:FILE.tar.gz.*zoo list"):
+    with pytest.raises(
+        ModelError, match=r"(?s)cannot fetch the module \(HTTPError: .*404.*tfhub:FILE.tar.gz.*zoo list"
+    ):
         hub.locate(f"{server[0]}/2")
     with pytest.raises(ModelError, match="only http and https"):
         hub.locate("ftp://127.0.0.1/module")

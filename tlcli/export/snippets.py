@@ -49,7 +49,8 @@ model = onnxruntime.InferenceSession(str(here / "model.onnx"))
 probabilities = model.run(None, {model.get_inputs()[0].name: pixels})[0][0]
 """,
     "openvino": """\
-model = openvino.Core().compile_model(str(here / "model.xml"), "CPU")
+# Without this, some processors compute in bfloat16.
+model = openvino.Core().compile_model(str(here / "model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 probabilities = model(pixels)[0][0]
 """,
 }
