@@ -86,9 +86,8 @@ def complete(
         The content of the card.
     """
     file = folder / request.target.file
-    dtype = (
-        "uint8" if request.to not in ("keras",) and (request.quantize == "int8" or not request.is_raw) else "float32"
-    )
+    takes_bytes = request.to != "keras" and (request.quantize == "int8" or not request.is_raw)
+    dtype = "uint8" if takes_bytes else "float32"
     card: dict[str, Any] = {
         "format": request.to,
         "quantize": request.quantize,
