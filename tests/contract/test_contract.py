@@ -75,7 +75,7 @@ def test_at_finds_existing_values_only() -> None:
 
 
 def test_the_commands_are_those_of_tlcli() -> None:
-    assert len(PROGRAM) == 30
+    assert len(PROGRAM) == 31
     assert set(COMMANDS) == set(OPTIONS) == set(PROGRAM)
 
 

@@ -64,6 +64,21 @@ def copy(name: str, file: Path | None) -> None:
 
 
 @recipe.command()
+@click.option("--path", is_flag=True, help="Print where its file is installed, for editors.")
+@global_options
+def schema(path: bool) -> None:
+    """Print the JSON Schema of recipes, for editors.
+
+    With it they complete keys, explain them and mark mistakes. First line of a recipe for VS Code's YAML extension:
+    # yaml-language-server: $schema=PATH
+    """
+    from tlcli.recipe import reference
+
+    file = reference.schema_file()
+    click.echo(str(file) if path else file.read_text(encoding="utf-8"), nl=path)
+
+
+@recipe.command()
 @click.argument("files", metavar="RECIPE…", nargs=-1, required=True, shell_complete=complete_recipe)
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
 @json_option
