@@ -15,7 +15,7 @@ TlcliError
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # Problems of a manifest that are shown; all are in JSON.
 MAX_LISTED_PROBLEMS = 20
@@ -36,6 +36,10 @@ class TlcliError(Exception):
     def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(message)
         self.message, self.where, self.hint = message, where, hint
+
+    def to_json(self) -> dict[str, Any]:
+        """The error in its JSON form."""
+        return {"kind": self.kind, "where": self.where, "message": self.message, "hint": self.hint}
 
     def __str__(self) -> str:
         sentence = f"{self.where}: {self.message}" if self.where else self.message
@@ -113,6 +117,10 @@ class RecipeError(TlcliError):
         first = self.problems[0]
         super().__init__(first.message, where=first.where, hint=first.hint)
 
+    def to_json(self) -> dict[str, Any]:
+        """The error in its JSON form, with all problems."""
+        return {**super().to_json(), "problems": [vars(problem) for problem in self.problems]}
+
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))
 
@@ -124,6 +132,10 @@ class ManifestError(DataError):
         self.problems = tuple(problems)
         first = self.problems[0]
         super().__init__(first.message, where=first.where, hint=first.hint)
+
+    def to_json(self) -> dict[str, Any]:
+        """The error in its JSON form, with all problems."""
+        return {**super().to_json(), "problems": [vars(problem) for problem in self.problems]}
 
     def __str__(self) -> str:
         listed = [str(problem) for problem in self.problems[:MAX_LISTED_PROBLEMS]]

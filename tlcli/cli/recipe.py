@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import Group, complete_recipe, global_options, json_option, trust_option
+from tlcli.cli.options import Group, complete_recipe, global_options, json_option
+from tlcli.cli.recipe_run import run
 
 
 @click.group(cls=Group)
@@ -116,23 +117,4 @@ def render(name: str, settings: tuple[str, ...]) -> None:
     click.echo(load.render(load.load(name, settings=settings)), nl=False)
 
 
-@recipe.command()
-@click.argument("file", metavar="RECIPE", shell_complete=complete_recipe)
-@click.argument("data", required=False, type=click.Path(path_type=Path))
-@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="Run folder. [default: runs/<data>-<model>-<n>]")
-@click.option("--strict", is_flag=True, help="Stop at unreadable images instead of skipping them.")
-@trust_option
-@json_option
-@global_options
-def run(file: str, data: Path | None, settings: tuple[str, ...], out: Path | None, strict: bool, as_json: bool) -> None:
-    """Fine-tune with a recipe and check its expectations.
-
-    For CI. DATA replaces data.path of the recipe. Exit code 3 if an expectation is not met.
-    """
-    from tlcli.cli.finetune import run_and_print
-    from tlcli.workflows.request import Request
-
-    options = {} if data is None else {"data.path": str(data)}
-    request = Request(recipe=file, settings=settings, options=options, out=out, strict=strict)
-    run_and_print(request, as_json=as_json)
+recipe.add_command(run)

@@ -17,7 +17,7 @@ SECTIONS = (
 _SCORES = ("accuracy", "balanced_accuracy", "loss", "count")
 _OF_A_CLASS = ("precision", "recall", "f1", "support")
 # The numbers that recipes use most. Those of other sections are looked up when the run is done.
-KEYS = tuple(f"{split}.{name}" for split in ("val", "test") for name in _SCORES) + ("seconds.total", "seconds.prefix")
+KEYS = (*(f"{split}.{name}" for split in ("val", "test") for name in _SCORES), "seconds.total", "seconds.prefix")
 
 
 @dataclass(frozen=True)

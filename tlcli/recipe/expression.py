@@ -1,13 +1,13 @@
 """The language of expectations: comparisons of numbers of a run, joined by and, or, not. Parsed, never evaluated.
 
-    expectation = and-part { "or" and-part }
-    and-part    = not-part { "and" not-part }
-    not-part    = "not" not-part | comparison
-    comparison  = sum [ ( "<" | "<=" | ">" | ">=" | "==" ) sum ]
-    sum         = product { ( "+" | "-" ) product }
-    product     = factor { ( "*" | "/" ) factor }
-    factor      = ( "-" | "+" ) factor | number | path | "(" expectation ")"
-    path        = name { "." name | "[" index "]" | '["' any text '"]' }
+expectation = and-part { "or" and-part }
+and-part    = not-part { "and" not-part }
+not-part    = "not" not-part | comparison
+comparison  = sum [ ( "<" | "<=" | ">" | ">=" | "==" ) sum ]
+sum         = product { ( "+" | "-" ) product }
+product     = factor { ( "*" | "/" ) factor }
+factor      = ( "-" | "+" ) factor | number | path | "(" expectation ")"
+path        = name { "." name | "[" index "]" | '["' any text '"]' }
 """
 
 import math
