@@ -168,6 +168,7 @@ def documents(
         "recipe list": ("recipe", "list"),
         "recipe validate": ("recipe", "validate", "two-phase"),
         "recipe run": ("recipe", "run", tiny, photos, "--out", home / "run"),
+        "recipe run --dry-run": ("recipe", "run", tiny, "head-only", "--data", photos, "--dry-run"),
         "zoo list": ("zoo", "list"),
         "zoo show": ("zoo", "show", NETWORK),
         "zoo pull": ("zoo", "pull", NETWORK),

@@ -154,7 +154,7 @@ def _run_and_print(work: "Work", resolved: "ResolvedRecipe", *, as_json: bool) -
     from tlcli.train.events import Event, FolderMade
     from tlcli.train.preparation import BackgroundRead
 
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     if not is_quiet():
         if resolved.licence:
             console.print_text(console.err(), console.safe(resolved.licence, "dim"))
@@ -192,6 +192,6 @@ def require_met(run: "RunRecord") -> None:
         raise click.exceptions.Exit(ExpectationError.exit_code)
 
 
-def _stop(_signal: int, _frame: FrameType | None) -> None:
+def stop(_signal: int, _frame: FrameType | None) -> None:
     """Treat SIGTERM like Ctrl-C: the run stays resumable."""
     raise KeyboardInterrupt

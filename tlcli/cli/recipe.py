@@ -87,10 +87,11 @@ def schema(path: bool) -> None:
 def validate(files: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
     """Check recipes and list all problems.
 
-    Problems have line numbers. Exit code 2 if there are any.
+    Problems have line numbers. Exit code 2 if there are any. In GitHub Actions they appear beside their lines.
     """
     from tlcli.errors import Problem, RecipeError
     from tlcli.recipe import load
+    from tlcli.report import ci
 
     problems: list[Problem] = []
     for name in files:
@@ -101,6 +102,9 @@ def validate(files: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -
         except RecipeError as error:
             problems += error.problems
     if problems:
+        if ci.is_github():
+            for problem in problems:
+                click.echo(ci.annotation(problem.where, f"{problem.message}. {problem.hint}".strip()), err=True)
         raise RecipeError(problems)
     if as_json:
         click.echo(json.dumps([{"recipe": name, "valid": True} for name in files]))

@@ -1,6 +1,7 @@
 """`tlcli recipe run`."""
 
 import json
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -136,12 +137,15 @@ def _run_one(request: "Request", junit: Path | None, *, as_json: bool, update_ba
 def _run_all(requests: Sequence["Request"], out: Path | None, *, jobs: int, has_trust: bool) -> list["Outcome"]:
     """Run every recipe in a process of its own; a line on stderr for each that is done."""
     from tlcli.cli import console
+    from tlcli.cli.finetune import stop
     from tlcli.report.ci import Outcome
     from tlcli.text import duration
     from tlcli.workflows.recipe_run import Runs
 
-    home, done = out or _next_folder(), 0
-    common = ["--trust"] * has_trust + ["--quiet"] * is_quiet()
+    signal.signal(signal.SIGTERM, stop)
+    # Read here: the context of Click belongs to this thread.
+    home, done, quiet = out or _next_folder(), 0, is_quiet()
+    common = ["--trust"] * has_trust + ["--quiet"] * quiet
     commands = []
     for request, folder in zip(requests, _folders([request.recipe for request in requests]), strict=True):
         words = [word for text in request.settings for word in ("--set", text)]
@@ -152,11 +156,11 @@ def _run_all(requests: Sequence["Request"], out: Path | None, *, jobs: int, has_
     def observe(outcome: Outcome) -> None:
         nonlocal done
         done += 1
-        if not is_quiet():
+        if not quiet:
             text = f"{done} of {len(requests)}: {outcome.recipe}: {outcome.status} ({duration(outcome.seconds)})"
             console.print_text(console.err(), console.safe(text, "green" if outcome.code == 0 else "red"))
 
-    return Runs(observe, is_shown=jobs == 1 and not is_quiet()).run(commands, jobs=jobs)
+    return Runs(observe, is_shown=jobs == 1 and not quiet).run(commands, jobs=jobs)
 
 
 def _next_folder() -> Path:

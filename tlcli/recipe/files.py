@@ -40,7 +40,7 @@ def split_data(words: Sequence[str]) -> tuple[list[str], str | None]:
     """Recipes and images of a command line: a last word that can only name images does so, as `--data` would."""
     *recipes, last = words
     is_recipe = last in load.names() or Path(last).suffix in SUFFIXES
-    if not recipes or is_recipe or not Path(last).exists() or (Path(last).is_dir() and in_folder(Path(last))):
+    if not recipes or is_recipe or (Path(last).is_dir() and in_folder(Path(last))):
         return list(words), None
     return recipes, last
 
