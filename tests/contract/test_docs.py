@@ -55,9 +55,9 @@ def test_every_recipe_is_in_the_readme(name: str) -> None:
     assert load.load(name).description
 
 
-def test_there_are_nine_recipes() -> None:
-    assert len(load.names()) == 9
-    assert len(re.findall(r"^\| `[a-z-]+` \|", README, re.MULTILINE)) == 9
+def test_there_are_seventeen_recipes() -> None:
+    assert len(load.names()) == 17
+    assert len(re.findall(r"^\| `[a-z-]+` \|", README, re.MULTILINE)) == 17
 
 
 def test_the_documentation_has_command_lines() -> None:
