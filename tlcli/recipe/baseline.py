@@ -39,7 +39,7 @@ def write(recipe: Path, record: Mapping[str, Any]) -> Path:
     require_own(recipe)
     file = recipe.parent / FILE
     entries = _read_all(file)
-    scores = {split: _rounded(numbers) for split, numbers in record["scores"].items()}
+    scores = {split: _kept(numbers) for split, numbers in record["scores"].items()}
     entries[recipe.name] = {"scores": scores, "seconds": {"total": record["seconds"]["total"]}}
     write_json(file, {"baseline": 1, "recipes": dict(sorted(entries.items()))})
     return file
@@ -70,10 +70,6 @@ def _read_all(file: Path) -> dict[str, Any]:
     return entries
 
 
-def _rounded(value: Any) -> Any:
-    """The value with six digits after the point, without the scores that are left out."""
-    if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items() if key not in _LEFT_OUT}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return round(value, 6) if isinstance(value, float) else value
+def _kept(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores without those that are left out. Not rounded: an equal result must not be below the baseline."""
+    return {name: value for name, value in scores.items() if name not in _LEFT_OUT}

@@ -37,7 +37,7 @@ def finetune(
     Raises:
         TlcliError: If the images, the network or the machine do not fit the request, or training fails.
     """
-    began, recipe = time.perf_counter(), resolved.recipe
+    began, recipe, baseline = time.perf_counter(), resolved.recipe, baseline_of(request)
     warn(observe, resolved.notices)
     with use_device(request.device) as device:
         network = choose_network(recipe, measure=graph.measure_groups)
@@ -50,9 +50,7 @@ def finetune(
         out, plan = output_folder(request, prepared.plan), prepared.plan
         with own_folder(out, resume=request.resume is not None, need_bytes=output_bytes(plan)) as folder:
             observe(FolderMade(str(out)))
-            run = record.begin_record(
-                plan, device, notices=resolved.notices, depth=depth, baseline=baseline_of(request)
-            )
+            run = record.begin_record(plan, device, notices=resolved.notices, depth=depth, baseline=baseline)
             if request.resume:
                 record.carry_over(run, record.read(out), taken_s=saved.state["taken_s"] if saved else 0.0)
             with recorded(folder, run, began):
