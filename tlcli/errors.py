@@ -42,8 +42,7 @@ class TlcliError(Exception):
         return {"kind": self.kind, "where": self.where, "message": self.message, "hint": self.hint}
 
     def __str__(self) -> str:
-        sentence = f"{self.where}: {self.message}" if self.where else self.message
-        return f"{_ended(sentence)} {self.hint}" if self.hint else _ended(sentence)
+        return sentences(f"{self.where}: {self.message}" if self.where else self.message, self.hint)
 
 
 class UsageError(TlcliError):
@@ -103,7 +102,7 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {_ended(self.message)}" + (f" {self.hint}" if self.hint else "")
+        return f"{self.where}: {sentences(self.message, self.hint)}"
 
 
 class RecipeError(TlcliError):
@@ -156,5 +155,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"Did you mean '{lowered[close[0]]}'?" if close else ""
 
 
-def _ended(sentence: str) -> str:
-    return sentence if sentence.endswith((".", "!", "?")) else sentence + "."
+def sentences(message: str, hint: str) -> str:
+    """A message that ends as a sentence does, and its hint.
+
+    >>> sentences("unknown key", "Did you mean 'seed'?")
+    "unknown key. Did you mean 'seed'?"
+    """
+    ended = message if message.endswith((".", "!", "?")) else message + "."
+    return f"{ended} {hint}" if hint else ended

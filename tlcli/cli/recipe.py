@@ -80,21 +80,23 @@ def schema(path: bool) -> None:
 
 
 @recipe.command()
-@click.argument("files", metavar="RECIPE…", nargs=-1, required=True, shell_complete=complete_recipe)
+@click.argument("recipes", metavar="RECIPE…", nargs=-1, required=True, shell_complete=complete_recipe)
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
 @json_option
 @global_options
-def validate(files: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+def validate(recipes: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
     """Check recipes and list all problems.
 
-    Problems have line numbers. Exit code 2 if there are any. In GitHub Actions they appear beside their lines.
+    RECIPE is a bundled name, a file, or a folder of files. Problems have line numbers. Exit code 2 if there are any. In
+    GitHub Actions they appear beside their lines.
     """
-    from tlcli.errors import Problem, RecipeError
-    from tlcli.recipe import load
+    from tlcli.errors import Problem, RecipeError, sentences
+    from tlcli.recipe import files, load
     from tlcli.report import ci
 
     problems: list[Problem] = []
-    for name in files:
+    names = files.find(recipes)
+    for name in names:
         try:
             load.load(name, settings=settings)
             if not as_json:
@@ -104,10 +106,10 @@ def validate(files: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -
     if problems:
         if ci.is_github():
             for problem in problems:
-                click.echo(ci.annotation(problem.where, f"{problem.message}. {problem.hint}".strip()), err=True)
+                click.echo(ci.annotation(problem.where, sentences(problem.message, problem.hint)), err=True)
         raise RecipeError(problems)
     if as_json:
-        click.echo(json.dumps([{"recipe": name, "valid": True} for name in files]))
+        click.echo(json.dumps([{"recipe": name, "valid": True} for name in names]))
 
 
 @recipe.command()

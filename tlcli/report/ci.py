@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from tlcli.errors import ExpectationError, TlcliError
+from tlcli.errors import ExpectationError, TlcliError, sentences
 from tlcli.recipe.files import expectations_in
 from tlcli.text import duration
 
@@ -61,7 +61,7 @@ class Outcome:
     def problems(self) -> list[tuple[str, str]]:
         """Each problem of the error: where, and what is wrong and what to do."""
         problems = [] if self.error is None else self.error.get("problems") or [self.error]
-        return [(row["where"], f"{row['message']}. {row['hint']}".strip()) for row in problems]
+        return [(row["where"], sentences(row["message"], row["hint"])) for row in problems]
 
     def to_json(self) -> dict[str, Any]:
         """The outcome in its JSON form."""
