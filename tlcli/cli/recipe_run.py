@@ -160,14 +160,25 @@ def _run_all(requests: Sequence["Request"], out: Path | None, *, jobs: int, has_
             text = f"{done} of {len(requests)}: {outcome.recipe}: {outcome.status} ({duration(outcome.seconds)})"
             console.print_text(console.err(), console.safe(text, "green" if outcome.code == 0 else "red"))
 
-    return Runs(observe, is_shown=jobs == 1 and not quiet).run(commands, jobs=jobs)
+    outcomes = Runs(observe, is_shown=jobs == 1 and not quiet).run(commands, jobs=jobs)
+    if out is None and not any(home.iterdir()):
+        home.rmdir()
+    elif home.is_dir() and not quiet:
+        console.print_text(console.err(), console.safe(f"run folders in {home}"))
+    return outcomes
 
 
 def _next_folder() -> Path:
+    """A new folder for the runs of several recipes; made at once, because another process may look for one too."""
     number = 1
-    while (folder := Path("runs") / f"recipes-{number}").exists():
-        number += 1
-    return folder
+    while True:
+        folder = Path("runs") / f"recipes-{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
 
 
 def _folders(recipes: Sequence[str]) -> list[str]:
