@@ -101,6 +101,9 @@ def test_rounds_continue_while_kept_until_everything_is_unfrozen():
         (2, [False, False], 2),
         (2, [False, True, False, False], 4),
         (3, [False, True, False, False, True], 5),
+        ([2, 2, 1], [False, False], 2),
+        ([2, 2, 1], [False, True, False], 3),
+        ([2, 2, 1], [True, False, True, False], 4),
     ],
 )
 def test_unfreezing_stops_after_several_rollbacks_in_a_row(patience, kept, steps):

@@ -226,7 +226,7 @@ def _next_in_phase(
     """
     if phase.is_gradual and outcomes:
         rollbacks = list(itertools.takewhile(lambda outcome: not outcome.kept, reversed(outcomes)))
-        if len(rollbacks) >= phase.until.max_rollbacks:
+        if len(rollbacks) >= phase.until.max_rollbacks_after(outcomes[-1].step.number):
             return None
         if outcomes[-1].kept and _is_small_gain(outcomes[-1], phase):
             return None

@@ -49,7 +49,7 @@ def _resolve(phase: PhaseSpec, quality: str, groups: LayerGroups, *, images: int
             "step": "all" if is_cheap else BALANCED_STEPS,
             "epochs": [epochs, epochs, max(epochs, LONG_ROUND)],
             "min_relative_gain": 0.0 if is_cheap else [0.0, 0.0, HALVED],
-            "patience": 2,
+            "patience": [2, 2, 1],
         }
     resolved = phase.fill_auto(values)
     return resolved.model_copy(update={"until": resolved.until.fill_auto(values)})
