@@ -148,6 +148,7 @@ def _run_step(session: Session, members: Sequence[Member], step: policy.Step) ->
         raise RuntimeError("there are no folds")
     state = prepared.state
     state.progress, position = _pool(trained, [member.val for member in members], state.phase.until)
+    state.progress.learnable = _learnable(members)
     result = decide(state)
     if result.kept:
         for member, one in zip(members, trained, strict=True):
@@ -230,6 +231,18 @@ def _pool(trained: Sequence[Trained], val: Sequence[Examples], until: UntilSpec)
         progress.start_accuracy = statistics.fmean(progress.start_hits)
         progress.start_loss = float(np.average([float(part.start_loss or 0) for part in parts], weights=sizes))
     return progress, chosen
+
+
+def _learnable(members: Sequence[Member]) -> float | None:
+    """Confidence (0-1) that the errors of all members together are learnable; None before the first step."""
+    hits: list[float] = []
+    certainties: list[float] = []
+    for member in members:
+        if member.probabilities is None:
+            return None
+        hits += (member.probabilities.argmax(axis=1) == member.val.labels).tolist()
+        certainties += member.probabilities.max(axis=1).tolist()
+    return decision.learnable(hits, certainties)
 
 
 def _joined(parts: Iterable[list[float] | None]) -> list[float]:
