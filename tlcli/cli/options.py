@@ -159,7 +159,7 @@ def training_options(function: Function) -> Function:
         click.option(
             "--folds",
             metavar="K",
-            type=click.IntRange(2, 20),
+            type=int,
             help="Cross-validate on K folds, then train on all: for few images.",
         ),
         click.option(
