@@ -138,4 +138,4 @@ def _is_known(parts: Sequence[str | int]) -> bool:
         return False
     if parts[1] == "per_class":
         return len(parts) == 4 and parts[3] in _OF_A_CLASS
-    return parts[1] in ("top_k", "confusion")
+    return parts[1] in ("top_k", "confusion", "folds")

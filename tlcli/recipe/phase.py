@@ -55,6 +55,9 @@ class UntilSpec(AutoSpec):
             the last one holds for all later rounds. `auto`: by `quality`.
         patience: Rounds without a kept gain in a row before the phase ends; a list has one value per round. `auto`: by
             `quality`.
+        after_rollback: Whether another round may follow one that was rolled back, within `patience`: `always`, or
+            `if_learnable`, if wrong answers on validation images are less certain than right ones. `auto`: by
+            `quality`.
     """
 
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
@@ -62,6 +65,7 @@ class UntilSpec(AutoSpec):
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
     min_relative_gain: Gain | Annotated[list[Gain], Field(min_length=1)] | Literal["auto"] = 0.0
     patience: Patience | Annotated[list[Patience], Field(min_length=1)] | Literal["auto"] = 1
+    after_rollback: Literal["always", "if_learnable", "auto"] = "always"
 
     def relative_gain_after(self, number: int) -> float:
         """The value of `min_relative_gain`, 0-1, after the round with this number, counted from 0."""

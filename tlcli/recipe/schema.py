@@ -55,6 +55,8 @@ class DataSpec(Spec):
         val: Validation images: a share of the images of each class, where 0 turns the split off, or a folder of class
             folders.
         test: Test images, as `val`.
+        folds: Number of folds. All images but the test images train and validate in turn: every one validates the
+            classifier of one fold, and the final classifier learns from all of them. null for one split.
         size: Input of the network, `[height, width]` in pixels. `auto`: its own size.
         resize: How an image becomes that size: `crop` cuts the longer side, `pad` fills the shorter, `stretch`
             distorts.
@@ -66,6 +68,7 @@ class DataSpec(Spec):
     path: Path | None = None
     val: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
     test: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
+    folds: Annotated[int, Field(ge=2, le=20)] | None = None
     size: Size = "auto"
     resize: Resize = "crop"
     classes: Annotated[list[Name], Field(min_length=2)] | None = None
@@ -79,6 +82,8 @@ class DataSpec(Spec):
             raise ValueError(
                 f"val and test must leave images to train on: their sum must be below 1 (got {sum(shares):g})"
             )
+        if self.folds and isinstance(self.val, Path):
+            raise ValueError(f"folds: validation images come from the folds, so leave val out (got val: {self.val})")
         if self.classes and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must differ from each other")
         return self
@@ -331,6 +336,10 @@ class Recipe(Spec):
         if self.head.max_norm is not None and probed:
             raise ValueError(
                 "head.max_norm: it would clip the optimum of the linear probe. Remove max_norm or the probe"
+            )
+        if self.data.folds and any(phase.policy == "depth_search" for phase in self.phases):
+            raise ValueError(
+                "data.folds: policy depth_search needs one set of validation images. Use policy gradual, or no folds"
             )
         if (probed and 0 not in probed) or any(phase.policy == "lp_ft" for phase in self.phases[1:]):
             raise ValueError(
