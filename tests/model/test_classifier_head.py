@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tlcli.model.classifier import attach_head
+from tlcli.model.head import attach_head
 from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.recipe.schema import HeadSpec, HiddenSpec, Recipe
 from tlcli.train.plan import head_parameters_of

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tlcli.data.augment import Augment, Bounds
-from tlcli.model.classifier import POOLED, cut_at
+from tlcli.model.classifier import cut_at
+from tlcli.model.head import POOLED
 from tlcli.model.selection import select
 from tlcli.train import checkpoint, freeze, phases
 from tlcli.train.events import EpochDone

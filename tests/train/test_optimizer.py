@@ -50,9 +50,13 @@ def first_step(name: str, gradient: np.ndarray, lr: float, decay: float) -> np.n
             return -lr * gradient / np.sqrt(0.1 + gradient**2 + (1e-7 if name == "adagrad" else 0.0))
         case "rmsprop":
             return -lr * gradient / np.sqrt(0.1 * gradient**2 + 1e-7)
-        case "adam" | "adamw":  # The bias corrections of the first step cancel the decay rates.
-            shrink = lr * decay * START if name == "adamw" else 0.0
+        case "adam" | "adamw" | "muon":  # The bias corrections of the first step cancel the decay rates.
+            shrink = lr * decay * START if name != "adam" else 0.0
             return -lr * 0.1 * gradient / 0.1 / (np.sqrt(gradient**2) + 1e-7 / np.sqrt(0.001)) - shrink
+        case "lion":
+            return -lr * np.sign(gradient) - lr * decay * START
+        case "adafactor":  # The first mean of the squares is the square; a vector is not factored.
+            return -lr * np.sqrt((START**2).mean()) * np.sign(gradient)
         case _:
             raise AssertionError(name)
 
@@ -190,8 +194,8 @@ def test_adamw_decays_at_the_rate_of_the_group():
     np.testing.assert_allclose(decayed, [-0.05 * START, -0.01 * START, np.zeros(3)], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "adamw"])
-def test_only_adamw_decays(name):
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in optimizer.DECAYING])
+def test_no_other_optimiser_decays(name):
     spec = OptimizerSpec(name=name, weight_decay=1.0)
     np.testing.assert_allclose(changes(spec, scales=[1.0], gradients=[np.zeros(3)])[0], np.zeros(3), atol=1e-6)
 
@@ -199,6 +203,7 @@ def test_only_adamw_decays(name):
 @pytest.mark.parametrize(
     ("schedule", "start", "end"),
     [
+        ("cosine_restarts", 1.0, 0.0),
         ("none", 1.0, 1.0),
         ("piecewise", 1.0, 0.01),
         ("plateau", 1.0, 1.0),

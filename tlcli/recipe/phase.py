@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tlcli.recipe.fields import BatchNormPolicy, Fraction, Percent, Spec, Text
+from tlcli.recipe.fields import BatchNormPolicy, Fraction, Percent, Schedule, Spec, Text
 
 
 def of_round(values: Any, number: int) -> Any:
@@ -115,7 +115,7 @@ class PhaseSpec(AutoSpec):
     epochs: Epochs | Annotated[list[Epochs], Field(min_length=1)] | Literal["auto"] = 10
     patience: Annotated[int, Field(ge=1)] | None = None
     lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] | None = None
-    schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] | None = None
+    schedule: Schedule | None = None
     warmup: Fraction | Literal["auto"] = "auto"
     layer_decay: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 1.0
     batch_norm: BatchNormPolicy | Literal["auto"] = "frozen"

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from tlcli.recipe.expectation import parse
-from tlcli.recipe.fields import Activation, Duration, Fraction, Initializer, Pixels, Resize, Spec, Text
+from tlcli.recipe.fields import Activation, Duration, Fraction, Initializer, Pixels, Resize, Schedule, Spec, Text
+from tlcli.recipe.optimizer_parameters import OptimizerParameters
 from tlcli.recipe.phase import PhaseSpec
 
 SCHEMA_VERSION = 1
@@ -86,19 +87,42 @@ class ModelSpec(Spec):
 
 
 class HiddenSpec(Spec):
-    """One hidden layer of the head: dense, BatchNorm, activation and dropout, in this order."""
+    """One hidden layer of the head: dense, BatchNorm, activation and dropout, in this order.
+
+    Attributes:
+        activation: Function of the outputs. `silu` is swish, `sigmoid` the logistic function. `rrelu` has slopes below
+            zero that vary at random in training, around 0.23 (Ref: Xu et al. 2015, arXiv 1505.00853).
+        initializer: How the weights start. `auto`: `he_normal`, but `lecun_normal` for `selu`, and `glorot_uniform` for
+            `tanh`, `sigmoid` and `linear`.
+        batch_norm: BatchNorm `before` the activation (or true), or `after` it.
+        batch_norm_momentum: Share of its statistics that a training step keeps.
+        batch_norm_epsilon: Number that BatchNorm adds to the variance.
+        activity_l1: Penalty on the absolute values of the outputs, mean over the images of a batch.
+        activity_l2: Penalty on the squares of the outputs, mean over the images of a batch.
+    """
 
     units: Annotated[int, Field(ge=1, le=65536)]
     activation: Activation = "relu"
-    initializer: Initializer = "he_normal"
-    batch_norm: bool = False
+    initializer: Initializer | Literal["auto"] = "auto"
+    batch_norm: bool | Literal["before", "after"] = False
+    batch_norm_momentum: Fraction = 0.9
+    batch_norm_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-3
     dropout: Fraction = 0.0
+    activity_l1: Annotated[float, Field(ge=0)] = 0.0
+    activity_l2: Annotated[float, Field(ge=0)] = 0.0
 
 
 class HeadSpec(Spec):
-    """The new layers on top of the backbone. Penalties and the norm limit apply to each dense kernel of the head."""
+    """The new layers on top of the backbone. Penalties and the norm limit apply to each dense kernel of the head.
+
+    Attributes:
+        input_dropout: Share of the pooled features that a training step leaves out.
+        spatial_dropout: Share of the feature maps that a training step leaves out, each with all its positions.
+    """
 
     pooling: Literal["avg", "max", "avg_max"] = "avg"
+    input_dropout: Fraction = 0.0
+    spatial_dropout: Fraction = 0.0
     hidden: list[HiddenSpec] = Field(default_factory=list)
     dropout: Fraction = 0.2
     initializer: Initializer = "glorot_uniform"
@@ -152,31 +176,41 @@ class AugmentSpec(Spec):
 OPERATIONS = ("flip", "rotation", "zoom", "shift", "brightness", "contrast", "saturation")
 
 
-class OptimizerSpec(Spec):
+class OptimizerSpec(OptimizerParameters):
     """The optimiser of all phases. A phase may set its own learning rate and schedule.
 
     Attributes:
         schedule: How the learning rate changes over the epochs of a step, see `train.optimizer.rate`. `plateau` halves
             it after every second epoch in a row without a better one, and it stays low.
-        clip_norm: Largest norm of all gradients together; not with `clip_value`.
+        weight_decay: Share of the weights that a step takes away at learning rate 1. Only `adamw`, `lion` and `muon`;
+            not for biases and BatchNorm.
+        clip_norm: Largest norm of all gradients together; only one kind of clipping.
+        clip_norm_each: Largest norm of the gradient of each variable.
         clip_value: Largest absolute value of each number of a gradient.
+        accumulate: Batches whose mean gradient is one step. What is left over at the end of an epoch goes on in the
+            next one; at the end of a phase or round it is dropped.
+        ema: Share that an exponential moving average of the weights keeps in each step, 0.99 for example; the averaged
+            weights are scored and saved. null for none. Ref: Polyak & Juditsky 1992.
     """
 
-    name: Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "ftrl"] = "adam"
-    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] = "none"
+    schedule: Schedule = "none"
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.004
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_norm_each: Annotated[float, Field(gt=0)] | None = None
     clip_value: Annotated[float, Field(gt=0)] | None = None
+    accumulate: Annotated[int, Field(ge=1, le=1024)] = 1
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _check_one_clipping(self) -> Self:
-        if self.clip_norm is not None and self.clip_value is not None:
-            raise ValueError(
-                f"clip_norm and clip_value exclude each other (got {self.clip_norm:g} and {self.clip_value:g}):"
-                " set one of them to null"
-            )
+        given = [(name, getattr(self, name)) for name in CLIPPING if getattr(self, name) is not None]
+        if len(given) > 1:
+            names, values = " and ".join(name for name, _ in given), " and ".join(f"{value:g}" for _, value in given)
+            raise ValueError(f"{names} exclude each other (got {values}): set all but one of them to null")
         return self
+
+
+CLIPPING = ("clip_norm", "clip_norm_each", "clip_value")
 
 
 def _off_if_false(value: object) -> object:

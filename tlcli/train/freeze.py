@@ -19,7 +19,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlcli.model.classifier import HEAD_PREFIX, Classifier
+from tlcli.model.classifier import Classifier
+from tlcli.model.head import HEAD_PREFIX
 from tlcli.recipe.fields import BatchNormPolicy
 
 # Highest momentum of trained BatchNorm statistics. Some zoo networks have 0.999, which takes thousands of steps to

@@ -17,7 +17,8 @@ from tlcli.features import extraction
 from tlcli.features.placement import ImageCounts, Placement, placement_of
 from tlcli.model import precision
 from tlcli.model.backbone import Backbone
-from tlcli.model.classifier import POOLED, Classifier, assemble
+from tlcli.model.classifier import Classifier, assemble
+from tlcli.model.head import POOLED
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.paths import cache_dir
 from tlcli.recipe.fields import bytes_of

@@ -1,0 +1,87 @@
+"""The parameters of single optimisers, and which optimiser has which."""
+
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from tlcli.recipe.fields import Fraction, Spec
+
+Algorithm = Literal[
+    "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "ftrl", "adafactor", "lion", "muon"
+]
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+_ADAM = ("beta_1", "beta_2", "epsilon", "amsgrad")
+# The parameters of each optimiser.
+PARAMETERS: dict[Algorithm, tuple[str, ...]] = {
+    "sgd": (),
+    "momentum": ("momentum",),
+    "nesterov": ("momentum",),
+    "adagrad": ("epsilon", "initial_accumulator_value"),
+    "rmsprop": ("rho", "momentum", "epsilon", "centered"),
+    "adam": _ADAM,
+    "adamw": _ADAM,
+    "ftrl": ("l1", "l2", "l2_shrinkage", "learning_rate_power", "initial_accumulator_value"),
+    "adafactor": ("beta_2_decay", "clip_threshold"),
+    "lion": ("beta_1", "beta_2"),
+    "muon": ("momentum", "beta_1", "beta_2", "epsilon", "ns_steps"),
+}
+_NAMES = sorted({name for names in PARAMETERS.values() for name in names})
+_Penalty = Annotated[float, Field(ge=0)] | None
+_Share = Annotated[float, Field(ge=0, lt=1)] | None
+
+
+class OptimizerParameters(Spec):
+    """Parameters that some optimisers have. null: the default of Keras; 0.9 for `momentum` and `nesterov`.
+
+    Attributes:
+        name: The algorithm, of Keras. `muon` updates kernels of dense layers but the last, and all others as `adam`.
+        lr: Learning rate.
+        momentum: Share of the previous change that goes on: `momentum`, `nesterov`, `rmsprop`, `muon`.
+        beta_1: Decay of the mean of the gradients: `adam`, `adamw`, `lion`, `muon`.
+        beta_2: Decay of the mean of their squares, with `lion` of the gradients: `adam`, `adamw`, `lion`, `muon`.
+        epsilon: Number that keeps a division by zero away: `adagrad`, `rmsprop`, `adam`, `adamw`, `muon`.
+        amsgrad: True to divide by the largest mean of the squares so far: `adam`, `adamw`.
+        rho: Decay of the mean of the squares: `rmsprop`.
+        centered: True to subtract the squared mean of the gradients: `rmsprop`.
+        initial_accumulator_value: Sum of the squares before the first step: `adagrad`, `ftrl`.
+        l1: Penalty on absolute values, which sets weights to exactly zero: `ftrl`; not on biases and BatchNorm.
+        l2: Penalty on squares: `ftrl`; not on biases and BatchNorm.
+        l2_shrinkage: Penalty on squares that is part of the gradient: `ftrl`; not on biases and BatchNorm.
+        learning_rate_power: How fast the rate falls with the sum of the squares, 0 for not at all: `ftrl`.
+        beta_2_decay: Exponent of the decay of the mean of the squares: `adafactor`.
+        clip_threshold: Largest root mean square of a change: `adafactor`.
+        ns_steps: Number of Newton-Schulz iterations: `muon`.
+    """
+
+    name: Algorithm = "adam"
+    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    momentum: _Share = None
+    beta_1: Annotated[float, Field(gt=0, lt=1)] | None = None
+    beta_2: _Share = None
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    amsgrad: bool | None = None
+    rho: Fraction | None = None
+    centered: bool | None = None
+    initial_accumulator_value: _Penalty = None
+    l1: _Penalty = None
+    l2: _Penalty = None
+    l2_shrinkage: _Penalty = None
+    learning_rate_power: Annotated[float, Field(le=0)] | None = None
+    beta_2_decay: Annotated[float, Field(lt=0)] | None = None
+    clip_threshold: Annotated[float, Field(gt=0)] | None = None
+    ns_steps: Annotated[int, Field(ge=1, le=20)] | None = None
+
+    @property
+    def parameters(self) -> dict[str, float | bool]:
+        """The parameters that were given, by name."""
+        given = {name: getattr(self, name) for name in _NAMES}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _check_parameters_fit(self) -> Self:
+        has = PARAMETERS[self.name]
+        if foreign := [name for name in self.parameters if name not in has]:
+            owners = {name: [owner for owner in ALGORITHMS if name in PARAMETERS[owner]] for name in foreign}
+            listed = "; ".join(f"{name} belongs to {', '.join(owners[name])}" for name in foreign)
+            raise ValueError(f"{self.name} has {', '.join(has) or 'no parameters of its own'}: {listed}")
+        return self
