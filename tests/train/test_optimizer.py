@@ -244,7 +244,7 @@ def test_shares_are_within_0_and_1(schedule, fraction, plateaus):
 @given(st.sampled_from(SCHEDULES), st.floats(0, 1), st.floats(0, 1))
 def test_rates_fall_after_the_warm_up(schedule, one, other):
     early, late = sorted((one, other))
-    if schedule != "one_cycle" or early >= 0.3:
+    if schedule != "cosine_restarts" and (schedule != "one_cycle" or early >= 0.3):
         assert optimizer.rate(schedule, early) >= optimizer.rate(schedule, late) - 1e-12
 
 

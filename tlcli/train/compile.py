@@ -94,6 +94,7 @@ class StepState:
         progress: Epochs and scores so far.
         start_weights: Values of `moving` before the step.
         best_weights: Values of `moving` after the best epoch; before it, those before the step.
+        snapshots: Values of `moving` after the best epochs, best first, if the phase averages them.
         is_out_of_time: True if the time budget does not allow another epoch.
     """
 
@@ -106,7 +107,17 @@ class StepState:
     progress: Progress = field(default_factory=Progress)
     start_weights: checkpoint.Arrays = field(default_factory=list)
     best_weights: checkpoint.Arrays = field(default_factory=list)
+    snapshots: list[checkpoint.Arrays] = field(default_factory=list)
     is_out_of_time: bool = False
+
+    def is_better(self, scored: ImageScores) -> bool:
+        """True if these scores beat those of the best weights."""
+        progress = self.progress
+        if progress.best_loss is None or progress.best_accuracy is None:
+            return True
+        if self.phase.until.metric == "val_loss":
+            return float(scored.losses.mean()) < progress.best_loss
+        return float(scored.hits.mean()) > progress.best_accuracy
 
     def set_best_scores(self, scored: ImageScores) -> None:
         """Make these the scores of the best weights."""
@@ -121,8 +132,9 @@ def set_trainable(session: Session, step: policy.Step) -> tuple[list[Any], list[
     Returns:
         The trainable variables, and all variables that the step may change: these and BatchNorm statistics.
     """
-    batch_norm = session.recipe.phases[step.phase].batch_norm_policy
-    trainable = freeze.set_trainable(session.classifier, step.layers, batch_norm=batch_norm)
+    phase = session.recipe.phases[step.phase]
+    batch_norm, momentum = phase.batch_norm_policy, phase.batch_norm_momentum
+    trainable = freeze.set_trainable(session.classifier, step.layers, batch_norm=batch_norm, momentum=momentum)
     return trainable, freeze.moving_variables(session.classifier, trainable, batch_norm=batch_norm)
 
 

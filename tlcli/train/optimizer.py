@@ -105,11 +105,18 @@ def build(
     """
     optimizer = _CLASSES[spec.name](learning_rate=lr, **_options(spec))
     optimizer.exclude_from_weight_decay(var_names=list(UNPENALIZED))
+    if spec.ema is not None:
+        # Keras would put the averages in the place of the weights at the end of every epoch.
+        optimizer.finalize_variable_values = _keep_values
     if any(scale != 1.0 for scale in scales):
         _scale(optimizer, scales)
     if pull is not None:
         _pull(optimizer, pull)
     return optimizer
+
+
+def _keep_values(variables: Sequence[Any]) -> None:
+    """Leave the variables as they are."""
 
 
 def _options(spec: OptimizerSpec) -> dict[str, Any]:

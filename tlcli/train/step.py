@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tlcli.errors import RunError
-from tlcli.train import checkpoint, decision, events, freeze, interpolation, optimizer, policy
+from tlcli.train import averaging, checkpoint, decision, events, freeze, interpolation, optimizer, policy
 from tlcli.train.calibration import ImageScores, score
 from tlcli.train.checkpoint import Progress
 from tlcli.train.compile import StepState, batches_of, prepare_step, reseed
@@ -34,7 +34,7 @@ def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved |
         _score_start(session, state)
     parameters = sum(int(np.prod(variable.shape)) for variable in state.trainable)
     session.observe(events.StepBegun(step, step.epochs, _batches_per_epoch(session), len(session.train), parameters))
-    while state.progress.epoch < step.epochs and not _is_out_of_patience(state):
+    while state.progress.epoch < step.epochs and not _is_out_of_patience(session, state):
         began = time.perf_counter()
         setup_s = _run_epoch(session, state)
         state.is_out_of_time = session.budget.would_exceed(time.perf_counter() - began - setup_s)
@@ -60,12 +60,14 @@ def _score_start(session: Session, state: StepState) -> None:
 def _restore(session: Session, state: StepState, saved: checkpoint.Saved) -> None:
     state.progress = Progress(**saved.state["progress"])
     state.best_weights = saved.arrays["best"]
+    state.snapshots = [saved.arrays[f"snapshot{number}"] for number in range(len(state.progress.snapshot_ranks))]
     checkpoint.assign_values(state.moving, saved.arrays["moving"])
     checkpoint.assign_values(session.stage.trainee.optimizer.variables, saved.arrays["optimizer"])
 
 
-def _is_out_of_patience(state: StepState) -> bool:
-    return state.phase.patience is not None and state.progress.stale >= state.phase.patience
+def _is_out_of_patience(session: Session, state: StepState) -> bool:
+    patience = state.phase.patience_epochs(_batches_per_epoch(session))
+    return patience is not None and state.progress.stale >= patience
 
 
 def _run_epoch(session: Session, state: StepState) -> float:
@@ -82,8 +84,9 @@ def _run_epoch(session: Session, state: StepState) -> float:
     trained_s = time.perf_counter() - began
     flops = session.cost_of(state.step).epoch_flops
     session.budget.record_epoch(flops, trained_s - setup_s, setup_s if progress.epoch == 1 else None)
-    scored = score(session, session.val) if len(session.val) else None
-    is_best = _update_best(state, scored)
+    with averaging.averaged(session.stage.trainee.optimizer, state.trainable):
+        scored = score(session, session.val) if len(session.val) else None
+        is_best = _update_best(state, scored)
     val_loss = None if scored is None else float(scored.losses.mean())
     if val_loss is not None:
         # The last update of an epoch can diverge without an effect on the training loss.
@@ -140,7 +143,9 @@ def _update_best(state: StepState, scored: ImageScores | None) -> bool:
         True if the epoch is the best so far.
     """
     progress = state.progress
-    is_best = scored is None or _is_better(progress, scored, state.phase.until.metric)
+    if scored is not None:
+        averaging.keep_snapshot(state, scored)
+    is_best = scored is None or state.is_better(scored)
     if is_best:
         if scored is not None:
             state.set_best_scores(scored)
@@ -151,14 +156,6 @@ def _update_best(state: StepState, scored: ImageScores | None) -> bool:
     return is_best
 
 
-def _is_better(progress: Progress, scored: ImageScores, metric: str) -> bool:
-    if progress.best_loss is None or progress.best_accuracy is None:
-        return True
-    if metric == "val_loss":
-        return float(scored.losses.mean()) < progress.best_loss
-    return float(scored.hits.mean()) > progress.best_accuracy
-
-
 def _save(session: Session, state: StepState) -> None:
     session.checkpoint.write(
         {**session.state(), "progress": vars(state.progress), "epochs": state.step.epochs},
@@ -166,6 +163,7 @@ def _save(session: Session, state: StepState) -> None:
             "moving": checkpoint.copy_values(state.moving),
             "optimizer": checkpoint.copy_values(session.stage.trainee.optimizer.variables),
             "best": state.best_weights,
+            **{f"snapshot{number}": weights for number, weights in enumerate(state.snapshots)},
         },
         keep=["start", "pretrained"],
     )
@@ -174,6 +172,9 @@ def _save(session: Session, state: StepState) -> None:
 def _finish(session: Session, state: StepState, parameters: int) -> policy.Outcome:
     """Carry out the decision on the step, and verify that no frozen weight changed."""
     progress, phase = state.progress, state.phase
+    if progress.epoch:
+        averaging.take_average(session.stage.trainee.optimizer, state.trainable)
+    mixed = averaging.mix_best(session, state)
     can_interpolate = phase.interpolate and progress.epoch and len(session.val)
     position = interpolation.improve(session, state) if can_interpolate else 1.0
     result = _decide(state)
@@ -195,6 +196,8 @@ def _finish(session: Session, state: StepState, parameters: int) -> policy.Outco
         seconds=progress.seconds,
         interpolation=position,
     )
+    if result.kept and mixed > 1:
+        outcome = replace(outcome, reason=f"{outcome.reason}; mean of the {mixed} best epochs")
     if result.kept and position < 1:
         reason = f"{outcome.reason}; interpolated weights ({decision.percent(position)} of the step)"
         outcome = replace(outcome, reason=reason)
