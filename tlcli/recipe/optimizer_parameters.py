@@ -35,7 +35,7 @@ class OptimizerParameters(Spec):
 
     Attributes:
         name: The algorithm, of Keras. `muon` updates kernels of dense layers but the last, and all others as `adam`.
-        lr: Learning rate.
+        lr: Learning rate. `find`: by a range test before each phase, whose loss over the rate is in `report.html`.
         momentum: Share of the previous change that goes on: `momentum`, `nesterov`, `rmsprop`, `muon`.
         beta_1: Decay of the mean of the gradients: `adam`, `adamw`, `lion`, `muon`.
         beta_2: Decay of the mean of their squares, with `lion` of the gradients: `adam`, `adamw`, `lion`, `muon`.
@@ -54,7 +54,7 @@ class OptimizerParameters(Spec):
     """
 
     name: Algorithm = "adam"
-    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    lr: Annotated[float, Field(gt=0, le=10)] | Literal["find"] = 1e-3
     momentum: _Share = None
     beta_1: Annotated[float, Field(gt=0, lt=1)] | None = None
     beta_2: _Share = None

@@ -121,7 +121,7 @@ class PhaseSpec(AutoSpec):
     group_count: Annotated[int, Field(ge=1)] | None = None
     epochs: Epochs | Annotated[list[Epochs], Field(min_length=1)] | Literal["auto"] = 10
     patience: Annotated[int, Field(ge=1)] | Steps | None = None
-    lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] | None = None
+    lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto", "find"] | None = None
     schedule: Schedule | None = None
     warmup: Fraction | Literal["auto"] = "auto"
     layer_decay: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 1.0
@@ -158,9 +158,10 @@ class PhaseSpec(AutoSpec):
         if isinstance(self.step, list) and 0 in (self.step[0], self.step[-1]):
             raise ValueError(f"step: 0 trains the same groups again, so neither first nor last (got step: {self.step})")
 
-    def learning_rate(self, otherwise: float) -> float:
+    def learning_rate(self, otherwise: float | Literal["find"]) -> float | Literal["find"]:
         """The learning rate of the phase, or `otherwise` (the optimiser's) if it has none."""
-        return otherwise if self.lr is None else float(self.resolved("lr"))
+        rate = otherwise if self.lr is None else self.resolved("lr")
+        return "find" if rate == "find" else float(rate)
 
     def epochs_of(self, number: int) -> int:
         """Epochs of the step with this number, counted from 0, unless patience ends it earlier."""

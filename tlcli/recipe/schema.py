@@ -75,7 +75,8 @@ class ModelSpec(Spec):
     """Which pretrained network to use. `weights` is a file that replaces the card's weights, or `random`.
 
     The name `auto` is efficientnet_lite0, whose ImageNet weights are installed with tlcli. `cut` is the layer whose
-    output becomes that of the network.
+    output becomes that of the network. `batch_norm_epsilon` is the number that BatchNorm adds to the variance; null for
+    that of the network.
     """
 
     name: Text = "auto"
@@ -84,6 +85,7 @@ class ModelSpec(Spec):
     preprocessing: Literal["none", "unit", "tf", "torch", "caffe", "lite"] | None = None
     cut: Annotated[Text, BeforeValidator(_class_name)] | None = None
     drop_top: Annotated[int, Field(ge=0)] = 0
+    batch_norm_epsilon: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 class HiddenSpec(Spec):

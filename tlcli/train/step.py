@@ -128,7 +128,7 @@ def _fit(session: Session, state: StepState) -> tuple[float, float, float]:
 def _require_finite(session: Session, state: StepState, name: str, value: float) -> None:
     if np.isfinite(value):
         return
-    lr = state.phase.learning_rate(session.recipe.optimizer.lr)
+    lr = session.learning_rate(state.phase)
     raise RunError(
         f"the {name} is {value} in epoch {state.progress.epoch}",
         where=f"phase {state.step.name}",
@@ -221,7 +221,7 @@ def _scheduled_lr(session: Session, state: StepState, epochs: float) -> float:
     schedule = phase.schedule or recipe.optimizer.schedule
     warmup = phase.warmup_share(schedule)
     scale = optimizer.rate(schedule, epochs / state.step.epochs, plateaus=state.progress.plateaus, warmup=warmup)
-    return phase.learning_rate(recipe.optimizer.lr) * scale
+    return session.learning_rate(phase) * scale
 
 
 def _history_row(done: events.EpochDone) -> dict[str, Any]:
