@@ -120,6 +120,16 @@ def test_momentum_is_limited_if_statistics_are_trained(lab):
     }
 
 
+def test_a_given_momentum_is_used_as_it_is_and_only_in_its_phase(lab):
+    classifier = lab.classifier(lab.recipe({"train": "all"}))
+    layers = select("all", lab.groups).layers
+    (norm,) = [layer for layer in freeze.batch_norms(*classifier.model.layers) if layer.name == "block2_bn"]
+    for momentum, expected in ((0.99, 0.99), (0.2, 0.2), (None, 0.5)):
+        freeze.set_trainable(classifier, layers, batch_norm="train", momentum=momentum)
+        assert norm.momentum == expected
+
+
+
 def test_an_unknown_layer_is_an_error(classifier):
     with pytest.raises(RuntimeError, match="nowhere"):
         freeze.set_trainable(classifier, {"nowhere"}, batch_norm="frozen")

@@ -67,7 +67,7 @@ def found(lab, recipe, recorder, tmp_path_factory):
     def observe(event) -> None:
         record(event)
         if isinstance(event, BatchDone):
-            rates.append(float(session.stage.trainee.optimizer.learning_rate.numpy()))
+            rates.append(session.stage.trainee.optimizer.learning_rate.numpy())
 
     session.observe = observe
     phases.run(session)

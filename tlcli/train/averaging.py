@@ -40,8 +40,12 @@ def take_average(optimizer: Any, trainable: Sequence[Any]) -> bool:
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if not inner.use_ema:
         return False
-    for variable, average in zip(trainable, inner._model_variables_moving_average, strict=True):
-        variable.assign(average if variable.constraint is None else variable.constraint(average))
+    # Copies: on JAX, variables that share an array also share its end.
+    averages = checkpoint.copy_values(inner._model_variables_moving_average)
+    checkpoint.assign_values(trainable, averages)
+    for variable in trainable:
+        if variable.constraint is not None:
+            variable.assign(variable.constraint(variable))
     return True
 
 

@@ -246,6 +246,7 @@ class BatchCallback(keras.callbacks.Callback):
         self.session, self.state, self.batches = session, state, batches
         self.began_s = time.perf_counter()
         self.batch_ends_s: list[float] = []
+        self.rate: float | None = None
 
     @property
     def setup_s(self) -> float:
@@ -259,7 +260,13 @@ class BatchCallback(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Set the learning rate by the schedule."""
         epochs = self.state.progress.epoch + batch / self.batches
-        self.model.optimizer.learning_rate = _scheduled_lr(self.session, self.state, epochs)
+        rate = _scheduled_lr(self.session, self.state, epochs)
+        if rate == self.rate:
+            return
+        if keras.backend.backend() == "jax":
+            # During an epoch, the state of the optimiser is elsewhere.
+            self.model.jax_state_sync()
+        self.model.optimizer.learning_rate = self.rate = rate
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Report the running means; stop training if the time budget is used up."""
