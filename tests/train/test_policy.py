@@ -101,6 +101,9 @@ def test_rounds_continue_while_kept_until_everything_is_unfrozen():
         (2, [False, False], 2),
         (2, [False, True, False, False], 4),
         (3, [False, True, False, False, True], 5),
+        ([2, 2, 1], [False, False], 2),
+        ([2, 2, 1], [False, True, False], 3),
+        ([2, 2, 1], [True, False, True, False], 4),
     ],
 )
 def test_unfreezing_stops_after_several_rollbacks_in_a_row(patience, kept, steps):
@@ -108,6 +111,20 @@ def test_unfreezing_stops_after_several_rollbacks_in_a_row(patience, kept, steps
     assert len(walk(phase, kept, groups())) == steps
     longer = walk(phase, [*kept, True], groups())
     assert len(longer) == steps
+
+
+@pytest.mark.parametrize(
+    ("after_rollback", "learnable", "steps"),
+    [("always", 0.1, 2), ("if_learnable", 0.1, 1), ("if_learnable", 0.96, 2), ("if_learnable", None, 2)],
+)
+def test_a_round_after_a_rollback_can_need_learnable_errors(after_rollback, learnable, steps):
+    phase = replace_until(UNFREEZE, patience=2, after_rollback=after_rollback)
+    outcomes = []
+    while (step := policy.next_step([phase], groups(), outcomes)) and len(outcomes) < 2:
+        outcomes.append(replace(outcome(step, kept=False), learnable=learnable))
+    assert len(outcomes) == steps
+    ended = policy.with_end_reason(outcomes[0], phase)
+    assert ("do not look learnable" in ended.reason) == (steps == 1)
 
 
 def test_a_kept_step_resets_the_patience():

@@ -18,6 +18,7 @@ def of_round(values: Any, number: int) -> Any:
 
 
 Gain = Annotated[float, Field(ge=0, lt=1)]
+Patience = Annotated[int, Field(ge=1)]
 
 
 class AutoSpec(Spec):
@@ -51,23 +52,25 @@ class UntilSpec(AutoSpec):
         min_relative_gain: Share by which a kept round must have lowered the validation loss (or the share of wrong
             answers if the metric is accuracy) for another round to follow, 0-1; a list has one value per round, and
             the last one holds for all later rounds.
-        patience: Rounds without a kept gain before the phase ends.
+        patience: Rounds without a kept gain in a row before the phase ends; a list has one value per round.
+        after_rollback: Whether another round may follow one that was rolled back, within `patience`: `always`, or
+            `if_learnable`, if wrong answers on validation images are less certain than right ones.
     """
 
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
     min_relative_gain: Gain | Annotated[list[Gain], Field(min_length=1)] | Literal["auto"] = 0.0
-    patience: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    patience: Patience | Annotated[list[Patience], Field(min_length=1)] | Literal["auto"] = 1
+    after_rollback: Literal["always", "if_learnable", "auto"] = "always"
 
     def relative_gain_after(self, number: int) -> float:
         """The value of `min_relative_gain`, 0-1, after the round with this number, counted from 0."""
         return float(of_round(self.resolved("min_relative_gain"), number))
 
-    @property
-    def max_rollbacks(self) -> int:
-        """The value of `patience`."""
-        return int(self.resolved("patience"))
+    def max_rollbacks_after(self, number: int) -> int:
+        """The value of `patience` after the round with this number, counted from 0."""
+        return int(of_round(self.resolved("patience"), number))
 
 
 Policy = Literal["fixed", "all", "gradual", "lp_ft", "surgical", "depth_search"]
