@@ -28,9 +28,19 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(recipe: Path, photos: Path, tlcli: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cache folder for the run and the plans, which need the same layer groups."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def run(
+    recipe: Path, photos: Path, cache: str, tlcli: Callable, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("runs") / "toolbox"
-    result = tlcli("finetune", photos, "--recipe", recipe, "--out", folder, "--json")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TLCLI_CACHE", cache)
+        result = tlcli("finetune", photos, "--recipe", recipe, "--out", folder, "--json")
     assert result.code == 0, result.stderr
     return folder, result
 
@@ -104,13 +114,12 @@ def test_keys_that_do_not_fit_are_explained(change: str, message: str, recipe: P
     assert "Traceback" not in result.stderr
 
 
-def test_keys_that_do_not_fit_the_images_are_explained(photos: Path, recipe: Path, tlcli: Callable) -> None:
+def test_keys_that_do_not_fit_the_images_are_explained(
+    photos: Path, recipe: Path, cache: str, tlcli: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLCLI_CACHE", cache)
     result = tlcli("plan", photos, "--recipe", recipe, "--set", "optimizer.accumulate=9", "--set", "data.val=0")
     assert result.code == 2
-    assert "optimizer.accumulate: an epoch has fewer batches than one step (got 9). At most 4" in result.stderr
+    assert "optimizer.accumulate: an epoch has fewer batches than one step (got 9)" in result.stderr
     assert "phases[0].soup: the best epochs are chosen by validation images, and there are none" in result.stderr
-
-
-def test_the_plan_shows_that_the_rate_will_be_found(photos: Path, recipe: Path, tlcli: Callable) -> None:
-    result = tlcli("plan", photos, "--recipe", recipe)
-    assert " find " in result.stdout
+    assert " find " in tlcli("plan", photos, "--recipe", recipe).stdout

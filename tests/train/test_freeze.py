@@ -129,7 +129,6 @@ def test_a_given_momentum_is_used_as_it_is_and_only_in_its_phase(lab):
         assert norm.momentum == expected
 
 
-
 def test_an_unknown_layer_is_an_error(classifier):
     with pytest.raises(RuntimeError, match="nowhere"):
         freeze.set_trainable(classifier, {"nowhere"}, batch_norm="frozen")
