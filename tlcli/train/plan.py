@@ -1,5 +1,6 @@
 """The plan of a run: everything that is decided before Keras is loaded."""
 
+from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -273,7 +274,8 @@ def group_json(group: LayerGroup) -> dict[str, Any]:
 def _problems(recipe: Recipe, splits: Splits) -> list[Problem]:
     """Phases that do not fit the images, or train nothing."""
     problems = []
-    batches = -(-len(splits.train) // recipe.performance.batch_size)
+    left_out = max(Counter(splits.folds).values(), default=0)
+    batches = -(-(len(splits.train) - left_out) // recipe.performance.batch_size)
     if recipe.optimizer.accumulate > batches:
         problems.append(
             Problem(
@@ -283,7 +285,7 @@ def _problems(recipe: Recipe, splits: Splits) -> list[Problem]:
             )
         )
     for index, phase in enumerate(recipe.phases):
-        if phase.is_gradual and not splits.val:
+        if phase.is_gradual and not splits.val and not splits.folds:
             problems.append(
                 Problem(
                     f"phases[{index}].policy",
