@@ -79,8 +79,10 @@ class ModelSpec(Spec):
     """Which pretrained network to use. `weights` is a file that replaces the card's weights, or `random`.
 
     The name `auto` is efficientnet_lite0, whose ImageNet weights are installed with tlcli. `cut` is the layer whose
-    output becomes that of the network. `batch_norm_epsilon` is the number that BatchNorm adds to the variance; null for
-    that of the network.
+    output becomes that of the network.
+
+    Attributes:
+        batch_norm_epsilon: Number that BatchNorm adds to the variance; null for that of the network.
     """
 
     name: Text = "auto"
