@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
-from tlcli.recipe.schema import OptimizerSpec
 from tlcli.train import averaging, checkpoint, optimizer, phases
 from tlcli.train.calibration import score
 from tlcli.train.events import BatchDone, EpochDone

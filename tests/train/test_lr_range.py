@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tlcli.cache.results import ResultCache
-from tlcli.recipe.schema import OptimizerSpec
+from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.train import checkpoint, lr_range, phases
 from tlcli.train.cached_results import step_key
 from tlcli.train.compile import prepare_step

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlcli.recipe.optimizer_parameters import PARAMETERS
+from tlcli.recipe.optimizer import PARAMETERS, OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
-from tlcli.recipe.schema import OptimizerSpec
 from tlcli.train import optimizer, phases, step
 from tlcli.train.calibration import ImageScores
 from tlcli.train.checkpoint import Progress

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from tlcli.recipe.expectation import parse
-from tlcli.recipe.fields import Activation, Duration, Fraction, Initializer, Pixels, Resize, Schedule, Spec, Text
-from tlcli.recipe.optimizer_parameters import OptimizerParameters
+from tlcli.recipe.fields import Activation, Duration, Fraction, Initializer, Pixels, Resize, Spec, Text
+from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
 
 SCHEMA_VERSION = 1
@@ -182,43 +182,6 @@ class AugmentSpec(Spec):
 
 
 OPERATIONS = ("flip", "rotation", "zoom", "shift", "brightness", "contrast", "saturation")
-
-
-class OptimizerSpec(OptimizerParameters):
-    """The optimiser of all phases. A phase may set its own learning rate and schedule.
-
-    Attributes:
-        schedule: How the learning rate changes over the epochs of a step, see `train.optimizer.rate`. `plateau` halves
-            it after every second epoch in a row without a better one, and it stays low.
-        weight_decay: Share of the weights that a step takes away at learning rate 1. Only `adamw`, `lion` and `muon`;
-            not for biases and BatchNorm.
-        clip_norm: Largest norm of all gradients together; only one kind of clipping.
-        clip_norm_each: Largest norm of the gradient of each variable.
-        clip_value: Largest absolute value of each number of a gradient.
-        accumulate: Batches whose mean gradient is one step. What is left over at the end of an epoch goes on in the
-            next one; at the end of a phase or round it is dropped.
-        ema: Share that an exponential moving average of the weights keeps in each step, 0.99 for example; the averaged
-            weights are scored and saved. null for none. Ref: Polyak & Juditsky 1992.
-    """
-
-    schedule: Schedule = "none"
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.004
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    clip_norm_each: Annotated[float, Field(gt=0)] | None = None
-    clip_value: Annotated[float, Field(gt=0)] | None = None
-    accumulate: Annotated[int, Field(ge=1, le=1024)] = 1
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-
-    @model_validator(mode="after")
-    def _check_one_clipping(self) -> Self:
-        given = [(name, getattr(self, name)) for name in CLIPPING if getattr(self, name) is not None]
-        if len(given) > 1:
-            names, values = " and ".join(name for name, _ in given), " and ".join(f"{value:g}" for _, value in given)
-            raise ValueError(f"{names} exclude each other (got {values}): set all but one of them to null")
-        return self
-
-
-CLIPPING = ("clip_norm", "clip_norm_each", "clip_value")
 
 
 def _off_if_false(value: object) -> object:

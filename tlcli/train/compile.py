@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from tlcli.model import precision
+from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
-from tlcli.recipe.schema import OptimizerSpec
 from tlcli.train import checkpoint, events, freeze, optimizer, policy
 from tlcli.train.calibration import ImageScores
 from tlcli.train.checkpoint import Progress

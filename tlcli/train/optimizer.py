@@ -11,8 +11,7 @@ import numpy as np
 from keras import ops
 
 from tlcli.model.head import OUTPUT_LAYER
-from tlcli.recipe.optimizer_parameters import Algorithm
-from tlcli.recipe.schema import CLIPPING, OptimizerSpec
+from tlcli.recipe.optimizer import CLIPPING, Algorithm, OptimizerSpec
 
 # Epochs in a row without a better one after which `plateau` halves the learning rate, for the rest of the step.
 PLATEAU_EPOCHS = 2
