@@ -102,7 +102,7 @@ def _print_phases(console: Console, phases: Sequence[PhasePlan]) -> None:
             phase.train,
             compact(phase.trainable_parameters),
             _epochs(phase.steps, phase.epochs),
-            f"{phase.lr:g}",
+            phase.lr if isinstance(phase.lr, str) else f"{phase.lr:g}",
             phase.batch_norm,
             _cached_features(phase),
         ]

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from tlcli.recipe.expectation import parse
 from tlcli.recipe.fields import PIXELS, Activation, Duration, Fraction, Initializer, Pixels, Resize, Spec, Text
+from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
 
 SCHEMA_VERSION = 1
@@ -106,6 +107,7 @@ class ModelSpec(Spec):
             says; files that do not state it need it.
         cut: Layer whose output becomes that of the network. `tlcli inspect --by layer` has the names.
         drop_top: Number of layer groups removed from the top before the head goes on.
+        batch_norm_epsilon: Number that BatchNorm adds to the variance; null for that of the network.
     """
 
     name: Text = "auto"
@@ -114,6 +116,7 @@ class ModelSpec(Spec):
     preprocessing: Literal["none", "unit", "tf", "torch", "caffe", "lite"] | None = None
     cut: Name | None = None
     drop_top: Annotated[int, Field(ge=0)] = 0
+    batch_norm_epsilon: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 class HiddenSpec(Spec):
@@ -121,17 +124,27 @@ class HiddenSpec(Spec):
 
     Attributes:
         units: Number of outputs.
-        activation: Function of the outputs.
-        initializer: How the weights start.
-        batch_norm: True for BatchNorm between the dense layer and its activation.
+        activation: Function of the outputs. `silu` is swish, `sigmoid` the logistic function. `rrelu` has slopes below
+            zero that vary at random in training, around 0.23 (Ref: Xu et al. 2015, arXiv 1505.00853).
+        initializer: How the weights start. `auto`: `he_normal`, but `lecun_normal` for `selu`, and `glorot_uniform` for
+            `tanh`, `sigmoid` and `linear`.
+        batch_norm: BatchNorm `before` the activation (or true), or `after` it.
         dropout: Share of the outputs that a training step leaves out.
+        batch_norm_momentum: Share of its statistics that a training step keeps.
+        batch_norm_epsilon: Number that BatchNorm adds to the variance.
+        activity_l1: Penalty on the absolute values of the outputs, mean over the images of a batch.
+        activity_l2: Penalty on the squares of the outputs, mean over the images of a batch.
     """
 
     units: Annotated[int, Field(ge=1, le=65536)]
     activation: Activation = "relu"
-    initializer: Initializer = "he_normal"
-    batch_norm: bool = False
+    initializer: Initializer | Literal["auto"] = "auto"
+    batch_norm: bool | Literal["before", "after"] = False
+    batch_norm_momentum: Fraction = 0.9
+    batch_norm_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-3
     dropout: Fraction = 0.0
+    activity_l1: Annotated[float, Field(ge=0)] = 0.0
+    activity_l2: Annotated[float, Field(ge=0)] = 0.0
 
 
 class HeadSpec(Spec):
@@ -145,9 +158,13 @@ class HeadSpec(Spec):
         l1: Penalty on the absolute values of each dense kernel of the head.
         l2: Penalty on the squares of each dense kernel of the head.
         max_norm: Largest norm of the weights of each unit of the head; null for no limit.
+        input_dropout: Share of the pooled features that a training step leaves out.
+        spatial_dropout: Share of the feature maps that a training step leaves out, each with all its positions.
     """
 
     pooling: Literal["avg", "max", "avg_max"] = "avg"
+    input_dropout: Fraction = 0.0
+    spatial_dropout: Fraction = 0.0
     hidden: list[HiddenSpec] = Field(default_factory=list)
     dropout: Fraction = 0.2
     initializer: Initializer = "glorot_uniform"
@@ -206,37 +223,6 @@ class AugmentSpec(Spec):
 
 
 OPERATIONS = ("flip", "rotation", "zoom", "shift", "brightness", "contrast", "saturation")
-
-
-class OptimizerSpec(Spec):
-    """The optimiser of all phases. A phase may set its own learning rate and schedule.
-
-    Attributes:
-        name: The algorithm, of Keras.
-        lr: Learning rate.
-        schedule: How the learning rate changes over the epochs of a step. `plateau` halves it after every second epoch
-            in a row without a better one, for the rest of the step.
-        weight_decay: Share of the weights that a step takes away, times the learning rate. Only for `adamw`, and not
-            for biases and BatchNorm.
-        clip_norm: Largest norm of all gradients together; not with `clip_value`. null for no limit.
-        clip_value: Largest absolute value of each number of a gradient; null for no limit.
-    """
-
-    name: Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "ftrl"] = "adam"
-    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] = "none"
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.004
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    clip_value: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _check_one_clipping(self) -> Self:
-        if self.clip_norm is not None and self.clip_value is not None:
-            raise ValueError(
-                f"clip_norm and clip_value exclude each other (got {self.clip_norm:g} and {self.clip_value:g}):"
-                " set one of them to null"
-            )
-        return self
 
 
 def _off_if_false(value: object) -> object:
@@ -337,6 +323,8 @@ class Recipe(Spec):
             raise ValueError(
                 "head.max_norm: it would clip the optimum of the linear probe. Remove max_norm or the probe"
             )
+        if self.data.folds and any(phase.soup > 1 for phase in self.phases):
+            raise ValueError("data.folds: soup needs one set of validation images. Set soup to 1, or use no folds")
         if self.data.folds and any(phase.policy == "depth_search" for phase in self.phases):
             raise ValueError(
                 "data.folds: policy depth_search needs one set of validation images. Use policy gradual, or no folds"

@@ -1,5 +1,6 @@
 """Preparation of a step: trainable variables, precision, scales of the learning rate, and batches."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,10 +9,12 @@ import keras
 import numpy as np
 
 from tlcli.model import precision
+from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
 from tlcli.train import checkpoint, events, freeze, optimizer, policy
 from tlcli.train.calibration import ImageScores
 from tlcli.train.checkpoint import Progress
+from tlcli.train.lr_range import LOWEST, LrRange, range_test
 from tlcli.train.session import Session
 from tlcli.train.stage import Trainee
 
@@ -94,6 +97,7 @@ class StepState:
         progress: Epochs and scores so far.
         start_weights: Values of `moving` before the step.
         best_weights: Values of `moving` after the best epoch; before it, those before the step.
+        snapshots: Values of `moving` after the best epochs, best first, if the phase averages them.
         is_out_of_time: True if the time budget does not allow another epoch.
     """
 
@@ -106,7 +110,17 @@ class StepState:
     progress: Progress = field(default_factory=Progress)
     start_weights: checkpoint.Arrays = field(default_factory=list)
     best_weights: checkpoint.Arrays = field(default_factory=list)
+    snapshots: list[checkpoint.Arrays] = field(default_factory=list)
     is_out_of_time: bool = False
+
+    def is_better(self, scored: ImageScores) -> bool:
+        """True if these scores beat those of the best weights."""
+        progress = self.progress
+        if progress.best_loss is None or progress.best_accuracy is None:
+            return True
+        if self.phase.until.metric == "val_loss":
+            return float(scored.losses.mean()) < progress.best_loss
+        return float(scored.hits.mean()) > progress.best_accuracy
 
     def set_best_scores(self, scored: ImageScores) -> None:
         """Make these the scores of the best weights."""
@@ -121,8 +135,9 @@ def set_trainable(session: Session, step: policy.Step) -> tuple[list[Any], list[
     Returns:
         The trainable variables, and all variables that the step may change: these and BatchNorm statistics.
     """
-    batch_norm = session.recipe.phases[step.phase].batch_norm_policy
-    trainable = freeze.set_trainable(session.classifier, step.layers, batch_norm=batch_norm)
+    phase = session.recipe.phases[step.phase]
+    batch_norm, momentum = phase.batch_norm_policy, phase.batch_norm_momentum
+    trainable = freeze.set_trainable(session.classifier, step.layers, batch_norm=batch_norm, momentum=momentum)
     return trainable, freeze.moving_variables(session.classifier, trainable, batch_norm=batch_norm)
 
 
@@ -137,9 +152,19 @@ def prepare_step(session: Session, step: policy.Step) -> StepState:
     state = StepState(step, phase, trainable, moving, frozen, freeze.fingerprint(frozen))
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=session.recipe.augment.label_smoothing)
     trainee.precision = _choose_precision(session, state, loss)
-    lr = phase.learning_rate(session.recipe.optimizer.lr)
-    scales, pull = _lr_scales(session, step, trainable), _l2_sp(session, phase, trainable)
-    built = optimizer.build(session.recipe.optimizer, lr, scales=scales, pull=pull)
+    spec = session.recipe.optimizer
+    if phase.learning_rate(spec.lr) == "find" and phase.name not in session.lr_ranges:
+        session.lr_ranges[phase.name] = _find_lr(session, state, loss)
+    _compile(session, state, spec, session.learning_rate(phase), loss)
+    state.start_weights = checkpoint.copy_values(moving)
+    state.best_weights = state.start_weights
+    return state
+
+
+def _compile(session: Session, state: StepState, spec: OptimizerSpec, lr: float, loss: keras.losses.Loss) -> None:
+    trainee = session.stage.trainee
+    scales, pull = _lr_scales(session, state.step, state.trainable), _l2_sp(session, state.phase, state.trainable)
+    built = optimizer.build(spec, lr, scales=scales, pull=pull)
     trainee.compile(
         # Small gradients vanish in float16.
         optimizer=keras.optimizers.LossScaleOptimizer(built) if trainee.precision == "float16" else built,
@@ -148,10 +173,23 @@ def prepare_step(session: Session, step: policy.Step) -> StepState:
         jit_compile=trainee.jit,
     )
     # The variables of a loss scale must exist before a checkpoint is restored.
-    trainee.optimizer.build(trainable)
-    state.start_weights = checkpoint.copy_values(moving)
-    state.best_weights = state.start_weights
-    return state
+    trainee.optimizer.build(state.trainable)
+
+
+def _find_lr(session: Session, state: StepState, loss: keras.losses.Loss) -> LrRange:
+    """The range test of a phase, with its optimiser and batches. It leaves all weights as they were."""
+    values = checkpoint.copy_values(state.moving)
+    # Every batch shows what its rate does.
+    spec = session.recipe.optimizer.model_copy(update={"accumulate": 1, "ema": None})
+    _compile(session, state, spec, LOWEST, loss)
+    order = np.random.default_rng([session.recipe.seed, state.step.phase])
+    reseed(session.stage.trainee, order)
+    epochs = (batches_of(session, state.step, epoch, order) for epoch in itertools.count())
+    found = range_test(session.stage.trainee, itertools.chain.from_iterable(epochs))
+    checkpoint.assign_values(state.moving, values)
+    count, name = len(found.rates), state.phase.name
+    session.observe(events.Noticed(f"{name}: learning rate {found.lr:g}, by a range test of {count} batches"))
+    return found
 
 
 def _training_operations(session: Session, state: StepState) -> float:

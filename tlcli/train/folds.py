@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tlcli.data.pixels import Examples
-from tlcli.model.classifier import OUTPUT_LAYER
+from tlcli.model.head import OUTPUT_LAYER
 from tlcli.recipe.phase import UntilSpec
 from tlcli.train import checkpoint, decision, events, freeze, interpolation, linear_probe, phases, policy
 from tlcli.train.budget import Budget

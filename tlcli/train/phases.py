@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tlcli.cache.results import CachedResult
-from tlcli.model.classifier import OUTPUT_LAYER
+from tlcli.model.head import OUTPUT_LAYER
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.train import checkpoint, events, freeze, linear_probe, policy
 from tlcli.train.cached_results import cache_result, probe_key, restore_cached, run_and_cache
