@@ -117,6 +117,10 @@ class Pixels:
         return contents
 
 
+class TooManyPixelsError(DataError):
+    """An image has more pixels than are decoded."""
+
+
 def read(path: Path, size: tuple[int, int], mode: Mode) -> Array:
     """Decode and resize one file: `uint8 (height, width, 3)`, RGB 0–255.
 
@@ -151,14 +155,18 @@ def exactly_of_bytes(
         max_pixels: Largest number of pixels that is decoded.
 
     Raises:
-        DataError: If the content is not an image, is broken, has an unsupported format or too many pixels.
+        TooManyPixelsError: If it has too many pixels.
+        DataError: If the content is not an image, is broken or has an unsupported format.
     """
     try:
         with QUIET_PILLOW, open_image(data) as image:
             if image.width * image.height > max_pixels:
-                reason = f"has {image.width} x {image.height} pixels; at most {max_pixels / 1e6:.0f} million are read"
-                raise DataError(reason, where=where, hint="Send a smaller image.")
+                reason = f"has {image.width} x {image.height} pixels; at most {max_pixels:,} are read"
+                raise TooManyPixelsError(reason, where=where, hint="Send a smaller image.")
             decoded = as_rgb(image, None)
+    except Image.DecompressionBombError as error:
+        reason = f"has too many pixels; at most {max_pixels:,} are read"
+        raise TooManyPixelsError(reason, where=where, hint="Send a smaller image.") from error
     except DECODER_ERRORS as error:
         raise DataError(reason_of(error), where=where, hint="Send another image.") from error
     return _fit_exactly(decoded, size, mode)
