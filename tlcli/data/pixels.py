@@ -26,7 +26,7 @@ from tlcli.data import workers
 from tlcli.data.decode import DECODER_ERRORS, QUIET_PILLOW, as_rgb, open_image, reason_of, to_rgb
 from tlcli.data.small_copy import COPY_SIDE, decode_both
 from tlcli.data.source import FolderIndex, ImageFile
-from tlcli.errors import DataError
+from tlcli.errors import DataError, TooManyPixelsError
 from tlcli.paths import write_json
 
 Mode = Literal["crop", "pad", "stretch"]
@@ -117,10 +117,6 @@ class Pixels:
         return contents
 
 
-class TooManyPixelsError(DataError):
-    """An image has more pixels than are decoded."""
-
-
 def read(path: Path, size: tuple[int, int], mode: Mode) -> Array:
     """Decode and resize one file: `uint8 (height, width, 3)`, RGB 0–255.
 
@@ -161,8 +157,7 @@ def exactly_of_bytes(
     try:
         with QUIET_PILLOW, open_image(data) as image:
             if image.width * image.height > max_pixels:
-                reason = f"has {image.width} x {image.height} pixels; at most {max_pixels:,} are read"
-                raise TooManyPixelsError(reason, where=where, hint="Send a smaller image.")
+                raise Image.DecompressionBombError
             decoded = as_rgb(image, None)
     except Image.DecompressionBombError as error:
         reason = f"has too many pixels; at most {max_pixels:,} are read"

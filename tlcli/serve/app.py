@@ -15,8 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from tlcli import __version__
-from tlcli.data.pixels import TooManyPixelsError
-from tlcli.errors import DataError
+from tlcli.errors import DataError, TooManyPixelsError
 from tlcli.serve.predictor import Busy, Limits, Predictor
 
 PAGE_HEADERS = {
