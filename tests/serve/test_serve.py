@@ -98,8 +98,8 @@ def test_hostile_bodies_get_one_clear_error(server: str, photos: Path, tmp_path:
         (str(secret).encode(), "400 not a valid JPEG"),
         (f"file://{secret}".encode(), "400 not a valid JPEG"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "400 not a valid"),
-        (bomb.getvalue(), "413 has too many pixels; at most 50,000,000"),
-        (larger_bomb.getvalue(), "413 has too many pixels; at most 50,000,000"),
+        (bomb.getvalue(), "413 has too many pixels"),
+        (larger_bomb.getvalue(), "413 has too many pixels"),
         (b"x" * 20_020_000, "413 the body is too large"),
     ):
         assert error_of(post(server, body)).startswith(message)

@@ -145,23 +145,20 @@ def exactly_of_bytes(
 
     Args:
         data: The content of an image file.
-        size: Wanted height and width, pixels.
-        mode: How to resize.
+        size, mode: Wanted height and width, pixels, and how to resize.
         where: What to call the image in an error.
         max_pixels: Largest number of pixels that is decoded.
 
     Raises:
-        TooManyPixelsError: If it has too many pixels.
-        DataError: If the content is not an image, is broken or has an unsupported format.
+        DataError: If it is not an image, is broken or of an unsupported format; TooManyPixelsError for too many pixels.
     """
     try:
         with QUIET_PILLOW, open_image(data) as image:
             if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError
             decoded = as_rgb(image, None)
-    except Image.DecompressionBombError as error:
-        reason = f"has too many pixels; at most {max_pixels:,} are read"
-        raise TooManyPixelsError(reason, where=where, hint="Send a smaller image.") from error
+    except Image.DecompressionBombError:
+        raise TooManyPixelsError("has too many pixels", where=where, hint=f"At most {max_pixels:,} are read.") from None
     except DECODER_ERRORS as error:
         raise DataError(reason_of(error), where=where, hint="Send another image.") from error
     return _fit_exactly(decoded, size, mode)
