@@ -31,6 +31,7 @@ from tlcli.paths import write_json
 
 Mode = Literal["crop", "pad", "stretch"]
 Array = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
 # Part of the key of every cache: raise it when the same file gives other pixels.
@@ -126,7 +127,7 @@ def read(path: Path, size: tuple[int, int], mode: Mode) -> Array:
     return fit(decode(path, min_size=min_decode_size(size)), size, mode)
 
 
-def read_exactly(path: Path, size: tuple[int, int], mode: Mode) -> npt.NDArray[np.float32]:
+def read_exactly(path: Path, size: tuple[int, int], mode: Mode) -> Floats:
     """Decode one file at full size, and resize it without rounding: `float32 (height, width, 3)`, RGB 0–255.
 
     These are the pixels that `keras.layers.Resizing` makes of the whole image. `read` scales a large JPEG while it is
@@ -138,14 +139,13 @@ def read_exactly(path: Path, size: tuple[int, int], mode: Mode) -> npt.NDArray[n
     return _fit_exactly(decode(path), size, mode)
 
 
-def exactly_of_bytes(
-    data: bytes, size: tuple[int, int], mode: Mode, *, where: str, max_pixels: int
-) -> npt.NDArray[np.float32]:
+def exactly_of_bytes(data: bytes, size: tuple[int, int], mode: Mode, *, where: str, max_pixels: int) -> Floats:
     """As `read_exactly`, but of the content of a file.
 
     Args:
         data: The content of an image file.
-        size, mode: Wanted height and width, pixels, and how to resize.
+        size: Wanted height and width, pixels.
+        mode: How to resize.
         where: What to call the image in an error.
         max_pixels: Largest number of pixels that is decoded.
 
@@ -164,7 +164,7 @@ def exactly_of_bytes(
     return _fit_exactly(decoded, size, mode)
 
 
-def _fit_exactly(image: Image.Image, size: tuple[int, int], mode: Mode) -> npt.NDArray[np.float32]:
+def _fit_exactly(image: Image.Image, size: tuple[int, int], mode: Mode) -> Floats:
     return np.stack([fit(band.convert("F"), size, mode) for band in image.split()], axis=-1)
 
 

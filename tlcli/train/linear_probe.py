@@ -49,7 +49,7 @@ def solve(
     the number of images. Without validation images, the penalty is given.
 
     One number scales all features. A scale for each of them would give huge weights to features that hardly ever
-    differ, which fit noise, and which 8-bit numbers cannot hold; see docs/adr/019-probe-scale.md.
+    differ, which fit noise, and which 8-bit numbers cannot hold; see docs/adr/020-probe-scale.md.
 
     Args:
         train: Training images.
