@@ -114,7 +114,7 @@ def complete(
             "resize_inside": not request.is_raw,
         },
         "comparison": comparison.to_json() | {"max_drop": request.max_drop},
-        **_origin(about),
+        **_training(about),
         "tlcli": __version__,
     }
     write_text(folder / "labels.txt", "".join(f"{name}\n" for name in about.classes))
@@ -134,15 +134,11 @@ def trust_own(file: Path) -> None:
             trust.require(trust.folder_sha256(file), where=str(file))
 
 
-def _origin(about: ClassifierMetadata) -> dict[str, Any]:
-    """Network, licence and training images, as far as they are known."""
-    origin = about.origin
-    return {
-        "model": origin.card.name if origin else None,
-        "licence": origin.card.licence if origin else None,
-        "data": origin.data if origin else None,
-        "scores": origin.scores if origin else {},
-    }
+def _training(about: ClassifierMetadata) -> dict[str, Any]:
+    """Network, licence, training images and scores, as far as they are known."""
+    facts = about.training.model_dump() if about.training else {}
+    main = {name: facts.pop(name, None) for name in ("model", "licence", "data")}
+    return main | {"scores": facts.pop("scores", {}), "training": facts}
 
 
 def _bytes(file: Path) -> int:

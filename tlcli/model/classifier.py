@@ -184,8 +184,13 @@ def _pooling(head: keras.Model) -> str:
     return str([layer.name for layer in head.layers if layer.name.startswith(POOLED)][-1])
 
 
-def save(classifier: Classifier, path: Path, *, origin: metadata.NetworkOrigin | None = None) -> None:
-    """Write one `.keras` file that also holds class names, size, resize mode and origin; atomic.
+def save(
+    classifier: Classifier,
+    path: Path,
+    origin: metadata.NetworkOrigin | None = None,
+    training: metadata.TrainingFacts | None = None,
+) -> None:
+    """Write one `.keras` file that also holds class names, size, resize mode, origin and training; atomic.
 
     In the file every BatchNorm layer is frozen, so that it uses its stored statistics however the model is called, also
     within another model whose layers pass `training=True` on.
@@ -194,7 +199,11 @@ def save(classifier: Classifier, path: Path, *, origin: metadata.NetworkOrigin |
         with _frozen_batch_norm(classifier.model):
             classifier.model.save(temporary)
         contents = metadata.ClassifierMetadata(
-            classes=classifier.classes, size=classifier.size, resize=classifier.resize, origin=origin
+            classes=classifier.classes,
+            size=classifier.size,
+            resize=classifier.resize,
+            origin=origin,
+            training=training,
         )
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(metadata.MEMBER, contents.to_json())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tlcli import __version__
 from tlcli.evaluate.run_folder import damaged, read_json
+from tlcli.model.metadata import TrainingFacts
 from tlcli.model.sparsity import NEAR_ZERO, share_below
 from tlcli.paths import write_json
 from tlcli.train import policy
@@ -123,6 +124,21 @@ def begin_record(
         hardware=hardware(device),
         warnings=[*notices, *plan.splits.warnings],
         baseline=baseline or {},
+    )
+
+
+def training_facts(run: RunRecord) -> TrainingFacts:
+    """What the classifier file of a scored run states about its training."""
+    kept = ("accuracy", "loss", "count")
+    return TrainingFacts(
+        model=run.model["name"],
+        licence=run.model.get("licence"),
+        data=Path(run.data["path"]).name if run.data["path"] else None,
+        images=run.data["counts"],
+        recipe=run.recipe["name"],
+        seed=run.seed,
+        started=run.started,
+        scores={split: {key: values[key] for key in kept} for split, values in run.scores.items()},
     )
 
 

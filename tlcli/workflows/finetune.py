@@ -70,8 +70,8 @@ def _finish(session: Session, prepared: Prepared, folder: RunFolder, run: RunRec
     """Calibrate, score, save the classifier and complete the record."""
     session.observe(Noticed("scoring and saving"))
     record_scores(run, session, prepared, folder)
-    origin = origin_of(session.recipe, run.model["card"], run.scores)
-    run.model["sha256"] = folder.write_classifier(lambda path: classifier.save(session.classifier, path, origin=origin))
+    origin, facts = origin_of(session.recipe, run.model["card"]), record.training_facts(run)
+    run.model["sha256"] = folder.write_classifier(lambda path: classifier.save(session.classifier, path, origin, facts))
     folder.write_labels(session.classifier.classes)
     record.close_record(run, session)
     if advice := advise(run, folder.path):

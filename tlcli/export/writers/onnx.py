@@ -103,7 +103,7 @@ def _quantize_all(job: Job, plain: Path, target: Path) -> None:
 
 
 def _float_nodes(model: Any) -> list[str]:
-    """The resize, and the last layer: a linear probe has huge weights for features that hardly ever differ."""
+    """The resize, and the last layer, which is small and decides between close classes."""
     return _resize_nodes(model) + [node.name for node in model.graph.node if OUTPUT_LAYER in node.name]
 
 
