@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from tlcli.recipe.expectation import parse
 from tlcli.recipe.fields import Activation, Duration, Fraction, Initializer, Pixels, Resize, Spec, Text
+from tlcli.recipe.objective import LossSpec, TeacherSpec
 from tlcli.recipe.phase import PhaseSpec
 
 SCHEMA_VERSION = 1
@@ -42,7 +43,8 @@ class DataSpec(Spec):
     """Which images to use, their splits and their size.
 
     `val` and `test` are shares of the images (0 to below 1; 0 turns the split off) or folders of class folders.
-    `exclude` is a file that lists images to leave out.
+    `exclude` is a file that lists images to leave out. `sampling: balanced` draws all classes equally often in each
+    epoch, small ones repeatedly; `all` takes every image once.
     """
 
     path: Path | None = None
@@ -53,6 +55,7 @@ class DataSpec(Spec):
     classes: Annotated[list[Annotated[Text, BeforeValidator(_class_name)]], Field(min_length=2)] | None = None
     exclude: Path | None = None
     class_weights: Literal["none", "balanced"] = "none"
+    sampling: Literal["all", "balanced"] = "all"
 
     @model_validator(mode="after")
     def _check_shares_and_classes(self) -> Self:
@@ -63,7 +66,17 @@ class DataSpec(Spec):
             )
         if self.classes and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must differ from each other")
+        if self.class_weights == "balanced" and self.sampling == "balanced":
+            raise ValueError(
+                "class_weights and sampling exclude each other, because small classes would count twice: keep one of"
+                " them (got balanced for both)"
+            )
         return self
+
+    @property
+    def is_balanced(self) -> bool:
+        """True if all classes count alike in training, by weights or by sampling."""
+        return "balanced" in (self.class_weights, self.sampling)
 
 
 # The value of `model.weights` for random initial weights.
@@ -118,25 +131,53 @@ class AugmentSpec(Spec):
     Attributes:
         views: Views of each image whose features are cached when training starts above frozen layers: the plain one
             and `views` - 1 augmented ones. Each epoch uses one of them. `live`: each epoch renders new views.
+        flip: Mirror half of the images in these directions.
+        transpose: True to swap rows and columns of half of the images; with `flip: both` all eight orientations occur.
         rotation: Largest angle to either side, degrees.
+        shear: Largest angle of a horizontal shear to either side, degrees.
         zoom: Largest relative change of scale, 0-0.9.
+        crop: Largest share of the area that a random crop removes, 0-0.95; the rest is resized, at aspect ratios from
+            3:4 to 4:3. Ref: Szegedy et al. 2014, arXiv 1409.4842.
         shift: Largest displacement to either side, as a share of the image, 0-0.5.
         brightness: Largest change, as a share of the full range, 0-1.
         contrast: Largest relative change, 0-1.
         saturation: Largest relative change, 0-1.
+        hue: Largest shift to either side, as a share of the colour circle, 0-0.5.
+        grey: Share of the images that lose their colours, 0-1.
+        blur: Largest standard deviation of a Gaussian blur, pixels, 0-5.
+        jpeg: Lowest quality of JPEG compression, 1-100.
+        erasing: Largest share of the area that noise replaces in half of the images, 0-0.5. Ref: Zhong et al. 2017,
+            arXiv 1708.04896.
+        randaugment: Magnitude, 0-30, of two random operations per image. Ref: Cubuk et al. 2019, arXiv 1909.13719.
+        trivialaugment: True for one random operation of random magnitude per image. Ref: Müller and Hutter 2021, arXiv
+            2103.10158.
         mixup: Strength alpha of the Beta distribution; 0 is off. Ref: Zhang et al. 2018, arXiv 1710.09412.
+        cutmix: Likewise, for a rectangle from another image. With both, each batch uses one of them. Ref: Yun et al.
+            2019, arXiv 1905.04899.
+        label_smoothing: Share of the label's probability that is spread over all classes.
     """
 
-    preset: Literal["none", "light", "strong", "custom"] = "light"
+    preset: Literal["none", "light", "strong", "randaugment", "trivialaugment", "custom"] = "light"
     views: Literal["auto", "live"] | Annotated[int, Field(ge=1, le=64)] = "auto"
     flip: Literal["none", "horizontal", "vertical", "both"] | None = None
+    transpose: bool | None = None
     rotation: Annotated[float, Field(ge=0, le=180)] | None = None
+    shear: Annotated[float, Field(ge=0, le=60)] | None = None
     zoom: Annotated[float, Field(ge=0, le=0.9)] | None = None
+    crop: Annotated[float, Field(ge=0, le=0.95)] | None = None
     shift: Annotated[float, Field(ge=0, le=0.5)] | None = None
     brightness: Annotated[float, Field(ge=0, le=1)] | None = None
     contrast: Annotated[float, Field(ge=0, le=1)] | None = None
     saturation: Annotated[float, Field(ge=0, le=1)] | None = None
+    hue: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    grey: Annotated[float, Field(ge=0, le=1)] | None = None
+    blur: Annotated[float, Field(ge=0, le=5)] | None = None
+    jpeg: Annotated[int, Field(ge=1, le=100)] | None = None
+    erasing: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    randaugment: Annotated[float, Field(ge=0, le=30)] | None = None
+    trivialaugment: bool | None = None
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
     label_smoothing: Fraction = 0.0
 
     @model_validator(mode="after")
@@ -146,10 +187,21 @@ class AugmentSpec(Spec):
             raise ValueError(
                 f"{', '.join(operations)}: single operations need preset: custom (got preset: {self.preset})"
             )
+        if self.randaugment and self.trivialaugment:
+            raise ValueError("randaugment and trivialaugment exclude each other: set one of them to null")
         return self
 
+    @property
+    def mixes(self) -> bool:
+        """True if training images are mixed with each other."""
+        return max(self.mixup, self.cutmix) > 0
 
-OPERATIONS = ("flip", "rotation", "zoom", "shift", "brightness", "contrast", "saturation")
+
+OPERATIONS = (
+    *("flip", "transpose", "rotation", "shear", "zoom", "crop", "shift"),
+    *("brightness", "contrast", "saturation", "hue", "grey", "blur", "jpeg", "erasing"),
+    *("randaugment", "trivialaugment"),
+)
 
 
 class OptimizerSpec(Spec):
@@ -228,6 +280,8 @@ class Recipe(Spec):
     model: ModelSpec = ModelSpec()
     head: HeadSpec = HeadSpec()
     augment: AugmentSpec = AugmentSpec()
+    loss: LossSpec = LossSpec()
+    teacher: TeacherSpec | None = None
     optimizer: OptimizerSpec = OptimizerSpec()
     phases: Annotated[list[PhaseSpec], Field(min_length=1)]
     performance: PerformanceSpec = PerformanceSpec()
