@@ -142,7 +142,7 @@ def test_transpose_with_both_flips_makes_all_eight_orientations():
 
 
 def test_transpose_keeps_height_and_width():
-    """A point at a quarter of the width and half of the height moves to half of the width and a quarter of the height."""
+    """A point at a quarter of the width and half of the height changes these shares."""
     image = np.zeros((40, 21, 41, 3), np.float32)
     image[:, 9:12, 9:12] = 255
     result = views(image, Bounds(transpose=True))[..., 0]

@@ -28,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "randaugment": {"flip": "horizontal", "randaugment": 9.0},
     "trivialaugment": {"flip": "horizontal", "trivialaugment": True},
 }
-# Area and aspect ratio of erased rectangles, and the share of images with one. Ref: Zhong et al. 2017, arXiv 1708.04896.
+# Area and aspect ratio of erased rectangles, and the share of images with one. Ref: Zhong et al., arXiv 1708.04896.
 LEAST_ERASED, LARGEST_ERASED_ASPECT, ERASED_IMAGES = 0.02, 3.3, 0.5
 
 
@@ -106,7 +106,7 @@ class Augment(keras.layers.Layer):
         if self.bounds.warps:
             images = ops.image.affine_transform(
                 images,
-                self._matrices(images, chosen),
+                self._matrices(images) if chosen is None else self._matrices_with(chosen, images),
                 interpolation="bilinear",
                 fill_mode="nearest",
                 data_format="channels_last",
@@ -135,8 +135,17 @@ class Augment(keras.layers.Layer):
         magnitude = None if self.bounds.trivialaugment else self.bounds.randaugment
         return random_operations.draw(lambda: self._uniform(batch, 1.0), magnitude=magnitude)
 
-    def _matrices(self, images: Any, chosen: RandomOperations | None = None) -> Any:
+    def _matrices(self, images: Any) -> Any:
         """`float32 (batch, 8)`: for each image the map from a pixel of the view to the source pixel it samples."""
+        return self._movement(images).matrices(images.shape[1], images.shape[2])
+
+    def _matrices_with(self, chosen: RandomOperations, images: Any) -> Any:
+        """The same with random operations."""
+        height, width = images.shape[1], images.shape[2]
+        return self._movement(images).of(chosen.movement(height, width)).matrices(height, width)
+
+    def _movement(self, images: Any) -> Movement:
+        """The movement of each image, without random operations."""
         batch, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
         angle = self._uniform(batch, math.radians(self.bounds.rotation))
         scale = ops.exp(self._uniform(batch, math.log1p(self.bounds.zoom)))
@@ -148,9 +157,7 @@ class Augment(keras.layers.Layer):
         whole = Movement(linear, shift)
         for part in self._further_movements(batch, height, width):
             whole = whole.of(part)
-        if chosen is not None:
-            whole = whole.of(chosen.movement(height, width))
-        return whole.matrices(height, width)
+        return whole
 
     def _further_movements(self, batch: Any, height: int, width: int) -> list[Movement]:
         """Shear, crop and transposition, if they are on."""

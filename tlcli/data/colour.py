@@ -1,9 +1,8 @@
 """Changes of the colours of images, each by one number per image.
 
-Images are `float32 (batch, height, width, 3)`, RGB 0-255; numbers are `float32 (batch,)`. A number of 0 keeps the image.
-Keras has layers for most of them, but some treat all images of a batch alike: `Equalization` counts the pixels of the
-whole batch, `RandAugment` chooses its operations for the whole batch. Of Pillow, whose operations RandAugment uses,
-these have the formulas.
+Images are `float32 (batch, height, width, 3)`, RGB 0-255; numbers are `float32 (batch,)`. A number of 0 keeps the
+image. The formulas are those of Pillow, whose operations RandAugment uses. The layers of Keras do not serve here:
+`Equalization` counts the pixels of the whole batch, and others draw their numbers themselves.
 """
 
 from collections.abc import Callable

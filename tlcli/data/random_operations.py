@@ -1,9 +1,9 @@
 """RandAugment and TrivialAugment: one or two random operations per image.
 
-Refs: Cubuk et al. 2019, arXiv 1909.13719; Müller and Hutter 2021, arXiv 2103.10158 (the wide space). Both choose from the
-same fourteen operations. Two differences: every image has its own operations, as in the papers, while those of
-`keras.layers.RandAugment` are the same for the whole batch; and two operations of an image are carried out in the order
-of `OPERATIONS`, so that all movements can be one warp.
+Refs: Cubuk et al. 2019, arXiv 1909.13719; Müller and Hutter 2021, arXiv 2103.10158 (the wide space). Both choose from
+the same fourteen operations. Every image has its own, as in the papers; `keras.layers.RandAugment` chooses once for the
+whole batch. Unlike in the papers, two operations are carried out in the order of `OPERATIONS`, so that all movements
+are one warp.
 """
 
 from collections.abc import Callable

@@ -76,8 +76,9 @@ def placement_of(
     if highest is None:
         is_frozen = not any(layer.name in trained for layer in groups.groups[0].layers)
         return _not_stored(None, "the network has no cut point below the trained layers" if is_frozen else "")
-    if recipe.augment.mixup:
-        return _not_stored(highest, "mixup interpolates pixels, so features cannot be stored")
+    if recipe.augment.mixes:
+        name = "CutMix" if recipe.augment.cutmix else "mixup"
+        return _not_stored(highest, f"{name} mixes pixels, so features cannot be stored")
     views = stored_views(recipe.augment, epochs, is_head=is_head)
     if views == 0:
         return _not_stored(highest)

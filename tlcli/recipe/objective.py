@@ -12,8 +12,8 @@ class LossSpec(Spec):
     """The loss of training. Rounds are compared by cross-entropy in any case.
 
     Attributes:
-        name: `cross_entropy`, or `focal`, which gives images that are classified well less weight. Ref: Lin et al. 2017,
-            arXiv 1708.02002.
+        name: `cross_entropy`, or `focal`, which gives images that are classified well less weight. Ref: Lin et al.
+            2017, arXiv 1708.02002.
         gamma: Focusing strength of the focal loss; at 0 it is the cross-entropy.
     """
 

@@ -51,6 +51,8 @@ class Session:
         norms: The relative gradient norm of each layer group, by phase, if the policy needs it.
         pretrained: The backbone weights before the first step, in the order of the model, if a phase uses L2-SP.
         results: The result cache; None if results are not cached.
+        taught: What a teacher says of the training images, in their order: probabilities at the temperature of the
+            recipe, `float32 (images, classes)`; None without a teacher.
     """
 
     recipe: Recipe
@@ -71,6 +73,7 @@ class Session:
     norms: dict[int, dict[str, float]] = field(default_factory=dict)
     pretrained: Arrays = field(default_factory=list)
     results: ResultCache | None = None
+    taught: np.ndarray | None = None
     _stage: Stage | None = field(default=None, init=False, repr=False)
     _images_done: int = field(default=0, init=False, repr=False)
     _is_told: bool = field(default=False, init=False, repr=False)
