@@ -56,6 +56,12 @@ def probe_key(train: Features, val: Features, *, classes: int, balanced: bool) -
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
+def teacher_key(teacher: str, contents: Sequence[str], classes: Sequence[str]) -> str:
+    """A hash of everything that determines the answers of a teacher: its SHA-256 and that of each image."""
+    facts = ["teacher", _program_version(), teacher, *contents, *classes]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
 @cache
 def _program_version() -> list[str]:
     """The SHA-256 of the source of this program, and the versions of the libraries that compute."""

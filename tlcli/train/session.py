@@ -287,6 +287,7 @@ def open_session(
         device=device,
         budget=budget,
         results=result_cache(recipe),
+        taught=prepared.taught,
     )
 
 

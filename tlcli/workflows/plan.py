@@ -9,7 +9,7 @@ from tlcli.report.folder import recorded_split
 from tlcli.train.events import Observer
 from tlcli.train.plan import TrainPlan
 from tlcli.train.preparation import choose_network, prepare
-from tlcli.workflows.request import Request
+from tlcli.workflows.request import Request, require_same_classes
 from tlcli.zoo.resolve import ResolvedRecipe
 
 
@@ -29,4 +29,6 @@ def plan(request: Request, resolved: ResolvedRecipe, observe: Observer) -> Train
     if model.weights not in (None, RANDOM):
         weights_check.check_in_subprocess(network.card, model.arguments, network.size, Path(str(model.weights)))
     earlier = recorded_split(request.resume)
-    return prepare(resolved.recipe, network, strict=request.strict, observe=observe, recorded=earlier).plan
+    prepared = prepare(resolved.recipe, network, strict=request.strict, observe=observe, recorded=earlier)
+    require_same_classes(prepared.plan)
+    return prepared.plan
