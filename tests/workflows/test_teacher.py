@@ -8,7 +8,7 @@ import pytest
 from tlcli.data import pixels
 from tlcli.evaluate.predict import probabilities_of
 from tlcli.evaluate.runtimes import open_model
-from tlcli.model.structure import measure_in_subprocess
+from tlcli.model import graph
 from tlcli.train.events import Advanced
 from tlcli.train.loss import softened
 from tlcli.train.preparation import choose_network, prepare
@@ -28,7 +28,7 @@ def student(tiny, photos, finished):
 
 def test_the_teacher_is_asked_once_at_its_own_input_size(student, finished):
     recipe = check_request(student).recipe
-    network = choose_network(recipe, measure=measure_in_subprocess)
+    network = choose_network(recipe, measure=graph.measure_groups)
     observed: list = []
     prepared = prepare(recipe, network, strict=True, observe=observed.append)
     taught = [with_teacher(prepared, observed.append).taught for _ in range(2)]
@@ -42,11 +42,10 @@ def test_the_teacher_is_asked_once_at_its_own_input_size(student, finished):
     np.testing.assert_allclose(taught[0], softened(asked, 4.0), atol=1e-4)
 
 
-@pytest.mark.parametrize("command", ["plan", "finetune"])
-def test_a_teacher_with_other_classes_is_refused(command, tiny, draw, finished, tlcli, tmp_path):
+def test_a_teacher_with_other_classes_is_refused(tiny, draw, finished, tlcli, tmp_path):
     draw(tmp_path / "photos", ["blue", "<b>", "red"])
     words = (tmp_path / "photos", "--recipe", tiny, "--set", f"teacher={finished[0]}", "--out", tmp_path / "run")
-    result = tlcli(command, *words, "--json")
+    result = tlcli("finetune", *words, "--json")
     assert result.code == 2
     error = result.document["error"]
     assert error["where"] == "teacher.run"

@@ -82,6 +82,18 @@ def require_same_classes(plan: TrainPlan) -> None:
         )
 
 
+def check_sheet(path: Path, resolved: ResolvedRecipe) -> None:
+    """Check that the file of an augmentation sheet can be written.
+
+    Raises:
+        UsageError: If it does not end in .png.
+        OutputError: If it exists, lies in the image folder, or cannot be written.
+    """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"must end in .png (got '{path.name}')", where="--augment-sheet")
+    require_new_file(path, "--augment-sheet", outside=data_root(resolved.recipe))
+
+
 def _require_outside(out: Path | None, data: Path) -> None:
     """Refuse a run folder inside the image folder: the next run would read it as a class."""
     run = out or folder.RUNS
