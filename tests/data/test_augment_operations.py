@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from tlcli.data import colour, filters, random_operations
 from tlcli.data.augment import PRESETS, Augment, Bounds, bounds_of
-from tlcli.recipe.schema import OPERATIONS, AugmentSpec
+from tlcli.recipe.augment import OPERATIONS, AugmentSpec
 
 HEIGHT, WIDTH = 16, 24
 

@@ -5,7 +5,8 @@ import pytest
 
 from tlcli.data.mixing import mix
 from tlcli.data.sampling import epoch_order
-from tlcli.recipe.schema import AugmentSpec, DataSpec
+from tlcli.recipe.augment import AugmentSpec
+from tlcli.recipe.schema import DataSpec
 
 
 def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from keras import ops
 from tlcli.data import colour, filters, movement, random_operations
 from tlcli.data.movement import Movement
 from tlcli.data.random_operations import RandomOperations
-from tlcli.recipe.schema import OPERATIONS, AugmentSpec
+from tlcli.recipe.augment import OPERATIONS, AugmentSpec
 
 # Bounds of the presets, in the units of AugmentSpec.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tlcli.recipe.schema import AugmentSpec
+from tlcli.recipe.augment import AugmentSpec
 
 Batch = tuple[Any, ...]
 """Inputs, labels `float32 (batch, …)` and sample weights `float32 (batch,)`."""

@@ -13,7 +13,7 @@ import numpy as np
 from tlcli.evaluate import run_folder
 from tlcli.evaluate.runtimes import is_run
 from tlcli.evaluate.runtimes.runtime import Runtime
-from tlcli.recipe.schema import AugmentSpec
+from tlcli.recipe.augment import AugmentSpec
 
 # Shifts down and to the right, in steps of `STEP` of the height and width; nearer ones first.
 SHIFTS = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))

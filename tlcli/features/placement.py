@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from tlcli.data.split import Splits
 from tlcli.model.layer_groups import LayerGroup, LayerGroups
+from tlcli.recipe.augment import AugmentSpec
 from tlcli.recipe.fields import bytes_of
-from tlcli.recipe.schema import AugmentSpec, Recipe
+from tlcli.recipe.schema import Recipe
 
 # `augment.views: auto` stores this many views of each image, in steps of at least this many epochs; see docs/adr/010.
 AUTO_VIEWS, MIN_EPOCHS = 2, 5

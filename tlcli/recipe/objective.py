@@ -34,14 +34,13 @@ class TeacherSpec(Spec):
     temperature: Annotated[float, Field(ge=1, le=100)] = 2.0
     weight: Annotated[float, Field(gt=0, le=1)] = 0.5
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_path(cls, value: Any) -> Any:
-        """`teacher: RUN` is short for `teacher: {run: RUN}`."""
-        return {"run": value} if isinstance(value, str | Path) else value
-
     @model_validator(mode="after")
     def _check_run(self) -> Self:
         if not self.run.name:
             raise ValueError(f"run must name a run folder, a bundle or a classifier file (got '{self.run}')")
         return self
+
+
+def teacher_of(value: Any) -> Any:
+    """A section for the bare path of a teacher."""
+    return {"run": value} if isinstance(value, str | Path) else value

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tlcli.data.augment import Augment, bounds_of
 from tlcli.data.mixing import mix
 from tlcli.paths import replacing
-from tlcli.recipe.schema import OPERATIONS, AugmentSpec
+from tlcli.recipe.augment import OPERATIONS, AugmentSpec
 from tlcli.train.preparation import Prepared
 
 VIEWS, CLASSES, IMAGES_PER_CLASS = 6, 5, 2
