@@ -112,7 +112,7 @@ def tta_option(function: Function) -> Function:
         metavar="N",
         type=click.IntRange(1, 9),
         default=1,
-        help="Average over N views of each image, at N times the cost. [default: 1]",
+        help="Average over N shifted (mirrored) views of each image, at N times the cost. [default: 1]",
     )(function)
 
 

@@ -24,6 +24,8 @@ CHROMA = (
 )
 # From RGB to luma and the two chroma channels, which JFIF shifts by 128.
 YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
+# Luma is coded around 0.
+LEVEL = np.array([128, 0, 0], np.float32)
 
 
 def blur(images: Any, deviation: Any) -> Any:
@@ -39,7 +41,7 @@ def _gaussian(deviation: Any, side: int) -> Any:
     """Weights `float32 (batch, side, side)` of each pixel of a line for each pixel of the blurred line."""
     distance = np.subtract.outer(np.arange(side), np.arange(side)).astype(np.float32)
     variance = ops.reshape(ops.maximum(deviation, 1e-2) ** 2, (-1, 1, 1))
-    weights = ops.exp(-(distance[None] ** 2) / (2 * variance))
+    weights = ops.exp(ops.divide(-(distance[None] ** 2), 2 * variance))
     return weights / ops.sum(weights, axis=-1, keepdims=True)
 
 
@@ -52,14 +54,14 @@ def jpeg(images: Any, quality: Any) -> Any:
     down, across = -height % BLOCK, -width % BLOCK
     padded = ops.pad(images, ((0, 0), (0, down), (0, across), (0, 0)), mode="symmetric")
     tables = _tables(quality)
-    blocks = _blocks(ops.round(ops.matmul(padded, YCC.T) - np.array([128, 0, 0], np.float32)))
+    blocks = _blocks(ops.round(ops.subtract(ops.matmul(padded, YCC.T), LEVEL)))
     cosines = _cosines()
     coefficients = ops.einsum("ij,bhjwkc->bhiwkc", cosines, blocks)
     coefficients = ops.einsum("kl,bhiwlc->bhiwkc", cosines, coefficients)
     coefficients = ops.round(coefficients / tables) * tables
     blocks = ops.einsum("ji,bhjwkc->bhiwkc", cosines, coefficients)
     blocks = ops.einsum("lk,bhiwlc->bhiwkc", cosines, blocks)
-    colours = ops.round(ops.reshape(blocks, ops.shape(padded))) + np.array([128, 0, 0], np.float32)
+    colours = ops.add(ops.round(ops.reshape(blocks, ops.shape(padded))), LEVEL)
     restored = ops.matmul(colours, np.linalg.inv(YCC).T.astype(np.float32))
     return clip(ops.round(restored[:, :height, :width]))
 
@@ -83,7 +85,7 @@ def _tables(quality: Any) -> Any:
     quality = ops.round(quality)
     scale = ops.where(quality < 50, ops.floor(5000 / ops.maximum(quality, 1.0)), 200 - 2 * quality)
     base = np.stack([np.reshape(table, (BLOCK, BLOCK)) for table in (LUMA, CHROMA, CHROMA)], axis=-1)
-    scaled = ops.floor((base.astype(np.float32)[None] * per_image(scale) + 50) / 100)
+    scaled = ops.floor((ops.multiply(base.astype(np.float32)[None], per_image(scale)) + 50) / 100)
     return ops.reshape(ops.clip(scaled, 1.0, 255.0), (-1, 1, BLOCK, 1, BLOCK, 3))
 
 
@@ -101,6 +103,6 @@ def erase(images: Any, size: tuple[Any, Any], place: tuple[Any, Any], noise: Any
         side = images.shape[axis]
         start = ops.floor(per_image(share * (side - length) + 0.5))
         line = np.arange(side, dtype=np.float32).reshape((1, side, 1, 1) if axis == 1 else (1, 1, side, 1))
-        part = ops.logical_and(line >= start, line < start + per_image(length))
+        part = ops.logical_and(ops.greater_equal(line, start), ops.less(line, start + per_image(length)))
         inside = part if inside is None else ops.logical_and(inside, part)
     return ops.where(inside, noise, images)

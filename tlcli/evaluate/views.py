@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from tlcli.evaluate import run_folder
 from tlcli.evaluate.runtimes import is_run
@@ -67,11 +68,17 @@ def views_for(path: Path, count: int) -> Views:
     Args:
         path: A run folder, a bundle or a classifier file.
         count: Number of views.
+
+    Raises:
+        UsageError: If the record of the run is damaged.
     """
     # It loads Keras; the command line imports this module before.
     from tlcli.data.augment import bounds_of
 
     if count == 1 or not is_run(path):
         return Views(count)
-    spec = AugmentSpec.model_validate(run_folder.read_json(path).get("recipe", {}).get("augment", {}))
+    try:
+        spec = AugmentSpec.model_validate(run_folder.read_json(path)["recipe"]["augment"])
+    except (ValidationError, KeyError, TypeError) as error:
+        raise run_folder.damaged(path, "its recipe has no valid augmentation") from error
     return Views(count, bounds_of(spec).mirrors)

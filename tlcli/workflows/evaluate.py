@@ -51,5 +51,6 @@ def evaluate(run: Path, data: Path | None, *, html: Path | None = None, tta: int
     rows = image_rows(paths, labels, probabilities, classifier.classes)
     evaluation = Evaluation(scores, title, missing, trained, views, plain, rows)
     if html is not None:
-        write_evaluation_page(evaluation.to_json(), title, rows, html)
+        on = f"{title}, mean of {tta} views" if tta > 1 else title
+        write_evaluation_page(evaluation.to_json(), on, rows, html)
     return evaluation
