@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tlcli.recipe.phase import UntilSpec
-from tlcli.train.decision import Decision, confidence, confident_gain, decide, decide_by_gain, require_correction
+from tlcli.train.decision import (
+    Decision,
+    confidence,
+    confident_gain,
+    decide,
+    decide_by_gain,
+    learnable,
+    require_correction,
+)
+from tlcli.train.policy import LEARNABLE_CONFIDENCE
 
 NUMBERS = st.floats(-1e3, 1e3, allow_subnormal=False)
 
@@ -202,3 +211,15 @@ def test_a_smaller_gain_of_higher_confidence_is_preferred():
     strict, lenient = UntilSpec(confidence=0.9), UntilSpec(confidence=0.5)
     assert confident_gain(before, near, strict) > confident_gain(before, far, strict)
     assert confident_gain(before, near, lenient) < confident_gain(before, far, lenient)
+
+
+@pytest.mark.parametrize(("power", "low", "high"), [(0.0, 0.02, 0.08), (3.0, 0.95, 1.0)])
+def test_errors_look_learnable_if_uncertain_answers_are_wrong_more_often(power, low, high):
+    """Errors that do not depend on the certainty, as those of wrong labels, pass as learnable in 5 % of all cases."""
+    random = np.random.default_rng(7)
+    passed = 0
+    for _ in range(500):
+        certainties = random.uniform(0.3, 1.0, 200)
+        hits = random.random(200) < 0.8 * certainties**power
+        passed += learnable(hits, certainties) >= LEARNABLE_CONFIDENCE
+    assert low <= passed / 500 <= high

@@ -101,7 +101,7 @@ def test_a_plateau_lowers_the_rate_for_good():
     state = StepState(None, PhaseSpec(name="x", policy="all"), [], [], [], "", progress)
     shares = []
     for loss in (5.0, 6.0, 6.0, 4.0, 5.0, 3.0, 5.0, 5.0, 5.0, 5.0):
-        step._update_best(state, ImageScores(np.array([loss]), np.array([1.0])))
+        step._update_best(state, ImageScores(np.array([loss]), np.array([1.0]), np.array([0.9])))
         shares.append(optimizer.rate("plateau", 0.3, plateaus=progress.plateaus))
     assert shares == [1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]
 

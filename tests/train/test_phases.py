@@ -348,6 +348,8 @@ def test_interpolated_weights_need_a_mean_gain(lab, tmp_path, monkeypatch):
     state.progress = Progress(epoch=1, best_epoch=1, start_scores=[1.0] * 4, best_scores=[0.0, 2.1, 0.0, 1.8])
     state.progress.best_loss = 0.975
     for loss, position in ((1.01, 1.0), (0.99, 0.75)):
-        monkeypatch.setattr(interpolation, "score", lambda *_, loss=loss: ImageScores(np.full(4, loss), np.ones(4)))
+        monkeypatch.setattr(
+            interpolation, "score", lambda *_, loss=loss: ImageScores(np.full(4, loss), np.ones(4), np.ones(4))
+        )
         assert interpolation.improve(session, state) == position
         assert state.progress.best_loss == (0.975 if position == 1.0 else loss)

@@ -113,6 +113,20 @@ def test_unfreezing_stops_after_several_rollbacks_in_a_row(patience, kept, steps
     assert len(longer) == steps
 
 
+@pytest.mark.parametrize(
+    ("after_rollback", "learnable", "steps"),
+    [("always", 0.1, 2), ("if_learnable", 0.1, 1), ("if_learnable", 0.96, 2), ("if_learnable", None, 2)],
+)
+def test_a_round_after_a_rollback_can_need_learnable_errors(after_rollback, learnable, steps):
+    phase = replace_until(UNFREEZE, patience=2, after_rollback=after_rollback)
+    outcomes = []
+    while (step := policy.next_step([phase], groups(), outcomes)) and len(outcomes) < 2:
+        outcomes.append(replace(outcome(step, kept=False), learnable=learnable))
+    assert len(outcomes) == steps
+    ended = policy.with_end_reason(outcomes[0], phase)
+    assert ("do not look learnable" in ended.reason) == (steps == 1)
+
+
 def test_a_kept_step_resets_the_patience():
     phase = replace_until(UNFREEZE, patience=2)
     assert len(walk(phase, [False, True, False, True, True], groups())) == 5

@@ -8,7 +8,7 @@ from tlcli.train import budget
 from tlcli.train.policy import rounds
 from tlcli.train.rounds import LONG_ROUND, MIN_STEPS, resolve_rounds
 
-AUTO = {"min_relative_gain": "auto", "patience": "auto"}
+AUTO = {"min_relative_gain": "auto", "patience": "auto", "after_rollback": "auto"}
 UNFREEZE = {"name": "unfreeze", "policy": "gradual", "step": "auto", "epochs": "auto", "until": AUTO}
 CHEAP, DEAR = 10, 10**9
 
@@ -66,12 +66,13 @@ def test_the_border_of_cheap_training():
     assert resolve(phase, images=images, flops=flops + 1, quality="fast").step == "30%"
 
 
-def test_balanced_begins_as_fast_tries_deeper_layers_trains_them_for_longer_then_more():
+def test_balanced_begins_as_fast_trains_deeper_layers_for_longer_then_more():
     balanced = resolve()
-    assert rounds(balanced, groups(DEAR)) == [3, 6, 6, 8, 10]
-    assert [balanced.epochs_of(number) for number in range(4)] == [3, 3, LONG_ROUND, LONG_ROUND]
-    assert [balanced.until.relative_gain_after(number) for number in range(4)] == [0.0, 0.0, 0.5, 0.5]
-    assert [balanced.until.max_rollbacks_after(number) for number in range(4)] == [2, 2, 1, 1]
+    assert rounds(balanced, groups(DEAR)) == [3, 6, 8, 10]
+    assert [balanced.epochs_of(number) for number in range(3)] == [3, LONG_ROUND, LONG_ROUND]
+    assert [balanced.until.relative_gain_after(number) for number in range(3)] == [0.0, 0.5, 0.5]
+    assert [balanced.until.max_rollbacks_after(number) for number in range(3)] == [2, 1, 1]
+    assert balanced.until.after_rollback == "if_learnable"
 
 
 def test_balanced_unfreezes_everything_where_that_is_cheap():

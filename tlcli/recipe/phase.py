@@ -53,6 +53,8 @@ class UntilSpec(AutoSpec):
             answers if the metric is accuracy) for another round to follow, 0-1; a list has one value per round, and
             the last one holds for all later rounds.
         patience: Rounds without a kept gain in a row before the phase ends; a list has one value per round.
+        after_rollback: Whether another round may follow one that was rolled back, within `patience`: `always`, or
+            `if_learnable`, if wrong answers on validation images are less certain than right ones.
     """
 
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
@@ -60,6 +62,7 @@ class UntilSpec(AutoSpec):
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
     min_relative_gain: Gain | Annotated[list[Gain], Field(min_length=1)] | Literal["auto"] = 0.0
     patience: Patience | Annotated[list[Patience], Field(min_length=1)] | Literal["auto"] = 1
+    after_rollback: Literal["always", "if_learnable", "auto"] = "always"
 
     def relative_gain_after(self, number: int) -> float:
         """The value of `min_relative_gain`, 0-1, after the round with this number, counted from 0."""

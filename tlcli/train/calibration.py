@@ -69,10 +69,17 @@ def _cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """Scores per image: cross-entropies, and hits (1 for a correct prediction, else 0). Both `float64 (images,)`."""
+    """Scores per image, each `float64 (images,)`.
+
+    Attributes:
+        losses: Cross-entropies.
+        hits: 1 for a correct prediction, else 0.
+        certainties: The probability of the predicted class, 0-1, without temperature.
+    """
 
     losses: np.ndarray
     hits: np.ndarray
+    certainties: np.ndarray
 
     def values_for(self, metric: str) -> list[float]:
         """One number per image for a metric: the losses for `val_loss`, else the hits."""
@@ -93,7 +100,8 @@ def score(session: Session, examples: Examples) -> ImageScores:
     else:
         correct = probabilities[np.arange(len(examples)), examples.labels].astype(np.float64)
     losses = -np.log(np.clip(correct, EPSILON, 1.0))
-    return ImageScores(losses, (probabilities.argmax(axis=1) == examples.labels).astype(np.float64))
+    hits = (probabilities.argmax(axis=1) == examples.labels).astype(np.float64)
+    return ImageScores(losses, hits, probabilities.max(axis=1).astype(np.float64))
 
 
 def predict(session: Session, examples: Examples) -> np.ndarray:

@@ -33,6 +33,7 @@ class Progress:
         best_hits: 1 for each validation image that the best weights classify correctly, 0 for the others.
         start_scores: As `best_scores`, before the step.
         start_hits: As `best_hits`, before the step.
+        learnable: Confidence (0-1) that errors before the step are learnable, see `decision.learnable`.
     """
 
     epoch: int = 0
@@ -48,6 +49,7 @@ class Progress:
     best_hits: list[float] | None = None
     start_scores: list[float] | None = None
     start_hits: list[float] | None = None
+    learnable: float | None = None
 
 
 @dataclass

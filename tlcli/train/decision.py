@@ -120,6 +120,31 @@ def confident_gain(before: Sequence[float], after: Sequence[float], until: Until
     return statistics.fmean(gains) - float(special.stdtrit(len(gains) - 1, until.confidence)) * standard_error
 
 
+def learnable(hits: Sequence[float], certainties: Sequence[float]) -> float:
+    """Confidence (0-1) that wrong answers are less certain than right ones: then more training may correct them.
+
+    Errors that have no cause in the images, such as wrong labels, hit certain and uncertain answers alike. It is one
+    minus the p-value of the one-sided test of Mann and Whitney (1947), and 0 without wrong, or without right, answers.
+
+    Args:
+        hits: 1 for each image that is classified correctly, 0 for the others.
+        certainties: Probability (0-1) of the predicted class of each image.
+
+    >>> learnable([1, 1, 1, 0, 0, 0], [0.9, 0.8, 0.7, 0.4, 0.5, 0.6])
+    0.95
+    >>> learnable([1, 1], [0.9, 0.8])
+    0.0
+    """
+    # Imported here because it takes half a second, and reading decisions must not.
+    from scipy import stats
+
+    right = [certainty for hit, certainty in zip(hits, certainties, strict=True) if hit]
+    wrong = [certainty for hit, certainty in zip(hits, certainties, strict=True) if not hit]
+    if not right or not wrong:
+        return 0.0
+    return 1 - float(stats.mannwhitneyu(right, wrong, alternative="greater").pvalue)
+
+
 def mean_gain(before: Sequence[float], after: Sequence[float], until: UntilSpec) -> float:
     """The mean improvement of the metric per image."""
     return statistics.fmean(_gains(before, after, until))

@@ -11,6 +11,8 @@ from tlcli.recipe.phase import PhaseSpec
 
 # Rounds that may follow the one that unfreezes everything.
 REPEATED_ROUNDS = 2
+# Confidence from which errors count as learnable.
+LEARNABLE_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Outcome:
         reason: Why, for users.
         seconds: Duration of the step.
         interpolation: Position of the weights from 0 (before the step) to 1 (the best epoch).
+        learnable: Confidence (0-1) that the errors before the step are learnable, see `decision.learnable`.
         out_of_time: True if the step was stopped early or skipped because of the time budget.
         from_cache: True if this is a cached result.
     """
@@ -82,6 +85,7 @@ class Outcome:
     reason: str
     seconds: float
     interpolation: float = 1.0
+    learnable: float | None = None
     out_of_time: bool = False
     from_cache: bool = False
 
@@ -94,7 +98,7 @@ def record(outcome: Outcome) -> dict[str, Any]:
 
 def outcome_from(step: Step, line: dict[str, Any]) -> Outcome:
     """The outcome of a step from its line of phases.jsonl; the inverse of `record`."""
-    return Outcome(step=step, **{name: line[name] for name in Outcome.__slots__ if name != "step"})
+    return Outcome(step=step, **{name: line[name] for name in Outcome.__slots__ if name in line and name != "step"})
 
 
 def next_step(
@@ -222,11 +226,14 @@ def _next_in_phase(
 ) -> Step | None:
     """The next step of a phase, given the outcomes of that phase; None at its end.
 
-    A gradual phase ends after `until.patience` rollbacks in a row, or after a kept round with too small a gain.
+    A gradual phase ends after `until.patience` rollbacks in a row, after one if the errors that are left do not look
+    learnable and `until.after_rollback` asks for that, or after a kept round with too small a gain.
     """
     if phase.is_gradual and outcomes:
         rollbacks = list(itertools.takewhile(lambda outcome: not outcome.kept, reversed(outcomes)))
         if len(rollbacks) >= phase.until.max_rollbacks_after(outcomes[-1].step.number):
+            return None
+        if rollbacks and not _may_follow(outcomes[-1], phase):
             return None
         if outcomes[-1].kept and _is_small_gain(outcomes[-1], phase):
             return None
@@ -234,8 +241,19 @@ def _next_in_phase(
     return steps[len(outcomes)] if len(outcomes) < len(steps) else None
 
 
+def _may_follow(rolled_back: Outcome, phase: PhaseSpec) -> bool:
+    """True if `until.after_rollback` allows another round after one that was rolled back."""
+    if phase.until.resolved("after_rollback") == "always" or rolled_back.learnable is None:
+        return True
+    return rolled_back.learnable >= LEARNABLE_CONFIDENCE
+
+
 def with_end_reason(outcome: Outcome, phase: PhaseSpec) -> Outcome:
-    """The outcome; if it is kept but its gain is too small for another round, its reason says so."""
+    """The outcome; if its gain is too small for another round, or its errors look like chance, its reason says so."""
+    is_last = phase.until.max_rollbacks_after(outcome.step.number) == 1 if phase.is_gradual else True
+    if not is_last and not outcome.kept and not _may_follow(outcome, phase):
+        end = "no further round: the errors that are left do not look learnable"
+        return replace(outcome, reason=f"{outcome.reason}; {end}")
     if not phase.is_gradual or not outcome.kept or not _is_small_gain(outcome, phase):
         return outcome
     metric = "loss" if phase.until.metric == "val_loss" else "error rate"

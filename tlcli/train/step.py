@@ -52,7 +52,9 @@ def _score_start(session: Session, state: StepState) -> None:
     """Score the weights before the step, unless they are an untrained head."""
     progress = state.progress
     if len(session.val) and (session.outcomes or state.phase.starts_from_probe):
-        state.set_best_scores(score(session, session.val))
+        scored = score(session, session.val)
+        state.set_best_scores(scored)
+        progress.learnable = decision.learnable(scored.hits.tolist(), scored.certainties.tolist())
         progress.start_scores, progress.start_hits = progress.best_scores, progress.best_hits
         progress.start_loss, progress.start_accuracy = progress.best_loss, progress.best_accuracy
 
@@ -194,6 +196,7 @@ def _finish(session: Session, state: StepState, parameters: int) -> policy.Outco
         reason=result.reason,
         seconds=progress.seconds,
         interpolation=position,
+        learnable=progress.learnable,
     )
     if result.kept and position < 1:
         reason = f"{outcome.reason}; interpolated weights ({decision.percent(position)} of the step)"
