@@ -17,7 +17,7 @@ class Spy:
     """A runtime whose probabilities are the values of one pixel, so that views can be told apart."""
 
     classes = ("a", "b", "c")
-    size = (32, 48)
+    size = (64, 96)
     resize = "crop"
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -25,7 +25,7 @@ class Spy:
 
 
 def test_views_are_shifts_and_their_mirrors():
-    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 48, 3)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 96, 3)).astype(np.float32)
     views = [*Views(9).of(images)]
     np.testing.assert_array_equal(views[0], images)
     np.testing.assert_array_equal(views[1][:, :, 3:], images[:, :, :-3])

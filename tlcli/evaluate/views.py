@@ -18,7 +18,7 @@ from tlcli.recipe.augment import AugmentSpec
 
 # Shifts down and to the right, in steps of `STEP` of the height and width; nearer ones first.
 SHIFTS = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
-STEP = 1 / 16
+STEP = 1 / 32
 MAX_VIEWS = len(SHIFTS)
 
 
