@@ -57,6 +57,16 @@ def test_a_focal_loss_of_gamma_zero_is_the_cross_entropy(lab, smoothing):
     assert strong < 0.8 * plain
 
 
+def test_a_fold_has_the_answers_for_its_own_images(lab, tmp_path):
+    session = lab.session(lab.recipe(STILL, teacher={"run": "t"}), tmp_path)
+    assert session.taught_of_train() is None
+    session.taught = np.arange(42 * 3, dtype=np.float32).reshape(42, 3)
+    np.testing.assert_array_equal(session.taught_of_train(), session.taught)
+    mask = np.arange(42) % 3 == 1
+    session.train = Examples(lab.train.pixels, lab.train.rows[mask], lab.train.labels[mask])
+    np.testing.assert_array_equal(session.taught_of_train(), session.taught[mask])
+
+
 def test_softening_divides_the_logits():
     probabilities = np.array([[0.9, 0.1]], np.float32)
     np.testing.assert_allclose(loss.softened(probabilities, 2.0), [[0.75, 0.25]], rtol=1e-5)

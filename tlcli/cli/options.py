@@ -168,6 +168,12 @@ def training_options(function: Function) -> Function:
             help="Seconds or accuracy: how deep and long the default recipe trains. [default: balanced]",
         ),
         click.option(
+            "--folds",
+            metavar="K",
+            type=int,
+            help="Cross-validate on K folds, then train on all: for few images.",
+        ),
+        click.option(
             "--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable."
         ),
         click.option(
@@ -208,6 +214,7 @@ def request_from(options: dict[str, Any]) -> "Request":
         "model.weights": options["weights"],
         "model.cut": options["cut"],
         "quality": options["quality"],
+        "data.folds": options["folds"],
         "performance.precision": options["precision"],
         "performance.budget": options["budget"],
     }

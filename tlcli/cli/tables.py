@@ -128,8 +128,10 @@ def print_result(folder: Path, record: RunRecord) -> None:
     for name in ("val", "test"):
         if scores := record.scores.get(name):
             accuracy, loss = scores["accuracy"], scores["loss"]
-            text = f"{name:<4}  accuracy {accuracy:.4f}  loss {loss:.4f}  ({plural(scores['count'], 'image')})"
-            console.print(safe(text, "bold" if name == "test" else ""))
+            text = f"{name:<4}  accuracy {accuracy:.4f}  loss {loss:.4f}  ({plural(scores['count'], 'image')}"
+            if folds := scores.get("folds"):
+                text += f", {folds['count']} folds: {folds['mean']:.4f} ± {folds['deviation']:.4f}"
+            console.print(safe(f"{text})", "bold" if name == "test" else ""))
     console.print(f"time  {duration(record.seconds['total'])}")
     for verdict in record.expectations:
         measured = "not in run.json" if verdict["measured"] is None else f"{verdict['measured']:.4g}"

@@ -11,7 +11,7 @@ if the caller names them.
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tlcli.data import strata
 from tlcli.data.layout import SPLIT_NAMES
@@ -38,6 +38,7 @@ class Splits:
         dropped: Images of given folders left out because a given val or test folder holds the same content.
         warnings: Sentences for the user.
         classes: Class names in the order of the labels.
+        folds: Fold of each training image, from 0, in their order; empty without folds. Then `val` is empty.
     """
 
     train: tuple[ImageFile, ...]
@@ -46,6 +47,7 @@ class Splits:
     dropped: tuple[ImageFile, ...]
     warnings: tuple[str, ...]
     classes: tuple[str, ...]
+    folds: tuple[int, ...] = ()
 
     def counts(self) -> dict[str, list[int]]:
         """Number of images per class, in the order of the labels, under `train`, `val` and `test`."""
@@ -67,6 +69,7 @@ def make_splits(
     test: float,
     near: Sequence[Collection[str]] = (),
     recorded: Mapping[str, str] | None = None,
+    folds: int | None = None,
 ) -> Splits:
     """Split by class and content. Given folders are used as they are; a missing one is split off the training images.
 
@@ -77,20 +80,24 @@ def make_splits(
         near: Groups of contents (sha256) that are near-duplicates. Those of one class stay together, unless that leaves
             the class without images for every split.
         recorded: Content to split of an earlier run. It is kept if it holds every image to split.
+        folds: Number of folds of the images that do not test; None for a validation split instead.
 
     Raises:
         DataError: If the fractions leave nothing to train on, or a class has too few different images.
     """
     given = index.given_splits
+    if folds:
+        _require_no_val(index)
+        val = 0.0
     fractions = (0.0 if "val" in given else val, 0.0 if "test" in given else test)
     _require_fractions(*fractions)
     pool, kept, dropped, warnings = _drop_leaks(index)
     warnings += _conflict_warnings(pool + kept)
     _require_different_images(index, pool + kept)
+    units, alike = _units(index, pool, near)
     if recorded is not None and all(image.sha256 in recorded for image in pool):
-        split_of = recorded
+        split_of = {sha: "train" if folds and split == "val" else split for sha, split in recorded.items()}
     else:
-        units, alike = _units(index, pool, near)
         warnings += alike
         split_of = strata.assign(units, val=fractions[0], test=fractions[1])
     images: dict[str, list[ImageFile]] = {name: [] for name in SPLIT_NAMES}
@@ -103,7 +110,34 @@ def make_splits(
     if "test" in given or test > 0:
         warnings += _untested_warnings(index, images["test"], is_given="test" in given)
     train, validation, tested = (tuple(images[name]) for name in SPLIT_NAMES)
-    return Splits(train, validation, tested, tuple(dropped), tuple(warnings), index.classes)
+    splits = Splits(train, validation, tested, tuple(dropped), tuple(warnings), index.classes)
+    return replace(splits, folds=_folds(index, train, units, folds)) if folds else splits
+
+
+def _folds(index: FolderIndex, train: Sequence[ImageFile], units: Iterable[Unit], folds: int) -> tuple[int, ...]:
+    """The fold of each training image."""
+    contents = {image.sha256 for image in train}
+    fold_of = strata.assign_folds([unit for unit in units if contents.issuperset(unit.contents)], folds)
+    folds_of_label: dict[int, set[int]] = defaultdict(set)
+    for image in train:
+        folds_of_label[image.label].add(fold_of[image.sha256])
+    for label, own in sorted(folds_of_label.items()):
+        if len(own) < 2:
+            raise DataError(
+                f"class '{index.classes[label]}' has too few different images for folds: all are in one fold",
+                where=str(index.root),
+                hint="Add images that are neither copies nor near-duplicates, or leave data.folds out.",
+            )
+    return tuple(fold_of[image.sha256] for image in train)
+
+
+def _require_no_val(index: FolderIndex) -> None:
+    if "val" in index.given_splits:
+        raise DataError(
+            "the images have a val split of their own, and folds take the validation images from the training images",
+            where=str(index.root),
+            hint="Move the val images to the training images, or leave data.folds out.",
+        )
 
 
 def position(sha256: str) -> float:

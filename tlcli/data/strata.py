@@ -58,6 +58,23 @@ def assign(units: Sequence[Unit], *, val: float, test: float) -> dict[str, str]:
     return {sha: split for contents, split in split_of.items() for sha in contents}
 
 
+def assign_folds(units: Sequence[Unit], folds: int) -> dict[str, int]:
+    """Content (sha256) to its fold, from 0. Every class is spread evenly over the folds, as far as its units allow.
+
+    Large units are placed first, each where its classes are rarest, and of equal folds in the smallest.
+
+    Ref: the greedy assignment of scikit-learn's StratifiedGroupKFold.
+    """
+    counts: list[Counter[int]] = [Counter() for _ in range(folds)]
+    fold_of: dict[str, int] = {}
+    for unit in sorted(units, key=lambda unit: (-sum(unit.counts.values()), unit.position, unit.contents)):
+        own = [(sum(count[label] for label in unit.counts), count.total(), fold) for fold, count in enumerate(counts)]
+        fold = min(own)[2]
+        counts[fold].update(unit.counts)
+        fold_of |= dict.fromkeys(unit.contents, fold)
+    return fold_of
+
+
 def _fill_if_empty(
     units: Sequence[Unit], split_of: dict[tuple[str, ...], str], label: int, split: str, sources: Sequence[str]
 ) -> None:

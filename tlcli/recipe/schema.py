@@ -43,14 +43,17 @@ def _class_name(value: Any) -> Any:
 class DataSpec(Spec):
     """Which images to use, their splits and their size.
 
-    `val` and `test` are shares of the images (0 to below 1; 0 turns the split off) or folders of class folders.
-    `exclude` is a file that lists images to leave out. `sampling: balanced` draws all classes equally often in each
-    epoch, small ones repeatedly; `all` takes every image once.
+    `val` and `test` are shares of the images (0 to below 1; 0 turns the split off) or folders of class folders. With
+    `folds` all images but the test images train and validate in turn: every one validates the classifier of one fold,
+    and the final classifier learns from all of them. `exclude` is a file that lists images to leave out.
+    `sampling: balanced` draws all classes equally often in each epoch, small ones repeatedly; `all` takes every image
+    once.
     """
 
     path: Path | None = None
     val: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
     test: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
+    folds: Annotated[int, Field(ge=2, le=20)] | None = None
     size: Annotated[Literal["auto"] | tuple[Pixels, Pixels], BeforeValidator(_check_size)] = "auto"
     resize: Resize = "crop"
     classes: Annotated[list[Annotated[Text, BeforeValidator(_class_name)]], Field(min_length=2)] | None = None
@@ -65,6 +68,8 @@ class DataSpec(Spec):
             raise ValueError(
                 f"val and test must leave images to train on: their sum must be below 1 (got {sum(shares):g})"
             )
+        if self.folds and isinstance(self.val, Path):
+            raise ValueError(f"folds: validation images come from the folds, so leave val out (got val: {self.val})")
         if self.classes and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must differ from each other")
         if self.class_weights == "balanced" and self.sampling == "balanced":
@@ -234,6 +239,10 @@ class Recipe(Spec):
         if self.head.max_norm is not None and probed:
             raise ValueError(
                 "head.max_norm: it would clip the optimum of the linear probe. Remove max_norm or the probe"
+            )
+        if self.data.folds and any(phase.policy == "depth_search" for phase in self.phases):
+            raise ValueError(
+                "data.folds: policy depth_search needs one set of validation images. Use policy gradual, or no folds"
             )
         if (probed and 0 not in probed) or any(phase.policy == "lp_ft" for phase in self.phases[1:]):
             raise ValueError(

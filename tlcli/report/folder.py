@@ -132,9 +132,12 @@ def link_files(source: Path, target: Path) -> None:
 
 
 def splits_csv(splits: Splits, classes: Sequence[str]) -> str:
-    """The text of splits.csv: one line per image with path, label, split and sha256."""
+    """The text of splits.csv: one line per image with path, label, split, sha256, and with folds its fold, from 1."""
     rows = ((image.path, classes[image.label], split, image.sha256) for image, split in splits.rows())
-    return csv_text(["path", "label", "split", "sha256"], rows)
+    if not splits.folds:
+        return csv_text(["path", "label", "split", "sha256"], rows)
+    fold_of = {image.path: fold + 1 for image, fold in zip(splits.train, splits.folds, strict=True)}
+    return csv_text(["path", "label", "split", "sha256", "fold"], ((*row, fold_of.get(row[0], "")) for row in rows))
 
 
 def read_splits(run: Path, split: str) -> list[dict[str, str]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tlcli.data.split import Splits
+from tlcli.data.layout import SPLIT_NAMES
+from tlcli.data.source import ImageFile
 from tlcli.errors import UsageError
 from tlcli.report.folder import csv_text, read_splits
 
@@ -44,12 +45,15 @@ class ScoredImage:
 
 
 def scored_images(
-    splits: Splits, classes: Sequence[str], probabilities: Mapping[str, np.ndarray], temperature: float
+    images: Mapping[str, Sequence[ImageFile]],
+    classes: Sequence[str],
+    probabilities: Mapping[str, np.ndarray],
+    temperature: float,
 ) -> list[ScoredImage]:
     """The predictions for the images of a run.
 
     Args:
-        splits: The images.
+        images: The images of each split.
         classes: Class names in the order of the probabilities.
         probabilities: For each split with images: float (images, classes), 0-1, in the order of the images.
         temperature: The temperature that has been applied to them.
@@ -60,7 +64,7 @@ def scored_images(
     scored = []
     for split, rows in probabilities.items():
         before, predicted = apply_temperature(rows, 1 / temperature), rows.argmax(axis=1)
-        for position, image in enumerate(getattr(splits, split)):
+        for position, image in enumerate(images[split]):
             best = predicted[position]
             values = (float(rows[position, best]), float(before[position, best]))
             scored.append(ScoredImage(image.path, classes[image.label], split, classes[best], *values, image.sha256))
@@ -85,7 +89,7 @@ def read_predictions(run: Path) -> list[ScoredImage]:
     file = run / FILE
     if not file.is_file():
         return []
-    contents = {row["path"]: row["sha256"] for split in ("val", "test") for row in read_splits(run, split)}
+    contents = {row["path"]: row["sha256"] for split in SPLIT_NAMES for row in read_splits(run, split)}
     try:
         with file.open(encoding="utf-8", newline="") as stream:
             return [

@@ -92,15 +92,19 @@ def score(session: Session, examples: Examples) -> ImageScores:
     The losses are those at the temperature that fits these images. So a head that was trained with label smoothing can
     be compared with one that was not.
     """
-    probabilities = predict(session, examples)
+    return score_probabilities(predict(session, examples), examples.labels)
+
+
+def score_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> ImageScores:
+    """Score probabilities, float (images, classes), at the temperature that fits them to the labels, int (images,)."""
     # If training diverged, no temperature fits. NaN probabilities then give NaN losses.
     if np.isfinite(probabilities).all():
-        temperature = fit_temperature(probabilities, examples.labels)
-        correct = apply_temperature(probabilities, temperature)[np.arange(len(examples)), examples.labels]
+        temperature = fit_temperature(probabilities, labels)
+        correct = apply_temperature(probabilities, temperature)[np.arange(len(labels)), labels]
     else:
-        correct = probabilities[np.arange(len(examples)), examples.labels].astype(np.float64)
+        correct = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     losses = -np.log(np.clip(correct, EPSILON, 1.0))
-    hits = (probabilities.argmax(axis=1) == examples.labels).astype(np.float64)
+    hits = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     return ImageScores(losses, hits, probabilities.max(axis=1).astype(np.float64))
 
 
@@ -113,10 +117,15 @@ def predict(session: Session, examples: Examples) -> np.ndarray:
 def calibrate(session: Session) -> float:
     """Divide the logits of the classifier by the temperature that fits the validation images.
 
+    With folds, it fits the out-of-fold probabilities.
+
     Returns:
         The temperature.
     """
-    temperature = fit_temperature(predict(session, session.val), session.val.labels)
+    if session.out_of_fold is None:
+        temperature = fit_temperature(predict(session, session.val), session.val.labels)
+    else:
+        temperature = fit_temperature(session.out_of_fold, session.pool.labels)
     output = session.classifier.model.get_layer(OUTPUT_LAYER)
     output.set_weights([weight / np.float32(temperature) for weight in output.get_weights()])
     return temperature

@@ -38,13 +38,14 @@ def batches_of(
     first_view = np.random.default_rng([recipe.seed, step.phase, step.number]).integers(0, 2**31, len(train))
     classes = len(session.classifier.classes)
     weights = _class_weights(session)
+    taught = session.taught_of_train()
     shuffled = epoch_order(recipe.data, train.labels, order)
     for start in range(0, len(train), recipe.performance.batch_size):
         chosen = shuffled[start : start + recipe.performance.batch_size]
         inputs = session.stage.training_inputs(train, chosen, first_view[chosen] + epoch)
         labels = np.eye(classes, dtype=np.float32)[train.labels[chosen]]
-        taught = None if session.taught is None else session.taught[chosen]
-        yield mix((inputs, loss.targets(labels, taught), weights[train.labels[chosen]]), recipe.augment, order)
+        answers = None if taught is None else taught[chosen]
+        yield mix((inputs, loss.targets(labels, answers), weights[train.labels[chosen]]), recipe.augment, order)
 
 
 def _class_weights(session: Session) -> np.ndarray:

@@ -76,5 +76,11 @@ def _phase_flops(recipe: Recipe, index: int, groups: LayerGroups, counts: placem
         below, above = (sum(group.flops for group in part) for part in (groups.groups[:cut], groups.groups[cut:]))
         if placed.is_stored:
             total += (placed.views - 1) * counts.train * below
-        total += step.epochs * budget.epoch_flops(below, above, train=counts.train, val=val, stored=placed.is_stored)
+        # The classifiers of k folds train on k - 1 folds each, and the final one on all of them.
+        repeated = recipe.data.folds or 1
+        total += (
+            repeated
+            * step.epochs
+            * budget.epoch_flops(below, above, train=counts.train, val=val, stored=placed.is_stored)
+        )
     return total

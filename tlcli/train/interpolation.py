@@ -45,9 +45,16 @@ def improve(session: Session, state: StepState) -> float:
     return position
 
 
+def between(start: Arrays, end: Arrays, position: float) -> Arrays:
+    """The weights at a position from 0 (`start`) to 1 (`end`)."""
+    if position == 1:
+        return end
+    return [old + (new - old) * np.float32(position) for old, new in zip(start, end, strict=True)]
+
+
 def _scored(session: Session, state: StepState, end: Arrays) -> Iterator[tuple[float, Arrays, ImageScores]]:
     """Each position with its weights and their scores on the validation images."""
     for share in POSITIONS:
-        weights = [old + (new - old) * np.float32(share) for old, new in zip(state.start_weights, end, strict=True)]
+        weights = between(state.start_weights, end, share)
         checkpoint.assign_values(state.moving, weights)
         yield share, weights, score(session, session.val)

@@ -43,17 +43,20 @@ class Solution:
     inverse_l2: float
 
 
-def solve(train: Features, val: Features, *, classes: int, balanced: bool = False) -> Solution:
+def solve(
+    train: Features, val: Features, *, classes: int, balanced: bool = False, inverse_l2: float = DEFAULT_INVERSE_L2
+) -> Solution:
     """Fit multinomial logistic regression by L-BFGS for a range of penalties; the head with the lowest validation loss.
 
     The optimum is that of scikit-learn's LogisticRegression. Features are read in chunks, so memory does not grow with
-    the number of images. Without validation images, the penalty is `DEFAULT_INVERSE_L2`.
+    the number of images. Without validation images, the penalty is given.
 
     Args:
         train: Training images.
         val: Validation images; may be empty.
         classes: Number of classes.
         balanced: Whether all classes have the same total weight.
+        inverse_l2: Inverse L2 strength without validation images.
 
     Raises:
         RuntimeError: If no penalty has a finite validation loss.
@@ -64,10 +67,10 @@ def solve(train: Features, val: Features, *, classes: int, balanced: bool = Fals
     with threadpool_limits(1):
         problem = _problem(train, classes, balanced=balanced)
         weights = np.zeros((train.x.shape[1] + 1) * classes)
-        for inverse_l2 in INVERSE_L2 if len(val.y) else (DEFAULT_INVERSE_L2,):
+        for strength in INVERSE_L2 if len(val.y) else (inverse_l2,):
             # Each fit starts from the solution for the next stronger penalty.
-            weights = minimize(problem.value, weights, args=(inverse_l2,), method="L-BFGS-B", jac=True, options=STOP).x
-            solution = problem.solution(weights, inverse_l2)
+            weights = minimize(problem.value, weights, args=(strength,), method="L-BFGS-B", jac=True, options=STOP).x
+            solution = problem.solution(weights, strength)
             loss = float(score(solution, val)[0].mean()) if len(val.y) else 0.0
             if loss >= best_loss * 1.02:
                 break

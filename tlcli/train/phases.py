@@ -96,7 +96,7 @@ def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
     is_first = saved is None
     while step := policy.next_step(session.recipe.phases, session.groups, session.outcomes, session.norms):
         if isinstance(step, policy.GradientSurvey):
-            _survey_gradients(session, step)
+            survey_gradients(session, step)
             continue
         if resumed:
             # The time budget may have reduced the number of epochs.
@@ -131,7 +131,7 @@ def _add_outcome(session: Session, outcome: policy.Outcome) -> None:
     session.observe(events.StepDone(outcome))
 
 
-def _survey_gradients(session: Session, survey: policy.GradientSurvey) -> None:
+def survey_gradients(session: Session, survey: policy.GradientSurvey) -> None:
     """Measure the gradients that the policy needs. Skip the step instead if it does not fit the time budget."""
     phases, groups = session.recipe.phases, session.groups
     (step,) = policy.steps_of(phases[survey.phase], survey.phase, groups)

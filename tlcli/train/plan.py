@@ -273,7 +273,7 @@ def _problems(recipe: Recipe, splits: Splits) -> list[Problem]:
     """Phases that do not fit the images, or train nothing."""
     problems = []
     for index, phase in enumerate(recipe.phases):
-        if phase.is_gradual and not splits.val:
+        if phase.is_gradual and not splits.val and not splits.folds:
             problems.append(
                 Problem(
                     f"phases[{index}].policy",

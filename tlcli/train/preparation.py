@@ -167,7 +167,7 @@ def prepare(
     index = _readable(index, pixels, strict=strict, observe=observe)
     _report_excluded(index, recipe, observe)
     val, test = _fraction(recipe.data.val), _fraction(recipe.data.test)
-    splits = split.make_splits(index, val=val, test=test, near=images.near, recorded=recorded)
+    splits = split.make_splits(index, val=val, test=test, near=images.near, recorded=recorded, folds=recipe.data.folds)
     findings = quick_findings(index)
     warnings = (*(f"{finding.message}. {finding.remedy}" for finding in findings), *splits.warnings)
     splits = replace(splits, warnings=warnings)

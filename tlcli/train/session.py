@@ -38,7 +38,7 @@ class Session:
         recipe: The resolved recipe.
         classifier: The classifier in training.
         groups: The layer groups of its backbone.
-        train: The training images; likewise `val` and `test`.
+        train: The training images; likewise `val` and `test`. With folds, those of the current fold.
         feature_cache: Where features of frozen layers are stored.
         checkpoint: Where the state of the run is saved.
         observe: Receives events.
@@ -51,7 +51,11 @@ class Session:
         norms: The relative gradient norm of each layer group, by phase, if the policy needs it.
         pretrained: The backbone weights before the first step, in the order of the model, if a phase uses L2-SP.
         results: The result cache; None if results are not cached.
-        taught: What a teacher says of the training images, in their order: probabilities at the temperature of the
+        folds: Fold of each image of `pool`, from 0; empty without folds.
+        pool: The training images; with folds, those of all folds.
+        out_of_fold: Probabilities of the images of `pool`, float32 (images, classes), each by the classifier of the
+            fold that it validates; None without folds, and before the phases end.
+        taught: What a teacher says of the images of `pool`, in their order: probabilities at the temperature of the
             recipe, `float32 (images, classes)`; None without a teacher.
     """
 
@@ -73,10 +77,24 @@ class Session:
     norms: dict[int, dict[str, float]] = field(default_factory=dict)
     pretrained: Arrays = field(default_factory=list)
     results: ResultCache | None = None
+    folds: tuple[int, ...] = ()
+    out_of_fold: np.ndarray | None = None
     taught: np.ndarray | None = None
+    pool: Examples = field(init=False)
     _stage: Stage | None = field(default=None, init=False, repr=False)
     _images_done: int = field(default=0, init=False, repr=False)
     _is_told: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.pool = self.train
+
+    def taught_of_train(self) -> np.ndarray | None:
+        """The rows of `taught` for the images of `train`, which may be those of one fold; None without a teacher."""
+        if self.taught is None:
+            return None
+        place = np.zeros(int(self.pool.rows.max()) + 1, np.int64)
+        place[self.pool.rows] = np.arange(len(self.pool))
+        return np.asarray(self.taught[place[self.train.rows]])
 
     @property
     def stage(self) -> Stage:
@@ -181,7 +199,8 @@ class Session:
         return placement_of(self.recipe, step.epochs, step.layers, self.groups, self._image_counts())
 
     def _image_counts(self) -> ImageCounts:
-        return ImageCounts(len(self.train) + len(self.val) + len(self.test), len(self.train))
+        val = 0 if self.folds else len(self.val)
+        return ImageCounts(len(self.pool) + val + len(self.test), len(self.pool))
 
     @property
     def frozen_precision(self) -> str:
@@ -189,7 +208,7 @@ class Session:
 
         With `precision: auto` it is the faster one if they take minutes, else float32.
         """
-        images, flops = len(self.train), sum(group.flops for group in self.groups.groups)
+        images, flops = len(self.pool), sum(group.flops for group in self.groups.groups)
         asked = self.recipe.performance.precision
         if asked != precision.AUTO:
             return asked
@@ -207,19 +226,20 @@ class Session:
     def _measure_frozen_precision(self) -> dict[str, float]:
         """Seconds per batch of the frozen layers in each precision."""
         self.observe(events.Noticed(f"{precision.FROZEN}: measuring whether bfloat16 is faster"))
-        return extraction.measure_precision(self.classifier, self.train)
+        return extraction.measure_precision(self.classifier, self.pool)
 
     def _image_source(self) -> ImageSource:
-        scored = np.unique(np.concatenate([self.val.rows, self.test.rows]))
+        validating = self.pool if self.folds else self.val
+        scored = np.unique(np.concatenate([validating.rows, self.test.rows]))
         if self.frozen_precision == precision.FULL:
             # The order does not depend on the split, so that another split finds the same features in the cache.
-            plain, rows = extraction.View(), np.union1d(self.train.rows, scored)
+            plain, rows = extraction.View(), np.union1d(self.pool.rows, scored)
         else:
             plain = extraction.View(precision=self.frozen_precision, exact=len(scored))
-            rows = np.concatenate([scored, np.setdiff1d(self.train.rows, scored)])
+            rows = np.concatenate([scored, np.setdiff1d(self.pool.rows, scored)])
             self._report_precision(len(rows), len(scored))
-        images, bounds = Images(self.train.pixels, rows), bounds_of(self.recipe.augment)
-        return ImageSource(images, self.train, self.feature_cache, bounds, self.recipe.seed, plain)
+        images, bounds = Images(self.pool.pixels, rows), bounds_of(self.recipe.augment)
+        return ImageSource(images, self.pool, self.feature_cache, bounds, self.recipe.seed, plain)
 
     def _report_precision(self, images: int, exact: int) -> None:
         """Say it, once, if the precision that the recipe asks for has no effect on the frozen layers."""
@@ -286,7 +306,9 @@ def open_session(
         checkpoint,
         device=device,
         budget=budget,
-        results=result_cache(recipe),
+        # Results of folds are not cached.
+        results=None if splits.folds else result_cache(recipe),
+        folds=splits.folds,
         taught=prepared.taught,
     )
 

@@ -68,7 +68,8 @@ class Stage:
         trainee: The model that is trained. Its inputs come from `plain_inputs` or `training_inputs`.
         plain: Stored features of all images in the plain view, float32 (images, …); None if the inputs are pixels.
         row: Row of `plain` by row of the pixel cache, int64.
-        augmented: Stored features of the training images, in their order, one array per augmented view.
+        augmented: Stored features of the training images, one array per augmented view.
+        augmented_row: Row of `augmented` by row of the pixel cache, int64.
     """
 
     placement: Placement
@@ -76,6 +77,7 @@ class Stage:
     plain: np.ndarray | None = None
     row: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     augmented: list[np.ndarray] = field(default_factory=list)
+    augmented_row: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         # A separate model for scoring: compiling the trainee for a step would trace its prediction again, too.
@@ -94,9 +96,9 @@ class Stage:
         """
         inputs = self.plain_inputs(images, chosen)
         if self.augmented:
-            view_of = turn % (1 + len(self.augmented))
+            view_of, rows = turn % (1 + len(self.augmented)), self.augmented_row[images.rows[chosen]]
             for number, features in enumerate(self.augmented, start=1):
-                inputs[view_of == number] = features[chosen[view_of == number]]
+                inputs[view_of == number] = features[rows[view_of == number]]
         return inputs
 
     def outputs(self, model: keras.Model, images: Images, *, batch: int) -> np.ndarray:
@@ -133,9 +135,7 @@ class ImageSource:
     @property
     def row(self) -> np.ndarray:
         """Row of the features of `images` by row of the pixel cache, int64."""
-        row = np.zeros(int(self.images.rows.max()) + 1, np.int64)
-        row[self.images.rows] = np.arange(len(self.images))
-        return row
+        return _row_of(self.images)
 
 
 def open_stage(
@@ -164,7 +164,14 @@ def open_stage(
     view = partial(View, bounds=source.bounds, seed=source.seed, precision=source.plain.precision)
     augmented = [features_of(source.train, view(number)) for number in range(1, placement.views)]
     trainee = Trainee(parts, None, input_signature=(plain.shape[1:], "float32"))
-    return Stage(placement, trainee, plain, source.row, augmented)
+    return Stage(placement, trainee, plain, source.row, augmented, _row_of(source.train))
+
+
+def _row_of(images: Images) -> np.ndarray:
+    """Position among the images by row of the pixel cache, int64."""
+    row = np.zeros(int(images.rows.max()) + 1, np.int64)
+    row[images.rows] = np.arange(len(images))
+    return row
 
 
 def cut_point_of(placement: Placement) -> str | None:

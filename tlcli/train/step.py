@@ -1,6 +1,7 @@
 """One step: train epoch by epoch, track the best weights, carry out the decision."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -31,25 +32,31 @@ def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved |
     if resumed:
         _restore(session, state, resumed)
     else:
-        _score_start(session, state)
+        score_start(session, state)
     parameters = sum(int(np.prod(variable.shape)) for variable in state.trainable)
-    session.observe(events.StepBegun(step, step.epochs, _batches_per_epoch(session), len(session.train), parameters))
-    while state.progress.epoch < step.epochs and not _is_out_of_patience(state):
-        began = time.perf_counter()
-        setup_s = _run_epoch(session, state)
-        state.is_out_of_time = session.budget.would_exceed(time.perf_counter() - began - setup_s)
-        _save(session, state)
-        if state.is_out_of_time:
-            break
+    session.observe(events.StepBegun(step, step.epochs, batches_per_epoch(session), len(session.train), parameters))
+    train_epochs(session, state, step.epochs, save=lambda: _save(session, state))
     return _finish(session, state, parameters)
 
 
-def _batches_per_epoch(session: Session) -> int:
+def train_epochs(session: Session, state: StepState, epochs: int, *, save: Callable[[], None] = lambda: None) -> None:
+    """Train until the step has this many epochs, or runs out of patience or time. `save` is called after each."""
+    while state.progress.epoch < epochs and not _is_out_of_patience(state):
+        began = time.perf_counter()
+        setup_s = _run_epoch(session, state)
+        state.is_out_of_time = session.budget.would_exceed(time.perf_counter() - began - setup_s)
+        save()
+        if state.is_out_of_time:
+            break
+
+
+def batches_per_epoch(session: Session) -> int:
+    """Number of batches of an epoch."""
     return -(-len(session.train) // session.recipe.performance.batch_size)
 
 
-def _score_start(session: Session, state: StepState) -> None:
-    """Score the weights before the step, unless they are an untrained head."""
+def score_start(session: Session, state: StepState) -> None:
+    """Score the weights before the step on the validation images, unless they are an untrained head."""
     progress = state.progress
     if len(session.val) and (session.outcomes or state.phase.starts_from_probe):
         scored = score(session, session.val)
@@ -117,7 +124,7 @@ def _fit(session: Session, state: StepState) -> tuple[float, float, float]:
     step, epoch, trainee = state.step, state.progress.epoch, session.stage.trainee
     order = np.random.default_rng([session.recipe.seed, step.phase, step.number, epoch + 1])
     reseed(trainee, order)
-    steps = _batches_per_epoch(session)
+    steps = batches_per_epoch(session)
     callback = BatchCallback(session, state, steps)
     batches = batches_of(session, step, epoch, order)
     logs = trainee.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[callback], shuffle=False).history
@@ -178,10 +185,32 @@ def _finish(session: Session, state: StepState, parameters: int) -> policy.Outco
     progress, phase = state.progress, state.phase
     can_interpolate = phase.interpolate and progress.epoch and len(session.val)
     position = interpolation.improve(session, state) if can_interpolate else 1.0
-    result = _decide(state)
+    result = decide(state)
     checkpoint.assign_values(state.moving, state.best_weights if result.kept else state.start_weights)
+    verify_frozen(state)
+    return outcome_of(state, result, position, parameters)
+
+
+def verify_frozen(state: StepState) -> None:
+    """Check that no frozen weight changed.
+
+    Raises:
+        RuntimeError: One has; an internal error.
+    """
     if freeze.fingerprint(state.frozen) != state.frozen_fingerprint:
         raise RuntimeError(f"frozen weights changed in step '{state.step.name}'")
+
+
+def outcome_of(state: StepState, result: decision.Decision, position: float, parameters: int) -> policy.Outcome:
+    """The outcome of a step after the decision on it.
+
+    Args:
+        state: The step.
+        result: The decision.
+        position: Position of the best weights, from 0 (before the step) to 1 (the best epoch).
+        parameters: Number of trained parameters.
+    """
+    progress = state.progress
     outcome = policy.Outcome(
         step=state.step,
         trainable_parameters=parameters,
@@ -204,10 +233,11 @@ def _finish(session: Session, state: StepState, parameters: int) -> policy.Outco
     if state.is_out_of_time and progress.epoch < state.step.epochs:
         reason = f"{outcome.reason}; stopped early: the time budget does not allow another epoch"
         outcome = replace(outcome, reason=reason, out_of_time=True)
-    return policy.with_end_reason(outcome, phase)
+    return policy.with_end_reason(outcome, state.phase)
 
 
-def _decide(state: StepState) -> decision.Decision:
+def decide(state: StepState) -> decision.Decision:
+    """The decision on a step by the scores of its progress."""
     if not state.step.epochs:
         return decision.PROBE_DECISION
     progress = state.progress

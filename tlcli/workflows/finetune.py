@@ -11,7 +11,7 @@ from tlcli.report.advice import advise
 from tlcli.report.folder import RunFolder, RunWriter, own_folder, recorded, recorded_split
 from tlcli.report.scores import record_scores
 from tlcli.report.session_page import session_report
-from tlcli.train import phases
+from tlcli.train import folds, phases
 from tlcli.train.budget import budget_of
 from tlcli.train.checkpoint import Checkpoint
 from tlcli.train.depth_probe import build_backbone, search_depth
@@ -60,7 +60,7 @@ def finetune(
                 budget = budget_of(recipe.performance.budget, resolved.began, spent_s=run.seconds.get("total", 0.0))
                 session = open_session(prepared, backbone, Checkpoint(out), device=device, budget=budget)
                 session.observe = RunWriter(session, folder, observe)
-                phases.run(session, saved=saved)
+                (folds if session.folds else phases).run(session, saved=saved)
                 _finish(session, prepared, folder, run)
             session_report(session, prepared, out)
     return out, run
