@@ -13,7 +13,7 @@ from tlcli import paths
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize(("kind", "count"), [("recipes", 9), ("models", 45)])
+@pytest.mark.parametrize(("kind", "count"), [("recipes", 17), ("models", 45)])
 def test_bundled_files_are_beside_the_package_in_a_checkout(kind: str, count: int) -> None:
     assert paths.bundled(kind) == CHECKOUT / kind
     assert len(list(paths.bundled(kind).glob("*.yaml"))) == count

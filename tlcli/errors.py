@@ -15,7 +15,7 @@ TlcliError
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # Problems of a manifest that are shown; all are in JSON.
 MAX_LISTED_PROBLEMS = 20
@@ -37,9 +37,12 @@ class TlcliError(Exception):
         super().__init__(message)
         self.message, self.where, self.hint = message, where, hint
 
+    def to_json(self) -> dict[str, Any]:
+        """The error in its JSON form."""
+        return {"kind": self.kind, "where": self.where, "message": self.message, "hint": self.hint}
+
     def __str__(self) -> str:
-        sentence = f"{self.where}: {self.message}" if self.where else self.message
-        return f"{_ended(sentence)} {self.hint}" if self.hint else _ended(sentence)
+        return sentences(f"{self.where}: {self.message}" if self.where else self.message, self.hint)
 
 
 class UsageError(TlcliError):
@@ -99,7 +102,7 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {_ended(self.message)}" + (f" {self.hint}" if self.hint else "")
+        return f"{self.where}: {sentences(self.message, self.hint)}"
 
 
 class RecipeError(TlcliError):
@@ -113,6 +116,10 @@ class RecipeError(TlcliError):
         first = self.problems[0]
         super().__init__(first.message, where=first.where, hint=first.hint)
 
+    def to_json(self) -> dict[str, Any]:
+        """The error in its JSON form, with all problems."""
+        return {**super().to_json(), "problems": [vars(problem) for problem in self.problems]}
+
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))
 
@@ -124,6 +131,10 @@ class ManifestError(DataError):
         self.problems = tuple(problems)
         first = self.problems[0]
         super().__init__(first.message, where=first.where, hint=first.hint)
+
+    def to_json(self) -> dict[str, Any]:
+        """The error in its JSON form, with all problems."""
+        return {**super().to_json(), "problems": [vars(problem) for problem in self.problems]}
 
     def __str__(self) -> str:
         listed = [str(problem) for problem in self.problems[:MAX_LISTED_PROBLEMS]]
@@ -144,5 +155,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"Did you mean '{lowered[close[0]]}'?" if close else ""
 
 
-def _ended(sentence: str) -> str:
-    return sentence if sentence.endswith((".", "!", "?")) else sentence + "."
+def sentences(message: str, hint: str) -> str:
+    """A message that ends as a sentence does, and its hint.
+
+    >>> sentences("unknown key", "Did you mean 'seed'?")
+    "unknown key. Did you mean 'seed'?"
+    """
+    ended = message if message.endswith((".", "!", "?")) else message + "."
+    return f"{ended} {hint}" if hint else ended

@@ -64,7 +64,7 @@ def test_completion_loads_neither_keras_nor_numpy() -> None:
 import sys
 from tlcli.cli.main import cli
 from tlcli.cli.options import complete_model, complete_recipe
-assert len(complete_model(None, None, "")) > 100 and len(complete_recipe(None, None, "")) == 9
+assert len(complete_model(None, None, "")) > 100 and len(complete_recipe(None, None, "")) == 17
 sys.exit(bool({"keras", "tensorflow", "numpy", "rich"} & set(sys.modules)))
 """
     subprocess.run([sys.executable, "-c", code], check=True)

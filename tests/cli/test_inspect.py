@@ -328,7 +328,7 @@ def test_doctor_lists_versions_devices_and_folders(tlcli: Callable) -> None:
     assert found["versions"]["keras"] == keras.version()
     assert found["devices"]["backend"] == keras.backend.backend()
     assert found["folders"]["cache"].startswith(os.environ["TLCLI_CACHE"])
-    assert found["folders"]["recipes"].endswith("(9)")
+    assert found["folders"]["recipes"].endswith("(17)")
     assert found["folders"]["models"].endswith("(199)")
     result = tlcli("doctor")
     assert (result.code, result.stderr) == (0, "")

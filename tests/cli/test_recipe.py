@@ -50,6 +50,7 @@ def test_validate_continues_after_an_invalid_recipe(tlcli: Callable, tmp_path: P
     first.write_text("name: a\nphases: []\n", encoding="utf-8")
     second.write_text("name: b\nsed: 1\nphases: [{name: x, train: head}]\n", encoding="utf-8")
     result = tlcli("recipe", "validate", first, "full", second)
+    assert tlcli("recipe", "validate", "full", tmp_path).stderr == result.stderr
     assert result.code == 2
     assert result.stdout == "full: ok\n"
     assert f"{first}:2:1 phases" in result.stderr

@@ -75,7 +75,7 @@ def test_at_finds_existing_values_only() -> None:
 
 
 def test_the_commands_are_those_of_tlcli() -> None:
-    assert len(PROGRAM) == 30
+    assert len(PROGRAM) == 31
     assert set(COMMANDS) == set(OPTIONS) == set(PROGRAM)
 
 
@@ -169,6 +169,7 @@ def documents(
         "recipe list": ("recipe", "list"),
         "recipe validate": ("recipe", "validate", "two-phase"),
         "recipe run": ("recipe", "run", tiny, photos, "--out", home / "run"),
+        "recipe run --dry-run": ("recipe", "run", tiny, "head-only", "--data", photos, "--dry-run"),
         "zoo list": ("zoo", "list"),
         "zoo show": ("zoo", "show", NETWORK),
         "zoo pull": ("zoo", "pull", NETWORK),

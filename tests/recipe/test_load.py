@@ -63,8 +63,19 @@ def test_bundled_recipes_are_valid_and_render_to_themselves(name):
 
 
 def test_all_recipes_are_bundled():
-    names = ["demo", "depth-search", "from-scratch", "full", "head-only", "lp-ft", "surgical", "two-phase"]
-    assert load.names() == [*names, "unfreeze-until-plateau"]
+    named = "best-accuracy ci-smoke demo depth-search fine-grained from-scratch full head-only imbalanced lp-ft"
+    named += " noisy-labels sparse surgical textbook tiny-data two-phase unfreeze-until-plateau"
+    assert load.names() == named.split()
+
+
+@pytest.mark.parametrize("name", load.names())
+def test_bundled_recipes_open_with_their_use_their_costs_and_a_command(name):
+    head, _, _ = load.locate(name).read_text(encoding="utf-8").partition("recipe: 1\n")
+    assert head.startswith(f"# {name}: ")
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert "\n# Costs: " in head
+    assert "\n#   tlcli " in head
+    assert len(head.splitlines()) <= 13
 
 
 def test_an_unknown_key_gives_its_place_and_a_suggestion():

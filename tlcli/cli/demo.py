@@ -24,14 +24,18 @@ MAX_IMAGES = 5
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path), help="Folder for images and runs. [default: runs/demo-<n>]"
 )
+@click.option("--images", type=click.Path(path_type=Path), help="Only write the images, as class folders, to a folder.")
 @global_options
-def demo(out: Path | None) -> None:
+def demo(out: Path | None, images: Path | None) -> None:
     """Run a complete example on handwritten digits, offline."""
     from tlcli.cli import console
     from tlcli.cli.finetune import run_and_print
     from tlcli.workflows.demo import from_scratch, write_digits
     from tlcli.workflows.request import Request
 
+    if images is not None:
+        click.echo(str(write_digits(images)))
+        return
     home = out or _next_folder()
     data, run = home / "digits", home / "run"
     if not is_quiet():

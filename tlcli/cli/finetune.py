@@ -70,12 +70,11 @@ def finetune(as_json: bool, compare: str | None, logs: tuple[str, ...], **option
     if logs and is_comparison:
         hint = "Fine-tune with one recipe at a time."
         raise UsageError("logs one run, not a comparison of several", where="--log", hint=hint)
-    if compare is not None:
-        compare_and_print(request, _recipes(compare, options), as_json=as_json)
-    elif request.resume is not None and comparison.holds_candidates(request.resume):
-        compare_and_print(request, None, as_json=as_json)
+    if is_comparison:
+        run = compare_and_print(request, compare and _recipes(compare, options), as_json=as_json)
     else:
-        run_and_print(request, as_json=as_json, logs=logs)
+        _, run = run_and_print(request, as_json=as_json, logs=logs)
+    require_met(run)
 
 
 def _recipes(compare: str, options: dict[str, Any]) -> list[str]:
@@ -94,8 +93,8 @@ def _recipes(compare: str, options: dict[str, Any]) -> list[str]:
     return [name.strip() for name in compare.split(",") if name.strip()]
 
 
-def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_json: bool) -> None:
-    """Fine-tune with several recipes and print the result; without recipes, resume the comparison of the request."""
+def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_json: bool) -> "RunRecord":
+    """Fine-tune with several recipes and print the best run; without recipes, resume the comparison of the request."""
     from tlcli.report import comparison
     from tlcli.report.folder import own_folder
     from tlcli.workflows.request import Request, check_candidates, check_request
@@ -114,11 +113,11 @@ def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_j
         with lock:
             return run_candidates(candidates, observe, reading=reading)
 
-    _run_and_print(work, resolved[0], as_json=as_json)
+    return _run_and_print(work, resolved[0], as_json=as_json)[1]
 
 
-def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()) -> Path:
-    """Fine-tune and print the result; returns the run folder.
+def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()) -> "tuple[Path, RunRecord]":
+    """Fine-tune and print the result; returns the run folder and the record.
 
     Args:
         request: The request.
@@ -126,9 +125,10 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
         logs: Names of the logs to write, as after `--log`.
     """
     from tlcli.report.folder import require_idle
-    from tlcli.workflows.request import check_request
+    from tlcli.workflows.request import check_request, require_baseline
 
     resolved = check_request(request)
+    require_baseline(request, resolved.recipe)
     if request.resume is not None:
         require_idle(request.resume)
 
@@ -147,14 +147,14 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
     return _run_and_print(work, resolved, as_json=as_json)
 
 
-def _run_and_print(work: "Work", resolved: "ResolvedRecipe", *, as_json: bool) -> Path:
-    """Load Keras while the images are read, do the work, print the result; returns the run folder."""
+def _run_and_print(work: "Work", resolved: "ResolvedRecipe", *, as_json: bool) -> "tuple[Path, RunRecord]":
+    """Load Keras while the images are read, do the work, print the result; returns the run folder and the record."""
     from tlcli.cli import console, tables
     from tlcli.cli.progress import observer
     from tlcli.train.events import Event, FolderMade
     from tlcli.train.preparation import BackgroundRead
 
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     if not is_quiet():
         if resolved.licence:
             console.print_text(console.err(), console.safe(resolved.licence, "dim"))
@@ -180,12 +180,18 @@ def _run_and_print(work: "Work", resolved: "ResolvedRecipe", *, as_json: bool) -
         console.print_json({"run": str(folder), **vars(run)})
     else:
         tables.print_result(folder, run)
+    return folder, run
+
+
+def require_met(run: "RunRecord") -> None:
+    """End with the exit code of an unmet expectation if the run has one."""
+    from tlcli.cli import console
+
     if unmet := [verdict for verdict in run.expectations if not verdict["passed"]]:
         console.err().print(console.safe(f"{len(unmet)} of {len(run.expectations)} expectations not met", "red"))
         raise click.exceptions.Exit(ExpectationError.exit_code)
-    return folder
 
 
-def _stop(_signal: int, _frame: FrameType | None) -> None:
+def stop(_signal: int, _frame: FrameType | None) -> None:
     """Treat SIGTERM like Ctrl-C: the run stays resumable."""
     raise KeyboardInterrupt

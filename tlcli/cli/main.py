@@ -32,7 +32,7 @@ from tlcli.cli.recipe import recipe
 from tlcli.cli.report import report
 from tlcli.cli.serve import serve
 from tlcli.cli.zoo import zoo
-from tlcli.errors import ManifestError, OutputError, RecipeError, TlcliError, UsageError
+from tlcli.errors import OutputError, TlcliError, UsageError
 from tlcli.paths import cache_dir
 from tlcli.text import printable
 
@@ -85,11 +85,7 @@ def _print_error(error: Exception, *, as_json: bool) -> int:
     """Print an error as a message, with `as_json` also as JSON; returns the exit code."""
     shown, code = _as_tlcli_error(error)
     if as_json:
-        document = {"kind": shown.kind, "where": shown.where, "message": shown.message, "hint": shown.hint}
-        problems = (
-            [vars(problem) for problem in error.problems] if isinstance(error, RecipeError | ManifestError) else []
-        )
-        click.echo(json.dumps({"error": document | ({"problems": problems} if problems else {})}, ensure_ascii=False))
+        click.echo(json.dumps({"error": shown.to_json()}, ensure_ascii=False))
     click.echo(f"{click.style('Error:', fg='red', bold=True)} {printable(str(shown), keep=chr(10))}", err=True)
     return code
 

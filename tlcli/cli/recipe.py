@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import Group, complete_recipe, global_options, json_option, trust_option
+from tlcli.cli.options import Group, complete_recipe, global_options, json_option
+from tlcli.cli.recipe_run import run
 
 
 @click.group(cls=Group)
@@ -64,20 +65,38 @@ def copy(name: str, file: Path | None) -> None:
 
 
 @recipe.command()
-@click.argument("files", metavar="RECIPE…", nargs=-1, required=True, shell_complete=complete_recipe)
+@click.option("--path", is_flag=True, help="Print where its file is installed, for editors.")
+@global_options
+def schema(path: bool) -> None:
+    """Print the JSON Schema of recipes, for editors.
+
+    With it they complete keys, explain them and mark mistakes. First line of a recipe for VS Code's YAML extension:
+    # yaml-language-server: $schema=PATH
+    """
+    from tlcli.recipe import reference
+
+    file = reference.schema_file()
+    click.echo(str(file) if path else file.read_text(encoding="utf-8"), nl=path)
+
+
+@recipe.command()
+@click.argument("recipes", metavar="RECIPE…", nargs=-1, required=True, shell_complete=complete_recipe)
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
 @json_option
 @global_options
-def validate(files: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+def validate(recipes: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
     """Check recipes and list all problems.
 
-    Problems have line numbers. Exit code 2 if there are any.
+    RECIPE is a bundled name, a file, or a folder of files. Problems have line numbers. Exit code 2 if there are any. In
+    GitHub Actions they appear beside their lines.
     """
-    from tlcli.errors import Problem, RecipeError
-    from tlcli.recipe import load
+    from tlcli.errors import Problem, RecipeError, sentences
+    from tlcli.recipe import files, load
+    from tlcli.report import ci
 
     problems: list[Problem] = []
-    for name in files:
+    names = files.find(recipes)
+    for name in names:
         try:
             load.load(name, settings=settings)
             if not as_json:
@@ -85,9 +104,12 @@ def validate(files: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -
         except RecipeError as error:
             problems += error.problems
     if problems:
+        if ci.is_github():
+            for problem in problems:
+                click.echo(ci.annotation(problem.where, sentences(problem.message, problem.hint)), err=True)
         raise RecipeError(problems)
     if as_json:
-        click.echo(json.dumps([{"recipe": name, "valid": True} for name in files]))
+        click.echo(json.dumps([{"recipe": name, "valid": True} for name in names]))
 
 
 @recipe.command()
@@ -101,23 +123,4 @@ def render(name: str, settings: tuple[str, ...]) -> None:
     click.echo(load.render(load.load(name, settings=settings)), nl=False)
 
 
-@recipe.command()
-@click.argument("file", metavar="RECIPE", shell_complete=complete_recipe)
-@click.argument("data", required=False, type=click.Path(path_type=Path))
-@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="Run folder. [default: runs/<data>-<model>-<n>]")
-@click.option("--strict", is_flag=True, help="Stop at unreadable images instead of skipping them.")
-@trust_option
-@json_option
-@global_options
-def run(file: str, data: Path | None, settings: tuple[str, ...], out: Path | None, strict: bool, as_json: bool) -> None:
-    """Fine-tune with a recipe and check its expectations.
-
-    For CI. DATA replaces data.path of the recipe. Exit code 3 if an expectation is not met.
-    """
-    from tlcli.cli.finetune import run_and_print
-    from tlcli.workflows.request import Request
-
-    options = {} if data is None else {"data.path": str(data)}
-    request = Request(recipe=file, settings=settings, options=options, out=out, strict=strict)
-    run_and_print(request, as_json=as_json)
+recipe.add_command(run)

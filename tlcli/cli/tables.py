@@ -134,9 +134,8 @@ def print_result(folder: Path, record: RunRecord) -> None:
             console.print(safe(f"{text})", "bold" if name == "test" else ""))
     console.print(f"time  {duration(record.seconds['total'])}")
     for verdict in record.expectations:
-        measured = "not in run.json" if verdict["measured"] is None else f"{verdict['measured']:.4g}"
         mark = safe("met      ", "green") if verdict["passed"] else safe("not met  ", "red")
-        console.print(mark + safe(f"{verdict['expectation']}  (measured {measured})"))
+        console.print(mark + safe(f"{verdict['expectation']}  ({verdict['reason']})"))
     if record.advice and not is_quiet():
         console.print()
         _print_advice(console, record.advice)

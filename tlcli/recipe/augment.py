@@ -17,31 +17,37 @@ class AugmentSpec(Spec):
     """Random changes to training images. Single operations need `preset: custom`; each value is a bound.
 
     Attributes:
+        preset: `light`: mirror, ±10°, ±10 % zoom, ±5 % shift. `strong`: mirror, ±20°, ±25 % zoom, ±10 % shift,
+            brightness, contrast, saturation. `randaugment` and `trivialaugment`: mirror, and random operations for each
+            image. `custom`: the operations below. Do not mirror digits, letters or anything that has a left and a
+            right: use `custom`.
         views: Views of each image whose features are cached when training starts above frozen layers: the plain one
             and `views` - 1 augmented ones. Each epoch uses one of them. `live`: each epoch renders new views.
-        flip: Mirror half of the images in these directions.
+        flip: Mirror half of the images, `horizontal` exchanges left and right. Needs `preset: custom`, as all down to
+            `trivialaugment`.
         transpose: True to swap rows and columns of half of the images; with `flip: both` all eight orientations occur.
         rotation: Largest angle to either side, degrees.
         shear: Largest angle of a horizontal shear to either side, degrees.
-        zoom: Largest relative change of scale, 0-0.9.
-        crop: Largest share of the area that a random crop removes, 0-0.95; the rest is resized, at aspect ratios from
+        zoom: Largest relative change of scale.
+        crop: Largest share of the area that a random crop removes; the rest is resized, at aspect ratios from
             3:4 to 4:3. Ref: Szegedy et al. 2014, arXiv 1409.4842.
-        shift: Largest displacement to either side, as a share of the image, 0-0.5.
-        brightness: Largest change, as a share of the full range, 0-1.
-        contrast: Largest relative change, 0-1.
-        saturation: Largest relative change, 0-1.
-        hue: Largest shift to either side, as a share of the colour circle, 0-0.5.
-        grey: Share of the images that lose their colours, 0-1.
-        blur: Largest standard deviation of a Gaussian blur, pixels, 0-5.
-        jpeg: Lowest quality of JPEG compression, 1-100.
-        erasing: Largest share of the area that noise replaces in half of the images, 0-0.5. Ref: Zhong et al. 2017,
+        shift: Largest displacement to either side, as a share of the image.
+        brightness: Largest change, as a share of the full range.
+        contrast: Largest relative change.
+        saturation: Largest relative change.
+        hue: Largest shift to either side, as a share of the colour circle.
+        grey: Share of the images that lose their colours.
+        blur: Largest standard deviation of a Gaussian blur, pixels.
+        jpeg: Lowest quality of JPEG compression.
+        erasing: Largest share of the area that noise replaces in half of the images. Ref: Zhong et al. 2017,
             arXiv 1708.04896.
-        randaugment: Magnitude, 0-30, of two random operations per image. Ref: Cubuk et al. 2019, arXiv 1909.13719.
+        randaugment: Magnitude of two random operations per image. Ref: Cubuk et al. 2019, arXiv 1909.13719.
         trivialaugment: True for one random operation of random magnitude per image. Ref: Müller and Hutter 2021, arXiv
             2103.10158.
-        mixup: Strength alpha of the Beta distribution; 0 is off. Ref: Zhang et al. 2018, arXiv 1710.09412.
-        cutmix: Likewise, for a rectangle from another image. With both, each batch uses one of them. Ref: Yun et al.
-            2019, arXiv 1905.04899.
+        mixup: Strength alpha of the Beta distribution; 0 is off, 0.2 is usual. Ref: Zhang et al. 2018,
+            arXiv 1710.09412.
+        cutmix: Likewise, for a rectangle from another image; 1 is usual. With both, each batch uses one of them. Ref:
+            Yun et al. 2019, arXiv 1905.04899.
         label_smoothing: Share of the label's probability that is spread over all classes.
     """
 

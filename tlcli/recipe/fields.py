@@ -1,9 +1,18 @@
 """Value types that several recipe sections share, and the base class of the sections."""
 
+import inspect
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 
 def _as_text(value: object) -> object:
@@ -11,16 +20,26 @@ def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) else value
 
 
+# A number above 0 with a unit.
+_DURATION = r"^(?=.*[1-9])\d+(\.\d+)?\s*[smh]$"
+
+
 def _check_duration(text: str) -> str:
-    if not re.fullmatch(r"\d+(\.\d+)?\s*[smh]", text) or not re.search(r"[1-9]", text):
+    if not re.fullmatch(_DURATION, text):
         raise ValueError(f"a time must be a number above 0 with s, m or h, for example 90s, 10m or 1.5h (got {text})")
     return text
 
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
+PIXELS = {"type": "integer", "minimum": 1, "maximum": 4096}
 Percent = Annotated[str, StringConstraints(pattern=r"^(100|[1-9]\d?)%$")]
-Duration = Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_duration)]
+Duration = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    AfterValidator(_check_duration),
+    WithJsonSchema({"type": "string", "pattern": _DURATION}),
+]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Initializer = Literal[
     "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal", "zeros"
@@ -30,10 +49,34 @@ BatchNormPolicy = Literal["frozen", "affine", "train"]
 Resize = Literal["crop", "pad", "stretch"]
 
 
-class Spec(BaseModel):
-    """Base class of the recipe sections: immutable, without unknown keys."""
+def descriptions(section: type[BaseModel]) -> dict[str, str]:
+    """What each key of a section means: the entries below `Attributes:` of its docstring."""
+    _, _, attributes = (inspect.getdoc(section) or "").partition("\nAttributes:\n")
+    entries = re.split(r"^ {4}(?=\w+: )", attributes, flags=re.MULTILINE)[1:]
+    return {name: " ".join(text.split()) for name, _, text in (entry.partition(": ") for entry in entries)}
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+def _describe(schema: dict[str, Any], section: type[BaseModel]) -> None:
+    """Complete the JSON Schema of a section: descriptions from its docstring instead of titles made of names."""
+    text = (inspect.getdoc(section) or "").partition("\nAttributes:\n")[0]
+    schema["description"] = " ".join(text.split())
+    schema.pop("title", None)
+    means = descriptions(section)
+    for name, key in schema["properties"].items():
+        key.pop("title", None)
+        key["description"] = means.get(name, "")
+        if "$ref" in key:
+            # The defaults of a section stand at its keys.
+            key.pop("default", None)
+
+
+class Spec(BaseModel):
+    """Base class of the recipe sections: immutable, without unknown keys. Docstrings describe each key.
+
+    The descriptions are those of the JSON Schema and of the page of all keys.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_describe)
 
 
 def seconds_of(text: str) -> float:

@@ -46,15 +46,18 @@ class UntilSpec(AutoSpec):
     """When to stop unfreezing more groups.
 
     Attributes:
+        metric: What a round must improve.
         min_delta: Smallest gain in the metric that counts.
-        confidence: Smallest probability that the gain is real, 0.5-1, by a one-sided paired test on the validation
+        confidence: Smallest probability that the gain is real, by a one-sided paired test on the validation
             images; 0.5 keeps every gain.
         min_relative_gain: Share by which a kept round must have lowered the validation loss (or the share of wrong
-            answers if the metric is accuracy) for another round to follow, 0-1; a list has one value per round, and
-            the last one holds for all later rounds.
-        patience: Rounds without a kept gain in a row before the phase ends; a list has one value per round.
+            answers if the metric is accuracy) for another round to follow; a list has one value per round, and
+            the last one holds for all later rounds. `auto`: by `quality`.
+        patience: Rounds without a kept gain in a row before the phase ends; a list has one value per round. `auto`: by
+            `quality`.
         after_rollback: Whether another round may follow one that was rolled back, within `patience`: `always`, or
-            `if_learnable`, if wrong answers on validation images are less certain than right ones.
+            `if_learnable`, if wrong answers on validation images are less certain than right ones. `auto`: by
+            `quality`.
     """
 
     metric: Literal["val_loss", "val_accuracy"] = "val_loss"
@@ -88,25 +91,39 @@ class PhaseSpec(AutoSpec):
     """One stretch of training with one rule for what is trained.
 
     `auto` for `lr`, `layer_decay` and `batch_norm` means the value of the network's card. `auto` for `step`, `epochs`
-    and in `until` also depends on the recipe's `quality` and on the images, see `train.rounds`.
+    and in `until` also depends on the recipe's `quality` and on the images.
 
     Attributes:
+        name: Name of the phase, in the record of a run; every phase has its own.
         policy: `fixed` trains the selection `train`. `all` trains everything. `gradual` unfreezes more groups from
             the top, round by round. `lp_ft` solves the linear probe, then trains everything (Ref: Kumar et al. 2022,
             arXiv 2202.10054). `surgical` trains each group at a rate by its relative gradient (Ref: Lee et al. 2022,
             arXiv 2210.11466). `depth_search` drops the top groups that the depth probe finds not worth keeping,
             then does as `gradual`.
+        train: Selection of layers for `fixed`, such as `head`, `all`, `top:3`, `top:30%` or `block13..top`.
+        init: How the head starts, first phase only: `probe` at the exact optimum of a linear head on the frozen
+            network, `random` as `head.initializer` says.
         step: How much an unfreezing round adds to the one before: a number of groups, a share of them (`30%`), a
             share of the parameters (`30% of parameters`), as many groups as are unfrozen already (`double`), or
             `all`. A list has one value per round, 0 for the same groups again, and the last one holds for all later
             rounds. So do lists of `epochs`.
-        group_count: Number of groups that a `surgical` phase trains, those with the largest relative gradient. None:
+        group_count: Number of groups that a `surgical` phase trains, those with the largest relative gradient. null:
             all of them, at rates in proportion to it.
-        warmup: Share of each step, 0-1, in which the learning rate rises from zero, with any schedule.
+        epochs: Most epochs of the phase or of each round; the best one counts. 0 with `init: probe`: the probe alone.
+            `auto`: the card's value, usually 3, and more with few images.
+        patience: Epochs without a better validation score before the phase or round ends; null for never.
+        lr: Learning rate; null for the optimiser's, `auto` for the card's.
+        schedule: Schedule of the learning rate; null for the optimiser's.
+        warmup: Share of each step in which the learning rate rises from zero, with any schedule. `auto`: 0.1 for
+            policies with rounds, 0 for others and with `one_cycle`.
+        layer_decay: Learning rate of a layer group as a share of that of the group above.
+        batch_norm: BatchNorm in trained groups: `frozen` changes nothing, `affine` trains scale and offset, `train`
+            also the statistics.
         interpolate: True to also try weights between those before and after a step, and to keep what validates
             best. Ref: Wortsman et al. 2022, arXiv 2109.01903.
         l2_sp: Strength of the pull of trained backbone weights to their pretrained values: the gradient of
-            l2_sp / 2 * ||w - w0||². Ref: Li et al. 2018, arXiv 1802.01483.
+            l2_sp / 2 * ||w - w0||²; 0.001 to 0.1 is usual. Ref: Li et al. 2018, arXiv 1802.01483.
+        until: When a round is kept, and when the phase ends.
     """
 
     name: Text

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
 from tlcli.recipe.augment import AugmentSpec
 from tlcli.recipe.expectation import parse
-from tlcli.recipe.fields import Activation, Duration, Fraction, Initializer, Pixels, Resize, Spec, Text
+from tlcli.recipe.fields import PIXELS, Activation, Duration, Fraction, Initializer, Pixels, Resize, Spec, Text
 from tlcli.recipe.objective import LossSpec, TeacherSpec, teacher_of
 from tlcli.recipe.phase import PhaseSpec
 
@@ -40,23 +40,42 @@ def _class_name(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+Size = Annotated[
+    Literal["auto"] | tuple[Pixels, Pixels],
+    BeforeValidator(_check_size),
+    # The default schema of a tuple is not understood by all editors.
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "array", "items": PIXELS, "minItems": 2, "maxItems": 2}]}),
+]
+Name = Annotated[Text, BeforeValidator(_class_name), WithJsonSchema({"type": ["string", "integer"], "minLength": 1})]
+
+
 class DataSpec(Spec):
     """Which images to use, their splits and their size.
 
-    `val` and `test` are shares of the images (0 to below 1; 0 turns the split off) or folders of class folders. With
-    `folds` all images but the test images train and validate in turn: every one validates the classifier of one fold,
-    and the final classifier learns from all of them. `exclude` is a file that lists images to leave out.
-    `sampling: balanced` draws all classes equally often in each epoch, small ones repeatedly; `all` takes every image
-    once.
+    Attributes:
+        path: Folder of class folders, or manifest. `DATA` on the command line replaces it.
+        val: Validation images: a share of the images of each class, where 0 turns the split off, or a folder of class
+            folders.
+        test: Test images, as `val`.
+        folds: Number of folds. All images but the test images train and validate in turn: every one validates the
+            classifier of one fold, and the final classifier learns from all of them. null for one split.
+        size: Input of the network, `[height, width]` in pixels. `auto`: its own size.
+        resize: How an image becomes that size: `crop` cuts the longer side, `pad` fills the shorter, `stretch`
+            distorts.
+        classes: Names of the classes to use, in this order; null for all.
+        exclude: File that lists images to leave out, as `tlcli check --quarantine` writes it.
+        class_weights: `balanced` weights each class in inverse proportion to its images.
+        sampling: `balanced` draws all classes equally often in each epoch, images of small classes repeatedly; `all`
+            takes every image once.
     """
 
     path: Path | None = None
     val: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
     test: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
     folds: Annotated[int, Field(ge=2, le=20)] | None = None
-    size: Annotated[Literal["auto"] | tuple[Pixels, Pixels], BeforeValidator(_check_size)] = "auto"
+    size: Size = "auto"
     resize: Resize = "crop"
-    classes: Annotated[list[Annotated[Text, BeforeValidator(_class_name)]], Field(min_length=2)] | None = None
+    classes: Annotated[list[Name], Field(min_length=2)] | None = None
     exclude: Path | None = None
     class_weights: Literal["none", "balanced"] = "none"
     sampling: Literal["all", "balanced"] = "all"
@@ -90,22 +109,38 @@ RANDOM = "random"
 
 
 class ModelSpec(Spec):
-    """Which pretrained network to use. `weights` is a file that replaces the card's weights, or `random`.
+    """Which pretrained network to use.
 
-    The name `auto` is efficientnet_lite0, whose ImageNet weights are installed with tlcli. `cut` is the layer whose
-    output becomes that of the network.
+    Attributes:
+        name: A name from `tlcli zoo list`, `keras:MobileNetV2`, a card file, a `.keras` or Keras `.h5` file, or a run.
+            `auto` is efficientnet_lite0, whose ImageNet weights are installed with tlcli.
+        weights: A weights file in place of the network's own, or `random`.
+        arguments: Arguments of the architecture, such as `{alpha: 0.35}`.
+        preprocessing: What the network does to pixels: `none` (0-255), `unit` (0 to 1), `tf` (-1 to 1), `torch`
+            (ImageNet mean and deviation), `caffe` (BGR minus the mean), `lite` ((x - 127) / 128). null: as its card
+            says; files that do not state it need it.
+        cut: Layer whose output becomes that of the network. `tlcli inspect --by layer` has the names.
+        drop_top: Number of layer groups removed from the top before the head goes on.
     """
 
     name: Text = "auto"
     weights: Text | None = None
     arguments: dict[str, int | float | bool | str] = Field(default_factory=dict)
     preprocessing: Literal["none", "unit", "tf", "torch", "caffe", "lite"] | None = None
-    cut: Annotated[Text, BeforeValidator(_class_name)] | None = None
+    cut: Name | None = None
     drop_top: Annotated[int, Field(ge=0)] = 0
 
 
 class HiddenSpec(Spec):
-    """One hidden layer of the head: dense, BatchNorm, activation and dropout, in this order."""
+    """One hidden layer of the head: dense, BatchNorm, activation and dropout, in this order.
+
+    Attributes:
+        units: Number of outputs.
+        activation: Function of the outputs.
+        initializer: How the weights start.
+        batch_norm: True for BatchNorm between the dense layer and its activation.
+        dropout: Share of the outputs that a training step leaves out.
+    """
 
     units: Annotated[int, Field(ge=1, le=65536)]
     activation: Activation = "relu"
@@ -115,7 +150,17 @@ class HiddenSpec(Spec):
 
 
 class HeadSpec(Spec):
-    """The new layers on top of the backbone. Penalties and the norm limit apply to each dense kernel of the head."""
+    """The new layers on top of the backbone.
+
+    Attributes:
+        pooling: What becomes of the positions of the features: their mean, their maximum, or both side by side.
+        hidden: Hidden layers, from the bottom to the top.
+        dropout: Share of the inputs of the last layer that a training step leaves out.
+        initializer: How the weights of the last layer start.
+        l1: Penalty on the absolute values of each dense kernel of the head.
+        l2: Penalty on the squares of each dense kernel of the head.
+        max_norm: Largest norm of the weights of each unit of the head; null for no limit.
+    """
 
     pooling: Literal["avg", "max", "avg_max"] = "avg"
     hidden: list[HiddenSpec] = Field(default_factory=list)
@@ -135,10 +180,14 @@ class OptimizerSpec(Spec):
     """The optimiser of all phases. A phase may set its own learning rate and schedule.
 
     Attributes:
-        schedule: How the learning rate changes over the epochs of a step, see `train.optimizer.rate`. `plateau` halves
-            it after every second epoch in a row without a better one, and it stays low.
-        clip_norm: Largest norm of all gradients together; not with `clip_value`.
-        clip_value: Largest absolute value of each number of a gradient.
+        name: The algorithm, of Keras.
+        lr: Learning rate.
+        schedule: How the learning rate changes over the epochs of a step. `plateau` halves it after every second epoch
+            in a row without a better one, for the rest of the step.
+        weight_decay: Share of the weights that a step takes away, times the learning rate. Only for `adamw`, and not
+            for biases and BatchNorm.
+        clip_norm: Largest norm of all gradients together; not with `clip_value`. null for no limit.
+        clip_value: Largest absolute value of each number of a gradient; null for no limit.
     """
 
     name: Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "ftrl"] = "adam"
@@ -167,11 +216,15 @@ class PerformanceSpec(Spec):
     """How the work uses the machine.
 
     Attributes:
+        precision: Format of numbers in training steps and frozen layers; the weights stay float32. `auto`: float32, but
+            if computing takes minutes, a few timed steps decide whether bfloat16 is used.
+        cache: `auto` stores the outputs of frozen layers, `off` computes them in every epoch.
+        cache_budget: Largest size of the feature cache, such as `500MB`. The least recently used features are evicted.
+        batch: Images per step. `auto`: 32, or 16 below 1000 training images, so that an epoch has more steps.
         budget: Time that a run may take, in seconds, minutes or hours, such as `10m`. Steps that do not fit are
-            shortened or left out, by costs measured during the run.
+            shortened or left out, by costs measured during the run. null for no limit.
         reuse_results: True to take steps that were trained before with the same inputs from the result cache. It
             has no effect if `cache` is off.
-        batch: Images per step. `auto`: 32, or 16 below 1000 training images, so that an epoch has more steps.
     """
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -199,7 +252,27 @@ Teacher = Annotated[TeacherSpec | None, BeforeValidator(teacher_of, json_schema_
 
 
 class Recipe(Spec):
-    """A whole recipe: everything that determines a run, besides the images."""
+    """A whole recipe: everything that determines a run, besides the images.
+
+    Attributes:
+        recipe: Version of the form of recipes.
+        name: Name of the recipe, in the record of a run.
+        description: One line for `tlcli recipe list`.
+        extends: Another recipe, by name or file, one level deep: sections are merged key by key, lists replaced.
+        quality: What `auto` means in phases with rounds: seconds (`fast`) or accuracy (`balanced`).
+        seed: Start of all random numbers.
+        data: Which images to use, their splits and their size.
+        model: Which pretrained network to use.
+        head: The new layers on top of it.
+        augment: Random changes to training images.
+        loss: The loss of training.
+        teacher: A classifier to learn from, besides the labels; also just its path.
+        optimizer: The optimiser of all phases.
+        phases: What is trained, one phase after the other.
+        performance: How the work uses the machine.
+        report: True for a page `report.html` at the end of a run.
+        expect: What must be true of `run.json`, such as `val.accuracy >= 0.90`. If not: exit code 3.
+    """
 
     recipe: Literal[1] = 1
     name: Text

@@ -45,6 +45,7 @@ class RunRecord:
     seconds: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     expectations: list[dict[str, Any]] = field(default_factory=list)
+    baseline: dict[str, Any] = field(default_factory=dict)
     advice: dict[str, Any] | None = None
     compared: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, str] | None = None
@@ -91,7 +92,12 @@ def write(folder: Path, run: RunRecord) -> None:
 
 
 def begin_record(
-    plan: TrainPlan, device: str, *, notices: Sequence[str] = (), depth: "DepthChoice | None" = None
+    plan: TrainPlan,
+    device: str,
+    *,
+    notices: Sequence[str] = (),
+    depth: "DepthChoice | None" = None,
+    baseline: dict[str, Any] | None = None,
 ) -> RunRecord:
     """The record of a run before training.
 
@@ -100,6 +106,7 @@ def begin_record(
         device: Name of the device, such as `cpu:0`.
         notices: Notices about the choice of the network.
         depth: The result of the depth search, if there was one.
+        baseline: Numbers that the expectations compare with.
     """
     planned = plan.to_json()
     model = {"card": plan.card.model_dump(mode="json"), "groups": list(plan.groups.names)}
@@ -113,6 +120,7 @@ def begin_record(
         versions=versions(),
         hardware=hardware(device),
         warnings=[*notices, *plan.splits.warnings],
+        baseline=baseline or {},
     )
 
 

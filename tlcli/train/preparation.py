@@ -196,7 +196,7 @@ def data_root(recipe: Recipe) -> Path:
         raise DataError(
             "no image folder given",
             where="DATA",
-            hint="Give a folder of class folders, or a manifest: tlcli finetune photos/",
+            hint="Give a folder of class folders, or a manifest: tlcli finetune photos/, or set data.path.",
         )
     return recipe.data.path
 

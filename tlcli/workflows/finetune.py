@@ -18,7 +18,7 @@ from tlcli.train.depth_probe import build_backbone, search_depth
 from tlcli.train.events import FolderMade, Noticed, Observer, warn
 from tlcli.train.preparation import BackgroundRead, Prepared, choose_network, output_bytes, prepare
 from tlcli.train.session import Session, open_session
-from tlcli.workflows.request import Request, output_folder
+from tlcli.workflows.request import Request, baseline_of, output_folder
 from tlcli.workflows.teacher import with_teacher
 from tlcli.zoo.resolve import ResolvedRecipe
 
@@ -37,7 +37,7 @@ def finetune(
     Raises:
         TlcliError: If the images, the network or the machine do not fit the request, or training fails.
     """
-    began, recipe = time.perf_counter(), resolved.recipe
+    began, recipe, baseline = time.perf_counter(), resolved.recipe, baseline_of(request)
     warn(observe, resolved.notices)
     with use_device(request.device) as device:
         network = choose_network(recipe, measure=graph.measure_groups)
@@ -51,7 +51,7 @@ def finetune(
         out, plan = output_folder(request, prepared.plan), prepared.plan
         with own_folder(out, resume=request.resume is not None, need_bytes=output_bytes(plan)) as folder:
             observe(FolderMade(str(out)))
-            run = record.begin_record(plan, device, notices=resolved.notices, depth=depth)
+            run = record.begin_record(plan, device, notices=resolved.notices, depth=depth, baseline=baseline)
             if request.resume:
                 record.carry_over(run, record.read(out), taken_s=saved.state["taken_s"] if saved else 0.0)
             with recorded(folder, run, began):

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.errors import DataError, OutputError, RecipeError, UsageError
+from tlcli.errors import DataError, OutputError, Problem, RecipeError, UsageError
 from tlcli.evaluate.runtimes import class_names, require_model
 from tlcli.model.structure import measure_in_subprocess
 from tlcli.paths import require_new_file
-from tlcli.recipe import load
+from tlcli.recipe import baseline, expectation, load
 from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.report import comparison, folder, record
 from tlcli.report.comparison import Candidates
@@ -142,6 +142,33 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     if recipe.teacher is not None:
         sections["teacher"] = recipe.teacher.model_copy(update={"run": _absolute(recipe.teacher.run)})
     return recipe.model_copy(update=sections)
+
+
+def baseline_of(request: Request) -> dict[str, Any]:
+    """The baseline of the recipe of a request: beside its file, or as the run recorded it that the file belongs to.
+
+    Raises:
+        RecipeError: If baseline.json is damaged.
+    """
+    file = load.locate(request.recipe)
+    of_run = request.resume or file.parent
+    if found := {} if request.resume else baseline.read(file):
+        return found
+    return record.read(of_run).baseline if (of_run / "run.json").is_file() else {}
+
+
+def require_baseline(request: Request, recipe: Recipe) -> None:
+    """Check that there is a baseline if an expectation compares with it.
+
+    Raises:
+        RecipeError: If there is none.
+    """
+    needed = [text for text in recipe.expect if expectation.uses_baseline(text)]
+    if needed and not baseline_of(request):
+        file = load.locate(request.recipe)
+        message = f"compares with the baseline, but {file.parent / baseline.FILE} has none of {file.name}"
+        hint = f"Write it: tlcli recipe run {file} --update-baseline."
+        raise RecipeError([Problem(f"{file} expect", f"{needed[0]!r} {message}", hint)])
 
 
 def _absolute(path: str | Path) -> Path:
