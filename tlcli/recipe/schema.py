@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
+from tlcli.recipe.augment import AugmentSpec
 from tlcli.recipe.expectation import parse
 from tlcli.recipe.fields import PIXELS, Activation, Duration, Fraction, Initializer, Pixels, Resize, Spec, Text
+from tlcli.recipe.objective import LossSpec, TeacherSpec, teacher_of
 from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
 
@@ -64,6 +66,8 @@ class DataSpec(Spec):
         classes: Names of the classes to use, in this order; null for all.
         exclude: File that lists images to leave out, as `tlcli check --quarantine` writes it.
         class_weights: `balanced` weights each class in inverse proportion to its images.
+        sampling: `balanced` draws all classes equally often in each epoch, images of small classes repeatedly; `all`
+            takes every image once.
     """
 
     path: Path | None = None
@@ -75,6 +79,7 @@ class DataSpec(Spec):
     classes: Annotated[list[Name], Field(min_length=2)] | None = None
     exclude: Path | None = None
     class_weights: Literal["none", "balanced"] = "none"
+    sampling: Literal["all", "balanced"] = "all"
 
     @model_validator(mode="after")
     def _check_shares_and_classes(self) -> Self:
@@ -87,7 +92,17 @@ class DataSpec(Spec):
             raise ValueError(f"folds: validation images come from the folds, so leave val out (got val: {self.val})")
         if self.classes and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must differ from each other")
+        if self.class_weights == "balanced" and self.sampling == "balanced":
+            raise ValueError(
+                "class_weights and sampling exclude each other, because small classes would count twice: keep one of"
+                " them (got balanced for both)"
+            )
         return self
+
+    @property
+    def is_balanced(self) -> bool:
+        """True if all classes count alike in training, by weights or by sampling."""
+        return "balanced" in (self.class_weights, self.sampling)
 
 
 # The value of `model.weights` for random initial weights.
@@ -178,53 +193,6 @@ class HeadSpec(Spec):
         return int(shape[-1] or 0) * (2 if self.pooling == "avg_max" and not is_pooled else 1)
 
 
-class AugmentSpec(Spec):
-    """Random changes to training images. Single operations need `preset: custom`; each value is a bound.
-
-    Attributes:
-        preset: `light`: mirror, ±10°, ±10 % zoom, ±5 % shift. `strong`: mirror, ±20°, ±25 % zoom, ±10 % shift,
-            brightness, contrast, saturation. `custom`: the operations below. Do not mirror digits, letters or anything
-            that has a left and a right: use `custom`.
-        views: Views of each image whose features are cached when training starts above frozen layers: the plain one
-            and `views` - 1 augmented ones. Each epoch uses one of them. `live`: each epoch renders new views.
-        flip: Mirror at random, `horizontal` exchanges left and right. Needs `preset: custom`, as all down to
-            `saturation`.
-        rotation: Largest angle to either side, degrees.
-        zoom: Largest relative change of scale.
-        shift: Largest displacement to either side, as a share of the image.
-        brightness: Largest change, as a share of the full range.
-        contrast: Largest relative change.
-        saturation: Largest relative change.
-        mixup: Strength alpha of the Beta distribution; 0 is off, 0.2 is usual. Ref: Zhang et al. 2018,
-            arXiv 1710.09412.
-        label_smoothing: Share of the probability that is spread over all classes.
-    """
-
-    preset: Literal["none", "light", "strong", "custom"] = "light"
-    views: Literal["auto", "live"] | Annotated[int, Field(ge=1, le=64)] = "auto"
-    flip: Literal["none", "horizontal", "vertical", "both"] | None = None
-    rotation: Annotated[float, Field(ge=0, le=180)] | None = None
-    zoom: Annotated[float, Field(ge=0, le=0.9)] | None = None
-    shift: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    brightness: Annotated[float, Field(ge=0, le=1)] | None = None
-    contrast: Annotated[float, Field(ge=0, le=1)] | None = None
-    saturation: Annotated[float, Field(ge=0, le=1)] | None = None
-    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
-    label_smoothing: Fraction = 0.0
-
-    @model_validator(mode="after")
-    def _check_preset_is_custom(self) -> Self:
-        operations = [name for name in OPERATIONS if getattr(self, name) is not None]
-        if operations and self.preset != "custom":
-            raise ValueError(
-                f"{', '.join(operations)}: single operations need preset: custom (got preset: {self.preset})"
-            )
-        return self
-
-
-OPERATIONS = ("flip", "rotation", "zoom", "shift", "brightness", "contrast", "saturation")
-
-
 def _off_if_false(value: object) -> object:
     """`off` for false: YAML reads a bare `off` as false."""
     return "off" if value is False else value
@@ -265,6 +233,10 @@ def _check_expectation(text: str) -> str:
     return text
 
 
+# `teacher: RUN` is short for `teacher: {run: RUN}`.
+Teacher = Annotated[TeacherSpec | None, BeforeValidator(teacher_of, json_schema_input_type=TeacherSpec | str | None)]
+
+
 class Recipe(Spec):
     """A whole recipe: everything that determines a run, besides the images.
 
@@ -279,6 +251,8 @@ class Recipe(Spec):
         model: Which pretrained network to use.
         head: The new layers on top of it.
         augment: Random changes to training images.
+        loss: The loss of training.
+        teacher: A classifier to learn from, besides the labels; also just its path.
         optimizer: The optimiser of all phases.
         phases: What is trained, one phase after the other.
         performance: How the work uses the machine.
@@ -296,6 +270,8 @@ class Recipe(Spec):
     model: ModelSpec = ModelSpec()
     head: HeadSpec = HeadSpec()
     augment: AugmentSpec = AugmentSpec()
+    loss: LossSpec = LossSpec()
+    teacher: Teacher = None
     optimizer: OptimizerSpec = OptimizerSpec()
     phases: Annotated[list[PhaseSpec], Field(min_length=1)]
     performance: PerformanceSpec = PerformanceSpec()

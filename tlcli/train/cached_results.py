@@ -41,7 +41,10 @@ def step_key(session: Session, step: policy.Step) -> str:
         [placement.name, placement.views],
         recipe.seed,
         [part.model_dump(mode="json") for part in (recipe.head, recipe.augment, recipe.optimizer)],
-        [recipe.data.class_weights, recipe.performance.batch_size],
+        [recipe.data.class_weights, recipe.data.sampling, recipe.performance.batch_size],
+        recipe.loss.model_dump(mode="json"),
+        None if recipe.teacher is None else [recipe.teacher.temperature, recipe.teacher.weight],
+        "" if session.taught is None else _digest([session.taught]),
         [recipe.performance.precision, session.frozen_precision],
         [_images_key(session, part) for part in (session.train, session.val)],
         extraction.weights_key(session.classifier.model, without=("trainable",)),
@@ -53,6 +56,12 @@ def step_key(session: Session, step: policy.Step) -> str:
 def probe_key(train: Features, val: Features, *, classes: int, balanced: bool) -> str:
     """A hash of everything that determines the solution of the linear probe."""
     facts = [_program_version(), classes, balanced, _digest([train.x, train.y, val.x, val.y])]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def teacher_key(teacher: str, contents: Sequence[str], classes: Sequence[str]) -> str:
+    """A hash of everything that determines the answers of a teacher: its SHA-256 and that of each image."""
+    facts = ["teacher", _program_version(), teacher, *contents, *classes]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 

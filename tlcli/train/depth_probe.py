@@ -230,7 +230,7 @@ def probe_depths(prepared: Prepared, backbone: Backbone, notices: tuple[str, ...
     extracted = time.perf_counter()
     depths: list[Depth] = []
     losses: list[np.ndarray] = []
-    balanced = plan.recipe.data.class_weights == "balanced"
+    balanced = plan.recipe.data.is_balanced
     for cut, x in zip(cut_points, features, strict=True):
         depth, val_losses = _probe_depth(cut, _by_split(x, labels), classes=len(plan.classes), balanced=balanced)
         depths.append(depth)

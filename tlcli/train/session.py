@@ -59,6 +59,8 @@ class Session:
         pool: The training images; with folds, those of all folds.
         out_of_fold: Probabilities of the images of `pool`, float32 (images, classes), each by the classifier of the
             fold that it validates; None without folds, and before the phases end.
+        taught: What a teacher says of the images of `pool`, in their order: probabilities at the temperature of the
+            recipe, `float32 (images, classes)`; None without a teacher.
     """
 
     recipe: Recipe
@@ -82,6 +84,7 @@ class Session:
     results: ResultCache | None = None
     folds: tuple[int, ...] = ()
     out_of_fold: np.ndarray | None = None
+    taught: np.ndarray | None = None
     pool: Examples = field(init=False)
     _stage: Stage | None = field(default=None, init=False, repr=False)
     _images_done: int = field(default=0, init=False, repr=False)
@@ -89,6 +92,14 @@ class Session:
 
     def __post_init__(self) -> None:
         self.pool = self.train
+
+    def taught_of_train(self) -> np.ndarray | None:
+        """The rows of `taught` for the images of `train`, which may be those of one fold; None without a teacher."""
+        if self.taught is None:
+            return None
+        place = np.zeros(int(self.pool.rows.max()) + 1, np.int64)
+        place[self.pool.rows] = np.arange(len(self.pool))
+        return np.asarray(self.taught[place[self.train.rows]])
 
     @property
     def stage(self) -> Stage:
@@ -310,6 +321,7 @@ def open_session(
         # Results of folds are not cached.
         results=None if splits.folds else result_cache(recipe),
         folds=splits.folds,
+        taught=prepared.taught,
     )
 
 
