@@ -141,6 +141,24 @@ def _set_trust(context: click.Context, _parameter: click.Parameter, value: bool)
         context.with_resource(trust.allowing())
 
 
+def _rate(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | str | None:
+    """A learning rate as a number; other words go to the recipe as they are, which takes `find`."""
+    try:
+        return value if value is None else float(value)
+    except ValueError:
+        return value
+
+
+# Short for `--set` with the keys that people change most.
+SHORTCUTS = (
+    click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]"),
+    click.option("--epochs", type=click.IntRange(1), metavar="N", help="Most epochs of each phase or round that trains."),
+    click.option("--lr", metavar="RATE", callback=_rate, help="Learning rate of each phase that trains, or 'find'."),
+    click.option("--batch", type=int, metavar="N", help="Images per training step. [default: by the recipe]"),
+    click.option("--seed", type=int, metavar="N", help="Start of all random numbers. [default: 0]"),
+)
+
+
 def training_options(function: Function) -> Function:
     """Add the argument and the options of `finetune` and `plan`."""
     options = (
@@ -173,6 +191,7 @@ def training_options(function: Function) -> Function:
             type=int,
             help="Cross-validate on K folds, then train on all: for few images.",
         ),
+        *SHORTCUTS,
         click.option(
             "--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable."
         ),
@@ -215,6 +234,11 @@ def request_from(options: dict[str, Any]) -> "Request":
         "model.cut": options["cut"],
         "quality": options["quality"],
         "data.folds": options["folds"],
+        "data.size": options["size"] and list(options["size"]),
+        "phases.epochs": options["epochs"],
+        "phases.lr": options["lr"],
+        "performance.batch": options["batch"],
+        "seed": options["seed"],
         "performance.precision": options["precision"],
         "performance.budget": options["budget"],
     }

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from tlcli.cli.console import out, print_table, print_text, safe, table
 from tlcli.cli.options import is_quiet
+from tlcli.evaluate.reliability import wilson
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.report.record import RunRecord
 from tlcli.text import compact, duration, plural
@@ -127,8 +128,7 @@ def print_result(folder: Path, record: RunRecord) -> None:
     console.print()
     for name in ("val", "test"):
         if scores := record.scores.get(name):
-            accuracy, loss = scores["accuracy"], scores["loss"]
-            text = f"{name:<4}  accuracy {accuracy:.4f}  loss {loss:.4f}  ({plural(scores['count'], 'image')}"
+            text = f"{name:<4}  {_accuracy(scores)}  loss {scores['loss']:.4f}  ({plural(scores['count'], 'image')}"
             if folds := scores.get("folds"):
                 text += f", {folds['count']} folds: {folds['mean']:.4f} ± {folds['deviation']:.4f}"
             console.print(safe(f"{text})", "bold" if name == "test" else ""))
@@ -147,6 +147,13 @@ def print_result(folder: Path, record: RunRecord) -> None:
         quoted = shlex.quote(str(folder))
         console.print(safe(f"evaluate     tlcli evaluate {quoted}"))
         console.print(safe(f"predict      tlcli predict {quoted} IMAGE…"))
+
+
+def _accuracy(scores: dict[str, Any]) -> str:
+    """The accuracy of a split, and what it is worth: with few images, its interval is wide."""
+    accuracy, count = scores["accuracy"], scores["count"]
+    lower, upper = wilson(round(accuracy * count), count) or (0.0, 1.0)
+    return f"accuracy {accuracy:.4f} (95 % interval {lower:.2f} to {upper:.2f})"
 
 
 def _print_steps(console: Console, record: RunRecord) -> None:
@@ -247,7 +254,7 @@ def print_scores(scores: dict[str, Any], title: str) -> None:
     console = out()
     console.print(safe(title, "bold"))
     tops = "".join(f"  top-{k} {share:.4f}" for k, share in scores["top_k"].items())
-    console.print(f"accuracy {scores['accuracy']:.4f}{tops}  loss {scores['loss']:.4f}")
+    console.print(f"{_accuracy(scores)}{tops}  loss {scores['loss']:.4f}")
     if tta := scores.get("tta"):
         kind = "shifted and mirrored views" if tta["mirrored"] else "shifted views"
         plain = tta["without"]

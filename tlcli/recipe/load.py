@@ -76,16 +76,29 @@ def load(recipe: str, *, settings: Sequence[str] = (), options: Mapping[str, Any
     Args:
         recipe: Name of a bundled recipe, or a file.
         settings: `--set` texts, `a.b=c`.
-        options: Values of command-line options by recipe key, for example `model.weights`.
+        options: Values of command-line options by recipe key, for example `model.weights`. `phases.epochs` and
+            `phases.lr` set the key in every phase that trains, the latter also that of the optimiser.
 
     Raises:
         RecipeError: With all problems.
     """
     recipe_draft = draft(locate(recipe))
-    option_names = {_path(key): OPTIONS.get(key, "--" + key.rpartition(".")[2]) for key in options or {}}
-    for key, value in (options or {}).items():
-        _put(recipe_draft, _path(key), value, origin=option_names[_path(key)])
+    values = {path: item for item in (options or {}).items() for path in _option_paths(item[0], recipe_draft.tree)}
+    option_names = {path: OPTIONS.get(key, "--" + key.rpartition(".")[2]) for path, (key, _) in values.items()}
+    for path, (_, value) in values.items():
+        _put(recipe_draft, path, value, origin=option_names[path])
     return check(recipe_draft, settings=settings, option_names=option_names)
+
+
+def _option_paths(key: str, tree: Mapping[str, Any]) -> list[KeyPath]:
+    """The keys that an option sets: one, or one of each phase that trains. A phase with `epochs: 0` does not."""
+    section, _, name = key.rpartition(".")
+    if section != "phases":
+        return [_path(key)]
+    phases = tree.get("phases")
+    listed = list(enumerate(phases)) if isinstance(phases, list) else []
+    paths = [("phases", number, name) for number, phase in listed if isinstance(phase, dict) and phase.get("epochs") != 0]
+    return [("optimizer", "lr"), *paths] if name == "lr" else list(paths)
 
 
 def parse(text: str, *, origin: str = "recipe", settings: Sequence[str] = ()) -> Recipe:
@@ -200,8 +213,10 @@ def _apply_setting(recipe: Draft, text: str, option_names: Mapping[KeyPath, str]
     if not equals or not key.strip():
         return [Problem(where, "must read key=value", "For example --set phases.1.epochs=3.")]
     path = _path(key.strip())
-    if path in option_names:
-        return [Problem(where, f"is also set by {option_names[path]}", "Set it once.")]
+    for other, name in option_names.items():
+        # A key, a key within it, or a section around it.
+        if path[: len(other)] == other[: len(path)]:
+            return [Problem(where, f"is also set by {name}", "Set it once.")]
     try:
         value = yaml.safe_load(written)
     except yaml.YAMLError:
