@@ -134,6 +134,14 @@ MODEL_CASES = {
         ["phases[1].train", "'blok5'", "stem", "'block5'"],
     ),
     "too much dropped": (lambda p: ["plan", p.photos, "--set", "model.drop_top=99"], ["model.drop_top", "got 99"]),
+    "too many groups by gradient": (
+        lambda p: ["plan", p.photos, "-r", "surgical", "--set", "phases.1.group_count=99"],
+        ["phases[1].group_count", "got 99", "Take 1 to"],
+    ),
+    "more groups than there are": (
+        lambda p: ["plan", p.photos, "-r", "two-phase", "--set", "phases.1.train=top:99"],
+        ["phases[1].train", "got '99'", "or a percentage"],
+    ),
     "inspect a typo": (lambda _: ["inspect", "resnet5O"], ["'resnet5O'", "'resnet50'"]),
     "inspect too small": (lambda _: ["inspect", "resnet50", "--size", 8, 8], ["--size", "at least 32 × 32"]),
     "inspect a selection without match": (
@@ -158,6 +166,10 @@ RECIPE_CASES = {
     "set twice": (
         lambda p: ["plan", p.photos, "--budget", "10m", "--set", "performance.budget=5m"],
         ["--set performance.budget=5m", "is also set by --budget"],
+    ),
+    "a shortcut and its key": (
+        lambda p: ["plan", p.photos, "--epochs", 2, "--set", "phases.1.epochs=5"],
+        ["--set phases.1.epochs=5", "is also set by --epochs"],
     ),
     "two models": (
         lambda p: ["plan", p.photos, *SMALL, "--set", "model.name=resnet50"],
@@ -222,8 +234,8 @@ CASES = DATA_CASES | MODEL_CASES | RECIPE_CASES | RUN_CASES | COMMAND_CASES
 TEXT_ONLY = {"inspect a typo", "inspect too small", "inspect a selection without match"}
 
 
-def test_there_are_62_cases() -> None:
-    assert len(CASES) == sum(map(len, (DATA_CASES, MODEL_CASES, RECIPE_CASES, RUN_CASES, COMMAND_CASES))) == 62
+def test_there_are_65_cases() -> None:
+    assert len(CASES) == sum(map(len, (DATA_CASES, MODEL_CASES, RECIPE_CASES, RUN_CASES, COMMAND_CASES))) == 65
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -312,6 +324,15 @@ def test_without_strict_an_unreadable_image_is_a_warning(tlcli: Callable, folder
     lines = result.stderr.splitlines()
     assert all(line.startswith("warning: ") for line in lines)
     assert [line for line in lines if line.startswith(f"warning: skipped {folder}/red/broken.jpg: not a valid JPEG")]
+
+
+def test_a_cache_that_cannot_be_written_names_the_remedy(
+    tlcli: Callable, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLCLI_CACHE", str(folders.file("not-a-folder")))
+    result = tlcli("plan", folders.photos, *SMALL, "--quiet")
+    assert result.code == 2
+    assert result.stderr.endswith("cannot be written (Not a directory). Set TLCLI_CACHE to a writable folder.\n")
 
 
 def test_debug_adds_the_traceback(tlcli: Callable, folders: Folders) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tlcli.cli import console
+from tlcli.evaluate.reliability import wilson
 from tlcli.text import compact, duration
 
 PROGRAM = str(Path(sys.executable).with_name("tlcli"))
@@ -161,3 +162,26 @@ def test_a_precision_without_effect_is_said(tlcli: Callable, photos: Path, tmp_p
     done = tlcli("finetune", photos, *small, "--precision", "bfloat16", "--out", tmp_path / "run")
     assert done.code == 0, done.stderr
     assert done.stderr.count("frozen layers: bfloat16 has no effect: 30 images fill no batch without") == 1
+
+
+def test_a_result_says_what_it_is_worth_and_what_the_cache_gave(
+    tlcli: Callable, photos: Path, tiny: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "probed.yaml"
+    recipe.write_text(tiny.read_text(encoding="utf-8").replace("init: probe, epochs: 2", "init: probe, epochs: 0"))
+    words = ("finetune", photos, "--recipe", recipe, "--epochs", 1, "--batch", 16, "--set", "report=false", "--out")
+    first, second = (tlcli(*words, tmp_path / name) for name in ("first", "second"))
+    run = json.loads((tmp_path / "second" / "run.json").read_text(encoding="utf-8"))
+    assert run["recipe"]["performance"]["batch"] == 16
+    for name in ("val", "test"):
+        hits = round(run["scores"][name]["accuracy"] * run["scores"][name]["count"])
+        low, high = wilson(hits, run["scores"][name]["count"])
+        line = f"{name:<4}  accuracy {run['scores'][name]['accuracy']:.4f} (95 % interval {low:.2f} to {high:.2f})  loss "
+        assert line in first.stdout
+        assert line in second.stdout
+    assert "cache of an earlier run" not in first.stdout
+    steps = [step["step"] for step in run["phases"]]
+    assert steps[0] == "head"
+    assert f"; from the cache of an earlier run: {', '.join(steps)} (" in second.stdout
+    read = "features of the frozen layers: from the cache\n"
+    assert (read in first.stderr, read in second.stderr) == (False, True)

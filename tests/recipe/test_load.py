@@ -190,6 +190,46 @@ def test_settings_out_of_range_are_refused(setting, message):
         assert message in problems_of(MINIMAL, setting)[0]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "settings", "options", "message"),
+    [
+        (load.DEFAULT, ["phases.1.epochs=0"], {}, "--set phases[1].epochs: 0 trains nothing"),
+        ("depth-search", ["data.folds=3"], {}, "--set data.folds: policy depth_search needs"),
+        ("depth-search", [], {"data.folds": 3}, "--folds: data.folds: policy depth_search needs"),
+        ("two-phase", [], {"phases.lr": "fast"}, "--lr: input should be a number or 'find' (got 'fast')"),
+    ],
+)
+def test_a_rule_of_a_section_blames_what_was_given(recipe, settings, options, message):
+    with pytest.raises(RecipeError) as caught:
+        load.load(recipe, settings=settings, options=options)
+    assert [str(problem)[: len(message)] for problem in caught.value.problems] == [message]
+
+
+def test_options_for_phases_set_those_that_train():
+    given = {"phases.epochs": 2, "phases.lr": 0.01, "data.size": [64, 48], "performance.batch": 8, "seed": 3}
+    default = load.load(load.DEFAULT, options=given)
+    assert [phase.epochs for phase in default.phases] == [0, 2]
+    assert [phase.lr for phase in default.phases] == [None, 0.01]
+    both = load.load("two-phase", options=given)
+    assert [(phase.epochs, phase.lr) for phase in both.phases] == [(2, 0.01), (2, 0.01)]
+    assert (both.optimizer.lr, both.data.size, both.performance.batch, both.seed) == (0.01, (64, 48), 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("option", "setting", "name"),
+    [
+        ({"phases.epochs": 2}, "phases.1.epochs=3", "--epochs"),
+        ({"phases.lr": 0.1}, "optimizer.lr=0.2", "--lr"),
+        ({"phases.lr": 0.1}, "phases=[]", "--lr"),
+        ({"data.path": "photos"}, "data={val: 0.2}", "DATA"),
+        ({"seed": 1}, "seed=1", "--seed"),
+    ],
+)
+def test_a_key_is_set_once(option, setting, name):
+    with pytest.raises(RecipeError, match=f"is also set by {name}"):
+        load.load("two-phase", options=option, settings=[setting])
+
+
 @pytest.mark.parametrize("written", ["off", "'off'", "OFF", "false"])
 def test_a_bare_off_means_off(written):
     """YAML reads a bare `off` as false."""

@@ -173,6 +173,7 @@ def test_a_cache_that_cannot_be_written_is_only_a_warning(lab, run, tmp_path):
     session = run(lab.recipe(HEAD), results=ResultCache(tmp_path / "file" / "results", 10**7))
     (warning,) = [event for event in session.observe.of(Noticed) if event.is_warning]
     assert "cannot store the result for later runs" in warning.message
+    assert warning.message.endswith("Set TLCLI_CACHE to a writable folder.")
     assert session.outcomes[0].kept
 
 
@@ -182,7 +183,10 @@ def test_the_probe_is_solved_once(lab, run, monkeypatch):
     monkeypatch.setattr(linear_probe, "solve", lambda *_, **__: pytest.fail("solved again"))
     second = run(recipe)
     assert weights(first) == weights(second)
-    assert second.outcomes[0].reason == "kept: the optimum of the linear probe"
+    assert [session.outcomes[0].reason for session in (first, second)] == [
+        "kept: the optimum of the linear probe",
+        "kept: the optimum of the linear probe; cached result",
+    ]
 
 
 def test_the_probe_depends_on_features_labels_and_classes() -> None:

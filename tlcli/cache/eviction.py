@@ -59,7 +59,8 @@ class DiskSpace:
             if error.errno in _TOO_SMALL:
                 raise self._too_small(error.strerror) from error
             if error.errno in _NOT_WRITABLE:
-                raise self._error(f"cannot be written ({error.strerror})") from error
+                hint = "Set TLCLI_CACHE to a writable folder."
+                raise self._error(f"cannot be written ({error.strerror})", hint) from error
             raise
 
     def unreadable_error(self) -> DataError:
@@ -69,8 +70,9 @@ class DiskSpace:
     def _too_small(self, reason: str | None) -> DataError:
         return self._error(f"needs {self.bytes:,} bytes on disk ({reason})")
 
-    def _error(self, problem: str) -> DataError:
-        hint = "Free some space, or set TLCLI_CACHE to another folder."
+    def _error(
+        self, problem: str, hint: str = "Free some space, or set TLCLI_CACHE to another folder."
+    ) -> DataError:
         return DataError(f"the {self.name} {problem}", where=str(self.folder), hint=hint)
 
 

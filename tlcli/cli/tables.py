@@ -132,7 +132,7 @@ def print_result(folder: Path, record: RunRecord) -> None:
             if folds := scores.get("folds"):
                 text += f", {folds['count']} folds: {folds['mean']:.4f} ± {folds['deviation']:.4f}"
             console.print(safe(f"{text})", "bold" if name == "test" else ""))
-    console.print(f"time  {duration(record.seconds['total'])}")
+    print_text(console, safe(f"time  {duration(record.seconds['total'])}{_reused(record)}"))
     for verdict in record.expectations:
         mark = safe("met      ", "green") if verdict["passed"] else safe("not met  ", "red")
         console.print(mark + safe(f"{verdict['expectation']}  ({verdict['reason']})"))
@@ -147,6 +147,15 @@ def print_result(folder: Path, record: RunRecord) -> None:
         quoted = shlex.quote(str(folder))
         console.print(safe(f"evaluate     tlcli evaluate {quoted}"))
         console.print(safe(f"predict      tlcli predict {quoted} IMAGE…"))
+
+
+def _reused(record: RunRecord) -> str:
+    """The steps whose results an earlier run had cached, which is why this one was fast."""
+    names = [step["step"] for step in record.phases if step.get("from_cache")]
+    if not names:
+        return ""
+    anew = "--set performance.reuse_results=false trains anew"
+    return f"; from the cache of an earlier run: {', '.join(names)} ({anew})"
 
 
 def _accuracy(scores: dict[str, Any]) -> str:

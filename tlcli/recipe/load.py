@@ -275,15 +275,21 @@ def _dotted(path: KeyPath) -> str:
 def _problem(details: ErrorDetails, recipe: Draft, alternatives: str) -> Problem:
     """One of pydantic's errors, in the words of this program."""
     path = _path_in_tree(details["loc"], recipe.tree)
+    message = details["msg"].removeprefix("Value error, ")
+    if (named := re.match(r"([\w.]+): ", message)) and (*path, *_path(named[1])) in recipe.origins:
+        # The rule of a section was broken by the key that it begins with.
+        path = (*path, *_path(named[1]))
     origin = recipe.origin(path)
     # The name of an option says which key it sets; `--set` and a place in a file do not.
     where = origin if origin.startswith("--") and origin != "--set" else f"{origin} {_dotted(path)}".strip()
+    if named and where.endswith(named[1]):
+        message = message.removeprefix(named[0])
     if details["type"] == "extra_forbidden":
         return _unknown_key(where, path)
     if details["type"] == "missing":
         return Problem(where, "is missing")
     is_bool = details["type"] in ("bool_parsing", "bool_type")
-    message = "should be true or false" if is_bool else details["msg"].removeprefix("Value error, ")
+    message = "should be true or false" if is_bool else message
     value = details["input"]
     got = "" if "(got" in message or isinstance(value, dict | list | BaseModel) else f" (got {_shortened(value)})"
     if alternatives:

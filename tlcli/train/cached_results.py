@@ -106,7 +106,12 @@ def restore_cached(session: Session, step: policy.Step) -> policy.Outcome | None
     session.lr_ranges |= {name: LrRange(**found) for name, found in result.state["lr_ranges"].items()}
     outcome = policy.outcome_from(step, result.state["outcome"])
     seconds = round(time.perf_counter() - began, 3)
-    return replace(outcome, seconds=seconds, from_cache=True, reason=f"{outcome.reason}; cached result")
+    return as_cached(replace(outcome, seconds=seconds))
+
+
+def as_cached(outcome: policy.Outcome) -> policy.Outcome:
+    """The outcome, marked as a cached result."""
+    return replace(outcome, from_cache=True, reason=f"{outcome.reason}; cached result")
 
 
 def run_and_cache(session: Session, step: policy.Step) -> policy.Outcome:
@@ -140,5 +145,6 @@ def cache_result(session: Session, key: str, result: CachedResult) -> None:
         try:
             session.results.keep(key, result)
         except OSError as error:
-            message = f"{session.results.folder}: cannot store the result for later runs ({error.strerror})"
+            problem = f"{session.results.folder}: cannot store the result for later runs ({error.strerror})"
+            message = f"{problem}. Set TLCLI_CACHE to a writable folder."
             session.observe(events.Noticed(message, is_warning=True))

@@ -29,7 +29,10 @@ MIN_MISCLASSIFIED = 5
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A decision: `kept`, the confidence (0-1) that the step is a gain, and the reason, which users see."""
+    """A decision: `kept`, the confidence (0-1) that the gain of the step is real, and the reason, which users see.
+
+    The confidence is None if there was no gain or nothing to compare.
+    """
 
     kept: bool
     confidence: float | None
@@ -69,9 +72,11 @@ def decide_by_gain(before: Sequence[float] | None, after: Sequence[float] | None
     if before is None:
         return Decision(kept=True, confidence=None, reason="kept: first step, nothing to compare with")
     gains = _gains(before, after, until)
-    gain, level = statistics.fmean(gains), confidence(gains)
+    gain = statistics.fmean(gains)
     if gain <= 0:
-        return Decision(kept=False, confidence=level, reason=f"rolled back: no epoch improved {until.metric}")
+        # Without a gain there is nothing to be confident of.
+        return Decision(kept=False, confidence=None, reason=f"rolled back: no epoch improved {until.metric}")
+    level = confidence(gains)
     improved = f"{until.metric} improved by {gain:.3g}"
     if gain <= until.min_delta:
         reason = f"rolled back: {improved} (more than {until.min_delta:g} required)"

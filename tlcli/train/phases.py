@@ -12,7 +12,7 @@ from tlcli.cache.results import CachedResult
 from tlcli.model.head import OUTPUT_LAYER
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.train import checkpoint, events, freeze, linear_probe, policy
-from tlcli.train.cached_results import cache_result, probe_key, restore_cached, run_and_cache
+from tlcli.train.cached_results import as_cached, cache_result, probe_key, restore_cached, run_and_cache
 from tlcli.train.compile import batches_of, layer_names
 from tlcli.train.plan import trained_parameters
 from tlcli.train.session import Session
@@ -127,6 +127,8 @@ def _start(session: Session, saved: checkpoint.Saved | None) -> None:
 
 
 def _add_outcome(session: Session, outcome: policy.Outcome) -> None:
+    if session.probe_from_cache and not outcome.step.epochs:
+        outcome = as_cached(outcome)
     session.outcomes.append(outcome)
     session.observe(events.StepDone(outcome))
 
@@ -185,6 +187,7 @@ def start_from_probe(session: Session) -> None:
     train, val = (linear_probe.Features(pooled(examples), examples.labels) for examples in (session.train, session.val))
     key = probe_key(train, val, classes=classes, balanced=balanced) if session.results else None
     result = session.results.find(key) if session.results and key else None
+    session.probe_from_cache = result is not None
     if result is None:
         solution = linear_probe.solve(train, val, classes=classes, balanced=balanced)
         result = CachedResult({"inverse_l2": solution.inverse_l2}, [solution.kernel, solution.bias])

@@ -144,7 +144,7 @@ def make_plan(
 
     Raises:
         RecipeError: If the phases do not fit the images.
-        ModelError: If a selection or `model.drop_top` does not fit the network.
+        ModelError: If a selection, a number of groups or `model.drop_top` does not fit the network.
         DataError: If there are no training images.
     """
     size = input_size(recipe, card)
@@ -191,7 +191,7 @@ def check_selections(recipe: Recipe, groups: LayerGroups) -> None:
     """Check the selection of every phase, before any image is read.
 
     Raises:
-        ModelError: If a selection matches nothing.
+        ModelError: If a selection matches nothing, or more groups are asked for than there are.
     """
     kept = dropped_top(recipe, groups)
     for index, phase in enumerate(recipe.phases):
@@ -349,6 +349,12 @@ def _describe_training(phase: PhaseSpec, groups: LayerGroups) -> str:
 
 def _select(phase: PhaseSpec, index: int, groups: LayerGroups) -> Selection:
     """All layers that the phase at `index` may train. Errors name the phase."""
+    if (phase.group_count or 0) > len(groups):
+        raise ModelError(
+            f"{groups.name} has only {len(groups)} layer groups (got {phase.group_count})",
+            where=f"phases[{index}].group_count",
+            hint=f"Take 1 to {len(groups)}, or null for all.",
+        )
     try:
         return selection_of(phase, groups)
     except ModelError as error:

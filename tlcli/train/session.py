@@ -61,6 +61,7 @@ class Session:
             fold that it validates; None without folds, and before the phases end.
         taught: What a teacher says of the images of `pool`, in their order: probabilities at the temperature of the
             recipe, `float32 (images, classes)`; None without a teacher.
+        probe_from_cache: True if the head starts from the cached solution of a linear probe.
     """
 
     recipe: Recipe
@@ -85,6 +86,7 @@ class Session:
     folds: tuple[int, ...] = ()
     out_of_fold: np.ndarray | None = None
     taught: np.ndarray | None = None
+    probe_from_cache: bool = False
     pool: Examples = field(init=False)
     _stage: Stage | None = field(default=None, init=False, repr=False)
     _images_done: int = field(default=0, init=False, repr=False)
@@ -169,6 +171,8 @@ class Session:
         extractor = extraction.FeatureExtractor(self.classifier, source.images, source.plain)
         with self._timed_pass(None):
             (features,) = extractor.extract([POOLED], feature_cache, also=also, progress=self._report_progress)
+        if feature_cache and not self._images_done:
+            self.observe(events.Noticed("features of the frozen layers: from the cache"))
         row = source.row
         return lambda examples: features[row[examples.rows]]
 
