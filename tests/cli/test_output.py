@@ -176,7 +176,9 @@ def test_a_result_says_what_it_is_worth_and_what_the_cache_gave(
     for name in ("val", "test"):
         hits = round(run["scores"][name]["accuracy"] * run["scores"][name]["count"])
         low, high = wilson(hits, run["scores"][name]["count"])
-        line = f"{name:<4}  accuracy {run['scores'][name]['accuracy']:.4f} (95 % interval {low:.2f} to {high:.2f})  loss "
+        line = (
+            f"{name:<4}  accuracy {run['scores'][name]['accuracy']:.4f} (95 % interval {low:.2f} to {high:.2f})  loss "
+        )
         assert line in first.stdout
         assert line in second.stdout
     assert "cache of an earlier run" not in first.stdout

@@ -26,16 +26,16 @@ def another(finished: tuple, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def test_the_best_has_the_highest_validation_accuracy_then_the_lowest_loss(another: Callable) -> None:
+def test_the_best_has_the_lowest_validation_loss_then_the_highest_accuracy(another: Callable) -> None:
     runs = [
-        another("a", accuracy=0.7, loss=0.1),
-        another("b", accuracy=0.9, loss=0.5),
-        another("c", accuracy=0.9, loss=0.4),
+        another("a", accuracy=0.9, loss=0.5),
+        another("b", accuracy=0.7, loss=0.4),
+        another("c", accuracy=0.8, loss=0.4),
     ]
     table = comparison.side_by_side(runs)
     assert table["best"] == str(runs[2])
     assert table["same_split"]
-    assert [row["val_accuracy"] for row in table["runs"]] == [0.7, 0.9, 0.9]
+    assert [row["val_accuracy"] for row in table["runs"]] == [0.9, 0.7, 0.8]
     assert table["differences"] == {}
 
 
@@ -66,8 +66,9 @@ def test_compare_prints_a_table_or_json(another: Callable, tlcli: Callable) -> N
     result = tlcli("compare", *runs)
     assert result.code == 0
     (line,) = [line for line in result.stdout.splitlines() if line.endswith("best")]
-    assert str(runs[1]) in line
-    assert "0.900" in line
+    assert str(runs[0]) in line
+    assert "0.700" in line
+    assert "best: lowest validation loss" in result.stdout
     assert any(line.split() == ["seed", "1", "2"] for line in result.stdout.splitlines())
 
 

@@ -70,9 +70,7 @@ class DiskSpace:
     def _too_small(self, reason: str | None) -> DataError:
         return self._error(f"needs {self.bytes:,} bytes on disk ({reason})")
 
-    def _error(
-        self, problem: str, hint: str = "Free some space, or set TLCLI_CACHE to another folder."
-    ) -> DataError:
+    def _error(self, problem: str, hint: str = "Free some space, or set TLCLI_CACHE to another folder.") -> DataError:
         return DataError(f"the {self.name} {problem}", where=str(self.folder), hint=hint)
 
 

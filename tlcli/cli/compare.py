@@ -14,7 +14,7 @@ from tlcli.cli.options import examples, global_options, json_option
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     """Compare finished runs side by side.
 
-    If all runs have the same split, the best on the validation images is marked.
+    If all runs have the same split, the one with the lowest validation loss is marked.
     """
     from tlcli.cli import console, tables
     from tlcli.workflows import compare as workflow

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "finetune photos/",
         "finetune photos/ -m resnet50 -r two-phase -o runs/first",
-        "finetune photos/ --set data.size=[160,160] --set augment.preset=strong",
+        "finetune photos/ --size 160 160 --epochs 5 --set augment.preset=strong",
         "finetune photos/ --compare head-only,two-phase,unfreeze-until-plateau",
         "finetune photos/ --budget 10m",
         "finetune --resume runs/first",

@@ -151,8 +151,12 @@ def _rate(_context: click.Context, _parameter: click.Parameter, value: str | Non
 
 # Short for `--set` with the keys that people change most.
 SHORTCUTS = (
-    click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]"),
-    click.option("--epochs", type=click.IntRange(1), metavar="N", help="Most epochs of each phase or round that trains."),
+    click.option(
+        "--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]"
+    ),
+    click.option(
+        "--epochs", type=click.IntRange(1), metavar="N", help="Most epochs of each phase or round that trains."
+    ),
     click.option("--lr", metavar="RATE", callback=_rate, help="Learning rate of each phase that trains, or 'find'."),
     click.option("--batch", type=int, metavar="N", help="Images per training step. [default: by the recipe]"),
     click.option("--seed", type=int, metavar="N", help="Start of all random numbers. [default: 0]"),

@@ -17,7 +17,7 @@ from tlcli.text import compact, duration, plural
 from tlcli.train.plan import PhasePlan, TrainPlan, per_class, totals
 
 SPLITS = ("train", "val", "test")
-BEST = "best: highest validation accuracy, then lowest validation loss"
+BEST = "best: lowest validation loss, by which rounds are kept too"
 # With more classes than this, the most frequent confusions are listed instead of the confusion matrix.
 MATRIX_CLASSES = 12
 # With more classes than this, a plan lists only the first ones.
@@ -252,7 +252,7 @@ def _print_compared(
         )
     columns = ["run" if folders else "compared", "recipe", "model", "trained"]
     columns += ["val loss", "val acc", "test acc", "time", ""]
-    optional = ["val loss", "time", "trained", "recipe"] if folders else ["recipe", "val loss", "time", "trained"]
+    optional = ["time", "trained", "recipe", "val acc"] if folders else ["recipe", "time", "trained", "val acc"]
     # The network is what runs are compared for: a column of one and the same network is the first to go, others stay.
     optional = ["model", *optional] if len({row["model"] for row in runs}) == 1 else [*optional, "model"]
     print_table(console, columns, rows, text_columns=4, optional=optional)

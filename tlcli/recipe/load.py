@@ -97,7 +97,9 @@ def _option_paths(key: str, tree: Mapping[str, Any]) -> list[KeyPath]:
         return [_path(key)]
     phases = tree.get("phases")
     listed = list(enumerate(phases)) if isinstance(phases, list) else []
-    paths = [("phases", number, name) for number, phase in listed if isinstance(phase, dict) and phase.get("epochs") != 0]
+    paths = [
+        ("phases", number, name) for number, phase in listed if isinstance(phase, dict) and phase.get("epochs") != 0
+    ]
     return [("optimizer", "lr"), *paths] if name == "lr" else list(paths)
 
 

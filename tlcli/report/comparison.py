@@ -25,7 +25,8 @@ DESCRIPTIVE_KEYS = ("name", "description", "report")
 def side_by_side(runs: Sequence[Path]) -> dict[str, Any]:
     """The JSON shape of `tlcli compare --json`: one row per run in the given order, the best run and the differences.
 
-    The best run has the highest validation accuracy; ties go to the lowest validation loss. Test scores do not count.
+    The best run has the lowest validation loss, by which rounds and depths are chosen too; ties go to the highest
+    validation accuracy. Test scores do not count.
     Runs with different splits are not ranked.
 
     Raises:
@@ -64,10 +65,9 @@ def summary_row(run: RunRecord, folder: Path) -> dict[str, Any]:
 
 
 def best_row(rows: Sequence[dict[str, Any]]) -> int:
-    """Index of the row with the highest validation accuracy; ties go to the lowest validation loss."""
-    return max(
-        range(len(rows)), key=lambda index: (rows[index]["val_accuracy"] or 0.0, -(rows[index]["val_loss"] or 0.0))
-    )
+    """Index of the row with the lowest validation loss; ties go to the highest validation accuracy."""
+    scored = [index for index, row in enumerate(rows) if row["val_loss"] is not None]
+    return min(scored, key=lambda index: (rows[index]["val_loss"], -rows[index]["val_accuracy"]), default=0)
 
 
 def differences(recipes: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

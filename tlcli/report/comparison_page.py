@@ -43,7 +43,8 @@ def _result(best: dict[str, Any] | None, same_split: bool) -> str:
         reason = "no run has validation images" if same_split else "their images or splits differ"
         return f"The runs cannot be ranked: {reason}."
     test = "" if best["test_accuracy"] is None else f", {percent(best['test_accuracy'])} on test images"
-    return f"{Path(best['run']).name} is best: {percent(best['val_accuracy'])} on validation images{test}."
+    loss = f"the lowest validation loss, {best['val_loss']:.4f}"
+    return f"{Path(best['run']).name} is best by {loss}: {percent(best['val_accuracy'])} on validation images{test}."
 
 
 def _accuracy(row: dict[str, Any]) -> dict[str, Any]:
