@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tlcli.data.source import scan
+from tlcli.data.split import make_splits
 from tlcli.errors import DataError
 from tlcli.quality.check import CheckResult
 from tlcli.quality.finding import Finding
@@ -157,6 +158,18 @@ def test_an_empty_test_class_is_only_a_warning(clean_splits: Path, findings_of: 
         path.unlink()
     finding = findings_of(clean_splits)["empty_test_class"]
     assert (finding.severity, finding.paths) == ("warning", ("test/dog/",))
+
+
+def test_a_class_that_a_split_leaves_without_test_images_is_a_warning(
+    clean_data: Path, findings_of: FindingsOf, make_image: MakeImage
+) -> None:
+    (clean_data / "few").mkdir()
+    for number in range(2):
+        make_image(910 + number).save(clean_data / "few" / f"{number}.png")
+    finding = findings_of(clean_data)["empty_test_class"]
+    assert (finding.severity, finding.paths) == ("warning", ("few/",))
+    splits = make_splits(scan(clean_data), val=0.15, test=0.15)
+    assert [text for text in splits.warnings if "class few has no test images" in text], "as plan says"
 
 
 def test_any_other_reason_why_finetune_refuses_is_a_finding(clean_data: Path, findings_of: FindingsOf) -> None:

@@ -184,7 +184,7 @@ def check_images(data: Path, size: tuple[int, int], *, exclude: Path | None = No
     files = _read_all(surveyed, size, progress)
     index = readable_index(surveyed, files)
     findings = [*folders.folder_findings(surveyed), *_findings_of_images(files, index, size, progress)]
-    findings = _merge([*findings, *_refusal(data, exclude, index, findings)])
+    findings = _merge([*findings, *_findings_of_split(data, exclude, index, findings)])
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return CheckResult(
         data=data,
@@ -231,14 +231,28 @@ def _merge(findings: list[Finding]) -> list[Finding]:
     return list(by_kind.values())
 
 
-def _refusal(data: Path, exclude: Path | None, index: FolderIndex, findings: list[Finding]) -> Iterator[Finding]:
-    """Why `finetune` would not start, if no other finding explains it."""
+def _findings_of_split(
+    data: Path, exclude: Path | None, index: FolderIndex, findings: list[Finding]
+) -> Iterator[Finding]:
+    """Why `finetune` would not start, if no other finding explains it; else the classes that it could not test."""
     if any(finding.severity == "error" and finding.kind in _REFUSALS for finding in findings):
         return
     given = index.given_splits
     val, test = (0.0 if name in given else _DEFAULT_FRACTION for name in ("val", "test"))
     try:
         source.check_layout(data, exclude=exclude)
-        split.make_splits(index, val=val, test=test)
+        splits = split.make_splits(index, val=val, test=test, near=_near_groups(index, findings))
     except DataError as error:
         yield Finding("refused", "error", f"finetune would not start: {error.message}", error.hint, ("./",))
+        return
+    tested = {image.label for image in splits.test}
+    if test and (untested := tuple(f"{name}/" for label, name in enumerate(index.classes) if label not in tested)):
+        message = "classes get no test images, because they have too few; the test score does not cover them"
+        yield Finding("empty_test_class", "warning", message, "Add images, or set data.test.", untested)
+
+
+def _near_groups(index: FolderIndex, findings: list[Finding]) -> list[set[str]]:
+    """The contents (sha256) of each group of near-duplicates, which share a split."""
+    contents = {image.path: image.sha256 for image in index.images}
+    groups = (finding.groups for finding in findings if finding.kind == "near_duplicate")
+    return [{contents[path] for path in group} for group in next(groups, ())]
