@@ -42,7 +42,7 @@ def test_stdout_is_one_json_document(tlcli: Callable, photos: Path, finished: tu
     for words in (["plan", photos], ["evaluate", finished[0]], ["predict", finished[0], photos]):
         result = tlcli(*words, "--json")
         json.loads(result.stdout)
-        assert result.stderr.splitlines()
+        assert bool(result.stderr) == (words[0] == "plan")
         quiet = tlcli(*words, "--json", "--quiet")
         assert (quiet.stdout, quiet.stderr) == (result.stdout, "")
 
@@ -86,6 +86,12 @@ def test_the_layer_report_fits_the_terminal(words: list[str], columns: int) -> N
     # The header may be wrapped, but not the tables.
     tables = lines[lines.index("") + 1 :]
     assert not [line for line in tables if line.startswith(" ")], "a wrapped cell"
+
+
+def test_the_libraries_are_silent_on_a_pipe(photos: Path, finished: tuple) -> None:
+    done = subprocess.run([PROGRAM, "predict", finished[0], photos], capture_output=True, text=True, check=True)
+    assert done.stderr == "", "neither start-up messages nor progress of a second"
+    assert len(done.stdout.splitlines()) == 30
 
 
 def test_a_closed_pipe_is_not_an_error() -> None:

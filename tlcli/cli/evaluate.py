@@ -38,7 +38,7 @@ def evaluate(run: Path, data: Path | None, as_csv: bool, html: Path | None, tta:
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
     from tlcli.cli import console, progress, tables
-    from tlcli.evaluate.runtimes import require_model
+    from tlcli.evaluate.runtimes import import_keras_for, require_model
     from tlcli.paths import require_new_file
 
     if html is not None:
@@ -46,6 +46,8 @@ def evaluate(run: Path, data: Path | None, as_csv: bool, html: Path | None, tta:
     require_model(run)
     with console.loading_keras():
         from tlcli.workflows import evaluate as workflow
+
+        import_keras_for(run)
     with progress.bar("scoring") as advance:
         evaluation = workflow.evaluate(run, data, html=html, tta=tta, progress=advance)
     if evaluation.trained:

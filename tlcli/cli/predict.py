@@ -61,12 +61,14 @@ def predict(
     if as_csv + as_lines + as_json > 1:
         raise click.UsageError("--csv, --jsonl and --json exclude each other.")
     from tlcli.cli import console
-    from tlcli.evaluate.runtimes import require_model
+    from tlcli.evaluate.runtimes import import_keras_for, require_model
 
     require_model(run)
     with console.loading_keras():
         from tlcli.evaluate.predict import as_row
         from tlcli.workflows import predict as workflow
+
+        import_keras_for(run)
     request = workflow.PredictRequest(run, images, top, min_confidence, tta, sort_into)
     with _progress(prints_while_running=not as_json) as advance:
         tally = Tally(map(as_row, workflow.predict(request, progress=advance)))

@@ -23,8 +23,11 @@ ANY_WIDTH = 1000
 
 
 @contextmanager
-def observer() -> Iterator[Observer]:
-    """The observer for stderr: live on a terminal, plain elsewhere, quiet with --quiet. Downloads report to it."""
+def observer(*, is_brief: bool = False) -> Iterator[Observer]:
+    """The observer for stderr: live on a terminal, plain elsewhere, quiet with --quiet. Downloads report to it.
+
+    With `is_brief`, the plain one prints nothing of a stage that takes less than `PLAIN_EVERY_S`.
+    """
     console = err()
     if is_quiet():
         yield _Quiet(console)
@@ -32,7 +35,7 @@ def observer() -> Iterator[Observer]:
         with Live(console) as live, reporting(_download_to(live)):
             yield live
     else:
-        plain = Plain(console)
+        plain = Plain(console, is_brief=is_brief)
         with reporting(_download_to(plain)):
             yield plain
 
@@ -54,10 +57,20 @@ class _Quiet:
 
 @dataclass
 class Plain:
-    """Prints lines, without a progress bar."""
+    """Prints lines, without a progress bar.
+
+    Attributes:
+        console: Where.
+        is_brief: True to print nothing of a stage that takes less than `PLAIN_EVERY_S`.
+        printed: When the last line of a stage was due, or `FINISHED`.
+        shown: The stages with a line.
+        epochs: Epochs of the current step.
+    """
 
     console: Console
+    is_brief: bool = False
     printed: dict[str, float] = field(default_factory=dict)
+    shown: set[str] = field(default_factory=set)
     epochs: int = 0
 
     def __call__(self, event: Event) -> None:
@@ -79,7 +92,9 @@ class Plain:
         """Print a line every `PLAIN_EVERY_S` seconds and one at the end. A stage may start again later."""
         now, last = time.monotonic(), self.printed.get(event.stage, FINISHED)
         is_finished = event.done >= event.total
-        if is_finished and (last != FINISHED or event.stage not in self.printed):
+        if is_finished and self.is_brief and event.stage not in self.shown:
+            self.printed[event.stage] = FINISHED
+        elif is_finished and (last != FINISHED or event.stage not in self.printed):
             self._print(event, FINISHED)
         elif not is_finished and last == FINISHED:
             self.printed[event.stage] = now
@@ -89,6 +104,7 @@ class Plain:
     def _print(self, event: Advanced, at: float) -> None:
         self.console.print(safe(f"{event.stage}: {event.done} of {event.total}"))
         self.printed[event.stage] = at
+        self.shown.add(event.stage)
 
 
 class Live:
@@ -192,5 +208,5 @@ def _print_notice(console: Console, event: Noticed) -> None:
 @contextmanager
 def bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """Draws the progress of one stage. The context is its callback `(done, total)`."""
-    with observer() as observe:
+    with observer(is_brief=True) as observe:
         yield lambda done, total: observe(Advanced(title, done, total))

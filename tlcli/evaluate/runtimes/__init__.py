@@ -11,7 +11,7 @@ from tlcli.evaluate.runtimes.runtime import Runtime
 from tlcli.zoo import trust as trusting
 from tlcli.zoo.formats import content
 
-__all__ = ["Runtime", "class_names", "fingerprint", "is_run", "open_model", "require_model"]
+__all__ = ["Runtime", "class_names", "fingerprint", "import_keras_for", "is_run", "open_model", "require_model"]
 
 _BY_SUFFIX: dict[str, Callable[[Path], Runtime]] = {
     ".keras": keras_model.open_file,
@@ -46,6 +46,18 @@ def require_model(path: Path) -> None:
         ModelError: If the classifier of a run or bundle is missing or changed.
     """
     _classifier(path)
+
+
+def import_keras_for(path: Path) -> None:
+    """Import Keras if the classifier needs it: what it writes to stderr at its start can then be held back.
+
+    Raises:
+        UsageError: If there is no such run or file, or the run is not complete.
+        ModelError: If the classifier of a run or bundle is missing or changed.
+    """
+    file = _classifier(path)
+    if file.is_dir() or _BY_SUFFIX[file.suffix.lower()] is keras_model.open_file:
+        import tlcli.model.classifier  # noqa: F401
 
 
 def class_names(path: Path) -> tuple[str, ...]:
