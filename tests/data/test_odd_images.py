@@ -1,6 +1,7 @@
 """The collection of odd images: every file is decoded correctly, or refused with a reason."""
 
 import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlcli.data.decode import EXTENSIONS
+from tlcli.data.decode import DECODER_ERRORS, EXTENSIONS, QUIET_PILLOW, reason_of, to_rgb
 from tlcli.data.pixels import decode, open_cache, read
 from tlcli.data.source import scan
 from tlcli.errors import DataError
@@ -168,3 +169,14 @@ def test_the_folder_of_all_files_is_scanned_and_decoded(sample: Sample, tmp_path
     pixels = open_cache(index, size=(32, 32), mode="pad", folder=tmp_path)
     failed = {image.path for image in index.images if image.sha256 in pixels.failures}
     assert failed == {f"not_an_image/{name}" for name in ("lfs_pointer.jpg", "text.png", "zero_byte.png")}
+
+
+def test_a_broken_tiff_is_an_error_and_libtiff_prints_nothing(capfd: pytest.CaptureFixture) -> None:
+    whole = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(whole, "TIFF", compression="tiff_lzw")
+    data = whole.getvalue()
+    with QUIET_PILLOW, pytest.raises(DECODER_ERRORS) as caught:
+        to_rgb(data[:200] + bytes(300) + data[500:], None)
+    assert reason_of(caught.value).startswith("the image data is broken")
+    assert capfd.readouterr().err == ""

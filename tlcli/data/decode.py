@@ -1,5 +1,6 @@
 """Decoding of image files of any supported format to 8-bit RGB."""
 
+import ctypes
 import io
 import logging
 import re
@@ -7,6 +8,7 @@ import struct
 import threading
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -84,13 +86,26 @@ _TRANSPOSE_OF_ORIENTATION = {
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
+def _silence_libtiff() -> None:
+    """Take the handlers away with which libtiff prints to stderr. Pillow still raises the errors.
+
+    Its functions are found through the library of Pillow, which was linked with it. Where that is not possible, such as
+    on Windows, libtiff goes on printing.
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(Image.core.__file__)
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
+
+
 class _QuietPillow:
-    """Context that silences Pillow's warnings.
+    """Context that silences Pillow's warnings, and the library that it reads TIFF files with.
 
     Python's warning filters belong to the process, so the last of all users restores them.
     """
 
     def __init__(self) -> None:
+        _silence_libtiff()
         self._lock = threading.Lock()
         self._users = 0
         self._catcher = warnings.catch_warnings()
@@ -184,7 +199,8 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
     text = str(error).partition(", could be")[0]
-    if isinstance(error, OSError | ValueError | Image.DecompressionBombError) and text:
+    is_plain = isinstance(error, OSError | ValueError | Image.DecompressionBombError)
+    if is_plain and text and not text.startswith("decoder error"):
         return text
     return f"the image data is broken ({type(error).__name__}: {text})"
 
