@@ -177,6 +177,6 @@ def test_a_broken_tiff_is_an_error_and_libtiff_prints_nothing(capfd: pytest.Capt
     Image.fromarray(noise).save(whole, "TIFF", compression="tiff_lzw")
     data = whole.getvalue()
     with QUIET_PILLOW, pytest.raises(DECODER_ERRORS) as caught:
-        to_rgb(data[:200] + bytes(300) + data[500:], None)
+        to_rgb(data[:200] + bytes(3000) + data[3200:], None)
     assert reason_of(caught.value).startswith("the image data is broken")
     assert capfd.readouterr().err == ""

@@ -22,6 +22,7 @@ from PIL import (
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
+    _imaging,
 )
 
 # The other formats of Pillow are no photographs (icons, PDF, fonts), or rare and often attacked.
@@ -93,7 +94,7 @@ def _silence_libtiff() -> None:
     on Windows, libtiff goes on printing.
     """
     with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(Image.core.__file__)
+        library = ctypes.CDLL(_imaging.__file__)
         library.TIFFSetErrorHandler(None)
         library.TIFFSetWarningHandler(None)
 
