@@ -92,6 +92,8 @@ def test_a_weights_file_fits_one_network(photos: Path) -> None:
         ({"models": ("mobilenet_synthetic",), "size": (8, 8)}, ModelError, "at least 32"),
         ({"settings": ("data.vla=0.2",)}, RecipeError, "vla"),
         ({"settings": ("head.hidden=[{units: 8}]",)}, RecipeError, "hidden"),
+        ({"settings": ("performance.budget=10m",)}, UsageError, "has no time budget"),
+        ({"settings": ("phases[0].epochs=3",)}, UsageError, "has no effect on a probe"),
         ({"plot": Path("curves.txt")}, UsageError, ".png"),
         ({"plot": Path("no such folder") / "curves.png"}, OutputError, "no such folder"),
     ],

@@ -266,6 +266,8 @@ def _resolve_candidate(request: Request, recipe: str) -> ResolvedRecipe:
 
 # The recipe of `tlcli probe`. Its only phase is a linear probe.
 PROBE_RECIPE = "head-only"
+# Sections of a recipe that change a probe; the others are about training.
+PROBE_SECTIONS = ("data", "model", "head", "performance", "seed")
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -312,8 +314,21 @@ def check_probe(request: ProbeRequest) -> list[ResolvedRecipe]:
     if request.plot is not None:
         _check_plot(request.plot, request.data)
     recipes = [load_recipe(_finetune_request(request, model)) for model in models]
+    _require_effect(request.settings)
     check_images(recipes[0])
     return [resolve(recipe) for recipe in recipes]
+
+
+def _require_effect(settings: Sequence[str]) -> None:
+    """Refuse settings that a probe would ignore, the time budget among them."""
+    for text in settings:
+        key = text.partition("=")[0].strip()
+        if key == "performance.budget":
+            hint = "Every image passes every network once; fewer of them, or a smaller --size, take less time."
+            raise UsageError("a probe has no time budget", where=f"--set {text}", hint=hint)
+        if key.partition(".")[0].partition("[")[0] not in PROBE_SECTIONS:
+            hint = f"It takes keys of {', '.join(PROBE_SECTIONS)}."
+            raise UsageError("has no effect on a probe", where=f"--set {text}", hint=hint)
 
 
 def _finetune_request(request: ProbeRequest, model: str | None) -> Request:
