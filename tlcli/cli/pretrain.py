@@ -69,7 +69,7 @@ def pretrain(as_json: bool, **options: Any) -> None:
     UNLABELLED is a folder of images, with or without subfolders. The network learns to give two views of an image the
     same features. Writes CARD.yaml for `--model CARD.yaml`, and next to it the weights, a description and curves.
 
-    After an interruption, the same command resumes after the last complete epoch; with --synthetic, from the start.
+    After an interruption, the same command resumes after the last complete epoch (--synthetic: at the last point).
     """
     from tlcli.cli import console
     from tlcli.pretrain.request import PretrainRequest, check_request
@@ -83,8 +83,8 @@ def pretrain(as_json: bool, **options: Any) -> None:
         with _observer() as observe:
             result = workflow.pretrain(task, observe)
     except KeyboardInterrupt:
-        resume = "" if task.request.synthetic else " The same command resumes after the last complete epoch."
-        console.err().print(console.safe(f"Interrupted.{resume}"))
+        last = "point of the curves" if task.request.synthetic else "complete epoch"
+        console.err().print(console.safe(f"Interrupted. The same command resumes after the last {last}."))
         raise Interrupted from None
     if as_json:
         console.print_json(result.to_json())

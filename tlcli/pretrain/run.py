@@ -94,11 +94,7 @@ def train_on_images(task: PretrainTask, built: Backbone, images: ImageSet, obser
     )
     steps = config.steps(len(images))
     observe(Noticed(f"{len(images)} images, {config.epochs} epochs of {steps} steps of {config.batch} images"))
-    checkpoint = PretrainCheckpoint(
-        request.sibling(task.out, CHECKPOINT_SUFFIX),
-        _checkpoint_key(task, built, config, images),
-        may_discard=options.overwrite,
-    )
+    checkpoint = _checkpoint(task, built, config, images.sha256)
     done = len(checkpoint.points())
     if done:
         observe(Noticed(f"resuming after epoch {done} (to start over, delete {checkpoint.folder})"))
@@ -143,20 +139,33 @@ def _summarise_simsiam(
 
 
 def train_on_synthetic(task: PretrainTask, built: Backbone, observe: Observer) -> PretrainResult:
-    """Train on synthetic images and write the card."""
+    """Train on synthetic images, resuming from a checkpoint if there is one, and write the card.
+
+    Raises:
+        OutputError: The checkpoint belongs to other settings.
+        RunError: The checkpoint is damaged.
+    """
     options = task.request
     given = {"images": options.images, "batch": options.batch, "seed": options.seed}
     config = SyntheticConfig(**{name: value for name, value in given.items() if value is not None})
     observe(Noticed(f"{config.images} synthetic images of {config.classes} classes"))
-    report_line = _report_lines(observe, config.points)
+    checkpoint = _checkpoint(task, built, config)
+    done = len(checkpoint.points())
+    if done:
+        observe(Noticed(f"resuming after point {done} (to start over, delete {checkpoint.folder})"))
+    report_line = _report_lines(observe, config.points, done)
 
     def report(point: Point) -> None:
         report_line(point)
         observe(Advanced(STAGE, point.images, config.images))
 
     mode = task.card.preprocessing or "none"
-    points = training.train_synthetic(built.network, lambda x: backbone.preprocess(x, mode), config, on_point=report)
-    return _write_result(task, built, _summarise_synthetic(task, config, points))
+    points = training.train_synthetic(
+        built.network, lambda x: backbone.preprocess(x, mode), config, on_point=report, checkpoint=checkpoint
+    )
+    result = _write_result(task, built, _summarise_synthetic(task, config, points))
+    checkpoint.remove()
+    return result
 
 
 def _summarise_synthetic(task: PretrainTask, config: SyntheticConfig, points: list[Point]) -> TrainingSummary:
@@ -194,9 +203,13 @@ def _write_result(task: PretrainTask, built: Backbone, summary: TrainingSummary)
     return PretrainResult(card, tuple(request.output_files(task.out)), summary)
 
 
-def _checkpoint_key(task: PretrainTask, built: Backbone, config: SimSiamConfig, images: ImageSet) -> str:
-    """Digest of everything that determines the training."""
+def _checkpoint(
+    task: PretrainTask, built: Backbone, config: SimSiamConfig | SyntheticConfig, images: str = ""
+) -> PretrainCheckpoint:
+    """The checkpoint beside the card, for the digest of everything that determines the training, `images` included."""
     base = task.base
     parts = [base.source, base.arguments, base.size, base.preprocessing, dataclasses.asdict(config)]
-    text = json.dumps([*parts, built.weights_sha256, images.sha256], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    text = json.dumps([*parts, built.weights_sha256, images], sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    folder = request.sibling(task.out, CHECKPOINT_SUFFIX)
+    return PretrainCheckpoint(folder, key, may_discard=task.request.overwrite)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from tlcli.pretrain.card import Point
+from tlcli.pretrain.checkpoint import PretrainCheckpoint
 from tlcli.pretrain.synthetic import training
 from tlcli.pretrain.synthetic.training import SyntheticConfig
 
@@ -31,16 +33,28 @@ def _preprocess(pixels: Any) -> Any:
 
 
 def _train(
-    config: SyntheticConfig = TINY, on_point: Callable[[Point], None] = lambda _: None
+    folder: Path, config: SyntheticConfig = TINY, on_point: Callable[[Point], None] = lambda _: None
 ) -> tuple[keras.Model, list[Point]]:
-    network = _network()
-    return network, training.train_synthetic(network, _preprocess, config, on_point=on_point)
+    network, checkpoint = _network(), PretrainCheckpoint(folder / "tiny.unfinished", repr(config))
+    points = training.train_synthetic(network, _preprocess, config, on_point=on_point, checkpoint=checkpoint)
+    return network, points
 
 
-def test_training_learns_and_reports_every_point() -> None:
+def _stop(point: Point) -> None:
+    if point.images == 512:
+        raise KeyboardInterrupt
+
+
+def test_training_learns_reports_every_point_and_resumes(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "cut", on_point=_stop)
     reported: list[Point] = []
-    network, points = _train(on_point=reported.append)
-    assert reported == points
+    resumed, same_points = _train(tmp_path / "cut", on_point=reported.append)
+    assert reported == same_points[1:], "the first point is not trained again"
+    network, points = _train(tmp_path)
+    assert [point.loss for point in same_points] == pytest.approx([point.loss for point in points], rel=1e-3)
+    for weight, same_weight in zip(network.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, same_weight, atol=5e-3)
     assert [point.images for point in points] == [512, 1024, 1536]
     assert points[0].seconds < points[-1].seconds
     assert points[-1].loss < points[0].loss
@@ -53,13 +67,13 @@ def test_training_learns_and_reports_every_point() -> None:
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_training() -> None:
+def test_the_same_seed_gives_the_same_training(tmp_path: Path) -> None:
     short = SyntheticConfig(classes=6, images=128, batch=64, points=1, val_images=36, lr=1e-2)
-    (network, points), (same_network, same_points) = _train(short), _train(short)
+    (network, points), (same_network, same_points) = (_train(tmp_path / name, short) for name in "ab")
     assert points[0].loss == pytest.approx(same_points[0].loss, rel=1e-4)
     for weight, same_weight in zip(network.get_weights(), same_network.get_weights(), strict=True):
         assert np.allclose(weight, same_weight, atol=1e-3)
-    _, other_points = _train(replace(short, seed=1))
+    _, other_points = _train(tmp_path / "c", replace(short, seed=1))
     assert other_points[0].loss != pytest.approx(points[0].loss, rel=1e-4)
 
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tlcli.pretrain.card import Point
+from tlcli.pretrain.checkpoint import PretrainCheckpoint
 from tlcli.pretrain.synthetic.scene import SyntheticClasses
 from tlcli.train.freeze import BATCH_NORM_MOMENTUM, batch_norms
 
@@ -61,6 +62,7 @@ def train_synthetic(
     config: SyntheticConfig,
     *,
     on_point: Callable[[Point], None],
+    checkpoint: PretrainCheckpoint,
 ) -> list[Point]:
     """Train a network without top on synthetic images, in place.
 
@@ -69,10 +71,15 @@ def train_synthetic(
         preprocess: Converts RGB 0-255 to the input of the network.
         config: Settings of the training.
         on_point: Called with every new point of the curves.
+        checkpoint: Written at every point; an existing state is resumed.
 
     Returns:
         The training curves: images seen, seconds, training loss of the classification, and accuracy on validation
         images.
+
+    Raises:
+        OutputError: The checkpoint belongs to other settings.
+        RunError: The checkpoint is damaged.
     """
     size = network.inputs[0].shape[1]
     classes = SyntheticClasses(config.classes, config.seed)
@@ -81,8 +88,9 @@ def train_synthetic(
     val_labels = np.resize(np.arange(config.classes), config.val_images)
     val_images = _render_in_parts(classes, val_labels, _VAL_SEED, size)
     classifier = keras.Model(model.inputs[0], model.outputs[0])
-    points: list[Point] = []
-    started = time.monotonic()
+    model.optimizer.build(model.trainable_variables)
+    points = checkpoint.restore(model)
+    started = time.monotonic() - (points[-1].seconds if points else 0.0)
 
     def add_point(_: int, logs: dict[str, float]) -> None:
         predicted = classifier.predict(val_images, batch_size=256, verbose=0).argmax(axis=1)
@@ -93,14 +101,16 @@ def train_synthetic(
             accuracy=float((predicted == val_labels).mean()),
         )
         points.append(point)
+        checkpoint.write(model, points)
         on_point(point)
 
     # A single `fit`: at the end of every fit, Keras drops an unknown number of batches that it has prefetched.
-    with contextlib.closing(_prefetch(_batches(classes, config, size))) as batches:
+    with contextlib.closing(_prefetch(_batches(classes, config, size, len(points) * steps))) as batches:
         model.fit(
             batches,
             steps_per_epoch=steps,
             epochs=config.points,
+            initial_epoch=len(points),
             shuffle=False,
             callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=add_point)],
             verbose=0,
@@ -160,10 +170,9 @@ def colour_histograms(images: np.ndarray) -> np.ndarray:
 
 
 def _batches(
-    classes: SyntheticClasses, config: SyntheticConfig, size: int
+    classes: SyntheticClasses, config: SyntheticConfig, size: int, number: int
 ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
-    """Endless batches of images, labels and colour histograms; batch `k` depends only on the settings and `k`."""
-    number = 0
+    """Batches of images, labels and colour histograms without end, from `number`, which with the settings decides."""
     while True:
         rng = np.random.default_rng([config.seed, 3, number])
         labels = rng.integers(0, config.classes, config.batch)
