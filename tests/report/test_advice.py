@@ -184,3 +184,17 @@ def test_compared_recipes_are_not_suggested() -> None:
     assert [suggestion["command"] for suggestion in after["suggestions"]] == commands[1:]
     assert advice.without_recipes(before, ["full"]) == before
     assert advice.without_recipes(None, ["full"]) is None
+
+
+def test_features_that_do_no_better_than_guessing_suggest_a_lower_depth(run: Callable) -> None:
+    blind = run(0.3, 0.6)
+    blind.recipe["model"]["weights"] = None
+    blind.recipe["phases"][1]["policy"] = "gradual"
+    blind.phases[0] |= {"trained_groups": [], "val_loss": 1.12}
+    result = advice.advise(blind, Path("run"))
+    assert result is not None
+    assert "--recipe depth-search" in result.suggestions[0].command
+    blind.phases[0]["val_loss"] = 1.08
+    seeing = advice.advise(blind, Path("run"))
+    assert seeing is not None
+    assert not seeing.suggestions[0].what.startswith("drop top groups"), "ln 3 is 1.0986"

@@ -92,14 +92,19 @@ def advise(record: RunRecord, folder: Path) -> Advice | None:
     run = _FinishedRun(record, folder)
     suggestions = [*(_against_bias(run) if has_bias else ()), *(_against_variance(run) if has_variance else ())]
     suggestions = suggestions or _for_good_scores(run, standard_error)
+    if run.is_top_blind:
+        what = "drop top groups: their features tell the classes apart no better than guessing; lower ones keep colour"
+        suggestions.insert(0, Suggestion(what, run.with_recipe("depth-search")))
     if run.lacked_time:
         suggestions.insert(0, Suggestion("run without the time budget, which cut training short", run.rerun()))
-    # A suggestion against both bias and variance appears once.
-    unique = {suggestion.command or suggestion.what: suggestion for suggestion in reversed(suggestions)}
+    # A suggestion with several reasons appears once.
+    unique: dict[str, Suggestion] = {}
+    for suggestion in suggestions:
+        unique.setdefault(suggestion.command or suggestion.what, suggestion)
     diagnosis = _DIAGNOSES[has_bias, has_variance]
     if diagnosis == "neither" and _is_unreliable(standard_error):
         diagnosis, because = "unclear", f"{plural(count, 'validation image')} do not tell; {because}"
-    return Advice(diagnosis, because, tuple(reversed(unique.values())))
+    return Advice(diagnosis, because, tuple(unique.values()))
 
 
 _DIAGNOSES: dict[tuple[bool, bool], Diagnosis] = {
@@ -154,6 +159,15 @@ class _FinishedRun:
         name = kept[-1]["step"]
         matches = [index for index, phase in enumerate(self.phases) if f"{name} ".startswith(f"{phase['name']} ")]
         return max(matches, key=lambda index: len(self.phases[index]["name"]), default=None)
+
+    @property
+    def is_top_blind(self) -> bool:
+        """True if a head on the frozen pretrained network has the loss of guessing, and no depth was searched."""
+        first, own = self.record.phases[0], self.record.recipe
+        if first["trained_groups"] or first["val_loss"] is None or own["model"]["weights"] == RANDOM:
+            return False
+        is_fixed = own["data"]["folds"] or any(phase["policy"] == "depth_search" for phase in self.phases)
+        return not is_fixed and first["val_loss"] >= math.log(len(self.record.data["classes"]))
 
     @property
     def lacked_time(self) -> bool:
