@@ -187,6 +187,8 @@ def test_other_answers_are_refused_and_set_aside(
     assert "accuracy falls by" in reasons[0]
     assert "99% required" in reasons[1]
     assert objections(found, ExportRequest(finished[0], "litert", "int8", max_drop=1.0)) == []
+    assert objections(found, ExportRequest(finished[0], "keras", max_drop=1.0, sparse=0.1)) == []
+    assert objections(found, ExportRequest(finished[0], "keras", sparse=0.1)) == objections(found, request)[:1]
     with bundle.unfinished(request.folder) as folder:
         classifiers.save(broken, folder / "model.keras")
         bundle.complete(folder, request, read_metadata(file), found, reasons)

@@ -5,7 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlcli.model.classifier import POOLED, Classifier
+from tlcli.model.classifier import Classifier
+from tlcli.model.head import POOLED
 
 # Bound of probabilities before their logarithm is taken.
 TINY = 1e-30

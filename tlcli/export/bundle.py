@@ -71,7 +71,13 @@ def unfinished(folder: Path) -> Iterator[Path]:
 
 
 def complete(
-    folder: Path, request: ExportRequest, about: ClassifierMetadata, comparison: Comparison, objections: list[str]
+    folder: Path,
+    request: ExportRequest,
+    about: ClassifierMetadata,
+    comparison: Comparison,
+    objections: list[str],
+    *,
+    zeros: float | None = None,
 ) -> dict[str, Any]:
     """Write everything but the classifier itself into a bundle, and set a refused classifier aside.
 
@@ -81,6 +87,7 @@ def complete(
         about: What the classifier states about itself.
         comparison: Its answers beside those of the classifier.
         objections: Why it is refused; empty if it is accepted.
+        zeros: Share (0-1) of the weights of kernels that are zero in a sparse export; None for others.
 
     Returns:
         The content of the card.
@@ -91,6 +98,7 @@ def complete(
     card: dict[str, Any] = {
         "format": request.to,
         "quantize": request.quantize,
+        "sparse": None if zeros is None else {"threshold": request.sparse, "zeros": zeros},
         "accepted": not objections,
         "objections": objections,
         "file": file.name,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tlcli import __version__
 from tlcli.evaluate.run_folder import damaged, read_json
 from tlcli.model.metadata import TrainingFacts
+from tlcli.model.sparsity import NEAR_ZERO, share_below
 from tlcli.paths import write_json
 from tlcli.train import policy
 from tlcli.train.plan import TrainPlan
@@ -49,6 +50,7 @@ class RunRecord:
     baseline: dict[str, Any] = field(default_factory=dict)
     advice: dict[str, Any] | None = None
     compared: list[dict[str, Any]] = field(default_factory=list)
+    lr_ranges: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: dict[str, str] | None = None
     schema: int = 1
 
@@ -160,4 +162,9 @@ def close_record(run: RunRecord, session: "Session") -> None:
     run.phases = [{"name": outcome.step.name, **policy.record(outcome)} for outcome in session.outcomes]
     run.seconds["prefix"] = round(session.prefix_s, 2)
     run.seconds["phases"] = [round(outcome.seconds, 2) for outcome in session.outcomes]
+    if session.recipe.head.l1 or session.recipe.optimizer.l1:
+        layers = {"head": session.classifier.head_layers, "all": session.classifier.model.layers}
+        shares = {name: round(share_below(part, NEAR_ZERO), 4) for name, part in layers.items()}
+        run.model["sparsity"] = {"threshold": NEAR_ZERO, **shares}
+    run.lr_ranges = {name: asdict(found) for name, found in session.lr_ranges.items()}
     run.hardware["precision"] = {"asked": session.recipe.performance.precision, "measured": session.precisions}

@@ -85,6 +85,7 @@ def _values(
         "tiles": _tiles(run, split),
         "split": {"test": "test", "val": "validation", None: None}[split],
         "charts": charts.learning_charts(steps, history),
+        "ranges": [charts.range_chart(name, found) for name, found in run.lr_ranges.items()],
         "steps": [run_sections.step(number, step) for number, step in enumerate(steps, start=1)],
         "confusion": scores and score_sections.confusion(scores, chosen, pictures),
         "classes": scores and score_sections.classes(scores),

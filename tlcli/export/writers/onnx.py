@@ -12,7 +12,7 @@ import numpy as np
 from tlcli.evaluate.runtimes.exported import KEY
 from tlcli.export.image_input import NAME
 from tlcli.export.writers.job import Job
-from tlcli.model.classifier import OUTPUT_LAYER
+from tlcli.model.head import OUTPUT_LAYER
 
 # Weights with fewer numbers stay as they are: a cast would take as many bytes as it saves.
 MIN_HALVED = 64
