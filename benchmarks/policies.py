@@ -46,7 +46,7 @@ def main() -> None:
     for job in _jobs(args):
         if any(all(run[key] == value for key, value in job.items()) for run in runs):
             continue
-        runs.append(job | _run_in_subprocess(job))
+        runs.append(job | run_in_subprocess(__file__, job))
         print(json.dumps({key: value for key, value in runs[-1].items() if key != "steps"}), flush=True)
         result = {"runs": runs, "summary": summarise(runs)}
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -75,8 +75,9 @@ def _jobs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     yield {"model": model, "set": name, "seed": seed, "way": way}
 
 
-def _run_in_subprocess(job: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--one", json.dumps(job)]
+def run_in_subprocess(script: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Run one job of a script in a process of its own, by its option `--one`; return its result."""
+    command = [sys.executable, script, *sys.argv[1:], "--one", json.dumps(job)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("RESULT "))
     result: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
@@ -125,7 +126,7 @@ def lay_out(name: str, seed: int, source: Path, target: Path) -> None:
         _write_colours(target, rng)
         return
     parts: dict[str, list[tuple[Path, str]]] = {"test": [], "val": [], "train": []}
-    for label, paths in sorted(_images_by_class(source / ("tf_flowers" if name == "shuffled" else name)).items()):
+    for label, paths in sorted(images_by_class(source / ("tf_flowers" if name == "shuffled" else name)).items()):
         rng.shuffle(paths)
         test, val = round(TEST * len(paths)), max(1, round(VAL * len(paths)))
         chosen = {"test": paths[:test], "val": paths[test : test + val], "train": paths[test + val :]}
@@ -141,7 +142,7 @@ def lay_out(name: str, seed: int, source: Path, target: Path) -> None:
             (folder / f"{number}{path.suffix}").write_bytes(path.read_bytes())
 
 
-def _images_by_class(folder: Path) -> dict[str, list[Path]]:
+def images_by_class(folder: Path) -> dict[str, list[Path]]:
     """The distinct images of a set by class, regardless of the splits of the set."""
     images: dict[str, list[Path]] = defaultdict(list)
     seen: set[bytes] = set()

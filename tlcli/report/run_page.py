@@ -160,6 +160,8 @@ def _tiles(run: RunRecord, split: str | None) -> list[tuple[str, str, str]]:
         if scores := run.scores.get(name):
             hits, count = round(scores["accuracy"] * scores["count"]), scores["count"]
             remark = plural(count, "image") if name == "train" else f"{hits} of {count}, {between(wilson(hits, count))}"
+            if folds := scores.get("folds"):
+                remark += f"; {folds['count']} folds, deviation {score_sections.percent(folds['deviation'])}"
             tiles.append((title, score_sections.percent(scores["accuracy"]), remark))
     if split:
         balanced = run.scores[split]["balanced_accuracy"]

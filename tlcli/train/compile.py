@@ -26,6 +26,8 @@ def batches_of(
 ) -> Iterator[tuple[Any, ...]]:
     """The batches of one epoch, in random order: every training image once, unless `data.sampling` is balanced.
 
+    Except on TensorFlow, some images come twice to fill the last batch.
+
     Each image takes its stored views in turn from epoch to epoch. The first view is random.
 
     Args:
@@ -42,9 +44,12 @@ def batches_of(
     classes = len(session.classifier.classes)
     weights = _class_weights(session)
     taught = session.taught_of_train()
-    shuffled = epoch_order(recipe.data, train.labels, order)
-    for start in range(0, len(train), recipe.performance.batch_size):
-        chosen = shuffled[start : start + recipe.performance.batch_size]
+    shuffled, size = epoch_order(recipe.data, train.labels, order), recipe.performance.batch_size
+    if keras.backend.backend() != "tensorflow":
+        # Other backends compile each shape of batch anew, for many seconds: the first images fill the last batch.
+        shuffled = np.resize(shuffled, -(-len(train) // size) * size)
+    for start in range(0, len(shuffled), size):
+        chosen = shuffled[start : start + size]
         inputs = session.stage.training_inputs(train, chosen, first_view[chosen] + epoch)
         labels = np.eye(classes, dtype=np.float32)[train.labels[chosen]]
         answers = None if taught is None else taught[chosen]
