@@ -153,6 +153,8 @@ def test_the_header_has_the_facts_of_the_card(tlcli: Callable) -> None:
     assert (about["imagenet_top1"], about["min_size"], about["sha256"]) == (0.749, 32, None)
     assert (about["preprocessing"], about["classes"]) == ("caffe", None)
     assert about["expects"].startswith("BGR")
+    assert about["published_hash"].startswith("md5:4d473c1d")
+    assert "md5         4d473c1dd8becc155b73f8504c6f6626" in tlcli("inspect", "resnet50").stdout
     bundled = tlcli("inspect", "mobilenet_synthetic", "--json").document["about"]
     assert bundled["imagenet_top1"] is None
     assert bundled["sha256"].startswith("fd707ed3")

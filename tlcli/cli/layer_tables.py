@@ -71,13 +71,14 @@ def header_facts(report: dict[str, Any]) -> dict[str, str]:
     paper = f", arXiv {about['paper']}" if about["paper"] else ""
     min_size = about["min_size"]
     minimum = f"minimum {min_size} × {min_size}" if min_size else "minimum not stated"
+    algorithm, _, digest = (about["published_hash"] or f"sha256:{about['sha256'] or 'not stated'}").partition(":")
     lines = {
         "run": f"{run['status']}, started {run['started']}" if run else None,
         "source": f"{about['source']}{f' ({arguments})' if arguments else ''}{paper}",
         "licence": about["licence"],
         "trained on": about["trained_on"] or "not stated",
         "weights from": about["weights"],
-        "sha256": about["sha256"] or "not stated",
+        algorithm: digest,
         "accuracy": _accuracy(about),
         "input": f"default {format_shape(about['own_size'])}, {minimum}",
         "expects": _expected_values(about),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tlcli.errors import ModelError
+from tlcli.errors import ModelError, WeightsError
 from tlcli.evaluate.run_folder import classifier_file, require_complete
 from tlcli.model import metadata
 from tlcli.model.layer_groups import LayerGroups
@@ -16,7 +16,7 @@ from tlcli.recipe import load
 from tlcli.recipe.schema import Recipe
 from tlcli.report.record import RunRecord, read
 from tlcli.train import plan
-from tlcli.zoo import catalogue, resolve
+from tlcli.zoo import catalogue, published, resolve
 from tlcli.zoo.card import ModelCard
 
 # Suffixes of files that a run folder has beside its classifier, and of reports.
@@ -208,6 +208,7 @@ def network_facts(target: Target) -> dict[str, Any]:
         "trained_on": _trained_on(target),
         "weights": None if run is None else run.model.get("weights"),
         "sha256": _sha256(target),
+        "published_hash": _published_hash(target),
         "imagenet_top1": _published(target),
         "own_size": list(target.size) if target.kind == "file" else [card.size, card.size],
         "min_size": None if card.kind == "file" else card.min_size,
@@ -264,6 +265,17 @@ def _sha256(target: Target) -> str | None:
         with target.file.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return None if target.kind == "run" else target.card.sha256
+
+
+def _published_hash(target: Target) -> str | None:
+    """What Keras publishes of the weights of a card: `md5:…` or `sha256:…`; None for other networks and arguments."""
+    if target.kind != "card":
+        return None
+    try:
+        file = published.remote_file(target.card, arguments=target.arguments, size=target.size)
+    except WeightsError:
+        return None
+    return file.hash or None if file else None
 
 
 def _classes(target: Target) -> tuple[list[str] | None, int | None]:
