@@ -82,15 +82,15 @@ def load(recipe: str, *, settings: Sequence[str] = (), options: Mapping[str, Any
         RecipeError: With all problems.
     """
     recipe_draft = draft(locate(recipe))
-    option_names = {_path(key): OPTIONS.get(key, "--" + key.rpartition(".")[2]) for key in options or {}}
+    option_names = {key_path(key): OPTIONS.get(key, "--" + key.rpartition(".")[2]) for key in options or {}}
     for key, value in (options or {}).items():
-        _put(recipe_draft, _path(key), value, origin=option_names[_path(key)])
+        _put(recipe_draft, key_path(key), value, origin=option_names[key_path(key)])
     return check(recipe_draft, settings=settings, option_names=option_names)
 
 
 def parse(text: str, *, origin: str = "recipe", settings: Sequence[str] = ()) -> Recipe:
     """Parse and validate a recipe from YAML text; messages call the text `origin`."""
-    return check(_merge_parent(_read(text, origin), Path()), settings=settings)
+    return check(_merge_parent(read_draft(text, origin), Path()), settings=settings)
 
 
 def draft(path: Path) -> Draft:
@@ -101,7 +101,7 @@ def draft(path: Path) -> Draft:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([Problem(str(path), f"cannot be read ({error})")]) from error
-    return _merge_parent(_read(text, str(path)), path.parent)
+    return _merge_parent(read_draft(text, str(path)), path.parent)
 
 
 def check(recipe: Draft, *, settings: Sequence[str] = (), option_names: Mapping[KeyPath, str] | None = None) -> Recipe:
@@ -134,7 +134,12 @@ def render(recipe: Recipe) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _read(text: str, origin: str) -> Draft:
+def read_draft(text: str, origin: str) -> Draft:
+    """Read YAML text with keys and values, unchecked; messages call the text `origin`.
+
+    Raises:
+        RecipeError: If it is not YAML, or has a key twice.
+    """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         tree = yaml.safe_load(text)
@@ -177,7 +182,7 @@ def _merge_parent(child: Draft, folder: Path) -> Draft:
         return child
     sibling = folder / parent_name
     path = sibling if sibling.is_file() else locate(parent_name)
-    parent = _read(path.read_text(encoding="utf-8"), str(path))
+    parent = read_draft(path.read_text(encoding="utf-8"), str(path))
     if parent.tree.get("extends"):
         where = f"{child.origin(('extends',))} extends"
         raise RecipeError([Problem(where, f"'{parent_name}' itself extends a recipe", "Only one level is allowed.")])
@@ -199,7 +204,7 @@ def _apply_setting(recipe: Draft, text: str, option_names: Mapping[KeyPath, str]
     where = f"--set {text}"
     if not equals or not key.strip():
         return [Problem(where, "must read key=value", "For example --set phases.1.epochs=3.")]
-    path = _path(key.strip())
+    path = key_path(key.strip())
     if path in option_names:
         return [Problem(where, f"is also set by {option_names[path]}", "Set it once.")]
     try:
@@ -239,7 +244,7 @@ def _child(parent: Any, part: str | int, following: str | int) -> Any:
     return parent.get(part)
 
 
-def _path(key: str) -> KeyPath:
+def key_path(key: str) -> KeyPath:
     """`phases[1].until.patience` or `phases.1.until.patience` as a path."""
     parts = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
     return tuple(int(part) if part.isdigit() else part for part in parts)
@@ -270,7 +275,7 @@ def _problem(details: ErrorDetails, recipe: Draft, alternatives: str) -> Problem
     is_bool = details["type"] in ("bool_parsing", "bool_type")
     message = "should be true or false" if is_bool else details["msg"].removeprefix("Value error, ")
     value = details["input"]
-    got = "" if "(got" in message or isinstance(value, dict | list | BaseModel) else f" (got {_shortened(value)})"
+    got = "" if "(got" in message or isinstance(value, dict | list | BaseModel) else f" (got {shortened(value)})"
     if alternatives:
         before, _, words = message.partition("Input should be ")
         glue = ", " if " or " in words else " or "
@@ -314,7 +319,8 @@ def _is_unlikely_meant(details: ErrorDetails) -> bool:
     return isinstance(details["input"], str) != (details["type"] == "literal_error")
 
 
-def _shortened(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value for a message, at most 60 characters."""
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "…"
 

@@ -14,7 +14,7 @@ from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.report import comparison, folder, record
 from tlcli.report.comparison import Candidates
 from tlcli.train.plan import TrainPlan
-from tlcli.train.preparation import check_images, choose_network, data_root
+from tlcli.train.preparation import Prepared, check_images, choose_network, data_root, without_test
 from tlcli.zoo import catalogue, default
 from tlcli.zoo.resolve import ResolvedRecipe, resolve
 
@@ -32,6 +32,8 @@ class Request:
         resume: The run folder to resume.
         same_split_as: A run folder on the same images, whose split is kept.
         device: Where to train, as after `--device`.
+        hides_test: True to leave the test images out of scores and files, as trials of a search do.
+        chosen_from: The networks that the network of the recipe was chosen from, for run.json.
     """
 
     recipe: str = load.DEFAULT
@@ -42,6 +44,8 @@ class Request:
     resume: Path | None = None
     same_split_as: Path | None = None
     device: str = "auto"
+    hides_test: bool = False
+    chosen_from: tuple[dict[str, Any], ...] = ()
 
 
 def check_request(request: Request) -> ResolvedRecipe:
@@ -133,6 +137,16 @@ def require_baseline(request: Request, recipe: Recipe) -> None:
 
 def _absolute(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()
+
+
+def visible(request: Request, prepared: Prepared) -> Prepared:
+    """The images that a run may score: without test images in a trial of a search."""
+    return without_test(prepared) if request.hides_test else prepared
+
+
+def choice_of(request: Request) -> dict[str, Any]:
+    """How the network was chosen, for `model` in run.json; empty if the user named it."""
+    return {"chosen_from": list(request.chosen_from)} if request.chosen_from else {}
 
 
 def output_folder(request: Request, plan: TrainPlan) -> Path:
