@@ -118,12 +118,11 @@ def _begun(options: dict[str, Any]) -> "tuple[Search, AbstractContextManager[Any
     from tlcli.workflows import tune_request
     from tlcli.workflows.request import Request
 
-    models = [name.strip() for name in (options["model"] or "").split(",") if name.strip()]
     recipe_options = {
         "data.path": None if options["data"] is None else str(options["data"]),
         "data.exclude": None if options["exclude"] is None else str(options["exclude"]),
         "data.folds": options["folds"],
-        "model.name": models[0] if models else None,
+        "model.name": options["model"],
     }
     request = Request(
         recipe=options["recipe"] or "unfreeze-until-plateau",
@@ -134,7 +133,7 @@ def _begun(options: dict[str, Any]) -> "tuple[Search, AbstractContextManager[Any
         device=options["device"],
     )
     asked = _given(options, "trials", "sampler", "metric", "seed", "jobs")
-    return tune_request.begun(request, options["space"], models[1:] and models, asked, options["budget"])
+    return tune_request.begun(request, options["space"], asked, options["budget"])
 
 
 def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:

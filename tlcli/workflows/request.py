@@ -139,6 +139,30 @@ def _absolute(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()
 
 
+def networks_of(request: Request) -> tuple[str, ...]:
+    """The networks that `--model A,B` names, to choose from; empty if it names one, or a file with a comma.
+
+    Raises:
+        UsageError: If a network is named twice, or a weights file is given for all.
+    """
+    text = str(request.options.get("model.name", ""))
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if len(names) < 2 or Path(text).exists():
+        return ()
+    if len(set(names)) < len(names):
+        raise UsageError(f"names a network twice (got {text})", where="--model", hint="Name each once.")
+    weights = request.options.get("model.weights")
+    if weights not in (None, RANDOM):
+        hint = "Name one --model, or card files with their own weights."
+        raise UsageError(f"a weights file fits one network (got {len(names)} networks)", where="--weights", hint=hint)
+    return names
+
+
+def with_network(request: Request, name: str) -> Request:
+    """The request with another network."""
+    return replace(request, options={**request.options, "model.name": name})
+
+
 def visible(request: Request, prepared: Prepared) -> Prepared:
     """The images that a run may score: without test images in a trial of a search."""
     return without_test(prepared) if request.hides_test else prepared

@@ -1,6 +1,6 @@
 """Requests of `tlcli tune`, and the quick checks: without reading an image or loading Keras."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -14,24 +14,25 @@ from tlcli.recipe.space import Space
 from tlcli.report.folder import require_idle
 from tlcli.train.preparation import choose_network, data_root
 from tlcli.tune.search import Search, begin, next_folder, unfinished
-from tlcli.workflows.request import Request, check_request, load_recipe
+from tlcli.workflows.request import Request, check_request, load_recipe, networks_of, with_network
 
 
 def begun(
-    request: Request, file: Path | None, models: Sequence[str], asked: Mapping[str, Any], budget: str | None
+    request: Request, file: Path | None, asked: Mapping[str, Any], budget: str | None
 ) -> tuple[Search, AbstractContextManager[None]]:
     """A new search, and the context that creates and locks its folder.
 
     Args:
         request: The recipe with its settings and options.
         file: The file of the search space; None for the default one.
-        models: Networks to choose from; empty for that of the recipe.
         asked: Attributes of the search by name.
         budget: Time after which no trial starts, such as `30m`.
 
     Raises:
         TlcliError: For the first problem.
     """
+    if models := networks_of(request):
+        request = with_network(request, models[0])
     resolved = check_request(request)
     if resolved.recipe.data.val == 0 and not resolved.recipe.data.folds:
         hint = "Leave data.val at 0.15, or use --folds."
@@ -43,7 +44,7 @@ def begun(
         if varied.has("model.name"):
             raise UsageError("the space has model as well", where="--model", hint="Name the networks once.")
         for name in models:
-            check_request(replace(request, options={**request.options, "model.name": name}))
+            check_request(with_network(request, name))
         varied = space.of_models(varied, models)
     search = Search(out=request.out or next_folder(data_root(recipe)), device=request.device, strict=request.strict)
     search = replace(search, **asked, budget_s=_seconds(budget))
