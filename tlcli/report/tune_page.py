@@ -11,7 +11,7 @@ from tlcli.report.score_sections import percent
 from tlcli.text import duration, plural
 
 # Most axes of the chart of values.
-MAX_AXES = 7
+MAX_AXES = 6
 
 
 def write_tune_page(folder: Path, result: Mapping[str, Any]) -> None:
@@ -23,7 +23,7 @@ def write_tune_page(folder: Path, result: Mapping[str, Any]) -> None:
     """
     metric, names = result["search"]["metric"], short_names(list(result["space"]))
     ordered = list(result["importance"]) or list(names)
-    axes = {key: names[key] for key in ordered[:MAX_AXES]}
+    axes = {key: _brief(names[key]) for key in ordered[:MAX_AXES]}
     charts = [search_chart(result["trials"], metric)]
     if len(axes) > 1 and result["counts"]["complete"] > 1:
         charts.append(parallel_chart(result["trials"], axes, metric))
@@ -88,3 +88,8 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     scores = {name: "–" if row[name] is None else f"{row[name]:.4f}" for name in ("val_loss", "val_accuracy")}
     seconds = "–" if row["seconds"] is None else f"{row['seconds']:.1f}"
     return {**row, **scores, "seconds": seconds}
+
+
+def _brief(name: str) -> str:
+    """A name that fits below an axis."""
+    return name if len(name) <= 12 else f"{name[:11]}…"

@@ -64,7 +64,8 @@ def run_trials(
         study.end(trial, facts.get(search.metric), facts)
         discard_files(search, study.losers())
         observe(Noticed(_line(study, trial.number + 1)))
-        is_cold = False
+        # Values that fit no network fail before anything is loaded.
+        is_cold = is_cold and not pruner.steps
 
 
 class _Trial:

@@ -37,7 +37,6 @@ def begun(
     if resolved.recipe.data.val == 0 and not resolved.recipe.data.folds:
         hint = "Leave data.val at 0.15, or use --folds."
         raise UsageError("data.val is 0, but validation images choose the best trial", where="DATA", hint=hint)
-    choose_network(resolved.recipe, measure=measure_in_subprocess)
     recipe = _of_trials(load_recipe(request), chosen=resolved.recipe.model.name)
     varied = _space(file, recipe)
     if models:
@@ -49,7 +48,9 @@ def begun(
     search = Search(out=request.out or next_folder(data_root(recipe)), device=request.device, strict=request.strict)
     search = replace(search, **asked, budget_s=_seconds(budget))
     if search.sampler == "grid":
-        varied.grid()
+        search = replace(search, trials=min(search.trials, len(varied.grid())))
+    # Last, because it may load Keras in another process.
+    choose_network(resolved.recipe, measure=measure_in_subprocess)
     return search, begin(search, recipe, varied)
 
 
