@@ -49,7 +49,7 @@ def searched(
         words = ("--space", space_file, "--sampler", "grid", "--out", out, "--json")
         result = tlcli("tune", photos, "-r", recipe, *words)
     assert result.code == 0, result.stderr
-    assert "trial 1 of 4" in result.stderr
+    assert "1 of 4  trial 1  " in result.stderr
     return out, result.document
 
 

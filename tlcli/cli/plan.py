@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from tlcli.cli.options import global_options, json_option, request_from, training_options
+from tlcli.errors import UsageError
 
 
 @click.command()
@@ -16,11 +17,14 @@ def plan(as_json: bool, **options: Any) -> None:
     from tlcli.cli import console, tables
     from tlcli.cli.progress import observer
     from tlcli.workflows import plan as workflow
-    from tlcli.workflows.request import check_request
+    from tlcli.workflows.request import check_request, networks_of
     from tlcli.zoo.resolve import weights_licence
     from tlcli.zoo.store import weights_state
 
     request = request_from(options)
+    if names := networks_of(request):
+        hint = "Name one of them. `tlcli finetune` chooses between them."
+        raise UsageError(f"a plan is for one network (got {len(names)})", where="--model", hint=hint)
     resolved = check_request(request)
     with observer() as observe:
         result = workflow.plan(request, resolved, observe)

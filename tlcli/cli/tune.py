@@ -149,13 +149,13 @@ def _run(search: "Search", resolved: "ResolvedRecipe") -> dict[str, Any]:
     from tlcli.workflows import tune as workflow
 
     signal.signal(signal.SIGTERM, stop)
-    quiet = is_quiet()
+    if not is_quiet():
+        several = "" if search.jobs == 1 else f" in {search.jobs} processes"
+        console.err().print(f"loading Keras{several} …", style="dim")
     try:
         if search.jobs > 1:
             with observer() as observe:
                 return workflow.tune(search, observe)
-        if not quiet:
-            console.err().print("loading Keras …", style="dim")
         with BackgroundRead(resolved.recipe) as reading:
             with console.loading_keras():
                 import tlcli.workflows.trials  # noqa: F401

@@ -6,7 +6,6 @@ import queue
 import signal
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
-from types import FrameType
 from typing import Any
 
 from tlcli.errors import RunError, TlcliError
@@ -33,8 +32,11 @@ def run_in_processes(search: Search, observe: Observer, until: float | None) -> 
     spawn = multiprocessing.get_context("spawn")
     events: Any = spawn.Queue()
     processes = [spawn.Process(target=work, args=(search, number, until, events)) for number in range(search.jobs)]
+    # Ctrl-C reaches all processes of a terminal. This one ends the others, wherever they are.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for process in processes:
         process.start()
+    signal.signal(signal.SIGINT, before)
     try:
         while any(process.is_alive() for process in processes):
             _pass_on(events, observe, wait_s=POLL_S)
@@ -70,18 +72,17 @@ def _report_deaths(processes: Sequence[BaseProcess], observe: Observer) -> None:
 
 def work(search: Search, worker: int, until: float | None, events: Any) -> None:
     """Run trials in this process, and send events and the error that ends it, if there is one."""
-    signal.signal(signal.SIGTERM, _stop)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with quiet():
             from tlcli.workflows.trials import run_trials
-        run_trials(search, events.put, worker=worker, until=until)
+
+        def tell(event: Event) -> None:
+            # Bars of several processes would overwrite each other.
+            if isinstance(event, Noticed):
+                events.put(event)
+
+        run_trials(search, tell, worker=worker, until=until)
     except TlcliError as error:
         # Some errors have arguments that do not travel between processes.
         events.put(RunError(error.message, where=error.where, hint=error.hint))
-    except KeyboardInterrupt:
-        return
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -87,12 +87,14 @@ def _scores(run: RunRecord) -> dict[str, Any]:
 
 def _line(study: Study, number: int) -> str:
     """What a trial came to, in one line."""
-    row = next(row for row in reversed(study.rows()) if row["trial"] == number)
+    rows = study.rows()
+    row = next(row for row in rows if row["trial"] == number)
     ranked, search = study.ranked(), study.search
     if row["state"] == "complete":
         text = f"val_loss {row['val_loss']:.4f}  val_acc {row['val_accuracy']:.3f}"
     else:
         text = f"{row['state']}: {row['message']}"
     best = "  best so far" if ranked[:1] == [number] else ""
+    # Numbers have gaps where trials were cut off.
     width = len(str(search.trials))
-    return f"trial {number:>{width}} of {search.trials}  {text}  {duration(row['seconds'])}{best}"
+    return f"{len(rows):>{width}} of {search.trials}  trial {number:<{width}}  {text}  {duration(row['seconds'])}{best}"
