@@ -125,7 +125,7 @@ def lay_out(name: str, seed: int, source: Path, target: Path) -> None:
         _write_colours(target, rng)
         return
     parts: dict[str, list[tuple[Path, str]]] = {"test": [], "val": [], "train": []}
-    for label, paths in sorted(_images_by_class(source / ("tf_flowers" if name == "shuffled" else name)).items()):
+    for label, paths in sorted(images_by_class(source / ("tf_flowers" if name == "shuffled" else name)).items()):
         rng.shuffle(paths)
         test, val = round(TEST * len(paths)), max(1, round(VAL * len(paths)))
         chosen = {"test": paths[:test], "val": paths[test : test + val], "train": paths[test + val :]}
@@ -141,7 +141,7 @@ def lay_out(name: str, seed: int, source: Path, target: Path) -> None:
             (folder / f"{number}{path.suffix}").write_bytes(path.read_bytes())
 
 
-def _images_by_class(folder: Path) -> dict[str, list[Path]]:
+def images_by_class(folder: Path) -> dict[str, list[Path]]:
     """The distinct images of a set by class, regardless of the splits of the set."""
     images: dict[str, list[Path]] = defaultdict(list)
     seen: set[bytes] = set()

@@ -12,6 +12,7 @@ CODES = {
     "RecipeError": ("recipe", 2),
     "DataError": ("data", 2),
     "ManifestError": ("data", 2),
+    "TooManyPixelsError": ("data", 2),
     "ModelError": ("model", 2),
     "WeightsError": ("weights", 2),
     "OutputError": ("output", 2),

@@ -4,7 +4,8 @@ TlcliError
 ├── UsageError            exit 2   the command line is invalid
 ├── RecipeError           exit 2   a recipe is invalid; carries all problems
 ├── DataError             exit 2   the images or their folders are invalid
-│   └── ManifestError     exit 2   a manifest of images is invalid; carries all problems
+│   ├── ManifestError     exit 2   a manifest of images is invalid; carries all problems
+│   └── TooManyPixelsError  exit 2 an image has more pixels than are decoded
 ├── ModelError            exit 2   the network, a selection of layers or the input size is invalid
 │   └── WeightsError      exit 2   weights are missing, damaged or do not fit
 ├── OutputError           exit 2   the run folder cannot be used
@@ -57,6 +58,10 @@ class DataError(TlcliError):
 
     kind = "data"
     exit_code = 2
+
+
+class TooManyPixelsError(DataError):
+    """An image has more pixels than are decoded."""
 
 
 class ModelError(TlcliError):

@@ -1,9 +1,12 @@
 """Completion in real shells: commands, networks, recipes and files, without loading Keras."""
 
 import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +37,66 @@ def test_the_script_is_valid_in_its_shell(shell: str, tlcli: Callable, tmp_path:
     script = tmp_path / "script"
     script.write_text(result.stdout, encoding="utf-8")
     subprocess.run([shell, "-n", script], check=True)
+
+
+# Words that are typed, and what they become.
+TYPED = {
+    "recipe show two": "recipe show two-phase",
+    "finetune --model mobilenet_syn": "finetune --model mobilenet_synthetic",
+    "inspect ./ne": "inspect ./net.keras",
+}
+
+
+def variables() -> dict[str, str]:
+    return os.environ | {"PATH": f"{PROGRAM}{os.pathsep}{os.environ['PATH']}", "TERM": "dumb"}
+
+
+def test_fish_completes_with_the_script(tmp_path: Path) -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    (tmp_path / "net.keras").touch()
+    lines = " ".join(f'"tlcli {words}"' for words in TYPED)
+    code = f"tlcli completion fish | source; for line in {lines}; complete -C $line; end"
+    result = subprocess.run(
+        ["fish", "--no-config", "-c", code],
+        env=variables() | {"HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split() == [words.rpartition(" ")[2] for words in TYPED.values()]
+
+
+def test_zsh_completes_with_the_script(tmp_path: Path) -> None:
+    """Presses Tab in an interactive zsh, then turns the line into an echo."""
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    (tmp_path / "net.keras").touch()
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(tmp_path)
+        os.execvpe("zsh", ["zsh", "-f", "-i"], variables())
+    try:
+        start = 'autoload -U compinit; compinit -u -d ./dump; eval "$(tlcli completion zsh)"; bindkey -e; echo rea""dy'
+        os.write(terminal, f"{start}\n".encode())
+        wait_for(terminal, "\nready\r")
+        for typed, completed in TYPED.items():
+            # Control-A goes to the start of the line.
+            os.write(terminal, f'tlcli {typed}\t\x01echo do""ne \n'.encode())
+            wait_for(terminal, f"\ndone tlcli {completed}\r")
+    finally:
+        os.close(terminal)
+        os.waitpid(process, 0)
+
+
+def wait_for(terminal: int, text: str) -> None:
+    """Read what a terminal shows until it shows the text; at most a minute."""
+    seen, end = b"", time.monotonic() + 60
+    while text.encode() not in seen:
+        assert time.monotonic() < end, seen[-2000:]
+        if select.select([terminal], [], [], 0.2)[0]:
+            seen += os.read(terminal, 10_000)
 
 
 def test_bash_completes_with_the_script(tmp_path: Path) -> None:

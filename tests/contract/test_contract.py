@@ -161,6 +161,7 @@ def documents(
         "check": ("check", copies, "--model", NETWORK, "--fail-on", "never"),
         "probe": ("probe", photos, "--model", NETWORK, "--size", 32, 32),
         "evaluate": ("evaluate", run),
+        "evaluate --tta": ("evaluate", run, "--tta", 2),
         "predict": ("predict", run, photos / "red"),
         "export": ("export", run, "--to", "keras", "--out", home / "bundle"),
         "compare": ("compare", run, run),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tlcli.data.augment import PRESETS, Augment, Bounds, bounds_of
-from tlcli.recipe.schema import AugmentSpec
+from tlcli.recipe.augment import AugmentSpec
 
 HEIGHT, WIDTH = 9, 13
 

@@ -37,3 +37,31 @@ def test_a_classifier_gives_the_same_answer_on_jax(
         answers.append(json.loads(done.stdout.splitlines()[-1]))
     for left, right in zip(*answers, strict=True):
         assert left == pytest.approx(right, abs=1e-4)
+
+
+@pytest.mark.extras
+def test_jax_compiles_a_step_once_and_keeps_it_for_the_next_run(photos: Path, tiny: Path, tmp_path: Path) -> None:
+    """The last batch of an epoch has the shape of the others, and the second process reads all programs from disk."""
+    pytest.importorskip("jax", reason="needs tlcli[jax]")
+    cache = tmp_path / "cache"
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "TLCLI_CACHE": str(cache)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    phase = "{name: all, policy: all, epochs: 2, lr: 1.0e-4}"
+    settings = (
+        "--set",
+        f"phases=[{phase}]",
+        "--set",
+        "performance.batch=8",
+        "--set",
+        "performance.reuse_results=false",
+    )
+    programs = []
+    for number in (1, 2):
+        command = ["finetune", str(photos), "--recipe", str(tiny), *settings, "--out", str(tmp_path / f"run{number}")]
+        done = subprocess.run(
+            [sys.executable, "-m", "tlcli", *command], capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        programs.append(sorted(path.name for path in (cache / "compiled").glob("*-cache")))
+    assert len([name for name in programs[0] if name.startswith("jit_train_step-")]) == 1
+    assert programs[1] == programs[0]

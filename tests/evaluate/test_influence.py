@@ -8,7 +8,8 @@ import pytest
 
 from tlcli.evaluate.influence import influence_maps
 from tlcli.model import classifier as classifiers
-from tlcli.model.classifier import OUTPUT_LAYER, Classifier
+from tlcli.model.classifier import Classifier
+from tlcli.model.head import OUTPUT_LAYER
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from tlcli.errors import ModelError
 from tlcli.evaluate.runtimes import keras_model, open_model
 from tlcli.export import bundle
 from tlcli.export.comparison import compare, objections
-from tlcli.export.targets import ExportRequest
+from tlcli.export.snippets import usage
+from tlcli.export.targets import TARGETS, ExportRequest
 from tlcli.model import classifier as classifiers
 from tlcli.model.metadata import read_metadata
 
@@ -58,8 +59,17 @@ def test_a_bundle_holds_classifier_labels_card_and_usage(saved_model: SimpleName
         key: value for key, value in card.items() if key != "bundle"
     }
     assert card["accepted"]
-    assert card["licence"] is not None
     assert len(card["sha256"]) == 64
+    run = finished[1].document
+    # That of the weights: random ones have none.
+    assert card["licence"] == run["model"]["licence"]
+    assert card["training"] == {
+        "images": run["data"]["counts"],
+        "recipe": "tiny",
+        "seed": run["seed"],
+        "started": run["started"],
+    }
+    assert card["scores"]["test"]["accuracy"] == run["scores"]["test"]["accuracy"]
     assert card["bytes"] > 10_000
     counts = finished[1].document["data"]["counts"]
     assert found["images"] == counts["val"]
@@ -94,6 +104,16 @@ def test_a_bundle_is_scored_as_the_run(
     missing = tlcli("evaluate", saved_model.folder)
     assert missing.code == 2
     assert "has no test images" in missing.stderr
+
+
+def test_usage_programs_are_short() -> None:
+    for to in TARGETS:
+        short, long = (
+            usage(ExportRequest(Path("run"), to, raw_input=is_raw), "uint8", (32, 32), "crop").splitlines()
+            for is_raw in (False, True)
+        )
+        assert len(short) <= 11
+        assert len(long) == len(short) + 3, "cropping and resizing"
 
 
 @pytest.mark.extras  # Loading TensorFlow twice more takes long.
@@ -167,6 +187,8 @@ def test_other_answers_are_refused_and_set_aside(
     assert "accuracy falls by" in reasons[0]
     assert "99% required" in reasons[1]
     assert objections(found, ExportRequest(finished[0], "litert", "int8", max_drop=1.0)) == []
+    assert objections(found, ExportRequest(finished[0], "keras", max_drop=1.0, sparse=0.1)) == []
+    assert objections(found, ExportRequest(finished[0], "keras", sparse=0.1)) == objections(found, request)[:1]
     with bundle.unfinished(request.folder) as folder:
         classifiers.save(broken, folder / "model.keras")
         bundle.complete(folder, request, read_metadata(file), found, reasons)

@@ -49,7 +49,7 @@ def test_features_are_in_the_order_of_the_images(count: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "avg_max"])
 def test_pooling_equals_that_of_the_head(pooling: str, tmp_path: Path) -> None:
-    from tlcli.model.classifier import pool
+    from tlcli.model.head import pool
 
     built, some = network(), images(3)
     (features,) = extraction.extract_depths(

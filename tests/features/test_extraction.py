@@ -14,7 +14,8 @@ from tlcli.data.augment import Bounds
 from tlcli.data.pixels import Images
 from tlcli.features import extraction
 from tlcli.features.extraction import FeatureCache, FeatureExtractor, View
-from tlcli.model.classifier import POOLED, Classifier, lower_model
+from tlcli.model.classifier import Classifier, lower_model
+from tlcli.model.head import POOLED
 from tlcli.model.precision import computing_in
 from tlcli.recipe.schema import Recipe
 from tlcli.train import freeze

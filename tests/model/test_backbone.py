@@ -215,3 +215,15 @@ def test_preprocessing_is_exact_in_mixed_precision(mode, precision):
 def test_no_preprocessing_returns_the_same_tensor():
     inputs = keras.Input((4, 4, 3))
     assert backbone.preprocess(inputs, "none") is inputs
+
+
+def test_the_epsilon_reaches_nested_norms_and_changes_the_outputs():
+    inputs = keras.Input((2, 2, 3))
+    inner = keras.Sequential([keras.layers.BatchNormalization(name="inner")])
+    network = keras.Model(inputs, keras.layers.BatchNormalization(name="outer")(inner(inputs)), name="nested")
+    pixels = np.random.default_rng(0).normal(size=(2, 2, 2, 3)).astype(np.float32)
+    backbone.set_batch_norm_epsilon(network, 0.21)
+    np.testing.assert_allclose(network.predict_on_batch(pixels), pixels / 1.21, rtol=1e-5)
+    plain = keras.Model(inputs, keras.layers.ReLU()(inputs), name="plain")
+    with pytest.raises(ModelError, match="plain has no BatchNorm"):
+        backbone.set_batch_norm_epsilon(plain, 0.21)

@@ -9,9 +9,10 @@ import pytest
 from tlcli.errors import ModelError
 from tlcli.model import classifier
 from tlcli.model.backbone import Backbone, weights_sha256
-from tlcli.model.classifier import POOLED, Cut, cut_at, lower_model
+from tlcli.model.classifier import Cut, cut_at, lower_model
 from tlcli.model.cut_points import find_cut_points
 from tlcli.model.graph import measure
+from tlcli.model.head import POOLED
 from tlcli.recipe.schema import HeadSpec, HiddenSpec
 from tlcli.zoo.card import ModelCard
 

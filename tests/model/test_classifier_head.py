@@ -1,12 +1,13 @@
 """Heads: pooling, hidden layers, penalties, norm limits and probabilities."""
 
+import math
 from typing import get_args
 
 import keras
 import numpy as np
 import pytest
 
-from tlcli.model.classifier import attach_head
+from tlcli.model.head import attach_head
 from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.recipe.schema import HeadSpec, HiddenSpec, Recipe
 from tlcli.train.plan import head_parameters_of
@@ -18,6 +19,11 @@ ACTIVATIONS = {
     "selu": lambda x: 1.0507009 * np.where(x > 0, x, 1.6732632 * np.expm1(np.minimum(x, 0))),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "leaky_relu": lambda x: np.where(x > 0, x, 0.2 * x),
+    "prelu": lambda x: np.where(x > 0, x, 0.25 * x),
+    "rrelu": lambda x: np.where(x > 0, x, (1 / 8 + 1 / 3) / 2 * x),
+    "gelu": lambda x: np.array([0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in x.flat]).reshape(
+        x.shape
+    ),
     "tanh": np.tanh,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "softplus": lambda x: np.log1p(np.exp(x)),
@@ -57,21 +63,38 @@ def test_pooling_and_probabilities(pooling, pooled):
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("where", ["before", "after"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_a_hidden_layer_is_dense_norm_activation(activation):
-    spec = HeadSpec(dropout=0.0, hidden=[HiddenSpec(units=7, activation=activation, batch_norm=True)])
+def test_a_hidden_layer_is_dense_norm_activation(activation, where):
+    parts = {"batch_norm": where, "batch_norm_momentum": 0.7, "batch_norm_epsilon": 0.5}
+    spec = HeadSpec(dropout=0.0, hidden=[HiddenSpec(units=7, activation=activation, **parts)])
     model, x = head(spec), features()
     norm = model.get_layer("head_bn_1")
     random = np.random.default_rng(1)
     norm.set_weights([random.uniform(0.5, 2, 7) for _ in range(4)])
     gamma, beta, mean, variance = norm.get_weights()
     kernel, bias = model.get_layer("head_dense_1").get_weights()
-    inner = (x.mean(axis=(1, 2)) @ kernel + bias - mean) / np.sqrt(variance + norm.epsilon) * gamma + beta
+
+    def normed(values: np.ndarray) -> np.ndarray:
+        return (values - mean) / np.sqrt(variance + 0.5) * gamma + beta
+
+    dense, activate = x.mean(axis=(1, 2)) @ kernel + bias, ACTIVATIONS[activation]
+    inner = activate(normed(dense)) if where == "before" else normed(activate(dense))
     last, offset = model.get_layer("head_probabilities").get_weights()
-    expected = softmax(ACTIVATIONS[activation](inner) @ last + offset)
-    np.testing.assert_allclose(model.predict_on_batch(x), expected, rtol=1e-3, atol=1e-6)
-    # The momentum of the zoo, 0.999, is too slow for the few hundred steps of a head.
-    assert norm.momentum == 0.9
+    np.testing.assert_allclose(model.predict_on_batch(x), softmax(inner @ last + offset), rtol=1e-3, atol=1e-6)
+    if activation == "rrelu":
+        return  # In training its outputs are random.
+    model(x, training=True)
+    batch = dense if where == "before" else activate(dense)
+    np.testing.assert_allclose(norm.get_weights()[2], 0.7 * mean + 0.3 * batch.mean(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_norms_of_the_head_are_before_the_activation_and_faster_than_those_of_the_zoo():
+    """The momentum of the zoo, 0.999, is too slow for the few hundred steps of a head."""
+    model = head(HeadSpec(hidden=[HiddenSpec(units=2, batch_norm=True)]))
+    names = [layer.name for layer in model.layers]
+    assert names.index("head_bn_1") < names.index("head_activation_1")
+    assert (model.get_layer("head_bn_1").momentum, model.get_layer("head_bn_1").epsilon) == (0.9, 1e-3)
 
 
 def test_every_activation_of_the_recipe_works():
@@ -100,7 +123,17 @@ def test_layers_are_in_the_order_of_the_recipe():
     assert [layer.name for layer in head(HeadSpec(dropout=0.0)).layers[1:]] == ["head_pool_avg", "head_probabilities"]
 
 
-@pytest.mark.parametrize("spec", [{"dropout": 0.5}, {"dropout": 0.0, "hidden": [{"units": 64, "dropout": 0.5}]}])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"dropout": 0.5},
+        {"dropout": 0.0, "hidden": [{"units": 64, "dropout": 0.5}]},
+        {"dropout": 0.0, "hidden": [{"units": 64, "activation": "rrelu"}]},
+        {"dropout": 0.0, "input_dropout": 0.5},
+        {"dropout": 0.0, "spatial_dropout": 0.5},
+        {"dropout": 0.0, "spatial_dropout": 0.5, "pooling": "avg_max"},
+    ],
+)
 def test_dropout_applies_only_in_training(spec):
     model, x = head(HeadSpec.model_validate(spec)), features()
     np.testing.assert_array_equal(model(x, training=False), model(x, training=False))
@@ -111,6 +144,70 @@ def test_dropout_drops_its_fraction():
     model = head(HeadSpec(dropout=0.3))
     dropped = np.asarray(model.get_layer("head_dropout")(np.ones((400, 50), np.float32), training=True))
     assert (dropped == 0).mean() == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("key", "pooling", "together"),
+    [("input", "avg_max", False), ("spatial", "avg_max", True), ("spatial", "max", True), ("input", "avg", True)],
+)
+def test_input_and_spatial_dropout_leave_out_pooled_features(key, pooling, together):
+    """Mean and maximum of one feature map are left out together by spatial dropout, as if the map were zero."""
+    spec = HeadSpec.model_validate({"dropout": 0.0, "pooling": pooling, f"{key}_dropout": 0.4})
+    x = 5 + features(300)
+    model = head(spec)
+    below = keras.Model(model.input, model.get_layer("head_probabilities").input)
+    pooled, dropped = np.asarray(below(x, training=False)), np.asarray(below(x, training=True))
+    is_kept = dropped != 0
+    np.testing.assert_allclose(dropped[is_kept], pooled[is_kept] / 0.6, rtol=1e-5)
+    assert is_kept.mean() == pytest.approx(0.6, abs=0.04)
+    maps = is_kept.reshape(len(x), -1, CHANNELS)
+    assert (maps == maps[:, :1]).all() == together
+
+
+def test_slopes_of_rrelu_vary_as_the_uniform_ones_of_the_paper():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((1, 1, 1))
+    output = attach_head(inputs, HeadSpec(dropout=0.0, hidden=[HiddenSpec(units=500, activation="rrelu")]), 2)
+    model = keras.Model(inputs, output)
+    below = keras.Model(inputs, model.get_layer("head_probabilities").input)
+    model.get_layer("head_dense_1").set_weights([np.ones((1, 500)), np.zeros(500)])
+    slopes = -np.asarray(below(np.full((40, 1, 1, 1), -1.0, np.float32), training=True))
+    assert slopes.mean() == pytest.approx((1 / 8 + 1 / 3) / 2, rel=0.01)
+    assert slopes.std() == pytest.approx((1 / 3 - 1 / 8) / np.sqrt(12), rel=0.03)
+    above = np.asarray(below(np.full((2, 1, 1, 1), 3.0, np.float32), training=True))
+    np.testing.assert_array_equal(above, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("activation", "deviation"), [("selu", 1 / 300), ("tanh", 2 / 500), ("relu", 2 / 300), ("elu", 2 / 300)]
+)
+def test_the_initialiser_suits_the_activation(activation, deviation):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((1, 1, 300))
+    model = keras.Model(inputs, attach_head(inputs, HeadSpec(hidden=[HiddenSpec(units=200, activation=activation)]), 3))
+    assert model.get_layer("head_dense_1").kernel.numpy().var() == pytest.approx(deviation, rel=0.04)
+
+
+def test_selu_keeps_mean_and_variance_through_many_layers():
+    """Klambauer et al. 2017: with LeCun's initialiser the outputs stay near mean 0 and variance 1."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((1, 1, 300))
+    hidden = [HiddenSpec(units=300, activation="selu")] * 8
+    model = keras.Model(inputs, attach_head(inputs, HeadSpec(hidden=hidden, dropout=0.0), 3))
+    outputs = keras.Model(inputs, model.get_layer("head_activation_8").output)
+    values = outputs.predict_on_batch(np.random.default_rng(0).normal(size=(256, 1, 1, 300)).astype(np.float32))
+    assert abs(values.mean()) < 0.1
+    assert values.var() == pytest.approx(1, abs=0.2)
+
+
+def test_the_penalty_on_outputs_is_part_of_the_loss():
+    spec = HeadSpec(dropout=0.0, hidden=[HiddenSpec(units=5, activation="tanh", activity_l1=0.3, activity_l2=0.7)])
+    model, x = head(spec), features()
+    kernel, bias = model.get_layer("head_dense_1").get_weights()
+    outputs = np.tanh(x.mean(axis=(1, 2)) @ kernel + bias)
+    model(x)
+    expected = (0.3 * np.abs(outputs).sum() + 0.7 * (outputs**2).sum()) / len(x)
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +273,11 @@ def test_probabilities_are_float32_under_any_policy():
 
 @pytest.mark.parametrize(
     "spec",
-    [{}, {"pooling": "avg_max"}, {"hidden": [{"units": 9, "batch_norm": True}, {"units": 3}], "pooling": "max"}],
+    [
+        {},
+        {"pooling": "avg_max", "spatial_dropout": 0.1},
+        {"hidden": [{"units": 9, "batch_norm": "after"}, {"units": 3, "activation": "prelu"}], "pooling": "max"},
+    ],
 )
 def test_the_plan_counts_the_parameters_of_the_head(spec):
     recipe = Recipe.model_validate({"name": "r", "head": spec, "phases": [{"name": "p", "train": "head"}]})

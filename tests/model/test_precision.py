@@ -8,7 +8,8 @@ import pytest
 
 from tlcli.model import precision
 from tlcli.model.backbone import preprocess
-from tlcli.model.classifier import POOLED, lower_model
+from tlcli.model.classifier import lower_model
+from tlcli.model.head import POOLED
 from tlcli.train import checkpoint, phases
 from tlcli.train.cached_results import step_key
 from tlcli.train.compile import prepare_step

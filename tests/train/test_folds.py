@@ -19,7 +19,7 @@ TWO_PHASES = (
 RANDOM = {
     "head": {"dropout": 0.2, "hidden": [{"units": 6, "batch_norm": True}]},
     "augment": {"preset": "light", "views": 2},
-    "optimizer": {"name": "adam", "lr": 0.03},
+    "optimizer": {"name": "adam", "lr": 0.03, "ema": 0.3},
     "seed": 5,
 }
 

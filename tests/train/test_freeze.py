@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tlcli.data.augment import Augment, Bounds
-from tlcli.model.classifier import POOLED, cut_at
+from tlcli.model.classifier import cut_at
+from tlcli.model.head import POOLED
 from tlcli.model.selection import select
 from tlcli.train import checkpoint, freeze, phases
 from tlcli.train.events import EpochDone
@@ -117,6 +118,15 @@ def test_momentum_is_limited_if_statistics_are_trained(lab):
         "block2_bn": 0.5,
         "top_bn": freeze.BATCH_NORM_MOMENTUM,
     }
+
+
+def test_a_given_momentum_is_used_as_it_is_and_only_in_its_phase(lab):
+    classifier = lab.classifier(lab.recipe({"train": "all"}))
+    layers = select("all", lab.groups).layers
+    (norm,) = [layer for layer in freeze.batch_norms(*classifier.model.layers) if layer.name == "block2_bn"]
+    for momentum, expected in ((0.99, 0.99), (0.2, 0.2), (None, 0.5)):
+        freeze.set_trainable(classifier, layers, batch_norm="train", momentum=momentum)
+        assert norm.momentum == expected
 
 
 def test_an_unknown_layer_is_an_error(classifier):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tlcli.recipe.optimizer import PARAMETERS, OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
-from tlcli.recipe.schema import OptimizerSpec
 from tlcli.train import optimizer, phases, step
 from tlcli.train.calibration import ImageScores
 from tlcli.train.checkpoint import Progress
@@ -50,9 +50,13 @@ def first_step(name: str, gradient: np.ndarray, lr: float, decay: float) -> np.n
             return -lr * gradient / np.sqrt(0.1 + gradient**2 + (1e-7 if name == "adagrad" else 0.0))
         case "rmsprop":
             return -lr * gradient / np.sqrt(0.1 * gradient**2 + 1e-7)
-        case "adam" | "adamw":  # The bias corrections of the first step cancel the decay rates.
-            shrink = lr * decay * START if name == "adamw" else 0.0
+        case "adam" | "adamw" | "muon":  # The bias corrections of the first step cancel the decay rates.
+            shrink = lr * decay * START if name != "adam" else 0.0
             return -lr * 0.1 * gradient / 0.1 / (np.sqrt(gradient**2) + 1e-7 / np.sqrt(0.001)) - shrink
+        case "lion":
+            return -lr * np.sign(gradient) - lr * decay * START
+        case "adafactor":  # The first mean of the squares is the square; a vector is not factored.
+            return -lr * np.sqrt((START**2).mean()) * np.sign(gradient)
         case _:
             raise AssertionError(name)
 
@@ -93,6 +97,178 @@ def test_every_optimiser_trains(lab, tmp_path, number):
 def test_only_one_way_of_clipping_is_accepted():
     with pytest.raises(ValueError, match=r"clip_norm and clip_value exclude each other \(got 1 and 0.5\)"):
         OptimizerSpec(clip_norm=1.0, clip_value=0.5)
+    with pytest.raises(ValueError, match=r"clip_norm and clip_norm_each exclude each other \(got 1 and 2\)"):
+        OptimizerSpec(clip_norm=1.0, clip_norm_each=2.0)
+
+
+# A value of every parameter that differs from the default.
+VALUES = {
+    "momentum": 0.5, "beta_1": 0.5, "beta_2": 0.5, "epsilon": 0.5, "amsgrad": True, "rho": 0.5, "centered": True,
+    "initial_accumulator_value": 2.0, "l1": 3.0, "l2": 2.0, "l2_shrinkage": 0.5, "learning_rate_power": -0.25,
+    "beta_2_decay": -0.4, "clip_threshold": 0.3, "ns_steps": 2,
+}  # fmt: skip
+MATRIX = np.array([[0.5, -1.0, 2.0], [1.5, 0.3, -0.7]], np.float32)
+# The largest comes first, so that the largest mean of the squares is not the last one.
+SLOPES = [
+    np.array([[0.9, -1.2, 1.5], [0.6, 2.7, -0.3]], np.float32),
+    np.array([[0.1, 0.2, -0.3], [0.2, -0.1, 0.1]], np.float32),
+    np.array([[-0.4, 0.1, 0.2], [0.3, 0.2, 0.5]], np.float32),
+]
+
+
+def trained_matrix(**parts) -> np.ndarray:
+    variable = keras.Variable(MATRIX, name="kernel")
+    rule = optimizer.build(OptimizerSpec(weight_decay=0.0, **parts), 0.1, scales=[1.0])
+    rule.build([variable])
+    for gradient in SLOPES:
+        rule.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+    return keras.ops.convert_to_numpy(variable)
+
+
+def vector(spec: OptimizerSpec, gradients: list[np.ndarray]) -> np.ndarray:
+    variable = keras.Variable(START, name="a")
+    rule = optimizer.build(spec, 0.1, scales=[1.0])
+    rule.build([variable])
+    for gradient in gradients:
+        rule.apply([keras.ops.convert_to_tensor(gradient.astype(np.float32))], [variable])
+    return keras.ops.convert_to_numpy(variable)
+
+
+# Muon updates matrices by momentum and Newton-Schulz iterations, and vectors as Adam does.
+OF_VECTORS = {"muon": ("beta_1", "beta_2", "epsilon")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_of_an_optimiser_changes_the_weights(name):
+    # With slow means of the squares, three of them are nearly equal.
+    fast = {"beta_2": 0.5} if "beta_2" in PARAMETERS[name] else {}
+    for parameter in PARAMETERS[name]:
+        value = {parameter: VALUES[parameter]}
+        if parameter in OF_VECTORS.get(name, ()):
+            specs = OptimizerSpec(name=name, **value), OptimizerSpec(name=name)
+            gradients = [np.array([0.3, -0.4, 0.5]), np.array([0.1, 0.2, 0.3])]
+            found, default = (vector(spec, gradients) for spec in specs)
+        else:
+            others = fast if parameter == "amsgrad" else {}
+            found, default = trained_matrix(name=name, **value, **others), trained_matrix(name=name, **others)
+        assert np.abs(found - default).max() > 1e-4, parameter
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_parameter_of_another_optimiser_is_an_error_that_says_whose_it_is(name):
+    for parameter, value in VALUES.items():
+        if parameter in PARAMETERS[name]:
+            continue
+        with pytest.raises(ValueError, match=f"{parameter} belongs to ") as caught:
+            OptimizerSpec(name=name, **{parameter: value})
+        assert all(own in str(caught.value) for own in PARAMETERS[name])
+
+
+def adam(beta_1: float, beta_2: float, epsilon: float) -> np.ndarray:
+    weights, mean, square = MATRIX.astype(np.float64), 0.0, 0.0
+    for number, gradient in enumerate(SLOPES, start=1):
+        mean = beta_1 * mean + (1 - beta_1) * gradient
+        square = beta_2 * square + (1 - beta_2) * gradient**2
+        rate = 0.1 * np.sqrt(1 - beta_2**number) / (1 - beta_1**number)
+        weights = weights - rate * mean / (np.sqrt(square) + epsilon)
+    return weights
+
+
+def momentum(share: float, *, nesterov: bool) -> np.ndarray:
+    weights, velocity = MATRIX.astype(np.float64), 0.0
+    for gradient in SLOPES:
+        velocity = share * velocity - 0.1 * gradient
+        weights = weights + (share * velocity - 0.1 * gradient if nesterov else velocity)
+    return weights
+
+
+def lion(beta_1: float, beta_2: float) -> np.ndarray:
+    weights, mean = MATRIX.astype(np.float64), 0.0
+    for gradient in SLOPES:
+        weights = weights - 0.1 * np.sign(beta_1 * mean + (1 - beta_1) * gradient)
+        mean = beta_2 * mean + (1 - beta_2) * gradient
+    return weights
+
+
+def rmsprop(rho: float, epsilon: float) -> np.ndarray:
+    weights, square = MATRIX.astype(np.float64), 0.0
+    for gradient in SLOPES:
+        square = rho * square + (1 - rho) * gradient**2
+        weights = weights - 0.1 * gradient / np.sqrt(square + epsilon)
+    return weights
+
+
+def ftrl(l1: float, l2: float, start: float) -> np.ndarray:
+    """Each step is that of Adagrad, then shrinks each weight by the penalties at its rate."""
+    weights, square = MATRIX.astype(np.float64), start
+    for gradient in SLOPES:
+        square = square + gradient**2
+        rate = 0.1 / np.sqrt(square)
+        weights = weights - rate * gradient
+        weights = np.sign(weights) * np.maximum(np.abs(weights) - rate * l1, 0) / (1 + 2 * l2 * rate)
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"name": "adam", "beta_1": 0.7, "beta_2": 0.8, "epsilon": 0.01}, adam(0.7, 0.8, 0.01)),
+        ({"name": "momentum", "momentum": 0.6}, momentum(0.6, nesterov=False)),
+        ({"name": "nesterov", "momentum": 0.6}, momentum(0.6, nesterov=True)),
+        ({"name": "lion", "beta_1": 0.5, "beta_2": 0.6}, lion(0.5, 0.6)),
+        ({"name": "rmsprop", "rho": 0.6, "epsilon": 0.1}, rmsprop(0.6, 0.1)),
+        ({"name": "ftrl", "l1": 1.5, "l2": 0.5, "initial_accumulator_value": 0.3}, ftrl(1.5, 0.5, 0.3)),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+def test_parameters_are_those_of_the_formulas(spec, expected):
+    np.testing.assert_allclose(trained_matrix(**spec), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_ftrl_sets_weights_to_zero_but_no_biases():
+    spec, names = (
+        OptimizerSpec(name="ftrl", l1=100.0, l2=1.0, l2_shrinkage=1.0),
+        ("kernel", "bias", "gamma", "beta", "alpha"),
+    )
+    kernel, *others = changes(spec, scales=[1.0] * 5, names=names)
+    np.testing.assert_array_equal(kernel, -START)
+    plain = changes(OptimizerSpec(name="ftrl"), scales=[1.0], names=["kernel"])[0]
+    for change in others:
+        np.testing.assert_allclose(change, plain, rtol=1e-5)
+
+
+def test_muon_makes_matrices_of_changes_nearly_orthogonal():
+    """Newton-Schulz iterations bring the singular values near 1; the last layer and vectors are trained as by Adam."""
+    random = np.random.default_rng(0)
+    gradient = random.normal(size=(8, 20)).astype(np.float32)
+    variables = [
+        keras.Variable(np.zeros((8, 20), np.float32), name="kernel"),
+        keras.Variable(np.zeros((8, 20), np.float32), name="head_probabilities_x"),
+    ]
+    variables[1]._path = "head_probabilities/kernel"
+    rule = optimizer.build(OptimizerSpec(name="muon", weight_decay=0.0), 0.1, scales=[1.0, 1.0])
+    rule.build(variables)
+    rule.apply([keras.ops.convert_to_tensor(gradient)] * 2, variables)
+    inner, last = (keras.ops.convert_to_numpy(variable) for variable in variables)
+    # The change has the size of one of Adam: 0.2 times the root of the longer side.
+    singular = np.linalg.svd(-inner / (0.1 * 0.2 * np.sqrt(20)), compute_uv=False)
+    assert np.all((singular > 0.6) & (singular < 1.3))
+    np.testing.assert_allclose(last, -0.1 * np.sign(gradient), rtol=1e-3)
+
+
+def test_clip_norm_each_counts_every_variable_alone():
+    gradients = [np.array([3.0, 0, 4.0]), np.array([0, 0.4, 0])]
+    clipped = changes(OptimizerSpec(name="sgd", clip_norm_each=1.0), scales=[1.0, 1.0], lr=1.0, gradients=gradients)
+    np.testing.assert_allclose(clipped, [[-0.6, 0, -0.8], [0, -0.4, 0]], rtol=1e-5)
+
+
+def test_cosine_restarts_in_cycles_twice_as_long_as_the_ones_before():
+    for start, length in ((0, 1), (1, 2), (3, 4)):
+        for share in (0.0, 0.25, 0.5, 0.99):
+            fraction = (start + share * length) / 7 + 1e-12
+            assert optimizer.rate("cosine_restarts", fraction) == pytest.approx(
+                optimizer.rate("cosine", share), abs=1e-6
+            )
 
 
 def test_a_plateau_lowers_the_rate_for_good():
@@ -190,8 +366,8 @@ def test_adamw_decays_at_the_rate_of_the_group():
     np.testing.assert_allclose(decayed, [-0.05 * START, -0.01 * START, np.zeros(3)], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "adamw"])
-def test_only_adamw_decays(name):
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in optimizer.DECAYING])
+def test_no_other_optimiser_decays(name):
     spec = OptimizerSpec(name=name, weight_decay=1.0)
     np.testing.assert_allclose(changes(spec, scales=[1.0], gradients=[np.zeros(3)])[0], np.zeros(3), atol=1e-6)
 
@@ -199,6 +375,7 @@ def test_only_adamw_decays(name):
 @pytest.mark.parametrize(
     ("schedule", "start", "end"),
     [
+        ("cosine_restarts", 1.0, 0.0),
         ("none", 1.0, 1.0),
         ("piecewise", 1.0, 0.01),
         ("plateau", 1.0, 1.0),
@@ -239,7 +416,7 @@ def test_shares_are_within_0_and_1(schedule, fraction, plateaus):
 @given(st.sampled_from(SCHEDULES), st.floats(0, 1), st.floats(0, 1))
 def test_rates_fall_after_the_warm_up(schedule, one, other):
     early, late = sorted((one, other))
-    if schedule != "one_cycle" or early >= 0.3:
+    if schedule != "cosine_restarts" and (schedule != "one_cycle" or early >= 0.3):
         assert optimizer.rate(schedule, early) >= optimizer.rate(schedule, late) - 1e-12
 
 

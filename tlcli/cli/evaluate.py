@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import examples, global_options, json_option, trust_option
+from tlcli.cli.options import examples, global_options, json_option, trust_option, tta_option
 from tlcli.text import spreadsheet_cell
 
 if TYPE_CHECKING:
-    from tlcli.workflows.evaluate import Evaluation
+    from tlcli.evaluate.evaluation import Evaluation
 
 
 @click.command(
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option("--csv", "as_csv", is_flag=True, help="Print a CSV line per image on stdout.")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with the wrong labels.")
+@tta_option
 @json_option
 @trust_option
 @global_options
-def evaluate(run: Path, data: Path | None, as_csv: bool, html: Path | None, as_json: bool) -> None:
+def evaluate(run: Path, data: Path | None, as_csv: bool, html: Path | None, tta: int, as_json: bool) -> None:
     """Score the classifier of a run.
 
     Uses the test images of RUN, or those in DATA, a folder of class folders or a manifest, which need not have all
@@ -46,7 +47,7 @@ def evaluate(run: Path, data: Path | None, as_csv: bool, html: Path | None, as_j
     with console.loading_keras():
         from tlcli.workflows import evaluate as workflow
     with progress.bar("scoring") as advance:
-        evaluation = workflow.evaluate(run, data, html=html, progress=advance)
+        evaluation = workflow.evaluate(run, data, html=html, tta=tta, progress=advance)
     if evaluation.trained:
         total = evaluation.scores.count
         text = f"warning: the run was trained on {evaluation.trained} of these {total} images: the scores are too high"

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Largest loss of accuracy; beyond it exit code 3.",
 )
+@click.option(
+    "--sparse",
+    metavar="T",
+    type=click.FloatRange(0, min_open=True),
+    help="Set weights of kernels below this absolute value to zero.",
+)
 @click.option("--raw-input", is_flag=True, help="Take images of the network's size, without the resize inside.")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Images to compare on. [default: the run's validation images]"
@@ -46,6 +52,7 @@ def export(
     to: Format,
     quantize: Quantize,
     max_drop: float,
+    sparse: float | None,
     raw_input: bool,
     data: Path | None,
     out: Path | None,
@@ -59,7 +66,7 @@ def export(
     from tlcli.cli import console, progress
     from tlcli.evaluate.runtimes import require_model
 
-    request = ExportRequest(run, to, quantize, max_drop, raw_input, data, out)
+    request = ExportRequest(run, to, quantize, max_drop, raw_input, data, out, sparse)
     check_request(request)
     require_model(run)
     with console.loading_keras():
@@ -96,6 +103,7 @@ def _print_bundle(bundle: "Bundle") -> None:
             f"{found['agreement']:.1%} same label, largest difference of a probability"
             f" {found['largest_difference']:.2g}",
         ),
+        *([("zeros", _sparsity(card["sparse"]))] if card["sparse"] else []),
         ("time", f"{found['milliseconds']:.1f} ms an image (median, {found['threads']} threads)"),
         ("licence", card["licence"] or "unknown"),
     ]
@@ -105,3 +113,7 @@ def _print_bundle(bundle: "Bundle") -> None:
     for name, text in lines:
         style = "red" if name == "refused" else ""
         console.print_text(console.out(), console.safe(f"{name:<11}{text}", style))
+
+
+def _sparsity(sparse: dict[str, float]) -> str:
+    return f"{sparse['zeros']:.1%} of the weights of kernels (those below {sparse['threshold']:g})"

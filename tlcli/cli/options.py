@@ -105,6 +105,17 @@ def exclude_option(function: Function) -> Function:
     )(function)
 
 
+def tta_option(function: Function) -> Function:
+    """Add `--tta`."""
+    return click.option(
+        "--tta",
+        metavar="N",
+        type=click.IntRange(1, 9),
+        default=1,
+        help="Average over N shifted (mirrored) views of each image, at N times the cost. [default: 1]",
+    )(function)
+
+
 def cut_option(function: Function) -> Function:
     """Add `--cut`."""
     return click.option(

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tlcli.cli.options import examples, global_options, json_option, trust_option
+from tlcli.cli.options import examples, global_options, json_option, trust_option, tta_option
 from tlcli.text import encodable, spreadsheet_cell
 
 Row = dict[str, Any]
@@ -33,6 +33,7 @@ Row = dict[str, Any]
     default=0.0,
     help="Below this probability, the label is 'unsure'.",
 )
+@tta_option
 @click.option(
     "--sort-into", metavar="DIR", type=click.Path(path_type=Path), help="Copy the images into one folder per class."
 )
@@ -46,6 +47,7 @@ def predict(
     images: tuple[str, ...],
     top: int,
     min_confidence: float,
+    tta: int,
     sort_into: Path | None,
     as_csv: bool,
     as_lines: bool,
@@ -65,7 +67,7 @@ def predict(
     with console.loading_keras():
         from tlcli.evaluate.predict import as_row
         from tlcli.workflows import predict as workflow
-    request = workflow.PredictRequest(run, images, top, min_confidence, sort_into)
+    request = workflow.PredictRequest(run, images, top, min_confidence, tta, sort_into)
     with _progress(prints_while_running=not as_json) as advance:
         tally = Tally(map(as_row, workflow.predict(request, progress=advance)))
         if as_csv:

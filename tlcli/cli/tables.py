@@ -102,7 +102,7 @@ def _print_phases(console: Console, phases: Sequence[PhasePlan]) -> None:
             phase.train,
             compact(phase.trainable_parameters),
             _epochs(phase.steps, phase.epochs),
-            f"{phase.lr:g}",
+            phase.lr if isinstance(phase.lr, str) else f"{phase.lr:g}",
             phase.batch_norm,
             _cached_features(phase),
         ]
@@ -248,6 +248,11 @@ def print_scores(scores: dict[str, Any], title: str) -> None:
     console.print(safe(title, "bold"))
     tops = "".join(f"  top-{k} {share:.4f}" for k, share in scores["top_k"].items())
     console.print(f"accuracy {scores['accuracy']:.4f}{tops}  loss {scores['loss']:.4f}")
+    if tta := scores.get("tta"):
+        kind = "shifted and mirrored views" if tta["mirrored"] else "shifted views"
+        plain = tta["without"]
+        text = f"mean of {tta['views']} {kind}; plain images alone: accuracy {plain['accuracy']:.4f}"
+        print_text(console, safe(f"{text}, loss {plain['loss']:.4f}"))
     if missing := scores.get("missing"):
         print_text(console, safe(f"no images of {', '.join(missing)}: these classes are not scored", "yellow"))
     console.print()

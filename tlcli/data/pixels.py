@@ -26,11 +26,12 @@ from tlcli.data import workers
 from tlcli.data.decode import DECODER_ERRORS, QUIET_PILLOW, as_rgb, open_image, reason_of, to_rgb
 from tlcli.data.small_copy import COPY_SIDE, decode_both
 from tlcli.data.source import FolderIndex, ImageFile
-from tlcli.errors import DataError
+from tlcli.errors import DataError, TooManyPixelsError
 from tlcli.paths import write_json
 
 Mode = Literal["crop", "pad", "stretch"]
 Array = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
 # Part of the key of every cache: raise it when the same file gives other pixels.
@@ -126,7 +127,7 @@ def read(path: Path, size: tuple[int, int], mode: Mode) -> Array:
     return fit(decode(path, min_size=min_decode_size(size)), size, mode)
 
 
-def read_exactly(path: Path, size: tuple[int, int], mode: Mode) -> npt.NDArray[np.float32]:
+def read_exactly(path: Path, size: tuple[int, int], mode: Mode) -> Floats:
     """Decode one file at full size, and resize it without rounding: `float32 (height, width, 3)`, RGB 0–255.
 
     These are the pixels that `keras.layers.Resizing` makes of the whole image. `read` scales a large JPEG while it is
@@ -138,9 +139,7 @@ def read_exactly(path: Path, size: tuple[int, int], mode: Mode) -> npt.NDArray[n
     return _fit_exactly(decode(path), size, mode)
 
 
-def exactly_of_bytes(
-    data: bytes, size: tuple[int, int], mode: Mode, *, where: str, max_pixels: int
-) -> npt.NDArray[np.float32]:
+def exactly_of_bytes(data: bytes, size: tuple[int, int], mode: Mode, *, where: str, max_pixels: int) -> Floats:
     """As `read_exactly`, but of the content of a file.
 
     Args:
@@ -151,20 +150,21 @@ def exactly_of_bytes(
         max_pixels: Largest number of pixels that is decoded.
 
     Raises:
-        DataError: If the content is not an image, is broken, has an unsupported format or too many pixels.
+        DataError: If it is not an image, is broken or of an unsupported format; TooManyPixelsError for too many pixels.
     """
     try:
         with QUIET_PILLOW, open_image(data) as image:
             if image.width * image.height > max_pixels:
-                reason = f"has {image.width} x {image.height} pixels; at most {max_pixels / 1e6:.0f} million are read"
-                raise DataError(reason, where=where, hint="Send a smaller image.")
+                raise Image.DecompressionBombError
             decoded = as_rgb(image, None)
+    except Image.DecompressionBombError:
+        raise TooManyPixelsError("has too many pixels", where=where, hint=f"At most {max_pixels:,} are read.") from None
     except DECODER_ERRORS as error:
         raise DataError(reason_of(error), where=where, hint="Send another image.") from error
     return _fit_exactly(decoded, size, mode)
 
 
-def _fit_exactly(image: Image.Image, size: tuple[int, int], mode: Mode) -> npt.NDArray[np.float32]:
+def _fit_exactly(image: Image.Image, size: tuple[int, int], mode: Mode) -> Floats:
     return np.stack([fit(band.convert("F"), size, mode) for band in image.split()], axis=-1)
 
 

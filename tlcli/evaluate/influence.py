@@ -5,10 +5,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlcli.model.classifier import POOLED, Classifier
+from tlcli.model.classifier import Classifier
+from tlcli.model.head import POOLED
 
 # Bound of probabilities before their logarithm is taken.
 TINY = 1e-30
+# Images that go through the network at once: the outputs of the first layers of more leave the processor's cache.
+BATCH = 6
 
 
 def influence_maps(classifier: Classifier, images: np.ndarray) -> np.ndarray | None:
@@ -30,7 +33,8 @@ def influence_maps(classifier: Classifier, images: np.ndarray) -> np.ndarray | N
         prediction. None if the network pools its features itself, so that they have no positions.
     """
     lower, head = _parts(classifier)
-    features = _output(lower, images.astype(np.float32))
+    starts = range(0, len(images), BATCH)
+    features = np.concatenate([_output(lower, images[start : start + BATCH].astype(np.float32)) for start in starts])
     if features.ndim != 4 or features.shape[1] * features.shape[2] < 2:
         return None
     _, rows, columns, _ = features.shape

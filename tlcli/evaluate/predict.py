@@ -12,6 +12,7 @@ import numpy as np
 from tlcli.data import pixels, source
 from tlcli.errors import DataError
 from tlcli.evaluate.runtimes.runtime import Runtime
+from tlcli.evaluate.views import PLAIN, Views
 from tlcli.recipe.fields import Resize
 from tlcli.text import plural
 
@@ -50,17 +51,24 @@ class Prediction:
 
 
 def predict(
-    classifier: Runtime, paths: Sequence[Path], *, top: int, min_confidence: float = 0.0, progress: Progress
+    classifier: Runtime,
+    paths: Sequence[Path],
+    *,
+    top: int,
+    min_confidence: float = 0.0,
+    views: Views = PLAIN,
+    progress: Progress,
 ) -> Iterator[Prediction]:
     """Predict the `top` most probable classes of each file, in order. A file that cannot be read gets an `error`.
 
-    Files are read at full size, so the probabilities are those of the classifier in plain Keras.
+    Files are read at full size, so the probabilities are those of the classifier in plain Keras; with several views,
+    their mean.
     """
-    for path, result in _stream(classifier, paths, progress, read=pixels.read_exactly):
+    for path, result in _stream(classifier, paths, progress, read=pixels.read_exactly, views=views):
         if isinstance(result, DataError):
             yield Prediction(path.as_posix(), error=result.message)
         else:
-            ranked = _most_probable(classifier, result, top)
+            ranked = _most_probable(classifier, result.mean(axis=0), top)
             label = ranked[0].label if ranked[0].probability >= min_confidence else UNSURE
             yield Prediction(path.as_posix(), label, ranked)
 
@@ -68,11 +76,19 @@ def predict(
 def probabilities_of(
     classifier: Runtime, paths: Sequence[Path], *, progress: Progress, read: Read = pixels.read_exactly
 ) -> np.ndarray:
-    """Probabilities `float32 (images, classes)`, 0-1, in the order of the paths.
+    """Probabilities `float32 (images, classes)`, 0-1, of plain images; see `probabilities_by_view`."""
+    return probabilities_by_view(classifier, paths, PLAIN, progress=progress, read=read)[:, 0]
+
+
+def probabilities_by_view(
+    classifier: Runtime, paths: Sequence[Path], views: Views, *, progress: Progress, read: Read = pixels.read_exactly
+) -> np.ndarray:
+    """Probabilities `float32 (images, views, classes)`, 0-1, in the order of the paths.
 
     Args:
         classifier: The classifier.
         paths: Image files.
+        views: The views of each image.
         progress: Called after every batch.
         read: `pixels.read_exactly`, or `pixels.read` for the pixels that a run trains on.
 
@@ -80,7 +96,7 @@ def probabilities_of(
         DataError: For the first file that cannot be read.
     """
     rows = []
-    for _, result in _stream(classifier, paths, progress, read=read):
+    for _, result in _stream(classifier, paths, progress, read=read, views=views):
         if isinstance(result, DataError):
             raise result
         rows.append(result)
@@ -88,15 +104,15 @@ def probabilities_of(
 
 
 def _stream(
-    classifier: Runtime, paths: Sequence[Path], progress: Progress, *, read: Read
+    classifier: Runtime, paths: Sequence[Path], progress: Progress, *, read: Read, views: Views
 ) -> Iterator[tuple[Path, np.ndarray | DataError]]:
-    """Each path with its probabilities `float32 (classes,)`, or with the error of reading it."""
+    """Each path with its probabilities `float32 (views, classes)`, or with the error of reading it."""
     with ThreadPoolExecutor() as threads:
         for start in range(0, len(paths), BATCH):
             chunk = paths[start : start + BATCH]
             results = list(threads.map(lambda path: _read(classifier, path, read), chunk))
             images = [result for result in results if isinstance(result, np.ndarray)]
-            probabilities = iter(classifier.probabilities(np.stack(images)) if images else ())
+            probabilities = iter(views.probabilities(classifier, np.stack(images)) if images else ())
             for path, result in zip(chunk, results, strict=True):
                 yield path, result if isinstance(result, DataError) else next(probabilities)
             progress(start + len(chunk), len(paths))

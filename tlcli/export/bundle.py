@@ -71,7 +71,13 @@ def unfinished(folder: Path) -> Iterator[Path]:
 
 
 def complete(
-    folder: Path, request: ExportRequest, about: ClassifierMetadata, comparison: Comparison, objections: list[str]
+    folder: Path,
+    request: ExportRequest,
+    about: ClassifierMetadata,
+    comparison: Comparison,
+    objections: list[str],
+    *,
+    zeros: float | None = None,
 ) -> dict[str, Any]:
     """Write everything but the classifier itself into a bundle, and set a refused classifier aside.
 
@@ -81,6 +87,7 @@ def complete(
         about: What the classifier states about itself.
         comparison: Its answers beside those of the classifier.
         objections: Why it is refused; empty if it is accepted.
+        zeros: Share (0-1) of the weights of kernels that are zero in a sparse export; None for others.
 
     Returns:
         The content of the card.
@@ -91,6 +98,7 @@ def complete(
     card: dict[str, Any] = {
         "format": request.to,
         "quantize": request.quantize,
+        "sparse": None if zeros is None else {"threshold": request.sparse, "zeros": zeros},
         "accepted": not objections,
         "objections": objections,
         "file": file.name,
@@ -106,7 +114,7 @@ def complete(
             "resize_inside": not request.is_raw,
         },
         "comparison": comparison.to_json() | {"max_drop": request.max_drop},
-        **_origin(about),
+        **_training(about),
         "tlcli": __version__,
     }
     write_text(folder / "labels.txt", "".join(f"{name}\n" for name in about.classes))
@@ -126,15 +134,11 @@ def trust_own(file: Path) -> None:
             trust.require(trust.folder_sha256(file), where=str(file))
 
 
-def _origin(about: ClassifierMetadata) -> dict[str, Any]:
-    """Network, licence and training images, as far as they are known."""
-    origin = about.origin
-    return {
-        "model": origin.card.name if origin else None,
-        "licence": origin.card.licence if origin else None,
-        "data": origin.data if origin else None,
-        "scores": origin.scores if origin else {},
-    }
+def _training(about: ClassifierMetadata) -> dict[str, Any]:
+    """Network, licence, training images and scores, as far as they are known."""
+    facts = about.training.model_dump() if about.training else {}
+    main = {name: facts.pop(name, None) for name in ("model", "licence", "data")}
+    return main | {"scores": facts.pop("scores", {}), "training": facts}
 
 
 def _bytes(file: Path) -> int:

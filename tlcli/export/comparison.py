@@ -100,7 +100,8 @@ def objections(comparison: Comparison, request: ExportRequest) -> list[str]:
             f"accuracy falls by {drop:.2%} on {plural(comparison.images, 'image')} (--max-drop allows"
             f" {request.max_drop:.2%})"
         )
-    if request.quantize in FLOATS and comparison.agreement < MIN_AGREEMENT:
+    is_exact = request.quantize in FLOATS and request.sparse is None
+    if is_exact and comparison.agreement < MIN_AGREEMENT:
         found.append(f"only {comparison.agreement:.1%} of the images get the same label ({MIN_AGREEMENT:.0%} required)")
     return found
 

@@ -15,6 +15,7 @@ from tlcli.export.writers import keras_file, litert, onnx, openvino, saved_model
 from tlcli.export.writers.job import Job
 from tlcli.model.classifier import Classifier
 from tlcli.model.metadata import ClassifierMetadata
+from tlcli.model.sparsity import zeroed
 
 # Training images from which the ranges of 8-bit numbers are taken.
 CALIBRATION = 128
@@ -29,7 +30,7 @@ WRITERS: dict[Format, Callable[[Job, Path], None]] = {
 
 def convert(
     classifier: Classifier, about: ClassifierMetadata, request: ExportRequest, training: Sequence[Path], file: Path
-) -> None:
+) -> float | None:
     """Write a classifier in another format.
 
     Args:
@@ -39,6 +40,9 @@ def convert(
         training: Training images, for int8.
         file: The file, or the folder of a SavedModel.
 
+    Returns:
+        Share (0-1) of the weights of kernels that are zero in a sparse export; None for others.
+
     Raises:
         UsageError: Keras runs on another backend than TensorFlow.
         ModelError: The network has operations that the format lacks.
@@ -46,6 +50,17 @@ def convert(
     if keras.backend.backend() != "tensorflow":
         hint = "Set KERAS_BACKEND=tensorflow; the classifier file is the same for all backends."
         raise UsageError(f"export needs TensorFlow (the backend is {keras.backend.backend()})", hint=hint)
+    if request.sparse is None:
+        _write(classifier, about, request, training, file)
+        return None
+    with zeroed(classifier.model, request.sparse) as share:
+        _write(classifier, about, request, training, file)
+        return share
+
+
+def _write(
+    classifier: Classifier, about: ClassifierMetadata, request: ExportRequest, training: Sequence[Path], file: Path
+) -> None:
     images = _calibration(classifier, training) if request.quantize == "int8" else None
     model = exported_model(classifier, is_raw=request.is_raw)
     try:

@@ -4,17 +4,17 @@ from tlcli.data.pixels import Mode
 from tlcli.export.targets import ExportRequest, Format
 
 _HEAD = """\
-# Run: python usage.py IMAGE    needs: pip install pillow {packages}
-import json, pathlib, sys
-import numpy as np
+# Run: python usage.py IMAGE    needs: pip install numpy pillow {packages}
+import json, pathlib, sys, numpy as np, {module}
 from PIL import Image, ImageOps
-{imports}
 here = pathlib.Path(__file__).parent
-labels = json.loads((here / "card.json").read_text(encoding="utf-8"))["classes"]
 image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
 {resize}pixels = np.asarray(image, "{dtype}")[None]
 """
-_TAIL = 'print(labels[probabilities.argmax()], f"{probabilities.max():.4f}")\n'
+_TAIL = """\
+labels = json.loads((here / "card.json").read_text(encoding="utf-8"))["classes"]
+print(labels[probabilities.argmax()], f"{probabilities.max():.4f}")
+"""
 
 _PACKAGES: dict[Format, str] = {
     "keras": "keras tensorflow",
@@ -23,34 +23,33 @@ _PACKAGES: dict[Format, str] = {
     "onnx": "onnxruntime",
     "openvino": "openvino",
 }
-_IMPORTS: dict[Format, str] = {
-    "keras": "import keras",
-    "saved_model": "import tensorflow as tf",
-    "litert": "from ai_edge_litert.interpreter import Interpreter",
-    "onnx": "import onnxruntime",
-    "openvino": "import openvino",
+_MODULES: dict[Format, str] = {
+    "keras": "keras",
+    "saved_model": "tensorflow as tf",
+    "litert": "ai_edge_litert.interpreter as litert",
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
 }
 _RUN: dict[Format, str] = {
-    "keras": 'probabilities = keras.models.load_model(here / "model.keras")(pixels, training=False).numpy()[0]\n',
-    "saved_model": (
-        'model = tf.saved_model.load(str(here / "saved_model"))\nprobabilities = model.serve(pixels).numpy()[0]\n'
-    ),
+    "keras": """\
+model = keras.models.load_model(here / "model.keras")
+probabilities = model(pixels, training=False).numpy()[0]
+""",
+    "saved_model": """\
+model = tf.saved_model.load(str(here / "saved_model"))
+probabilities = model.serve(pixels).numpy()[0]
+""",
     "litert": """\
-model = Interpreter(str(here / "model.tflite"))
-source, target = model.get_input_details()[0]["index"], model.get_output_details()[0]["index"]
-model.resize_tensor_input(source, pixels.shape)
-model.allocate_tensors()
-model.set_tensor(source, pixels)
-model.invoke()
-probabilities = model.get_tensor(target)[0]
+model = litert.Interpreter(str(here / "model.tflite")).get_signature_runner()
+(probabilities,) = next(iter(model(image=pixels).values()))
 """,
     "onnx": """\
 model = onnxruntime.InferenceSession(str(here / "model.onnx"))
-probabilities = model.run(None, {model.get_inputs()[0].name: pixels})[0][0]
+probabilities = model.run(None, {"image": pixels})[0][0]
 """,
     "openvino": """\
-# Without this, some processors compute in bfloat16.
-model = openvino.Core().compile_model(str(here / "model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+# Without the hint, some processors compute in bfloat16.
+model = openvino.Core().compile_model(here / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 probabilities = model(pixels)[0][0]
 """,
 }
@@ -76,5 +75,5 @@ def usage(request: ExportRequest, dtype: str, size: tuple[int, int], resize: Mod
         resize: How images are resized.
     """
     lines = _RESIZE[resize].format(height=size[0], width=size[1]) if request.is_raw else ""
-    head = _HEAD.format(packages=_PACKAGES[request.to], imports=_IMPORTS[request.to], resize=lines, dtype=dtype)
+    head = _HEAD.format(packages=_PACKAGES[request.to], module=_MODULES[request.to], resize=lines, dtype=dtype)
     return head + _RUN[request.to] + _TAIL

@@ -51,6 +51,7 @@ class ExportRequest:
         raw_input: True to leave the resize out.
         data: Folder of class folders to compare on; None for the validation images of the run.
         out: Folder of the bundle; None for one beside `model`.
+        sparse: Absolute value below which weights of kernels become zero; None to leave them.
     """
 
     model: Path
@@ -60,6 +61,7 @@ class ExportRequest:
     raw_input: bool = False
     data: Path | None = None
     out: Path | None = None
+    sparse: float | None = None
 
     @property
     def target(self) -> Target:
@@ -80,7 +82,7 @@ class ExportRequest:
         if self.out is not None:
             return self.out
         source = self.model.resolve()
-        suffix = "" if self.quantize == "none" else f"-{self.quantize}"
+        suffix = ("" if self.quantize == "none" else f"-{self.quantize}") + ("" if self.sparse is None else "-sparse")
         return self.model.parent / f"{source.stem if source.is_file() else source.name}-{self.to}{suffix}"
 
 

@@ -23,8 +23,9 @@ from tlcli.cache import arrays
 from tlcli.cache.eviction import DiskSpace
 from tlcli.data.augment import Augment, Bounds
 from tlcli.data.pixels import Images
-from tlcli.model.classifier import POOLED, Classifier, lower_model
+from tlcli.model.classifier import Classifier, lower_model
 from tlcli.model.graph import tensors_at
+from tlcli.model.head import POOLED
 from tlcli.model.precision import AUTO, FULL, computing_in, measure_seconds
 
 # Part of every key: increase it if the same images and weights give other features.

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from tlcli.data.split import Splits
 from tlcli.model.layer_groups import LayerGroup, LayerGroups
+from tlcli.recipe.augment import AugmentSpec
 from tlcli.recipe.fields import bytes_of
-from tlcli.recipe.schema import AugmentSpec, Recipe
+from tlcli.recipe.schema import Recipe
 
 # `augment.views: auto` stores this many views of each image, in steps of at least this many epochs; see docs/adr/010.
 AUTO_VIEWS, MIN_EPOCHS = 2, 5
@@ -76,8 +77,9 @@ def placement_of(
     if highest is None:
         is_frozen = not any(layer.name in trained for layer in groups.groups[0].layers)
         return _not_stored(None, "the network has no cut point below the trained layers" if is_frozen else "")
-    if recipe.augment.mixup:
-        return _not_stored(highest, "mixup interpolates pixels, so features cannot be stored")
+    if recipe.augment.mixes:
+        name = "CutMix" if recipe.augment.cutmix else "mixup"
+        return _not_stored(highest, f"{name} mixes pixels, so features cannot be stored")
     views = stored_views(recipe.augment, epochs, is_head=is_head)
     if views == 0:
         return _not_stored(highest)

@@ -91,6 +91,20 @@ def build(
     return Backbone(card, network, size, origin, weights_sha256(network), restored, stated)
 
 
+def set_batch_norm_epsilon(network: keras.Model, epsilon: float) -> None:
+    """Set the number that each BatchNorm layer adds to the variance, nested ones included.
+
+    Raises:
+        ModelError: The network has no BatchNorm.
+    """
+    norms = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    if not norms:
+        hint = "Leave model.batch_norm_epsilon out."
+        raise ModelError(f"{network.name} has no BatchNorm", where="model.batch_norm_epsilon", hint=hint)
+    for norm in norms:
+        norm.epsilon = epsilon
+
+
 def check_weights(card: ModelCard, *, size: tuple[int, int], arguments: dict[str, Any], weights: Path) -> None:
     """Check that a weights file fits the network of a card, without its values or memory for them.
 

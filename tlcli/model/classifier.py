@@ -1,4 +1,4 @@
-"""The classifier: backbone and head in one Keras model. Attach a head, assemble, cut, save and load."""
+"""The classifier: backbone and head in one Keras model. Assemble, cut, save and load."""
 
 import itertools
 import math
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import keras
 from keras import ops
@@ -16,85 +15,11 @@ from tlcli.errors import ModelError
 from tlcli.model import metadata
 from tlcli.model.backbone import Backbone, preprocess
 from tlcli.model.graph import call_layers, tensors_at
+from tlcli.model.head import HEAD_PREFIX, POOLED, attach_head
 from tlcli.paths import replacing
 from tlcli.recipe.fields import Resize
-from tlcli.recipe.schema import HeadSpec, HiddenSpec
+from tlcli.recipe.schema import HeadSpec
 from tlcli.zoo.sources import keras_file
-
-# Every layer name of the head starts with this.
-HEAD_PREFIX = "head_"
-# The layer that computes the probabilities.
-OUTPUT_LAYER = "head_probabilities"
-# The cut point at the pooled features, and the start of the names of the pooling layers.
-POOLED = "head_pool"
-
-
-def pool(features: Any, kind: str) -> Any:
-    """Pool `(batch, height, width, channels)` to `(batch, channels)`, or to twice the channels for `avg_max`.
-
-    Features `(batch, channels)`, which the network has pooled itself, stay as they are.
-    """
-    if len(features.shape) == 2:
-        return keras.layers.Identity(name=POOLED)(features)
-    pools = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
-    pooled = [pools[name](name=f"{POOLED}_{name}")(features) for name in kind.split("_")]
-    return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(name=f"{POOLED}")(pooled)
-
-
-def attach_head(features: Any, spec: HeadSpec, classes: int) -> Any:
-    """Apply a new head to symbolic features.
-
-    Args:
-        features: Tensor (batch, height, width, channels) or (batch, channels).
-        spec: The head of the recipe.
-        classes: Number of classes.
-
-    Returns:
-        Probabilities, float32 (batch, classes), 0–1; rows sum to 1.
-    """
-    x = pool(features, spec.pooling)
-    for number, hidden in enumerate(spec.hidden, start=1):
-        x = _hidden(x, hidden, spec, number)
-    if spec.dropout:
-        x = keras.layers.Dropout(spec.dropout, name=f"{HEAD_PREFIX}dropout")(x)
-    # float32 under any policy: a softmax over half-precision logits loses the small probabilities.
-    output = _dense(
-        classes, spec, name=OUTPUT_LAYER, initializer=spec.initializer, activation="softmax", dtype="float32"
-    )
-    return output(x)
-
-
-def _hidden(x: Any, hidden: HiddenSpec, spec: HeadSpec, number: int) -> Any:
-    x = _dense(hidden.units, spec, name=f"{HEAD_PREFIX}dense_{number}", initializer=hidden.initializer)(x)
-    if hidden.batch_norm:
-        # The momentum of the zoo, 0.999, is too slow for the few hundred steps of a head.
-        x = keras.layers.BatchNormalization(momentum=0.9, name=f"{HEAD_PREFIX}bn_{number}")(x)
-    x = keras.layers.Activation(hidden.activation, name=f"{HEAD_PREFIX}activation_{number}")(x)
-    if hidden.dropout:
-        x = keras.layers.Dropout(hidden.dropout, name=f"{HEAD_PREFIX}dropout_{number}")(x)
-    return x
-
-
-def _dense(
-    units: int,
-    spec: HeadSpec,
-    *,
-    name: str,
-    initializer: str,
-    activation: str = "linear",
-    dtype: str | None = None,
-) -> keras.layers.Dense:
-    penalty = keras.regularizers.L1L2(spec.l1, spec.l2) if spec.l1 or spec.l2 else None
-    limit = keras.constraints.MaxNorm(spec.max_norm) if spec.max_norm else None
-    return keras.layers.Dense(
-        units,
-        activation=activation,
-        kernel_initializer=initializer,
-        kernel_regularizer=penalty,
-        kernel_constraint=limit,
-        dtype=dtype,
-        name=name,
-    )
 
 
 @dataclass(frozen=True)
@@ -259,8 +184,13 @@ def _pooling(head: keras.Model) -> str:
     return str([layer.name for layer in head.layers if layer.name.startswith(POOLED)][-1])
 
 
-def save(classifier: Classifier, path: Path, *, origin: metadata.NetworkOrigin | None = None) -> None:
-    """Write one `.keras` file that also holds class names, size, resize mode and origin; atomic.
+def save(
+    classifier: Classifier,
+    path: Path,
+    origin: metadata.NetworkOrigin | None = None,
+    training: metadata.TrainingFacts | None = None,
+) -> None:
+    """Write one `.keras` file that also holds class names, size, resize mode, origin and training; atomic.
 
     In the file every BatchNorm layer is frozen, so that it uses its stored statistics however the model is called, also
     within another model whose layers pass `training=True` on.
@@ -269,7 +199,11 @@ def save(classifier: Classifier, path: Path, *, origin: metadata.NetworkOrigin |
         with _frozen_batch_norm(classifier.model):
             classifier.model.save(temporary)
         contents = metadata.ClassifierMetadata(
-            classes=classifier.classes, size=classifier.size, resize=classifier.resize, origin=origin
+            classes=classifier.classes,
+            size=classifier.size,
+            resize=classifier.resize,
+            origin=origin,
+            training=training,
         )
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(metadata.MEMBER, contents.to_json())

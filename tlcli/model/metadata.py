@@ -26,8 +26,6 @@ class NetworkOrigin(BaseModel):
         card: The card of the network, without weights.
         arguments: Architecture arguments of the recipe.
         drop_top: Number of layer groups left out at the top.
-        data: Name of the image folder; None without one.
-        scores: Scores of the classifier by split, as in run.json.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,26 +33,46 @@ class NetworkOrigin(BaseModel):
     card: ModelCard
     arguments: dict[str, Any] = Field(default_factory=dict)
     drop_top: int = 0
+
+
+class TrainingFacts(BaseModel):
+    """How a classifier was trained: the facts that travel with its file, without paths.
+
+    Attributes:
+        model: Name of the network.
+        licence: Licence of its weights; None if it is not stated.
+        data: Name of the image folder; None without one.
+        images: Number of images by split.
+        recipe: Name of the recipe.
+        seed: Seed of the run.
+        started: Time in UTC, ISO 8601.
+        scores: Accuracy, loss and number of images by split.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    licence: str | None = None
     data: str | None = None
+    images: dict[str, int] = Field(default_factory=dict)
+    recipe: str = ""
+    seed: int = 0
+    started: str = ""
     scores: dict[str, dict[str, float]] = Field(default_factory=dict)
 
 
-def origin_of(recipe: Recipe, card: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) -> NetworkOrigin | None:
+def origin_of(recipe: Recipe, card: Mapping[str, Any]) -> NetworkOrigin | None:
     """The origin of a classifier; None if the network came from a model file, which may not exist later.
 
     Args:
         recipe: The recipe of the run.
         card: The card of the network, as JSON.
-        scores: The scores by split, as in run.json.
     """
     if str(card["source"]).startswith("file:"):
         return None
-    data = None if recipe.data.path is None else recipe.data.path.name
-    kept = {split: {key: values[key] for key in ("accuracy", "loss", "count")} for split, values in scores.items()}
     # The classifier file holds the weights, so the card names none.
     own = ModelCard.model_validate({**card, "weights": None, "sha256": None})
-    model = recipe.model
-    return NetworkOrigin(card=own, arguments=model.arguments, drop_top=model.drop_top, data=data, scores=kept)
+    return NetworkOrigin(card=own, arguments=recipe.model.arguments, drop_top=recipe.model.drop_top)
 
 
 class ClassifierMetadata(BaseModel):
@@ -65,6 +83,7 @@ class ClassifierMetadata(BaseModel):
         size: Input height and width, pixels.
         resize: How images are resized to `size`.
         origin: The pretrained network; None if it came from a model file.
+        training: How the classifier was trained; None if it is not known.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,10 +92,11 @@ class ClassifierMetadata(BaseModel):
     size: tuple[PositiveInt, PositiveInt]
     resize: Resize
     origin: NetworkOrigin | None = None
+    training: TrainingFacts | None = None
 
     def to_json(self) -> str:
-        """The metadata as JSON text; without the key `origin` if there is none."""
-        return self.model_dump_json(exclude={"origin"} if self.origin is None else None)
+        """The metadata as JSON text; without the keys `origin` and `training` where there are none."""
+        return self.model_dump_json(exclude={name for name in ("origin", "training") if getattr(self, name) is None})
 
 
 def read_metadata(path: Path) -> ClassifierMetadata:

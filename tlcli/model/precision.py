@@ -16,6 +16,7 @@ import keras
 
 from tlcli.errors import UsageError
 from tlcli.model.backbone import PREPROCESS
+from tlcli.model.compiled import keep_compiled
 from tlcli.paths import write_json
 
 FULL, HALF = "float32", "bfloat16"
@@ -36,6 +37,7 @@ def use_device(device: str) -> Iterator[str]:
     Raises:
         UsageError: The machine has no such device.
     """
+    keep_compiled()
     available = {name.lower().replace("cuda", "gpu"): name for name in keras.distribution.list_devices()}
     chosen = _choose_device(device.lower(), list(available))
     before = keras.config.dtype_policy()

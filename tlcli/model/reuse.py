@@ -10,6 +10,7 @@ from tlcli.errors import ModelError
 from tlcli.model import classifier
 from tlcli.model.backbone import PREPROCESS
 from tlcli.model.graph import layer_calls
+from tlcli.model.head import HEAD_PREFIX
 from tlcli.zoo.card import GroupPattern
 from tlcli.zoo.sources import keras_file
 
@@ -33,7 +34,7 @@ def network_of(path: Path, size: tuple[int, int]) -> keras.Model:
     """
     model = classifier.load(path).model
     below = _first_tensor(model)
-    head = next((call for call in layer_calls(model) if call.operation.name.startswith(classifier.HEAD_PREFIX)), None)
+    head = next((call for call in layer_calls(model) if call.operation.name.startswith(HEAD_PREFIX)), None)
     if head is None:
         raise ModelError("has no head of tlcli", where=str(path), hint="Add the model file itself.")
     features = head.input_tensors[0]

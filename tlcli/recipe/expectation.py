@@ -11,7 +11,19 @@ from tlcli.recipe.expression import ExpressionError, Path
 BASELINE = "baseline"
 # The keys of run.json. An expectation names one of them, a split of `scores`, or the baseline.
 SECTIONS = (
-    *("advice", "agreement", "compared", "data", "error", "expectations", "hardware", "model", "phases", "recipe"),
+    *(
+        "advice",
+        "agreement",
+        "compared",
+        "lr_ranges",
+        "data",
+        "error",
+        "expectations",
+        "hardware",
+        "model",
+        "phases",
+        "recipe",
+    ),
     *("schema", "scores", "seconds", "seed", "started", "status", "versions", "warnings"),
 )
 _SCORES = ("accuracy", "balanced_accuracy", "loss", "count")

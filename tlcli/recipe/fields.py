@@ -49,7 +49,10 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Initializer = Literal[
     "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal", "zeros"
 ]
-Activation = Literal["relu", "elu", "selu", "gelu", "silu", "leaky_relu", "tanh", "sigmoid", "softplus", "linear"]
+Activation = Literal[
+    "relu", "leaky_relu", "prelu", "rrelu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "softplus", "linear"
+]
+Schedule = Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "cosine_restarts", "one_cycle"]
 BatchNormPolicy = Literal["frozen", "affine", "train"]
 Resize = Literal["crop", "pad", "stretch"]
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tlcli.recipe.fields import BatchNormPolicy, Fraction, Percent, Spec, Text
+from tlcli.recipe.fields import BatchNormPolicy, Fraction, Percent, Schedule, Spec, Text
 
 
 def of_round(values: Any, number: int) -> Any:
@@ -81,6 +81,7 @@ Policy = Literal["fixed", "all", "gradual", "lp_ft", "surgical", "depth_search"]
 GRADUAL = ("gradual", "depth_search")
 ParameterShare = Annotated[str, StringConstraints(pattern=r"^(100|[1-9]\d?)% of parameters$")]
 RoundSize = Annotated[int, Field(ge=1)] | Literal["all"] | Percent
+Steps = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,8} steps$")]
 Epochs = Annotated[int, Field(ge=0, le=10000)]
 RoundSizes = RoundSize | Annotated[list[RoundSize | Literal[0]], Field(min_length=1)]
 # Share of a step in which the learning rate of newly unfrozen groups rises with `warmup: auto`.
@@ -111,14 +112,18 @@ class PhaseSpec(AutoSpec):
             all of them, at rates in proportion to it.
         epochs: Most epochs of the phase or of each round; the best one counts. 0 with `init: probe`: the probe alone.
             `auto`: the card's value, usually 3, and more with few images.
-        patience: Epochs without a better validation score before the phase or round ends; null for never.
+        patience: Epochs without a better validation score before the phase or round ends, or batches such as
+            `200 steps`, which count in whole epochs, because an epoch ends with the validation; null for never.
         lr: Learning rate; null for the optimiser's, `auto` for the card's.
         schedule: Schedule of the learning rate; null for the optimiser's.
-        warmup: Share of each step in which the learning rate rises from zero, with any schedule. `auto`: 0.1 for
-            policies with rounds, 0 for others and with `one_cycle`.
+        warmup: Share of each step, 0-1, in which the learning rate rises from zero, with any schedule.
         layer_decay: Learning rate of a layer group as a share of that of the group above.
         batch_norm: BatchNorm in trained groups: `frozen` changes nothing, `affine` trains scale and offset, `train`
             also the statistics.
+        batch_norm_momentum: Share of the statistics that a training step keeps with `batch_norm: train`. null: that of
+            the network, at most 0.9.
+        soup: Number of best epochs whose mean weights are taken if they validate better than the best epoch; 1 for the
+            best epoch alone. Ref: Wortsman et al. 2022, arXiv 2203.05482.
         interpolate: True to also try weights between those before and after a step, and to keep what validates
             best. Ref: Wortsman et al. 2022, arXiv 2109.01903.
         l2_sp: Strength of the pull of trained backbone weights to their pretrained values: the gradient of
@@ -133,12 +138,14 @@ class PhaseSpec(AutoSpec):
     step: Literal["all", "double", "auto"] | ParameterShare | RoundSizes = 1
     group_count: Annotated[int, Field(ge=1)] | None = None
     epochs: Epochs | Annotated[list[Epochs], Field(min_length=1)] | Literal["auto"] = 10
-    patience: Annotated[int, Field(ge=1)] | None = None
-    lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] | None = None
-    schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] | None = None
+    patience: Annotated[int, Field(ge=1)] | Steps | None = None
+    lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto", "find"] | None = None
+    schedule: Schedule | None = None
     warmup: Fraction | Literal["auto"] = "auto"
     layer_decay: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 1.0
     batch_norm: BatchNormPolicy | Literal["auto"] = "frozen"
+    batch_norm_momentum: Fraction | None = None
+    soup: Annotated[int, Field(ge=1, le=100)] = 1
     interpolate: bool = False
     l2_sp: Annotated[float, Field(ge=0)] = 0.0
     until: UntilSpec = UntilSpec()
@@ -154,6 +161,8 @@ class PhaseSpec(AutoSpec):
             raise ValueError(
                 f"policy {self.policy} chooses the groups itself: leave train out (got train: {self.train})"
             )
+        if self.batch_norm_momentum is not None and self.batch_norm not in ("train", "auto"):
+            raise ValueError(f"batch_norm_momentum needs batch_norm: train (got batch_norm: {self.batch_norm})")
         if self.group_count is not None and self.policy != "surgical":
             raise ValueError(f"group_count needs policy: surgical (got policy: {self.policy})")
         return self
@@ -167,13 +176,20 @@ class PhaseSpec(AutoSpec):
         if isinstance(self.step, list) and 0 in (self.step[0], self.step[-1]):
             raise ValueError(f"step: 0 trains the same groups again, so neither first nor last (got step: {self.step})")
 
-    def learning_rate(self, otherwise: float) -> float:
+    def learning_rate(self, otherwise: float | Literal["find"]) -> float | Literal["find"]:
         """The learning rate of the phase, or `otherwise` (the optimiser's) if it has none."""
-        return otherwise if self.lr is None else float(self.resolved("lr"))
+        rate = otherwise if self.lr is None else self.resolved("lr")
+        return "find" if rate == "find" else float(rate)
 
     def epochs_of(self, number: int) -> int:
         """Epochs of the step with this number, counted from 0, unless patience ends it earlier."""
         return int(of_round(self.resolved("epochs"), number))
+
+    def patience_epochs(self, batches: int) -> int | None:
+        """Epochs without a better one before a step ends, with so many batches per epoch; None for no limit."""
+        if isinstance(self.patience, str):
+            return -(-int(self.patience.removesuffix(" steps")) // batches)
+        return self.patience
 
     @property
     def max_epochs(self) -> int:

@@ -52,9 +52,9 @@ def _section(name: str, section: Mapping[str, Any], definitions: Mapping[str, An
 
 
 def _reference(value: Mapping[str, Any]) -> str:
-    """The name of the section that a key holds, alone or in a list; empty for a plain value."""
-    reference: str = value.get("$ref", "") or value.get("items", {}).get("$ref", "")
-    return reference.rpartition("/")[2]
+    """The name of the section that a key holds, alone, in a list or beside other values; empty for a plain value."""
+    holders = [value, value.get("items", {}), *value.get("anyOf", ())]
+    return next((holder["$ref"] for holder in holders if "$ref" in holder), "").rpartition("/")[2]
 
 
 def _default(key: str, value: Mapping[str, Any], section: Mapping[str, Any]) -> str:

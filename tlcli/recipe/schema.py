@@ -6,8 +6,11 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
+from tlcli.recipe.augment import AugmentSpec
 from tlcli.recipe.expectation import parse
 from tlcli.recipe.fields import PIXELS, Activation, Duration, Fraction, Initializer, Pixels, Resize, Spec, Text
+from tlcli.recipe.objective import LossSpec, TeacherSpec, teacher_of
+from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
 
 SCHEMA_VERSION = 1
@@ -63,6 +66,8 @@ class DataSpec(Spec):
         classes: Names of the classes to use, in this order; null for all.
         exclude: File that lists images to leave out, as `tlcli check --quarantine` writes it.
         class_weights: `balanced` weights each class in inverse proportion to its images.
+        sampling: `balanced` draws all classes equally often in each epoch, images of small classes repeatedly; `all`
+            takes every image once.
     """
 
     path: Path | None = None
@@ -74,6 +79,7 @@ class DataSpec(Spec):
     classes: Annotated[list[Name], Field(min_length=2)] | None = None
     exclude: Path | None = None
     class_weights: Literal["none", "balanced"] = "none"
+    sampling: Literal["all", "balanced"] = "all"
 
     @model_validator(mode="after")
     def _check_shares_and_classes(self) -> Self:
@@ -86,7 +92,17 @@ class DataSpec(Spec):
             raise ValueError(f"folds: validation images come from the folds, so leave val out (got val: {self.val})")
         if self.classes and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must differ from each other")
+        if self.class_weights == "balanced" and self.sampling == "balanced":
+            raise ValueError(
+                "class_weights and sampling exclude each other, because small classes would count twice: keep one of"
+                " them (got balanced for both)"
+            )
         return self
+
+    @property
+    def is_balanced(self) -> bool:
+        """True if all classes count alike in training, by weights or by sampling."""
+        return "balanced" in (self.class_weights, self.sampling)
 
 
 # The value of `model.weights` for random initial weights.
@@ -106,6 +122,7 @@ class ModelSpec(Spec):
             says; files that do not state it need it.
         cut: Layer whose output becomes that of the network. `tlcli inspect --by layer` has the names.
         drop_top: Number of layer groups removed from the top before the head goes on.
+        batch_norm_epsilon: Number that BatchNorm adds to the variance; null for that of the network.
     """
 
     name: Text = "auto"
@@ -114,6 +131,7 @@ class ModelSpec(Spec):
     preprocessing: Literal["none", "unit", "tf", "torch", "caffe", "lite"] | None = None
     cut: Name | None = None
     drop_top: Annotated[int, Field(ge=0)] = 0
+    batch_norm_epsilon: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 class HiddenSpec(Spec):
@@ -121,17 +139,27 @@ class HiddenSpec(Spec):
 
     Attributes:
         units: Number of outputs.
-        activation: Function of the outputs.
-        initializer: How the weights start.
-        batch_norm: True for BatchNorm between the dense layer and its activation.
+        activation: Function of the outputs. `silu` is swish, `sigmoid` the logistic function. `rrelu` has slopes below
+            zero that vary at random in training, around 0.23 (Ref: Xu et al. 2015, arXiv 1505.00853).
+        initializer: How the weights start. `auto`: `he_normal`, but `lecun_normal` for `selu`, and `glorot_uniform` for
+            `tanh`, `sigmoid` and `linear`.
+        batch_norm: BatchNorm `before` the activation (or true), or `after` it.
         dropout: Share of the outputs that a training step leaves out.
+        batch_norm_momentum: Share of its statistics that a training step keeps.
+        batch_norm_epsilon: Number that BatchNorm adds to the variance.
+        activity_l1: Penalty on the absolute values of the outputs, mean over the images of a batch.
+        activity_l2: Penalty on the squares of the outputs, mean over the images of a batch.
     """
 
     units: Annotated[int, Field(ge=1, le=65536)]
     activation: Activation = "relu"
-    initializer: Initializer = "he_normal"
-    batch_norm: bool = False
+    initializer: Initializer | Literal["auto"] = "auto"
+    batch_norm: bool | Literal["before", "after"] = False
+    batch_norm_momentum: Fraction = 0.9
+    batch_norm_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-3
     dropout: Fraction = 0.0
+    activity_l1: Annotated[float, Field(ge=0)] = 0.0
+    activity_l2: Annotated[float, Field(ge=0)] = 0.0
 
 
 class HeadSpec(Spec):
@@ -145,9 +173,13 @@ class HeadSpec(Spec):
         l1: Penalty on the absolute values of each dense kernel of the head.
         l2: Penalty on the squares of each dense kernel of the head.
         max_norm: Largest norm of the weights of each unit of the head; null for no limit.
+        input_dropout: Share of the pooled features that a training step leaves out.
+        spatial_dropout: Share of the feature maps that a training step leaves out, each with all its positions.
     """
 
     pooling: Literal["avg", "max", "avg_max"] = "avg"
+    input_dropout: Fraction = 0.0
+    spatial_dropout: Fraction = 0.0
     hidden: list[HiddenSpec] = Field(default_factory=list)
     dropout: Fraction = 0.2
     initializer: Initializer = "glorot_uniform"
@@ -159,84 +191,6 @@ class HeadSpec(Spec):
         """Number of pooled features for features of this shape, without the batch."""
         is_pooled = len(shape) == 1
         return int(shape[-1] or 0) * (2 if self.pooling == "avg_max" and not is_pooled else 1)
-
-
-class AugmentSpec(Spec):
-    """Random changes to training images. Single operations need `preset: custom`; each value is a bound.
-
-    Attributes:
-        preset: `light`: mirror, ±10°, ±10 % zoom, ±5 % shift. `strong`: mirror, ±20°, ±25 % zoom, ±10 % shift,
-            brightness, contrast, saturation. `custom`: the operations below. Do not mirror digits, letters or anything
-            that has a left and a right: use `custom`.
-        views: Views of each image whose features are cached when training starts above frozen layers: the plain one
-            and `views` - 1 augmented ones. Each epoch uses one of them. `live`: each epoch renders new views.
-        flip: Mirror at random, `horizontal` exchanges left and right. Needs `preset: custom`, as all down to
-            `saturation`.
-        rotation: Largest angle to either side, degrees.
-        zoom: Largest relative change of scale.
-        shift: Largest displacement to either side, as a share of the image.
-        brightness: Largest change, as a share of the full range.
-        contrast: Largest relative change.
-        saturation: Largest relative change.
-        mixup: Strength alpha of the Beta distribution; 0 is off, 0.2 is usual. Ref: Zhang et al. 2018,
-            arXiv 1710.09412.
-        label_smoothing: Share of the probability that is spread over all classes.
-    """
-
-    preset: Literal["none", "light", "strong", "custom"] = "light"
-    views: Literal["auto", "live"] | Annotated[int, Field(ge=1, le=64)] = "auto"
-    flip: Literal["none", "horizontal", "vertical", "both"] | None = None
-    rotation: Annotated[float, Field(ge=0, le=180)] | None = None
-    zoom: Annotated[float, Field(ge=0, le=0.9)] | None = None
-    shift: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    brightness: Annotated[float, Field(ge=0, le=1)] | None = None
-    contrast: Annotated[float, Field(ge=0, le=1)] | None = None
-    saturation: Annotated[float, Field(ge=0, le=1)] | None = None
-    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
-    label_smoothing: Fraction = 0.0
-
-    @model_validator(mode="after")
-    def _check_preset_is_custom(self) -> Self:
-        operations = [name for name in OPERATIONS if getattr(self, name) is not None]
-        if operations and self.preset != "custom":
-            raise ValueError(
-                f"{', '.join(operations)}: single operations need preset: custom (got preset: {self.preset})"
-            )
-        return self
-
-
-OPERATIONS = ("flip", "rotation", "zoom", "shift", "brightness", "contrast", "saturation")
-
-
-class OptimizerSpec(Spec):
-    """The optimiser of all phases. A phase may set its own learning rate and schedule.
-
-    Attributes:
-        name: The algorithm, of Keras.
-        lr: Learning rate.
-        schedule: How the learning rate changes over the epochs of a step. `plateau` halves it after every second epoch
-            in a row without a better one, for the rest of the step.
-        weight_decay: Share of the weights that a step takes away, times the learning rate. Only for `adamw`, and not
-            for biases and BatchNorm.
-        clip_norm: Largest norm of all gradients together; not with `clip_value`. null for no limit.
-        clip_value: Largest absolute value of each number of a gradient; null for no limit.
-    """
-
-    name: Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "ftrl"] = "adam"
-    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    schedule: Literal["none", "piecewise", "plateau", "exponential", "power", "cosine", "one_cycle"] = "none"
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.004
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    clip_value: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _check_one_clipping(self) -> Self:
-        if self.clip_norm is not None and self.clip_value is not None:
-            raise ValueError(
-                f"clip_norm and clip_value exclude each other (got {self.clip_norm:g} and {self.clip_value:g}):"
-                " set one of them to null"
-            )
-        return self
 
 
 def _off_if_false(value: object) -> object:
@@ -279,6 +233,10 @@ def _check_expectation(text: str) -> str:
     return text
 
 
+# `teacher: RUN` is short for `teacher: {run: RUN}`.
+Teacher = Annotated[TeacherSpec | None, BeforeValidator(teacher_of, json_schema_input_type=TeacherSpec | str | None)]
+
+
 class Recipe(Spec):
     """A whole recipe: everything that determines a run, besides the images.
 
@@ -293,6 +251,8 @@ class Recipe(Spec):
         model: Which pretrained network to use.
         head: The new layers on top of it.
         augment: Random changes to training images.
+        loss: The loss of training.
+        teacher: A classifier to learn from, besides the labels; also just its path.
         optimizer: The optimiser of all phases.
         phases: What is trained, one phase after the other.
         performance: How the work uses the machine.
@@ -310,6 +270,8 @@ class Recipe(Spec):
     model: ModelSpec = ModelSpec()
     head: HeadSpec = HeadSpec()
     augment: AugmentSpec = AugmentSpec()
+    loss: LossSpec = LossSpec()
+    teacher: Teacher = None
     optimizer: OptimizerSpec = OptimizerSpec()
     phases: Annotated[list[PhaseSpec], Field(min_length=1)]
     performance: PerformanceSpec = PerformanceSpec()
@@ -337,6 +299,8 @@ class Recipe(Spec):
             raise ValueError(
                 "head.max_norm: it would clip the optimum of the linear probe. Remove max_norm or the probe"
             )
+        if self.data.folds and any(phase.soup > 1 for phase in self.phases):
+            raise ValueError("data.folds: soup needs one set of validation images. Set soup to 1, or use no folds")
         if self.data.folds and any(phase.policy == "depth_search" for phase in self.phases):
             raise ValueError(
                 "data.folds: policy depth_search needs one set of validation images. Use policy gradual, or no folds"

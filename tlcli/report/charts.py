@@ -92,6 +92,30 @@ def _learning_chart(steps: Sequence[Mapping[str, Any]], history: Sequence[Mappin
     return chart
 
 
+def range_chart(phase: str, found: Mapping[str, Any]) -> Chart:
+    """Smoothed training loss over the learning rate, on a logarithmic axis, with the rate that was taken.
+
+    Args:
+        phase: Name of the phase.
+        found: Its entry of `lr_ranges` in run.json.
+    """
+    rates, losses, lr = [math.log10(rate) for rate in found["rates"]], found["losses"], found["lr"]
+    chart = Chart(f"Learning rate of {phase}", f"{lr:g}, by a range test of {len(rates)} batches.", "learning rate")
+    if not rates:
+        return chart
+    powers = range(math.floor(rates[0]), math.ceil(rates[-1]) + 1)
+    x = _Scale(powers[0], powers[-1], LEFT, WIDTH - RIGHT)
+    ticks = _value_ticks(sorted(losses), is_share=False)
+    y = _Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    chart.x_ticks = [(x.at(power), f"{10.0**power:g}") for power in powers]
+    chart.y_ticks = [(y.at(tick), f"{tick:g}") for tick in ticks]
+    points = [(x.at(rate), y.at(min(loss, ticks[-1]))) for rate, loss in zip(rates, losses, strict=True)]
+    chart.lines.append((" ".join(f"{px},{py}" for px, py in points), "val"))
+    nearest = min(range(len(rates)), key=lambda number: abs(rates[number] - math.log10(lr)))
+    chart.marks.append((*points[nearest], 4.5, "kept", f"taken: {lr:g}"))
+    return chart
+
+
 def _from_before(before: float | None, curve: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """A curve that begins with the value before the step, at the left edge of its band."""
     return [(0.5, before), *curve] if before is not None and math.isfinite(before) else curve

@@ -11,8 +11,9 @@ from typing import Any
 from tlcli.features import placement
 from tlcli.model.layer_groups import Layer, LayerGroup, LayerGroups
 from tlcli.model.selection import Selection, select
+from tlcli.recipe.augment import AugmentSpec
 from tlcli.recipe.fields import BatchNormPolicy
-from tlcli.recipe.schema import AugmentSpec, Recipe
+from tlcli.recipe.schema import Recipe
 from tlcli.report.target import Target, network_facts
 from tlcli.train import budget, plan
 

@@ -88,7 +88,7 @@ def write_check_page(result: CheckResult, file: Path) -> None:
     images = [path for part in excerpts for path in (*part.images, *(path for group in part.groups for path in group))]
     pictures = thumbnails(result.index.root, images)
     values = {
-        "data": str(result.data),
+        "title": f"tlcli check {result.data}",
         "summary": result.summary(),
         "findings": [_template_values(excerpt, pictures) for excerpt in excerpts],
     }

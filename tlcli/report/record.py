@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tlcli import __version__
 from tlcli.evaluate.run_folder import damaged, read_json
+from tlcli.model.metadata import TrainingFacts
+from tlcli.model.sparsity import NEAR_ZERO, share_below
 from tlcli.paths import write_json
 from tlcli.train import policy
 from tlcli.train.plan import TrainPlan
@@ -48,6 +50,7 @@ class RunRecord:
     baseline: dict[str, Any] = field(default_factory=dict)
     advice: dict[str, Any] | None = None
     compared: list[dict[str, Any]] = field(default_factory=list)
+    lr_ranges: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: dict[str, str] | None = None
     schema: int = 1
 
@@ -124,6 +127,21 @@ def begin_record(
     )
 
 
+def training_facts(run: RunRecord) -> TrainingFacts:
+    """What the classifier file of a scored run states about its training."""
+    kept = ("accuracy", "loss", "count")
+    return TrainingFacts(
+        model=run.model["name"],
+        licence=run.model.get("licence"),
+        data=Path(run.data["path"]).name if run.data["path"] else None,
+        images=run.data["counts"],
+        recipe=run.recipe["name"],
+        seed=run.seed,
+        started=run.started,
+        scores={split: {key: values[key] for key in kept} for split, values in run.scores.items()},
+    )
+
+
 def carry_over(run: RunRecord, before: RunRecord, *, taken_s: float) -> None:
     """Carry start time, elapsed time, warnings and weights of an interrupted run over to its resumption.
 
@@ -144,4 +162,9 @@ def close_record(run: RunRecord, session: "Session") -> None:
     run.phases = [{"name": outcome.step.name, **policy.record(outcome)} for outcome in session.outcomes]
     run.seconds["prefix"] = round(session.prefix_s, 2)
     run.seconds["phases"] = [round(outcome.seconds, 2) for outcome in session.outcomes]
+    if session.recipe.head.l1 or session.recipe.optimizer.l1:
+        layers = {"head": session.classifier.head_layers, "all": session.classifier.model.layers}
+        shares = {name: round(share_below(part, NEAR_ZERO), 4) for name, part in layers.items()}
+        run.model["sparsity"] = {"threshold": NEAR_ZERO, **shares}
+    run.lr_ranges = {name: asdict(found) for name, found in session.lr_ranges.items()}
     run.hardware["precision"] = {"asked": session.recipe.performance.precision, "measured": session.precisions}

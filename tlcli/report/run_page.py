@@ -85,6 +85,7 @@ def _values(
         "tiles": _tiles(run, split),
         "split": {"test": "test", "val": "validation", None: None}[split],
         "charts": charts.learning_charts(steps, history),
+        "ranges": [charts.range_chart(name, found) for name, found in run.lr_ranges.items()],
         "steps": [run_sections.step(number, step) for number, step in enumerate(steps, start=1)],
         "confusion": scores and score_sections.confusion(scores, chosen, pictures),
         "classes": scores and score_sections.classes(scores),
@@ -159,6 +160,8 @@ def _tiles(run: RunRecord, split: str | None) -> list[tuple[str, str, str]]:
         if scores := run.scores.get(name):
             hits, count = round(scores["accuracy"] * scores["count"]), scores["count"]
             remark = plural(count, "image") if name == "train" else f"{hits} of {count}, {between(wilson(hits, count))}"
+            if folds := scores.get("folds"):
+                remark += f"; {folds['count']} folds, deviation {score_sections.percent(folds['deviation'])}"
             tiles.append((title, score_sections.percent(scores["accuracy"]), remark))
     if split:
         balanced = run.scores[split]["balanced_accuracy"]

@@ -89,8 +89,12 @@ def facts(run: RunRecord) -> dict[str, str]:
     """Name and text of what identifies the run."""
     model, versions = run.model, run.versions
     height, width = size(run)
+    sparsity = model.get("sparsity")
     found = {
         "network": f"{model['name']}, {compact(model['parameters'])} parameters, input {height} × {width}",
+        "near zero": sparsity
+        and f"{sparsity['head']:.1%} of the weights of the head's kernels are below {sparsity['threshold']:g}, "
+        f"{sparsity['all']:.1%} of those of all kernels",
         "weights": str(model.get("weights") or "random"),
         "licence of the weights": str(model.get("licence") or "not stated"),
         "recipe": f"{run.recipe['name']}, seed {run.seed}",

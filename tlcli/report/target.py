@@ -10,7 +10,7 @@ from tlcli.errors import ModelError
 from tlcli.evaluate.run_folder import classifier_file, require_complete
 from tlcli.model import metadata
 from tlcli.model.layer_groups import LayerGroups
-from tlcli.model.metadata import NetworkOrigin
+from tlcli.model.metadata import NetworkOrigin, TrainingFacts
 from tlcli.model.structure import Measure, measure_in_subprocess
 from tlcli.recipe import load
 from tlcli.recipe.schema import Recipe
@@ -233,8 +233,8 @@ def _trained_on(target: Target) -> str | None:
         path = target.record.data.get("path")
         return None if path is None else Path(path).name
     if target.file is not None:
-        origin = _origin(target.file)
-        return None if origin is None else origin.data
+        facts = _training_of(target.file)
+        return None if facts is None else facts.data
     return target.card.data or "ImageNet"
 
 
@@ -243,13 +243,13 @@ def _scores(target: Target) -> dict[str, Any] | None:
     if target.record is not None:
         scores = target.record.scores
         return {name: {key: split[key] for key in ("accuracy", "loss", "count")} for name, split in scores.items()}
-    origin = None if target.file is None else _origin(target.file)
-    return origin.scores if origin and origin.scores else None
+    facts = None if target.file is None else _training_of(target.file)
+    return facts.scores if facts and facts.scores else None
 
 
-def _origin(file: Path) -> NetworkOrigin | None:
+def _training_of(file: Path) -> TrainingFacts | None:
     stored = metadata_of(file)
-    return None if stored is None else stored.origin
+    return None if stored is None else stored.training
 
 
 def _published(target: Target) -> float | None:

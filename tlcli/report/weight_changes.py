@@ -11,7 +11,7 @@ import numpy as np
 
 from tlcli.errors import ModelError, WeightsError
 from tlcli.model import backbone
-from tlcli.model.classifier import HEAD_PREFIX
+from tlcli.model.head import HEAD_PREFIX
 from tlcli.model.layer_groups import Layer
 from tlcli.recipe.schema import RANDOM
 from tlcli.report.target import Target, unrelated_error

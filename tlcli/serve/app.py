@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from tlcli import __version__
-from tlcli.errors import DataError
+from tlcli.errors import DataError, TooManyPixelsError
 from tlcli.serve.predictor import Busy, Limits, Predictor
 
 PAGE_HEADERS = {
@@ -180,7 +180,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(DataError)
     async def unreadable(_request: Request, error: DataError) -> JSONResponse:
-        status = 413 if "are read" in error.message else 400
+        status = 413 if isinstance(error, TooManyPixelsError) else 400
         return _error(status, error.message, error.hint, where=error.where)
 
     @app.exception_handler(Busy)

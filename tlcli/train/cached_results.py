@@ -20,6 +20,7 @@ from tlcli.features import extraction
 from tlcli.train import checkpoint, events, policy
 from tlcli.train.compile import set_trainable
 from tlcli.train.linear_probe import Features
+from tlcli.train.lr_range import LrRange
 from tlcli.train.session import Session
 from tlcli.train.step import run_step
 
@@ -33,12 +34,17 @@ def step_key(session: Session, step: policy.Step) -> str:
         session.device,
         asdict(step) | {"layers": sorted(step.layers)},
         phase.model_dump(mode="json"),
+        # A phase looks for its learning rate before its first step.
+        asdict(session.lr_ranges[phase.name]) if phase.name in session.lr_ranges else None,
         # Only later steps are scored before they begin.
         bool(session.outcomes),
         [placement.name, placement.views],
         recipe.seed,
         [part.model_dump(mode="json") for part in (recipe.head, recipe.augment, recipe.optimizer)],
-        [recipe.data.class_weights, recipe.performance.batch_size],
+        [recipe.data.class_weights, recipe.data.sampling, recipe.performance.batch_size],
+        recipe.loss.model_dump(mode="json"),
+        None if recipe.teacher is None else [recipe.teacher.temperature, recipe.teacher.weight],
+        "" if session.taught is None else _digest([session.taught]),
         [recipe.performance.precision, session.frozen_precision],
         [_images_key(session, part) for part in (session.train, session.val)],
         extraction.weights_key(session.classifier.model, without=("trainable",)),
@@ -50,6 +56,12 @@ def step_key(session: Session, step: policy.Step) -> str:
 def probe_key(train: Features, val: Features, *, classes: int, balanced: bool) -> str:
     """A hash of everything that determines the solution of the linear probe."""
     facts = [_program_version(), classes, balanced, _digest([train.x, train.y, val.x, val.y])]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def teacher_key(teacher: str, contents: Sequence[str], classes: Sequence[str]) -> str:
+    """A hash of everything that determines the answers of a teacher: its SHA-256 and that of each image."""
+    facts = ["teacher", _program_version(), teacher, *contents, *classes]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
@@ -91,6 +103,7 @@ def restore_cached(session: Session, step: policy.Step) -> policy.Outcome | None
     checkpoint.assign_values(moving, result.arrays)
     session.history += result.state["history"]
     session.precisions |= result.state["precisions"]
+    session.lr_ranges |= {name: LrRange(**found) for name, found in result.state["lr_ranges"].items()}
     outcome = policy.outcome_from(step, result.state["outcome"])
     seconds = round(time.perf_counter() - began, 3)
     return replace(outcome, seconds=seconds, from_cache=True, reason=f"{outcome.reason}; cached result")
@@ -103,10 +116,13 @@ def run_and_cache(session: Session, step: policy.Step) -> policy.Outcome:
     outcome = run_step(session, step)
     if key and not outcome.out_of_time:
         precisions = {name: value for name, value in session.precisions.items() if name == step.name}
+        phase = session.recipe.phases[step.phase].name
+        ranges = {name: asdict(found) for name, found in session.lr_ranges.items() if name == phase}
         state = {
             "outcome": policy.record(outcome),
             "history": session.history[rows:],
             "precisions": precisions,
+            "lr_ranges": ranges,
         }
         _, moving = set_trainable(session, step)
         cache_result(session, key, CachedResult(state, checkpoint.copy_values(moving)))

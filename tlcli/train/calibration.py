@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from tlcli.data.pixels import Examples
-from tlcli.model.classifier import OUTPUT_LAYER
+from tlcli.model.head import OUTPUT_LAYER
 from tlcli.train.session import Session
 
 # Lower bound of probabilities before their logarithm is taken, as in Keras.

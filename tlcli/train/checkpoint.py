@@ -33,6 +33,7 @@ class Progress:
         best_hits: 1 for each validation image that the best weights classify correctly, 0 for the others.
         start_scores: As `best_scores`, before the step.
         start_hits: As `best_hits`, before the step.
+        snapshot_ranks: Validation score of each kept snapshot, less is better, best first.
         learnable: Confidence (0-1) that errors before the step are learnable, see `decision.learnable`.
     """
 
@@ -49,6 +50,7 @@ class Progress:
     best_hits: list[float] | None = None
     start_scores: list[float] | None = None
     start_hits: list[float] | None = None
+    snapshot_ranks: list[float] = field(default_factory=list)
     learnable: float | None = None
 
 

@@ -1,5 +1,6 @@
 """Preparation of a step: trainable variables, precision, scales of the learning rate, and batches."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,11 +8,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from tlcli.data.mixing import mix
+from tlcli.data.sampling import epoch_order
 from tlcli.model import precision
+from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
-from tlcli.train import checkpoint, events, freeze, optimizer, policy
+from tlcli.train import checkpoint, events, freeze, loss, optimizer, policy
 from tlcli.train.calibration import ImageScores
 from tlcli.train.checkpoint import Progress
+from tlcli.train.lr_range import LOWEST, LrRange, range_test
 from tlcli.train.session import Session
 from tlcli.train.stage import Trainee
 
@@ -19,7 +24,9 @@ from tlcli.train.stage import Trainee
 def batches_of(
     session: Session, step: policy.Step, epoch: int, order: np.random.Generator
 ) -> Iterator[tuple[Any, ...]]:
-    """The batches of one epoch, with every training image once, in random order.
+    """The batches of one epoch, in random order: every training image once, unless `data.sampling` is balanced.
+
+    Except on TensorFlow, some images come twice to fill the last batch.
 
     Each image takes its stored views in turn from epoch to epoch. The first view is random.
 
@@ -27,34 +34,26 @@ def batches_of(
         session: The session.
         step: The step.
         epoch: Number of the epoch, from 0.
-        order: Random state of the order of the images and of mixup.
+        order: Random state of the order of the images and of mixing.
 
     Yields:
-        Inputs of the trainee, one-hot labels float32 (batch, classes), and sample weights float32 (batch,).
+        Inputs of the trainee, `loss.targets` float32 (batch, …), and sample weights float32 (batch,).
     """
     recipe, train = session.recipe, session.train
     first_view = np.random.default_rng([recipe.seed, step.phase, step.number]).integers(0, 2**31, len(train))
     classes = len(session.classifier.classes)
     weights = _class_weights(session)
-    shuffled = order.permutation(len(train))
-    for start in range(0, len(train), recipe.performance.batch_size):
-        chosen = shuffled[start : start + recipe.performance.batch_size]
+    taught = session.taught_of_train()
+    shuffled, size = epoch_order(recipe.data, train.labels, order), recipe.performance.batch_size
+    if keras.backend.backend() != "tensorflow":
+        # Other backends compile each shape of batch anew, for many seconds: the first images fill the last batch.
+        shuffled = np.resize(shuffled, -(-len(train) // size) * size)
+    for start in range(0, len(shuffled), size):
+        chosen = shuffled[start : start + size]
         inputs = session.stage.training_inputs(train, chosen, first_view[chosen] + epoch)
         labels = np.eye(classes, dtype=np.float32)[train.labels[chosen]]
-        batch = (inputs, labels, weights[train.labels[chosen]])
-        yield _mixup(batch, recipe.augment.mixup, order) if recipe.augment.mixup else batch
-
-
-def _mixup(batch: tuple[np.ndarray, ...], alpha: float, order: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """The batch, each image mixed with another of it. Ref: Zhang et al. 2018, arXiv 1710.09412."""
-    inputs, labels, sample_weights = batch
-    share = np.float32(order.beta(alpha, alpha))
-    partner = order.permutation(len(inputs))
-    return (
-        share * inputs.astype(np.float32) + (1 - share) * inputs[partner],
-        share * labels + (1 - share) * labels[partner],
-        share * sample_weights + (1 - share) * sample_weights[partner],
-    )
+        answers = None if taught is None else taught[chosen]
+        yield mix((inputs, loss.targets(labels, answers), weights[train.labels[chosen]]), recipe.augment, order)
 
 
 def _class_weights(session: Session) -> np.ndarray:
@@ -94,6 +93,7 @@ class StepState:
         progress: Epochs and scores so far.
         start_weights: Values of `moving` before the step.
         best_weights: Values of `moving` after the best epoch; before it, those before the step.
+        snapshots: Values of `moving` after the best epochs, best first, if the phase averages them.
         is_out_of_time: True if the time budget does not allow another epoch.
     """
 
@@ -106,7 +106,17 @@ class StepState:
     progress: Progress = field(default_factory=Progress)
     start_weights: checkpoint.Arrays = field(default_factory=list)
     best_weights: checkpoint.Arrays = field(default_factory=list)
+    snapshots: list[checkpoint.Arrays] = field(default_factory=list)
     is_out_of_time: bool = False
+
+    def is_better(self, scored: ImageScores) -> bool:
+        """True if these scores beat those of the best weights."""
+        progress = self.progress
+        if progress.best_loss is None or progress.best_accuracy is None:
+            return True
+        if self.phase.until.metric == "val_loss":
+            return float(scored.losses.mean()) < progress.best_loss
+        return float(scored.hits.mean()) > progress.best_accuracy
 
     def set_best_scores(self, scored: ImageScores) -> None:
         """Make these the scores of the best weights."""
@@ -121,8 +131,9 @@ def set_trainable(session: Session, step: policy.Step) -> tuple[list[Any], list[
     Returns:
         The trainable variables, and all variables that the step may change: these and BatchNorm statistics.
     """
-    batch_norm = session.recipe.phases[step.phase].batch_norm_policy
-    trainable = freeze.set_trainable(session.classifier, step.layers, batch_norm=batch_norm)
+    phase = session.recipe.phases[step.phase]
+    batch_norm, momentum = phase.batch_norm_policy, phase.batch_norm_momentum
+    trainable = freeze.set_trainable(session.classifier, step.layers, batch_norm=batch_norm, momentum=momentum)
     return trainable, freeze.moving_variables(session.classifier, trainable, batch_norm=batch_norm)
 
 
@@ -135,23 +146,46 @@ def prepare_step(session: Session, step: policy.Step) -> StepState:
     frozen = freeze.frozen_variables(session.classifier, moving)
     trainee.uses_batch_statistics = freeze.has_batch_statistics(phase.batch_norm_policy)
     state = StepState(step, phase, trainable, moving, frozen, freeze.fingerprint(frozen))
-    loss = keras.losses.CategoricalCrossentropy(label_smoothing=session.recipe.augment.label_smoothing)
-    trainee.precision = _choose_precision(session, state, loss)
-    lr = phase.learning_rate(session.recipe.optimizer.lr)
-    scales, pull = _lr_scales(session, step, trainable), _l2_sp(session, phase, trainable)
-    built = optimizer.build(session.recipe.optimizer, lr, scales=scales, pull=pull)
-    trainee.compile(
-        # Small gradients vanish in float16.
-        optimizer=keras.optimizers.LossScaleOptimizer(built) if trainee.precision == "float16" else built,
-        loss=loss,
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=trainee.jit,
-    )
-    # The variables of a loss scale must exist before a checkpoint is restored.
-    trainee.optimizer.build(trainable)
+    objective = loss.training_loss(session.recipe, len(session.classifier.classes))
+    trainee.precision = _choose_precision(session, state, objective)
+    spec = session.recipe.optimizer
+    if phase.learning_rate(spec.lr) == "find" and phase.name not in session.lr_ranges:
+        session.lr_ranges[phase.name] = _find_lr(session, state, objective)
+    _compile(session, state, spec, session.learning_rate(phase), objective)
     state.start_weights = checkpoint.copy_values(moving)
     state.best_weights = state.start_weights
     return state
+
+
+def _compile(session: Session, state: StepState, spec: OptimizerSpec, lr: float, objective: keras.losses.Loss) -> None:
+    trainee = session.stage.trainee
+    scales, pull = _lr_scales(session, state.step, state.trainable), _l2_sp(session, state.phase, state.trainable)
+    built = optimizer.build(spec, lr, scales=scales, pull=pull)
+    trainee.compile(
+        # Small gradients vanish in float16.
+        optimizer=keras.optimizers.LossScaleOptimizer(built) if trainee.precision == "float16" else built,
+        loss=objective,
+        metrics=[loss.training_accuracy(session.recipe, len(session.classifier.classes))],
+        jit_compile=trainee.jit,
+    )
+    # The variables of a loss scale must exist before a checkpoint is restored.
+    trainee.optimizer.build(state.trainable)
+
+
+def _find_lr(session: Session, state: StepState, objective: keras.losses.Loss) -> LrRange:
+    """The range test of a phase, with its optimiser and batches. It leaves all weights as they were."""
+    values = checkpoint.copy_values(state.moving)
+    # Every batch shows what its rate does.
+    spec = session.recipe.optimizer.model_copy(update={"accumulate": 1, "ema": None})
+    _compile(session, state, spec, LOWEST, objective)
+    order = np.random.default_rng([session.recipe.seed, state.step.phase])
+    reseed(session.stage.trainee, order)
+    epochs = (batches_of(session, state.step, epoch, order) for epoch in itertools.count())
+    found = range_test(session.stage.trainee, itertools.chain.from_iterable(epochs))
+    checkpoint.assign_values(state.moving, values)
+    count, name = len(found.rates), state.phase.name
+    session.observe(events.Noticed(f"{name}: learning rate {found.lr:g}, by a range test of {count} batches"))
+    return found
 
 
 def _training_operations(session: Session, state: StepState) -> float:
@@ -164,7 +198,7 @@ def _training_operations(session: Session, state: StepState) -> float:
     return 6.0 * state.step.epochs * len(session.train) * sum(group.flops for group in above)
 
 
-def _choose_precision(session: Session, state: StepState, loss: keras.losses.Loss) -> str:
+def _choose_precision(session: Session, state: StepState, objective: keras.losses.Loss) -> str:
     """The precision of the recipe. `auto`: the faster one for a long step, measured once per machine and kept."""
     asked = session.recipe.performance.precision
     if asked != precision.AUTO:
@@ -177,13 +211,13 @@ def _choose_precision(session: Session, state: StepState, loss: keras.losses.Los
         operations_per_image = operations / (state.step.epochs * len(session.train))
         key = precision.measurement_key(session.groups.name, operations_per_image, batch[0].shape, session.device)
         session.precisions[name] = precision.choose_precision(
-            session.measurements, key, lambda: _measure_precisions(session, state, batch, loss)
+            session.measurements, key, lambda: _measure_precisions(session, state, batch, objective)
         )
     return str(session.precisions[name]["chosen"])
 
 
 def _measure_precisions(
-    session: Session, state: StepState, batch: tuple[Any, ...], loss: keras.losses.Loss
+    session: Session, state: StepState, batch: tuple[Any, ...], objective: keras.losses.Loss
 ) -> dict[str, float]:
     """Seconds per training step in each precision. The trainee must be compiled again afterwards."""
     session.observe(events.Noticed(f"{state.step.name}: measuring whether bfloat16 is faster"))
@@ -191,7 +225,7 @@ def _measure_precisions(
 
     def step_in(dtype: str) -> Callable[[], object]:
         trainee.precision = dtype
-        trainee.compile(keras.optimizers.SGD(0.0), loss=loss, jit_compile=trainee.jit)
+        trainee.compile(keras.optimizers.SGD(0.0), loss=objective, jit_compile=trainee.jit)
         return lambda: trainee.train_on_batch(*batch)
 
     seconds = precision.measure_seconds(step_in)

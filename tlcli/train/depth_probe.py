@@ -16,7 +16,7 @@ from tlcli.data.pixels import Images
 from tlcli.errors import DataError
 from tlcli.features import extraction
 from tlcli.model import classifier
-from tlcli.model.backbone import Backbone, build
+from tlcli.model.backbone import Backbone, build, set_batch_norm_epsilon
 from tlcli.model.layer_groups import LayerGroup, LayerGroups
 from tlcli.paths import cache_dir
 from tlcli.recipe.phase import UntilSpec
@@ -192,13 +192,12 @@ def build_backbone(
 ) -> Backbone:
     """Build the backbone of a recipe with its weights, or with those that `weights` names, such as `random`."""
     keras.utils.set_random_seed(recipe.seed)
-    backbone = build(
-        network.card,
-        size=network.size,
-        arguments=recipe.model.arguments,
-        weights=weights or recipe.model.weights,
-        cut=dropped_top(recipe, network.groups).groups[-1].boundary if recipe.model.drop_top else None,
-    )
+    model = recipe.model
+    cut = dropped_top(recipe, network.groups).groups[-1].boundary if model.drop_top else None
+    weights = weights or model.weights
+    backbone = build(network.card, size=network.size, arguments=model.arguments, weights=weights, cut=cut)
+    if model.batch_norm_epsilon is not None:
+        set_batch_norm_epsilon(backbone.network, model.batch_norm_epsilon)
     if backbone.restored is not None:
         observe(Noticed(backbone.restored.notice))
     return backbone
@@ -231,7 +230,7 @@ def probe_depths(prepared: Prepared, backbone: Backbone, notices: tuple[str, ...
     extracted = time.perf_counter()
     depths: list[Depth] = []
     losses: list[np.ndarray] = []
-    balanced = plan.recipe.data.class_weights == "balanced"
+    balanced = plan.recipe.data.is_balanced
     for cut, x in zip(cut_points, features, strict=True):
         depth, val_losses = _probe_depth(cut, by_split(x, labels), classes=len(plan.classes), balanced=balanced)
         depths.append(depth)

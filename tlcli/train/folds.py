@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tlcli.data.pixels import Examples
-from tlcli.model.classifier import OUTPUT_LAYER
+from tlcli.model.head import OUTPUT_LAYER
 from tlcli.recipe.phase import UntilSpec
 from tlcli.train import checkpoint, decision, events, freeze, interpolation, linear_probe, phases, policy
 from tlcli.train.budget import Budget
@@ -106,7 +106,7 @@ def _start_from_probe(session: Session, members: Sequence[Member]) -> None:
     """Solve the head of every member, then that of the final classifier with the median of their penalties."""
     session.observe(events.Noticed("linear probe: solving the head on the frozen network, fold by fold"))
     pooled, classes = session.pooled(), len(session.classifier.classes)
-    balanced = session.recipe.data.class_weights == "balanced"
+    balanced = session.recipe.data.is_balanced
     head = session.classifier.model.get_layer(OUTPUT_LAYER)
     strengths = []
     for member in members:

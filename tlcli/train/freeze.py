@@ -4,7 +4,8 @@ The `batch_norm` policy of a phase applies to BatchNorm layers inside trained la
 
 - `frozen`: scale, offset and statistics stay as they are.
 - `affine`: scale and offset are trained, statistics stay.
-- `train`: scale and offset are trained, statistics follow the batches at a momentum of at most `BATCH_NORM_MOMENTUM`.
+- `train`: scale and offset are trained, statistics follow the batches at the momentum of the phase, or else at that of
+  the network, but at most `BATCH_NORM_MOMENTUM`.
 
 BatchNorm in frozen layers never changes. BatchNorm in the head is new and is always trained completely.
 
@@ -19,7 +20,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlcli.model.classifier import HEAD_PREFIX, Classifier
+from tlcli.model.classifier import Classifier
+from tlcli.model.head import HEAD_PREFIX
 from tlcli.recipe.fields import BatchNormPolicy
 
 # Highest momentum of trained BatchNorm statistics. Some zoo networks have 0.999, which takes thousands of steps to
@@ -27,10 +29,18 @@ from tlcli.recipe.fields import BatchNormPolicy
 BATCH_NORM_MOMENTUM = 0.9
 
 
-def set_trainable(classifier: Classifier, layers: Set[str], *, batch_norm: BatchNormPolicy) -> list[Any]:
+def set_trainable(
+    classifier: Classifier, layers: Set[str], *, batch_norm: BatchNormPolicy, momentum: float | None = None
+) -> list[Any]:
     """Make the named backbone layers and the head trainable, and freeze everything else.
 
     BatchNorm follows the rule of this module.
+
+    Args:
+        classifier: The classifier.
+        layers: Names of the backbone layers.
+        batch_norm: The policy of the phase.
+        momentum: Momentum of trained statistics, 0-1; None for that of the network, at most `BATCH_NORM_MOMENTUM`.
 
     Returns:
         The trainable variables, as Keras reports them.
@@ -50,17 +60,21 @@ def set_trainable(classifier: Classifier, layers: Set[str], *, batch_norm: Batch
             part.trainable = not is_trained
             part.trainable = is_trained
         if is_trained and layer.name not in head:
-            apply_batch_norm_rule(layer, batch_norm)
+            apply_batch_norm_rule(layer, batch_norm, momentum)
     return verify(classifier, layers, batch_norm=batch_norm)
 
 
-def apply_batch_norm_rule(layer: keras.layers.Layer, batch_norm: BatchNormPolicy) -> None:
+def apply_batch_norm_rule(
+    layer: keras.layers.Layer, batch_norm: BatchNormPolicy, momentum: float | None = None
+) -> None:
     """Apply the rule of this module to the BatchNorm layers inside a trained backbone layer."""
     for norm in batch_norms(layer):
         if batch_norm == "frozen":
             norm.trainable = False
         elif batch_norm == "train":
-            norm.momentum = min(norm.momentum, BATCH_NORM_MOMENTUM)
+            # A resumed run starts with the momentum of the network, whatever earlier phases set.
+            norm.own_momentum = getattr(norm, "own_momentum", norm.momentum)
+            norm.momentum = min(norm.own_momentum, BATCH_NORM_MOMENTUM) if momentum is None else momentum
 
 
 def has_batch_statistics(batch_norm: BatchNormPolicy) -> bool:

@@ -10,13 +10,10 @@ import numpy as np
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
-# Inverse L2 strengths on standardised features, from the strongest penalty to the weakest.
+# Inverse L2 strengths on features of unit mean variance, from the strongest penalty to the weakest.
 INVERSE_L2 = tuple(10.0 ** (half / 2) for half in range(-8, 5))
 # The strength without validation images.
 DEFAULT_INVERSE_L2 = INVERSE_L2[4]
-
-# A feature whose standard deviation is at most this fraction of its mean is constant in float32.
-CONSTANT_DEVIATION = 1e-6
 
 # Size of a chunk of features: a megabyte stays in the processor's cache between the two products that read it.
 CHUNK_BYTES = 2**20
@@ -50,6 +47,9 @@ def solve(
 
     The optimum is that of scikit-learn's LogisticRegression. Features are read in chunks, so memory does not grow with
     the number of images. Without validation images, the penalty is given.
+
+    One number scales all features. A scale for each of them would give huge weights to features that hardly ever
+    differ, which fit noise, and which 8-bit numbers cannot hold; see docs/adr/020-probe-scale.md.
 
     Args:
         train: Training images.
@@ -99,18 +99,18 @@ def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Logistic regression on standardised features, `(x - mean) * factor`.
+    """Logistic regression on centred features of unit mean variance, `(x - mean) / deviation`.
 
     Attributes:
         train: Training images.
         mean: Mean of each channel, `float32 (channels,)`.
-        factor: 1 / standard deviation of each channel, `float64 (channels,)`; 0 leaves a constant channel out.
+        deviation: Root of the mean variance of the channels; 1 if all features are 0.
         class_weights: Weight of an image of each class, `float64 (classes,)`. Over all images they sum to 1.
     """
 
     train: Features
     mean: np.ndarray
-    factor: np.ndarray
+    deviation: float
     class_weights: np.ndarray
 
     def value(self, flat: np.ndarray, inverse_l2: float) -> tuple[float, np.ndarray]:
@@ -124,7 +124,7 @@ class _Problem:
         """
         weights = flat.reshape(-1, len(self.class_weights))
         kernel, bias = weights[:-1], weights[-1]
-        scaled = (kernel * self.factor[:, None]).astype(np.float32)
+        scaled = (kernel / self.deviation).astype(np.float32)
         loss, gradient = 0.0, np.zeros_like(weights)
         for x, labels in self._centred():
             log_probabilities = _log_probabilities(x @ scaled + bias)
@@ -135,15 +135,14 @@ class _Problem:
             errors *= image_weights[:, None]
             gradient[:-1] += (errors.T.astype(np.float32) @ x).T
             gradient[-1] += errors.sum(axis=0)
-        gradient[:-1] *= self.factor[:, None]
         penalty = self._penalty(inverse_l2)
-        gradient[:-1] += penalty * kernel
+        gradient[:-1] = gradient[:-1] / self.deviation + penalty * kernel
         return float(loss + penalty / 2 * np.vdot(kernel, kernel)), gradient.ravel()
 
     def solution(self, flat: np.ndarray, inverse_l2: float) -> Solution:
-        """The head for features that are not standardised."""
+        """The head for features that are neither centred nor scaled."""
         weights = flat.reshape(-1, len(self.class_weights))
-        kernel = weights[:-1] * self.factor[:, None]
+        kernel = weights[:-1] / self.deviation
         bias = weights[-1] - self.mean.astype(np.float64) @ kernel
         return Solution(kernel.astype(np.float32), bias.astype(np.float32), inverse_l2)
 
@@ -168,13 +167,10 @@ def _problem(train: Features, classes: int, *, balanced: bool) -> _Problem:
     count = len(train.y)
     mean = sum(train.x[chunk].sum(axis=0, dtype=np.float64) for chunk in _chunks(train.x)) / count
     squares = sum(((train.x[chunk] - mean) ** 2).sum(axis=0) for chunk in _chunks(train.x))
-    deviation = np.sqrt(squares / count)
-    # Rounding errors keep the deviation of equal numbers slightly above zero.
-    is_constant = deviation <= CONSTANT_DEVIATION * np.abs(mean)
-    factor = np.where(is_constant, 0.0, 1 / np.where(is_constant, 1.0, deviation))
+    deviation = float(np.sqrt(np.mean(squares) / count)) or 1.0
     images = np.bincount(train.y, minlength=classes)
     weights = 1 / np.maximum(images, 1) / np.count_nonzero(images) if balanced else np.full(classes, 1 / count)
-    return _Problem(train, mean.astype(np.float32), factor, weights)
+    return _Problem(train, mean.astype(np.float32), deviation, weights)
 
 
 def _log_probabilities(logits: np.ndarray) -> np.ndarray:

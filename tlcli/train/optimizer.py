@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from tlcli.recipe.schema import OptimizerSpec
+from tlcli.model.head import OUTPUT_LAYER
+from tlcli.recipe.optimizer import CLIPPING, Algorithm, OptimizerSpec
 
 # Epochs in a row without a better one after which `plateau` halves the learning rate, for the rest of the step.
 PLATEAU_EPOCHS = 2
@@ -18,6 +19,13 @@ PLATEAU_EPOCHS = 2
 WARMUP_START = 0.04
 # Fraction (0-1) of a step after which `one_cycle` is at its peak.
 ONE_CYCLE_PEAK = 0.3
+# Cycles of `cosine_restarts`.
+RESTARTING_CYCLES = 3
+
+
+# Variables that neither decay nor are penalised, by parts of their names, as in the papers: biases, scale and offset of
+# normalisation layers, slopes of PReLU.
+UNPENALIZED = ("bias", "gamma", "beta", "alpha")
 
 
 class ContinuingFtrl(keras.optimizers.Ftrl):
@@ -30,12 +38,22 @@ class ContinuingFtrl(keras.optimizers.Ftrl):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Set the sum to the value that gives the current weights, then step."""
         index = self._get_variable_index(variable)
-        weight = ops.sqrt(self._accumulators[index]) / learning_rate
+        weight = ops.power(self._accumulators[index], -self.learning_rate_power) / learning_rate
         self.assign(self._linears[index], -ops.convert_to_tensor(variable) * weight)
+        given = {name: getattr(self, name) for name in _FTRL_PENALTIES.values()}
+        for name, value in given.items():
+            setattr(self, name, value if self._use_weight_decay(variable) else 0.0)
         super().update_step(gradient, variable, learning_rate)
+        for name, value in given.items():
+            setattr(self, name, value)
 
 
-_CLASSES: dict[str, Any] = {
+_FTRL_PENALTIES = {
+    "l1": "l1_regularization_strength",
+    "l2": "l2_regularization_strength",
+    "l2_shrinkage": "l2_shrinkage_regularization_strength",
+}
+_CLASSES: dict[Algorithm, Any] = {
     "sgd": keras.optimizers.SGD,
     "momentum": functools.partial(keras.optimizers.SGD, momentum=0.9),
     "nesterov": functools.partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
@@ -44,7 +62,18 @@ _CLASSES: dict[str, Any] = {
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
     "ftrl": ContinuingFtrl,
+    "adafactor": keras.optimizers.Adafactor,
+    "lion": keras.optimizers.Lion,
+    # The kernel of the last layer is trained as by Adam, as the authors of Muon advise.
+    "muon": functools.partial(keras.optimizers.Muon, exclude_layers=[OUTPUT_LAYER]),
 }
+# Names in Keras of parameters that are called otherwise in recipes.
+_KERAS_NAMES: dict[Algorithm, dict[str, str]] = {
+    "ftrl": _FTRL_PENALTIES,
+    "muon": {"beta_1": "adam_beta_1", "beta_2": "adam_beta_2"},
+}
+_CLIPPING = {"clip_norm": "global_clipnorm", "clip_norm_each": "clipnorm", "clip_value": "clipvalue"}
+DECAYING: tuple[Algorithm, ...] = ("adamw", "lion", "muon")
 
 
 @dataclass(frozen=True)
@@ -73,22 +102,37 @@ def build(
         scales: Factor of the learning rate of each trainable variable.
         pull: Pull towards the pretrained values.
     """
-    options: dict[str, Any] = {"learning_rate": lr}
-    if spec.clip_norm is not None:
-        options["global_clipnorm"] = spec.clip_norm
-    if spec.clip_value is not None:
-        options["clipvalue"] = spec.clip_value
-    if spec.name == "adamw":
-        options["weight_decay"] = spec.weight_decay
-    optimizer = _CLASSES[spec.name](**options)
-    if spec.name == "adamw":
-        # Biases and the scales of normalisation layers do not decay, as in the papers that use AdamW.
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer = _CLASSES[spec.name](learning_rate=lr, **_options(spec))
+    optimizer.exclude_from_weight_decay(var_names=list(UNPENALIZED))
+    if spec.ema is not None:
+        # Keras would put the averages in the place of the weights at the end of every epoch.
+        optimizer.finalize_variable_values = _keep_values
     if any(scale != 1.0 for scale in scales):
         _scale(optimizer, scales)
     if pull is not None:
         _pull(optimizer, pull)
     return optimizer
+
+
+def _keep_values(variables: Sequence[Any]) -> None:
+    """Leave the variables as they are."""
+
+
+def _options(spec: OptimizerSpec) -> dict[str, Any]:
+    """The arguments in Keras, besides the learning rate."""
+    names = _KERAS_NAMES.get(spec.name, {})
+    options: dict[str, Any] = {names.get(name, name): value for name, value in spec.parameters.items()}
+    options |= {_CLIPPING[name]: getattr(spec, name) for name in CLIPPING if getattr(spec, name) is not None}
+    if spec.name in DECAYING:
+        options["weight_decay"] = spec.weight_decay
+    if spec.name == "muon":
+        options["adam_weight_decay"] = spec.weight_decay
+    if spec.accumulate > 1:
+        options["gradient_accumulation_steps"] = spec.accumulate
+    if spec.ema is not None:
+        # Keras averages after every batch, so that these averages together are one per step.
+        options |= {"use_ema": True, "ema_momentum": spec.ema ** (1 / spec.accumulate)}
+    return options
 
 
 def _scale(optimizer: keras.optimizers.Optimizer, scales: Sequence[float]) -> None:
@@ -99,6 +143,8 @@ def _scale(optimizer: keras.optimizers.Optimizer, scales: Sequence[float]) -> No
     """
     plain, decay = optimizer.update_step, optimizer.weight_decay
     optimizer.weight_decay = None
+    if isinstance(optimizer, keras.optimizers.Muon):
+        optimizer.adam_weight_decay = None
 
     def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
         scaled = learning_rate * scales[optimizer._get_variable_index(variable)]
@@ -126,7 +172,8 @@ def _pull(optimizer: keras.optimizers.Optimizer, pull: Pull) -> None:
 def rate(schedule: str, fraction: float, *, plateaus: int = 0, warmup: float = 0.0) -> float:
     """The share (0-1) of the learning rate to use.
 
-    Ref: `one_cycle`: Smith & Topin 2017, arXiv 1708.07120. `cosine`: Loshchilov & Hutter 2016, arXiv 1608.03983.
+    Ref: `one_cycle`: Smith & Topin 2017, arXiv 1708.07120. `cosine` and `cosine_restarts`, whose cycles are twice as
+    long as the ones before: Loshchilov & Hutter 2016, arXiv 1608.03983.
 
     Args:
         schedule: Name of the schedule.
@@ -150,12 +197,25 @@ def _scheduled(schedule: str, fraction: float, plateaus: int) -> float:
             return 1.0 / (1.0 + 9.0 * fraction)
         case "cosine":
             return _falling(fraction)
+        case "cosine_restarts":
+            start, length = _cycle_at(fraction)
+            return _falling((fraction - start) / length)
         case "one_cycle":
             if fraction < ONE_CYCLE_PEAK:
                 return WARMUP_START + (1 - WARMUP_START) * fraction / ONE_CYCLE_PEAK
             return _falling((fraction - ONE_CYCLE_PEAK) / (1 - ONE_CYCLE_PEAK))
         case _:
             return 1.0
+
+
+def _cycle_at(fraction: float) -> tuple[float, float]:
+    """Start and length of the cycle of `cosine_restarts` at a fraction (0-1) of the step."""
+    start, length = 0.0, 1 / (2**RESTARTING_CYCLES - 1)
+    for _ in range(RESTARTING_CYCLES - 1):
+        if fraction < start + length:
+            break
+        start, length = start + length, 2 * length
+    return start, length
 
 
 def _falling(fraction: float) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tlcli.cache.results import CachedResult
-from tlcli.model.classifier import OUTPUT_LAYER
+from tlcli.model.head import OUTPUT_LAYER
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.train import checkpoint, events, freeze, linear_probe, policy
 from tlcli.train.cached_results import cache_result, probe_key, restore_cached, run_and_cache
@@ -53,8 +53,10 @@ def measure_gradients(session: Session, survey: policy.GradientSurvey) -> dict[s
     gradient_sum.build(trainable)
     order = np.random.default_rng(session.recipe.seed)
     batches = list(itertools.islice(batches_of(session, step, 0, order), SURVEY_BATCHES))
-    for batch in batches:
-        trainee.train_on_batch(*batch)
+    classes = len(session.classifier.classes)
+    for inputs, targets, weights in batches:
+        # The survey asks what the labels say, without a teacher.
+        trainee.train_on_batch(inputs, targets[:, :classes], weights)
     mean_norms = [norm / len(batches) for norm in gradient_sum.norms()]
     return _relative_norms(trainable, mean_norms, session.groups, layer_names(session))
 
@@ -177,7 +179,7 @@ def start_from_probe(session: Session) -> None:
     """Set the head to the solution of the linear probe on the plain images, or to its cached result."""
     head = session.classifier.model.get_layer(OUTPUT_LAYER)
     classes = len(session.classifier.classes)
-    balanced = session.recipe.data.class_weights == "balanced"
+    balanced = session.recipe.data.is_balanced
     session.observe(events.Noticed("linear probe: solving the head on the frozen network"))
     pooled = session.pooled()
     train, val = (linear_probe.Features(pooled(examples), examples.labels) for examples in (session.train, session.val))

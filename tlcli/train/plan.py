@@ -1,8 +1,9 @@
 """The plan of a run: everything that is decided before Keras is loaded."""
 
+from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from tlcli.data.split import Splits
 from tlcli.errors import DataError, ModelError, Problem, RecipeError
@@ -31,7 +32,7 @@ class PhasePlan:
         trainable_parameters: Number of trained parameters, head included; in a gradual phase, those of its last round.
         epochs: Maximum number of epochs of a step.
         steps: Maximum number of steps.
-        lr: Learning rate.
+        lr: Learning rate; `find` for that of a range test.
         batch_norm: Policy of BatchNorm in trained groups.
         cut_point: The cut point of the first step: the name of the group below it, `pooled` or `pixels`.
         views: Number of stored views of each training image in the first step; 0 if nothing is stored.
@@ -46,7 +47,7 @@ class PhasePlan:
     trainable_parameters: int
     epochs: int
     steps: int
-    lr: float
+    lr: float | Literal["find"]
     batch_norm: str
     cut_point: str
     views: int
@@ -230,7 +231,8 @@ def head_parameters_of(head: HeadSpec, groups: LayerGroups, classes: int) -> int
     width = head.pooled_channels(groups.groups[-1].output_shape)
     total = 0
     for hidden in head.hidden:
-        total += (width + 1 + (2 if hidden.batch_norm else 0)) * hidden.units
+        norms, slopes = 2 if hidden.batch_norm else 0, 1 if hidden.activation == "prelu" else 0
+        total += (width + 1 + norms + slopes) * hidden.units
         width = hidden.units
     return total + (width + 1) * classes
 
@@ -272,6 +274,16 @@ def group_json(group: LayerGroup) -> dict[str, Any]:
 def _problems(recipe: Recipe, splits: Splits) -> list[Problem]:
     """Phases that do not fit the images, or train nothing."""
     problems = []
+    left_out = max(Counter(splits.folds).values(), default=0)
+    batches = -(-(len(splits.train) - left_out) // recipe.performance.batch_size)
+    if recipe.optimizer.accumulate > batches:
+        problems.append(
+            Problem(
+                "optimizer.accumulate",
+                f"an epoch has fewer batches than one step (got {recipe.optimizer.accumulate})",
+                f"At most {batches}; with a smaller performance.batch there are more.",
+            )
+        )
     for index, phase in enumerate(recipe.phases):
         if phase.is_gradual and not splits.val and not splits.folds:
             problems.append(
@@ -279,6 +291,14 @@ def _problems(recipe: Recipe, splits: Splits) -> list[Problem]:
                     f"phases[{index}].policy",
                     f"policy {phase.policy} needs validation images, and there are none",
                     "Set data.val above 0, or use policy fixed.",
+                )
+            )
+        if phase.soup > 1 and not splits.val:
+            problems.append(
+                Problem(
+                    f"phases[{index}].soup",
+                    "the best epochs are chosen by validation images, and there are none",
+                    "Set data.val above 0, or soup to 1.",
                 )
             )
         if phase.train and phase.train.strip() == "none":

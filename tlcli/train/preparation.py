@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from tlcli.data import source, split
 from tlcli.data.pixels import Pixels, open_cache
 from tlcli.data.source import FolderIndex
@@ -52,11 +54,19 @@ class ChosenNetwork:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan, and the images it is for."""
+    """A plan, and the images it is for.
+
+    Attributes:
+        plan: The plan.
+        index: All images.
+        pixels: Their pixels.
+        taught: What a teacher says of the training images, `float32 (images, classes)`; None without a teacher.
+    """
 
     plan: TrainPlan
     index: FolderIndex
     pixels: Pixels
+    taught: np.ndarray | None = None
 
 
 class BackgroundRead:

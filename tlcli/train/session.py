@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ from tlcli.features import extraction
 from tlcli.features.placement import ImageCounts, Placement, placement_of
 from tlcli.model import precision
 from tlcli.model.backbone import Backbone
-from tlcli.model.classifier import POOLED, Classifier, assemble
+from tlcli.model.classifier import Classifier, assemble
+from tlcli.model.head import POOLED
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.paths import cache_dir
 from tlcli.recipe.fields import bytes_of
+from tlcli.recipe.phase import PhaseSpec
 from tlcli.recipe.schema import Recipe
 from tlcli.text import plural
 from tlcli.train import events, policy
 from tlcli.train.budget import Budget, StepCost, epoch_flops
 from tlcli.train.checkpoint import Arrays, Checkpoint
+from tlcli.train.lr_range import LrRange
 from tlcli.train.preparation import Prepared
 from tlcli.train.stage import ImageSource, Stage, cut_point_of, open_stage
 
@@ -48,6 +51,7 @@ class Session:
         device: Name of the device, such as `cpu:0`.
         budget: The time budget.
         precisions: The measured precision by step name, and for the frozen layers, if it was measured.
+        lr_ranges: The range test of each phase that has `lr: find`, by name of the phase.
         norms: The relative gradient norm of each layer group, by phase, if the policy needs it.
         pretrained: The backbone weights before the first step, in the order of the model, if a phase uses L2-SP.
         results: The result cache; None if results are not cached.
@@ -55,6 +59,8 @@ class Session:
         pool: The training images; with folds, those of all folds.
         out_of_fold: Probabilities of the images of `pool`, float32 (images, classes), each by the classifier of the
             fold that it validates; None without folds, and before the phases end.
+        taught: What a teacher says of the images of `pool`, in their order: probabilities at the temperature of the
+            recipe, `float32 (images, classes)`; None without a teacher.
     """
 
     recipe: Recipe
@@ -72,11 +78,13 @@ class Session:
     device: str = "cpu"
     budget: Budget = field(default_factory=Budget)
     precisions: dict[str, Any] = field(default_factory=dict)
+    lr_ranges: dict[str, LrRange] = field(default_factory=dict)
     norms: dict[int, dict[str, float]] = field(default_factory=dict)
     pretrained: Arrays = field(default_factory=list)
     results: ResultCache | None = None
     folds: tuple[int, ...] = ()
     out_of_fold: np.ndarray | None = None
+    taught: np.ndarray | None = None
     pool: Examples = field(init=False)
     _stage: Stage | None = field(default=None, init=False, repr=False)
     _images_done: int = field(default=0, init=False, repr=False)
@@ -84,6 +92,14 @@ class Session:
 
     def __post_init__(self) -> None:
         self.pool = self.train
+
+    def taught_of_train(self) -> np.ndarray | None:
+        """The rows of `taught` for the images of `train`, which may be those of one fold; None without a teacher."""
+        if self.taught is None:
+            return None
+        place = np.zeros(int(self.pool.rows.max()) + 1, np.int64)
+        place[self.pool.rows] = np.arange(len(self.pool))
+        return np.asarray(self.taught[place[self.train.rows]])
 
     @property
     def stage(self) -> Stage:
@@ -106,6 +122,11 @@ class Session:
         """All weights and statistics of the backbone, in the order of the model."""
         head = {id(weight) for layer in self.classifier.head_layers for weight in layer.weights}
         return [weight for weight in self.classifier.model.weights if id(weight) not in head]
+
+    def learning_rate(self, phase: PhaseSpec) -> float:
+        """The learning rate of a phase; with `lr: find` that of its range test."""
+        asked = phase.learning_rate(self.recipe.optimizer.lr)
+        return self.lr_ranges[phase.name].lr if asked == "find" else asked
 
     def enter(self, step: policy.Step) -> None:
         """Open the stage of a step; its features are read from the cache or computed."""
@@ -247,11 +268,13 @@ class Session:
             "prefix_s": self.prefix_s,
             "taken_s": self.budget.taken_s,
             "precisions": self.precisions,
+            "lr_ranges": {name: asdict(found) for name, found in self.lr_ranges.items()},
             "norms": {str(phase): norms for phase, norms in self.norms.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint. The steps follow from the recipe; only their results are stored."""
+        self.lr_ranges = {name: LrRange(**found) for name, found in state["lr_ranges"].items()}
         self.norms = {int(phase): norms for phase, norms in state["norms"].items()}
         for line in state["outcomes"]:
             step = policy.next_step(self.recipe.phases, self.groups, self.outcomes, self.norms)
@@ -298,6 +321,7 @@ def open_session(
         # Results of folds are not cached.
         results=None if splits.folds else result_cache(recipe),
         folds=splits.folds,
+        taught=prepared.taught,
     )
 
 

@@ -11,8 +11,9 @@ from tlcli.data.augment import Augment, Bounds
 from tlcli.data.pixels import Images
 from tlcli.features.extraction import FeatureCache, FeatureExtractor, Progress, View
 from tlcli.features.placement import Placement
-from tlcli.model.classifier import POOLED, Classifier, Cut, cut_at
+from tlcli.model.classifier import Classifier, Cut, cut_at
 from tlcli.model.fold import fold_batch_norm
+from tlcli.model.head import POOLED
 from tlcli.model.precision import FULL, computing_in
 
 

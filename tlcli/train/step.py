@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tlcli.errors import RunError
-from tlcli.train import checkpoint, decision, events, freeze, interpolation, optimizer, policy
+from tlcli.train import averaging, checkpoint, decision, events, freeze, interpolation, optimizer, policy
 from tlcli.train.calibration import ImageScores, score
 from tlcli.train.checkpoint import Progress
 from tlcli.train.compile import StepState, batches_of, prepare_step, reseed
@@ -40,14 +40,19 @@ def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved |
 
 
 def train_epochs(session: Session, state: StepState, epochs: int, *, save: Callable[[], None] = lambda: None) -> None:
-    """Train until the step has this many epochs, or runs out of patience or time. `save` is called after each."""
-    while state.progress.epoch < epochs and not _is_out_of_patience(state):
+    """Train until the step has this many epochs, or runs out of patience or time. `save` is called after each.
+
+    At the end, the weights are their moving averages if the optimiser keeps any.
+    """
+    while state.progress.epoch < epochs and not _is_out_of_patience(session, state):
         began = time.perf_counter()
         setup_s = _run_epoch(session, state)
         state.is_out_of_time = session.budget.would_exceed(time.perf_counter() - began - setup_s)
         save()
         if state.is_out_of_time:
             break
+    if state.progress.epoch:
+        averaging.take_average(session.stage.trainee.optimizer, state.trainable)
 
 
 def batches_per_epoch(session: Session) -> int:
@@ -69,12 +74,14 @@ def score_start(session: Session, state: StepState) -> None:
 def _restore(session: Session, state: StepState, saved: checkpoint.Saved) -> None:
     state.progress = Progress(**saved.state["progress"])
     state.best_weights = saved.arrays["best"]
+    state.snapshots = [saved.arrays[f"snapshot{number}"] for number in range(len(state.progress.snapshot_ranks))]
     checkpoint.assign_values(state.moving, saved.arrays["moving"])
     checkpoint.assign_values(session.stage.trainee.optimizer.variables, saved.arrays["optimizer"])
 
 
-def _is_out_of_patience(state: StepState) -> bool:
-    return state.phase.patience is not None and state.progress.stale >= state.phase.patience
+def _is_out_of_patience(session: Session, state: StepState) -> bool:
+    patience = state.phase.patience_epochs(batches_per_epoch(session))
+    return patience is not None and state.progress.stale >= patience
 
 
 def _run_epoch(session: Session, state: StepState) -> float:
@@ -91,8 +98,9 @@ def _run_epoch(session: Session, state: StepState) -> float:
     trained_s = time.perf_counter() - began
     flops = session.cost_of(state.step).epoch_flops
     session.budget.record_epoch(flops, trained_s - setup_s, setup_s if progress.epoch == 1 else None)
-    scored = score(session, session.val) if len(session.val) else None
-    is_best = _update_best(state, scored)
+    with averaging.averaged(session.stage.trainee.optimizer, state.trainable):
+        scored = score(session, session.val) if len(session.val) else None
+        is_best = _update_best(state, scored)
     val_loss = None if scored is None else float(scored.losses.mean())
     if val_loss is not None:
         # The last update of an epoch can diverge without an effect on the training loss.
@@ -134,7 +142,7 @@ def _fit(session: Session, state: StepState) -> tuple[float, float, float]:
 def _require_finite(session: Session, state: StepState, name: str, value: float) -> None:
     if np.isfinite(value):
         return
-    lr = state.phase.learning_rate(session.recipe.optimizer.lr)
+    lr = session.learning_rate(state.phase)
     raise RunError(
         f"the {name} is {value} in epoch {state.progress.epoch}",
         where=f"phase {state.step.name}",
@@ -149,7 +157,9 @@ def _update_best(state: StepState, scored: ImageScores | None) -> bool:
         True if the epoch is the best so far.
     """
     progress = state.progress
-    is_best = scored is None or _is_better(progress, scored, state.phase.until.metric)
+    if scored is not None:
+        averaging.keep_snapshot(state, scored)
+    is_best = scored is None or state.is_better(scored)
     if is_best:
         if scored is not None:
             state.set_best_scores(scored)
@@ -160,14 +170,6 @@ def _update_best(state: StepState, scored: ImageScores | None) -> bool:
     return is_best
 
 
-def _is_better(progress: Progress, scored: ImageScores, metric: str) -> bool:
-    if progress.best_loss is None or progress.best_accuracy is None:
-        return True
-    if metric == "val_loss":
-        return float(scored.losses.mean()) < progress.best_loss
-    return float(scored.hits.mean()) > progress.best_accuracy
-
-
 def _save(session: Session, state: StepState) -> None:
     session.checkpoint.write(
         {**session.state(), "progress": vars(state.progress), "epochs": state.step.epochs},
@@ -175,6 +177,7 @@ def _save(session: Session, state: StepState) -> None:
             "moving": checkpoint.copy_values(state.moving),
             "optimizer": checkpoint.copy_values(session.stage.trainee.optimizer.variables),
             "best": state.best_weights,
+            **{f"snapshot{number}": weights for number, weights in enumerate(state.snapshots)},
         },
         keep=["start", "pretrained"],
     )
@@ -183,9 +186,12 @@ def _save(session: Session, state: StepState) -> None:
 def _finish(session: Session, state: StepState, parameters: int) -> policy.Outcome:
     """Carry out the decision on the step, and verify that no frozen weight changed."""
     progress, phase = state.progress, state.phase
+    mixed = averaging.mix_best(session, state)
     can_interpolate = phase.interpolate and progress.epoch and len(session.val)
     position = interpolation.improve(session, state) if can_interpolate else 1.0
     result = decide(state)
+    if result.kept and mixed > 1:
+        result = replace(result, reason=f"{result.reason}; mean of the {mixed} best epochs")
     checkpoint.assign_values(state.moving, state.best_weights if result.kept else state.start_weights)
     verify_frozen(state)
     return outcome_of(state, result, position, parameters)
@@ -251,7 +257,7 @@ def _scheduled_lr(session: Session, state: StepState, epochs: float) -> float:
     schedule = phase.schedule or recipe.optimizer.schedule
     warmup = phase.warmup_share(schedule)
     scale = optimizer.rate(schedule, epochs / state.step.epochs, plateaus=state.progress.plateaus, warmup=warmup)
-    return phase.learning_rate(recipe.optimizer.lr) * scale
+    return session.learning_rate(phase) * scale
 
 
 def _history_row(done: events.EpochDone) -> dict[str, Any]:
@@ -276,6 +282,7 @@ class BatchCallback(keras.callbacks.Callback):
         self.session, self.state, self.batches = session, state, batches
         self.began_s = time.perf_counter()
         self.batch_ends_s: list[float] = []
+        self.rate: float | None = None
 
     @property
     def setup_s(self) -> float:
@@ -289,7 +296,13 @@ class BatchCallback(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Set the learning rate by the schedule."""
         epochs = self.state.progress.epoch + batch / self.batches
-        self.model.optimizer.learning_rate = _scheduled_lr(self.session, self.state, epochs)
+        rate = _scheduled_lr(self.session, self.state, epochs)
+        if rate == self.rate:
+            return
+        if keras.backend.backend() == "jax":
+            # During an epoch, the state of the optimiser is elsewhere.
+            self.model.jax_state_sync()
+        self.model.optimizer.learning_rate = self.rate = rate
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Report the running means; stop training if the time budget is used up."""

@@ -1,46 +1,23 @@
 """Evaluate: score a classifier on its own test images or on another folder."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tlcli.data import pixels
-from tlcli.evaluate.predict import labelled_images, probabilities_of
+from tlcli.evaluate.evaluation import Evaluation
+from tlcli.evaluate.predict import labelled_images, probabilities_by_view
 from tlcli.evaluate.runtimes import open_model
-from tlcli.evaluate.scores import Scores, image_rows, score
+from tlcli.evaluate.scores import image_rows, score
+from tlcli.evaluate.views import views_for
 from tlcli.report.evaluation_page import write_evaluation_page
 from tlcli.report.scored_images import count_trained, own_images
 
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The scores of a classifier on some images.
-
-    Attributes:
-        scores: The scores.
-        title: Description of the images.
-        missing: The classes of the classifier without images.
-        trained: Number of the images that the classifier was trained on.
-        rows: Of each image `path`, `label`, `predicted`, `probability` of the predicted class (0-1) and `correct`.
-    """
-
-    scores: Scores
-    title: str
-    missing: tuple[str, ...] = ()
-    trained: int = 0
-    rows: tuple[dict[str, Any], ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON shape of `tlcli evaluate --json`."""
-        return {**self.scores.to_json(), "missing": list(self.missing)}
-
-
-def evaluate(run: Path, data: Path | None, *, html: Path | None = None, progress: Progress) -> Evaluation:
+def evaluate(run: Path, data: Path | None, *, html: Path | None = None, tta: int = 1, progress: Progress) -> Evaluation:
     """Score a classifier on the test split of its run, or on other images.
 
     The test images are read as in the run, so that its recorded scores come out; other images at full size, as in plain
@@ -50,6 +27,7 @@ def evaluate(run: Path, data: Path | None, *, html: Path | None = None, progress
         run: A run folder, a bundle or a classifier file.
         data: A folder of class folders; None for the test split of the run.
         html: A page to write; None for none.
+        tta: Number of views of each image whose probabilities are averaged.
         progress: Receives (done, total).
 
     Raises:
@@ -64,11 +42,15 @@ def evaluate(run: Path, data: Path | None, *, html: Path | None = None, progress
         paths, labels, title = labelled_images(data, classifier.classes)
         trained = count_trained(run, paths)
     read = pixels.read if data is None else pixels.read_exactly
-    probabilities = probabilities_of(classifier, paths, progress=progress, read=read)
+    views = views_for(run, tta)
+    by_view = probabilities_by_view(classifier, paths, views, progress=progress, read=read)
+    probabilities = by_view.mean(axis=1)
     scores = score(np.array(labels), probabilities, classifier.classes)
+    plain = score(np.array(labels), by_view[:, 0], classifier.classes) if tta > 1 else None
     missing = tuple(row.name for row in scores.per_class if not row.support)
     rows = image_rows(paths, labels, probabilities, classifier.classes)
-    evaluation = Evaluation(scores, title, missing, trained, rows)
+    evaluation = Evaluation(scores, title, missing, trained, views, plain, rows)
     if html is not None:
-        write_evaluation_page(evaluation.to_json(), title, rows, html)
+        on = f"{title}, mean of {tta} views" if tta > 1 else title
+        write_evaluation_page(evaluation.to_json(), on, rows, html)
     return evaluation

@@ -49,7 +49,7 @@ def export(request: ExportRequest, *, progress: Progress) -> Bundle:
     images = _images(request, about.classes)
     with bundle.unfinished(request.folder) as folder:
         target = folder / request.target.file
-        convert(classifier, about, request, images.training, target)
+        zeros = convert(classifier, about, request, images.training, target)
         bundle.trust_own(target)
         comparison = compare(
             keras_model.of(classifier),
@@ -60,7 +60,7 @@ def export(request: ExportRequest, *, progress: Progress) -> Bundle:
             progress=progress,
         )
         reasons = objections(comparison, request)
-        card = bundle.complete(folder, request, about, comparison, reasons)
+        card = bundle.complete(folder, request, about, comparison, reasons, zeros=zeros)
     return Bundle(request.folder, card, tuple(reasons))
 
 

@@ -9,7 +9,6 @@ from tlcli.model.precision import use_device
 from tlcli.report import record
 from tlcli.report.advice import advise
 from tlcli.report.folder import RunFolder, RunWriter, own_folder, recorded, recorded_split
-from tlcli.report.record import RunRecord
 from tlcli.report.scores import record_scores
 from tlcli.report.session_page import session_report
 from tlcli.train import folds, phases
@@ -20,12 +19,13 @@ from tlcli.train.events import FolderMade, Noticed, Observer, warn
 from tlcli.train.preparation import BackgroundRead, Prepared, choose_network, output_bytes, prepare
 from tlcli.train.session import Session, open_session
 from tlcli.workflows.request import Request, baseline_of, choice_of, output_folder, visible
+from tlcli.workflows.teacher import with_teacher
 from tlcli.zoo.resolve import ResolvedRecipe
 
 
 def finetune(
     request: Request, resolved: ResolvedRecipe, observe: Observer, *, reading: BackgroundRead | None = None
-) -> tuple[Path, RunRecord]:
+) -> tuple[Path, record.RunRecord]:
     """Fine-tune, or resume an interrupted run. Returns the run folder and its record.
 
     Args:
@@ -47,6 +47,7 @@ def finetune(
         earlier = recorded_split(request.resume or request.same_split_as)
         prepared = prepare(recipe, network, strict=request.strict, observe=observe, reading=reading, recorded=earlier)
         prepared, backbone, depth = search_depth(visible(request, prepared), backbone, network, observe)
+        prepared = with_teacher(prepared, observe)
         out, plan = output_folder(request, prepared.plan), prepared.plan
         with own_folder(out, resume=request.resume is not None, need_bytes=output_bytes(plan)) as folder:
             observe(FolderMade(str(out)))
@@ -54,8 +55,7 @@ def finetune(
             if request.resume:
                 record.carry_over(run, record.read(out), taken_s=saved.state["taken_s"] if saved else 0.0)
             with recorded(folder, run, began):
-                if saved is None:
-                    run.model |= backbone.weights_record | choice_of(request)
+                run.model |= backbone.weights_record | choice_of(request) if saved is None else {}
                 folder.write_start(run, plan, resumed=saved is not None)
                 budget = budget_of(recipe.performance.budget, resolved.began, spent_s=run.seconds.get("total", 0.0))
                 session = open_session(prepared, backbone, Checkpoint(out), device=device, budget=budget)
@@ -66,12 +66,12 @@ def finetune(
     return out, run
 
 
-def _finish(session: Session, prepared: Prepared, folder: RunFolder, run: RunRecord) -> None:
+def _finish(session: Session, prepared: Prepared, folder: RunFolder, run: record.RunRecord) -> None:
     """Calibrate, score, save the classifier and complete the record."""
     session.observe(Noticed("scoring and saving"))
     record_scores(run, session, prepared, folder)
-    origin = origin_of(session.recipe, run.model["card"], run.scores)
-    run.model["sha256"] = folder.write_classifier(lambda path: classifier.save(session.classifier, path, origin=origin))
+    origin, facts = origin_of(session.recipe, run.model["card"]), record.training_facts(run)
+    run.model["sha256"] = folder.write_classifier(lambda path: classifier.save(session.classifier, path, origin, facts))
     folder.write_labels(session.classifier.classes)
     record.close_record(run, session)
     if advice := advise(run, folder.path):

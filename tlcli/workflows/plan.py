@@ -9,17 +9,20 @@ from tlcli.report.folder import recorded_split
 from tlcli.train.events import Observer
 from tlcli.train.plan import TrainPlan
 from tlcli.train.preparation import choose_network, prepare
-from tlcli.workflows.request import Request
+from tlcli.workflows.request import Request, require_same_classes
 from tlcli.zoo.resolve import ResolvedRecipe
 
 
-def plan(request: Request, resolved: ResolvedRecipe, observe: Observer) -> TrainPlan:
+def plan(
+    request: Request, resolved: ResolvedRecipe, observe: Observer, *, augment_sheet: Path | None = None
+) -> TrainPlan:
     """Choose the network, compare it with its weights file, read and split the images, and plan every phase.
 
     Args:
         request: The request.
         resolved: Its recipe, from `check_request`.
         observe: Receives progress and notices.
+        augment_sheet: A contact sheet of the augmentation to write; None for none. It needs Keras.
 
     Raises:
         TlcliError: If the images or the network do not fit the request.
@@ -29,4 +32,10 @@ def plan(request: Request, resolved: ResolvedRecipe, observe: Observer) -> Train
     if model.weights not in (None, RANDOM):
         weights_check.check_in_subprocess(network.card, model.arguments, network.size, Path(str(model.weights)))
     earlier = recorded_split(request.resume)
-    return prepare(resolved.recipe, network, strict=request.strict, observe=observe, recorded=earlier).plan
+    prepared = prepare(resolved.recipe, network, strict=request.strict, observe=observe, recorded=earlier)
+    require_same_classes(prepared.plan)
+    if augment_sheet is not None:
+        from tlcli.report.augment_sheet import write_augment_sheet
+
+        write_augment_sheet(prepared, augment_sheet)
+    return prepared.plan

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.errors import OutputError, Problem, RecipeError, UsageError
+from tlcli.errors import DataError, OutputError, Problem, RecipeError, UsageError
+from tlcli.evaluate.runtimes import class_names, require_model
 from tlcli.model.structure import measure_in_subprocess
 from tlcli.paths import require_new_file
 from tlcli.recipe import baseline, expectation, load
@@ -56,11 +57,45 @@ def check_request(request: Request) -> ResolvedRecipe:
     """
     recipe = load_recipe(request)
     check_images(recipe)
+    if recipe.teacher is not None:
+        require_model(recipe.teacher.run)
     if request.resume is None:
         _require_outside(request.out, data_root(recipe))
         if request.out is not None:
             folder.require_new(request.out)
     return resolve(recipe, needs_weights=request.resume is None)
+
+
+def require_same_classes(plan: TrainPlan) -> None:
+    """Check that the teacher of a plan, if there is one, has the classes of the images.
+
+    Raises:
+        DataError: If it has others.
+    """
+    if plan.recipe.teacher is None:
+        return
+    path = plan.recipe.teacher.run
+    own, taught = set(plan.classes), set(class_names(path))
+    if own != taught:
+        parts = [("only of the teacher", taught - own), ("only of the images", own - taught)]
+        listed = "; ".join(f"{where}: {', '.join(sorted(names))}" for where, names in parts if names)
+        raise DataError(
+            f"the teacher {path} has other classes ({listed})",
+            where="teacher.run",
+            hint="Name a run on the same classes, or choose them with data.classes.",
+        )
+
+
+def check_sheet(path: Path, resolved: ResolvedRecipe) -> None:
+    """Check that the file of an augmentation sheet can be written.
+
+    Raises:
+        UsageError: If it does not end in .png.
+        OutputError: If it exists, lies in the image folder, or cannot be written.
+    """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"must end in .png (got '{path.name}')", where="--augment-sheet")
+    require_new_file(path, "--augment-sheet", outside=data_root(resolved.recipe))
 
 
 def _require_outside(out: Path | None, data: Path) -> None:
@@ -104,7 +139,12 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
         model_paths["name"] = str(_absolute(model.name))
     if model.weights not in (None, RANDOM):
         model_paths["weights"] = str(_absolute(str(model.weights)))
-    sections = {"data": data.model_copy(update=data_paths), "model": model.model_copy(update=model_paths)}
+    sections: dict[str, Any] = {
+        "data": data.model_copy(update=data_paths),
+        "model": model.model_copy(update=model_paths),
+    }
+    if recipe.teacher is not None:
+        sections["teacher"] = recipe.teacher.model_copy(update={"run": _absolute(recipe.teacher.run)})
     return recipe.model_copy(update=sections)
 
 

@@ -11,7 +11,7 @@ from tlcli.evaluate.runtimes.runtime import Runtime
 from tlcli.zoo import trust as trusting
 from tlcli.zoo.formats import content
 
-__all__ = ["Runtime", "is_run", "open_model", "require_model"]
+__all__ = ["Runtime", "class_names", "fingerprint", "is_run", "open_model", "require_model"]
 
 _BY_SUFFIX: dict[str, Callable[[Path], Runtime]] = {
     ".keras": keras_model.open_file,
@@ -46,6 +46,29 @@ def require_model(path: Path) -> None:
         ModelError: If the classifier of a run or bundle is missing or changed.
     """
     _classifier(path)
+
+
+def class_names(path: Path) -> tuple[str, ...]:
+    """The classes of a classifier, of a run or a bundle without loading it.
+
+    Raises:
+        UsageError: If there is no such run or file, or the run is not complete.
+        ModelError: If the classifier is missing, damaged, changed or not trusted.
+    """
+    require_model(path)
+    if is_run(path):
+        return tuple(map(str, run_folder.read_json(path)["data"]["classes"]))
+    return tuple(map(str, bundle.read_card(path)["classes"])) if bundle.is_bundle(path) else open_model(path).classes
+
+
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of a classifier.
+
+    Raises:
+        UsageError: If there is no such run or file, or the run is not complete.
+        ModelError: If the classifier of a run or bundle is missing or changed.
+    """
+    return bundle.sha256_of(_classifier(path))
 
 
 def is_run(path: Path) -> bool:

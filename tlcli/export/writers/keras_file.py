@@ -10,5 +10,6 @@ from tlcli.model.metadata import ClassifierMetadata
 
 def write(job: Job, file: Path) -> None:
     """Write a `.keras` file. Without --raw-input it is the classifier itself, whose resize is inside."""
-    origin = ClassifierMetadata.model_validate_json(job.about).origin
-    classifier.save(replace(job.classifier, model=job.model) if job.is_raw else job.classifier, file, origin=origin)
+    about = ClassifierMetadata.model_validate_json(job.about)
+    written = replace(job.classifier, model=job.model) if job.is_raw else job.classifier
+    classifier.save(written, file, origin=about.origin, training=about.training)

@@ -12,7 +12,7 @@ import numpy as np
 from tlcli.evaluate.runtimes.exported import KEY
 from tlcli.export.image_input import NAME
 from tlcli.export.writers.job import Job
-from tlcli.model.classifier import OUTPUT_LAYER
+from tlcli.model.head import OUTPUT_LAYER
 
 # Weights with fewer numbers stay as they are: a cast would take as many bytes as it saves.
 MIN_HALVED = 64
@@ -103,7 +103,7 @@ def _quantize_all(job: Job, plain: Path, target: Path) -> None:
 
 
 def _float_nodes(model: Any) -> list[str]:
-    """The resize, and the last layer: a linear probe has huge weights for features that hardly ever differ."""
+    """The resize, and the last layer, which is small and decides between close classes."""
     return _resize_nodes(model) + [node.name for node in model.graph.node if OUTPUT_LAYER in node.name]
 
 
