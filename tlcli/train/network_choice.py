@@ -53,7 +53,7 @@ def probe_network(prepared: Prepared, backbone: Backbone, observe: Observer, *, 
     plan = prepared.plan
     (x,) = features_at(prepared, backbone, [plan.groups.groups[-1].boundary], observe)
     parts = by_split(x, labels_by_split(prepared))
-    balanced = plan.recipe.data.class_weights == "balanced"
+    balanced = plan.recipe.data.is_balanced
     solution = linear_probe.solve(parts["train"], parts["val"], classes=len(plan.classes), balanced=balanced)
     losses, hits = linear_probe.score(solution, parts["val"])
     return ProbedNetwork(

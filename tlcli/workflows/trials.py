@@ -1,11 +1,12 @@
 """Trials of a search in one process: each fine-tunes with the values that the study chooses."""
 
+import math
 import time
 from typing import Any
 
 import keras
 
-from tlcli.errors import DataError, OutputError, TlcliError
+from tlcli.errors import DataError, OutputError, RunError, TlcliError
 from tlcli.report.record import RunRecord
 from tlcli.text import duration
 from tlcli.train.events import Advanced, Event, Noticed, NoticeOnce, Observer
@@ -81,7 +82,14 @@ class _Trial:
 
 
 def _scores(run: RunRecord) -> dict[str, Any]:
+    """The validation scores of a run.
+
+    Raises:
+        RunError: If they are not finite.
+    """
     scores = run.scores["val"]
+    if not math.isfinite(scores["loss"]):
+        raise RunError(f"the validation loss is {scores['loss']}", where=run.recipe["name"])
     return {"val_loss": scores["loss"], "val_accuracy": scores["accuracy"], "size": run.model["size"]}
 
 
