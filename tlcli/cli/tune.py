@@ -150,6 +150,8 @@ def _run(search: "Search", resolved: "ResolvedRecipe") -> dict[str, Any]:
 
     signal.signal(signal.SIGTERM, stop)
     if not is_quiet():
+        if resolved.licence:
+            console.print_text(console.err(), console.safe(resolved.licence, "dim"))
         several = "" if search.jobs == 1 else f" in {search.jobs} processes"
         console.err().print(f"loading Keras{several} …", style="dim")
     try:

@@ -47,7 +47,11 @@ def choose(
     spent = duration(sum(row.seconds for row in probed))
     observe(Noticed(f"chosen: {names[best]} ({gain}; the choice took {spent})"))
     chosen = replace(with_network(request, names[best]), chosen_from=tuple(row.to_json() for row in probed))
-    return chosen, check_request(chosen)
+    resolved = check_request(chosen)
+    if best and resolved.licence:
+        # That of the first network has been told already.
+        observe(Noticed(resolved.licence))
+    return chosen, resolved
 
 
 def _probe(request: Request, observe: Observer, reading: BackgroundRead | None) -> ProbedNetwork:
