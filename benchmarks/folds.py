@@ -11,15 +11,13 @@ import json
 import os
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from policies import images_by_class
+from policies import images_by_class, run_in_subprocess
 
 SETS = ("tf_flowers", "clothing", "sign_digits", "trashnet", "bccd_cells")
 WAYS = {"split": (), "folds": ("data.folds=5",)}
@@ -46,19 +44,11 @@ def main() -> None:
                     job = {"set": name, "images": images, "seed": seed, "way": way}
                     if any(all(run[key] == value for key, value in job.items()) for run in runs):
                         continue
-                    runs.append(job | _run_in_subprocess(job))
+                    runs.append(job | run_in_subprocess(__file__, job))
                     print(json.dumps(runs[-1]), flush=True)
                     result = {"summary": summarise(runs), "runs": runs}
                     args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(summarise(runs), indent=1))
-
-
-def _run_in_subprocess(job: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--one", json.dumps(job)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    result: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
-    return result
 
 
 def run(job: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def main() -> None:
     for job in _jobs(args):
         if any(all(run[key] == value for key, value in job.items()) for run in runs):
             continue
-        runs.append(job | _run_in_subprocess(job))
+        runs.append(job | run_in_subprocess(__file__, job))
         print(json.dumps({key: value for key, value in runs[-1].items() if key != "steps"}), flush=True)
         result = {"runs": runs, "summary": summarise(runs)}
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -75,8 +75,9 @@ def _jobs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     yield {"model": model, "set": name, "seed": seed, "way": way}
 
 
-def _run_in_subprocess(job: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--one", json.dumps(job)]
+def run_in_subprocess(script: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Run one job of a script in a process of its own, by its option `--one`; return its result."""
+    command = [sys.executable, script, *sys.argv[1:], "--one", json.dumps(job)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("RESULT "))
     result: dict[str, Any] = json.loads(line.removeprefix("RESULT "))

@@ -1,9 +1,10 @@
 """The phases of a recipe: what is trained, how, and until when."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from tlcli.recipe.fields import BatchNormPolicy, Fraction, Percent, Schedule, Spec, Text
 
@@ -81,7 +82,17 @@ Policy = Literal["fixed", "all", "gradual", "lp_ft", "surgical", "depth_search"]
 GRADUAL = ("gradual", "depth_search")
 ParameterShare = Annotated[str, StringConstraints(pattern=r"^(100|[1-9]\d?)% of parameters$")]
 RoundSize = Annotated[int, Field(ge=1)] | Literal["all"] | Percent
-Steps = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,8} steps$")]
+_STEPS = r"[1-9]\d{0,8} steps"
+
+
+def _check_patience(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(rf"\d+|{_STEPS}", value):
+        raise ValueError(f"patience must be a number of epochs, or of batches such as 200 steps (got {value!r})")
+    return value
+
+
+Steps = Annotated[str, StringConstraints(pattern=f"^{_STEPS}$")]
+EpochPatience = Annotated[Annotated[int, Field(ge=1)] | Steps | None, BeforeValidator(_check_patience)]
 Epochs = Annotated[int, Field(ge=0, le=10000)]
 RoundSizes = RoundSize | Annotated[list[RoundSize | Literal[0]], Field(min_length=1)]
 # Share of a step in which the learning rate of newly unfrozen groups rises with `warmup: auto`.
@@ -138,7 +149,7 @@ class PhaseSpec(AutoSpec):
     step: Literal["all", "double", "auto"] | ParameterShare | RoundSizes = 1
     group_count: Annotated[int, Field(ge=1)] | None = None
     epochs: Epochs | Annotated[list[Epochs], Field(min_length=1)] | Literal["auto"] = 10
-    patience: Annotated[int, Field(ge=1)] | Steps | None = None
+    patience: EpochPatience = None
     lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto", "find"] | None = None
     schedule: Schedule | None = None
     warmup: Fraction | Literal["auto"] = "auto"
