@@ -24,6 +24,8 @@ from tlcli.train.events import Event, StepDone
 from tlcli.tune.search import KEPT, Search
 
 NAME = "tlcli"
+# The lock of the process that asks for a trial.
+ASK = ".ask"
 # Trials that run to their end before any is stopped early.
 NEVER_PRUNED = 5
 # Seconds that a process waits for the database, or for another one that asks for a trial.
@@ -142,7 +144,7 @@ class Study:
 
     def ask(self) -> optuna.Trial | None:
         """The next trial with its values; None after the last one."""
-        with FileLock(self.search.out / ".ask", timeout=WAIT_S):
+        with FileLock(self.search.out / ASK, timeout=WAIT_S):
             waiting = len(self.trials(TrialState.WAITING))
             begun = [trial for trial in self.trials() if trial.state != TrialState.WAITING and not is_cut_off(trial)]
             if len(begun) >= self.search.trials or (self.search.sampler == "grid" and not waiting):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from tlcli.errors import RunError, TlcliError
+from tlcli.errors import DataError, ManifestError, RunError, TlcliError
 from tlcli.evaluate.quiet import quiet
 from tlcli.train.events import Event, Noticed, Observer
 from tlcli.tune.search import Search
@@ -26,7 +26,9 @@ def run_in_processes(search: Search, observe: Observer, until: float | None) -> 
         until: The time after which no trial starts, seconds since the epoch.
 
     Raises:
-        RunError: If the images or the machine do not fit the recipe, or every process ended early.
+        DataError: If the images do not fit the recipe.
+        OutputError: If the disk is full.
+        RunError: If every process ended early.
     """
     # A fork would copy threads and locks of this process in any state.
     spawn = multiprocessing.get_context("spawn")
@@ -84,5 +86,5 @@ def work(search: Search, worker: int, until: float | None, events: Any) -> None:
 
         run_trials(search, tell, worker=worker, until=until)
     except TlcliError as error:
-        # Some errors have arguments that do not travel between processes.
-        events.put(RunError(error.message, where=error.where, hint=error.hint))
+        # A list of problems does not travel between processes.
+        events.put(DataError(str(error)) if isinstance(error, ManifestError) else error)

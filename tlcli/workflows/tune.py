@@ -12,7 +12,7 @@ from tlcli.train.events import FolderMade, Noticed, Observer
 from tlcli.train.preparation import BackgroundRead
 from tlcli.tune.record import best_recipe, result_of
 from tlcli.tune.search import Search, deadline, read_record, write_record
-from tlcli.tune.study import Study, require_ended
+from tlcli.tune.study import ASK, Study, require_ended
 from tlcli.workflows.request import Request, check_request
 
 
@@ -34,6 +34,7 @@ def tune(search: Search, observe: Observer, *, reading: BackgroundRead | None = 
     try:
         _run(search, observe, reading)
     finally:
+        (search.out / ASK).unlink(missing_ok=True)
         seconds = round(before + time.perf_counter() - began, 2)
         write_record(search, {"status": "interrupted", "seconds": {"total": seconds}})
     rows = study.rows()
