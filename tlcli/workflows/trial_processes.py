@@ -1,5 +1,6 @@
 """Trials of a search in several processes on one study. Each loads Keras once; this process does not."""
 
+import importlib
 import multiprocessing
 import os
 import queue
@@ -69,15 +70,14 @@ def _report_deaths(processes: Sequence[BaseProcess], observe: Observer) -> None:
             f"all processes ended early (exit code {codes[0]})", hint="Use fewer --jobs, or see its messages."
         )
     for code in codes:
-        observe(Noticed(f"a process ended early (exit code {code}); the others did its trials", is_warning=True))
+        observe(Noticed(f"a process ended early (exit code {code}); its trial is left out", is_warning=True))
 
 
 def work(search: Search, worker: int, until: float | None, events: Any) -> None:
     """Run trials in this process, and send events and the error that ends it, if there is one."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with quiet():
-            from tlcli.workflows.trials import run_trials
+        load_quietly()
+        from tlcli.workflows.trials import run_trials
 
         def tell(event: Event) -> None:
             # Bars of several processes would overwrite each other.
@@ -88,3 +88,10 @@ def work(search: Search, worker: int, until: float | None, events: Any) -> None:
     except TlcliError as error:
         # A list of problems does not travel between processes.
         events.put(DataError(str(error)) if isinstance(error, ManifestError) else error)
+
+
+def load_quietly() -> None:
+    """Load Keras without the messages of native libraries."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet():
+        importlib.import_module("tlcli.workflows.trials")

@@ -9,7 +9,7 @@ import keras
 from tlcli.errors import DataError, OutputError, RunError, TlcliError
 from tlcli.report.record import RunRecord
 from tlcli.text import duration
-from tlcli.train.events import Advanced, Event, Noticed, NoticeOnce, Observer
+from tlcli.train.events import Advanced, Event, Noticed, Observer
 from tlcli.train.preparation import BackgroundRead
 from tlcli.tune.search import Search, discard_files
 from tlcli.tune.study import Pruner, Study, TrialPruned
@@ -41,7 +41,7 @@ def run_trials(
         OutputError: If the disk is full.
     """
     study = Study(search, search.space(), worker)
-    once, is_cold = NoticeOnce(observe), True
+    is_cold = True
     while (until is None or time.time() < until) and (trial := study.ask()):
         # Keras numbers layer names across the whole process and keeps the graphs of earlier trials.
         keras.backend.clear_session()
@@ -53,7 +53,7 @@ def run_trials(
         pruner = Pruner(trial, search.metric)
         facts: dict[str, Any] = {"message": ""}
         try:
-            _, run = finetune(request, check_request(request), _Trial(pruner, once), reading=reading)
+            _, run = finetune(request, check_request(request), _Trial(pruner, observe), reading=reading)
             facts |= _scores(run)
         except TrialPruned as error:
             facts |= {"pruned": True, "message": error.message, search.metric: pruner.best}

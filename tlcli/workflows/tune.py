@@ -8,7 +8,7 @@ from tlcli.paths import write_text
 from tlcli.recipe import load
 from tlcli.report.record import RunRecord
 from tlcli.report.tune_page import write_tune_page
-from tlcli.train.events import FolderMade, Noticed, Observer
+from tlcli.train.events import FolderMade, Noticed, NoticeOnce, Observer
 from tlcli.train.preparation import BackgroundRead
 from tlcli.tune.record import best_recipe, result_of
 from tlcli.tune.search import Search, deadline, read_record, write_record
@@ -28,6 +28,8 @@ def tune(search: Search, observe: Observer, *, reading: BackgroundRead | None = 
         TlcliError: If the images or the machine do not fit the recipe, or no trial ends with a score.
     """
     began, before = time.perf_counter(), read_record(search.out).get("seconds", {}).get("total", 0.0)
+    # All trials read the same images, so their warnings are the same.
+    observe = NoticeOnce(observe)
     observe(FolderMade(str(search.out)))
     study = Study(search, search.space())
     study.prepare()
@@ -57,9 +59,10 @@ def _run(search: Search, observe: Observer, reading: BackgroundRead | None) -> N
         # Images that are resized in another way in some trials are read by these trials.
         run_trials(search, observe, until=until, reading=None if search.space().has("data.resize") else reading)
     else:
-        from tlcli.workflows.trial_processes import run_in_processes
+        from tlcli.workflows.trial_processes import load_quietly, run_in_processes
 
         run_in_processes(search, observe, until)
+        load_quietly()
 
 
 def _run_best(search: Search, observe: Observer) -> RunRecord:
