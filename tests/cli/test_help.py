@@ -25,8 +25,8 @@ COMMANDS = list(commands())
 
 
 def test_every_command_is_known_once() -> None:
-    assert len(COMMANDS) == 34
-    assert len(set(COMMANDS)) == 34
+    assert len(COMMANDS) == 35
+    assert len(set(COMMANDS)) == 35
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "tlcli")

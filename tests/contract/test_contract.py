@@ -75,7 +75,7 @@ def test_at_finds_existing_values_only() -> None:
 
 
 def test_the_commands_are_those_of_tlcli() -> None:
-    assert len(PROGRAM) == 31
+    assert len(PROGRAM) == 32
     assert set(COMMANDS) == set(OPTIONS) == set(PROGRAM)
 
 
@@ -151,6 +151,7 @@ def documents(
     (copies / "red" / "copy.bmp").write_bytes((copies / "red" / "00.bmp").read_bytes())
     weights = home / "net.keras"
     weights.write_bytes((run / "model.keras").read_bytes())
+    (home / "space.yaml").write_text("head.dropout: [0.0, 0.2]", encoding="utf-8")
     lines: dict[str, tuple[object, ...]] = {
         "plan": ("plan", photos, "--model", NETWORK),
         "inspect": ("inspect", NETWORK),
@@ -165,6 +166,10 @@ def documents(
         "export": ("export", run, "--to", "keras", "--out", home / "bundle"),
         "compare": ("compare", run, run),
         "report": ("report", run, "--out", home / "page.html"),
+        "tune": (
+            *("tune", photos, "--recipe", "head-only", "--model", NETWORK, "--set", "data.size=[32,32]"),
+            *("--space", home / "space.yaml", "--trials", 1, "--out", home / "search"),
+        ),
         "pretrain": ("pretrain", copies, "--epochs", 1, "--size", 32, "--batch-size", 8, "--out", home / "mine.yaml"),
         "recipe list": ("recipe", "list"),
         "recipe validate": ("recipe", "validate", "two-phase"),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         "finetune photos/ -m resnet50 -r two-phase -o runs/first",
         "finetune photos/ --size 160 160 --epochs 5 --set augment.preset=strong",
         "finetune photos/ --compare head-only,two-phase,unfreeze-until-plateau",
+        "finetune photos/ -m efficientnet_lite0,mobilenet_v2",
         "finetune photos/ --budget 10m",
         "finetune --resume runs/first",
     )
@@ -64,9 +65,13 @@ def finetune(as_json: bool, compare: str | None, logs: tuple[str, ...], **option
     CSV, TSV, JSONL or Parquet file with the columns path and label.
     """
     from tlcli.report import comparison
+    from tlcli.workflows.request import networks_of
 
     request = request_from(options)
     is_comparison = compare is not None or (request.resume and comparison.holds_candidates(request.resume))
+    if is_comparison and networks_of(request):
+        hint = "Name one network, or leave out --compare."
+        raise UsageError("--compare chooses a recipe, not a network", where="--model", hint=hint)
     if logs and is_comparison:
         hint = "Fine-tune with one recipe at a time."
         raise UsageError("logs one run, not a comparison of several", where="--log", hint=hint)
@@ -125,9 +130,11 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
         logs: Names of the logs to write, as after `--log`.
     """
     from tlcli.report.folder import require_idle
-    from tlcli.workflows.request import check_request, require_baseline
+    from tlcli.workflows.request import check_request, networks_of, require_baseline, with_network
 
-    resolved = check_request(request)
+    names = networks_of(request)
+    # The first is the one whose images are read while Keras loads.
+    resolved, *_ = [check_request(with_network(request, name)) for name in names] or [check_request(request)]
     require_baseline(request, resolved.recipe)
     if request.resume is not None:
         require_idle(request.resume)
@@ -135,12 +142,17 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
     def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
         from tlcli.workflows.finetune import finetune
 
+        asked, chosen = request, resolved
+        if names:
+            from tlcli.workflows.choose_network import choose
+
+            asked, chosen = choose(request, names, observe, reading=reading)
         if not logs:
-            return finetune(request, resolved, observe, reading=reading)
+            return finetune(asked, chosen, observe, reading=reading)
         from tlcli.report.logs import logging_to
 
-        with logging_to(logs, resolved.recipe.model_dump(mode="json"), observe) as logging:
-            folder, run = finetune(request, resolved, logging, reading=reading)
+        with logging_to(logs, chosen.recipe.model_dump(mode="json"), observe) as logging:
+            folder, run = finetune(asked, chosen, logging, reading=reading)
             logging.finish(run)
         return folder, run
 

@@ -31,6 +31,7 @@ from tlcli.cli.probe import probe
 from tlcli.cli.recipe import recipe
 from tlcli.cli.report import report
 from tlcli.cli.serve import serve
+from tlcli.cli.tune import tune
 from tlcli.cli.zoo import zoo
 from tlcli.errors import OutputError, TlcliError, UsageError
 from tlcli.paths import cache_dir
@@ -137,6 +138,7 @@ for command in (
     recipe,
     report,
     serve,
+    tune,
     zoo,
 ):
     cli.add_command(command)

@@ -172,7 +172,7 @@ def training_options(function: Function) -> Function:
             "-m",
             metavar="M",
             shell_complete=complete_model,
-            help="Network from `tlcli zoo list`, or a file. [default: auto]",
+            help="Network from `tlcli zoo list`, or a file; `finetune` chooses of A,B. [default: auto]",
         ),
         trust_option,
         click.option("--weights", metavar="FILE", help="Weights file, or 'random'. [default: the network's own]"),

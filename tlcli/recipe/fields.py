@@ -24,7 +24,12 @@ def _as_text(value: object) -> object:
 _DURATION = r"^(?=.*[1-9])\d+(\.\d+)?\s*[smh]$"
 
 
-def _check_duration(text: str) -> str:
+def checked_duration(text: str) -> str:
+    """The text of a time such as `10m`.
+
+    Raises:
+        ValueError: If it is none.
+    """
     if not re.fullmatch(_DURATION, text):
         raise ValueError(f"a time must be a number above 0 with s, m or h, for example 90s, 10m or 1.5h (got {text})")
     return text
@@ -37,7 +42,7 @@ Percent = Annotated[str, StringConstraints(pattern=r"^(100|[1-9]\d?)%$")]
 Duration = Annotated[
     str,
     BeforeValidator(_as_text),
-    AfterValidator(_check_duration),
+    AfterValidator(checked_duration),
     WithJsonSchema({"type": "string", "pattern": _DURATION}),
 ]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]

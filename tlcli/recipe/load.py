@@ -94,7 +94,7 @@ def _option_paths(key: str, tree: Mapping[str, Any]) -> list[KeyPath]:
     """The keys that an option sets: one, or one of each phase that trains. A phase with `epochs: 0` does not."""
     section, _, name = key.rpartition(".")
     if section != "phases":
-        return [_path(key)]
+        return [key_path(key)]
     phases = tree.get("phases")
     listed = list(enumerate(phases)) if isinstance(phases, list) else []
     paths = [
@@ -105,7 +105,7 @@ def _option_paths(key: str, tree: Mapping[str, Any]) -> list[KeyPath]:
 
 def parse(text: str, *, origin: str = "recipe", settings: Sequence[str] = ()) -> Recipe:
     """Parse and validate a recipe from YAML text; messages call the text `origin`."""
-    return check(_merge_parent(_read(text, origin), Path()), settings=settings)
+    return check(_merge_parent(read_draft(text, origin), Path()), settings=settings)
 
 
 def draft(path: Path) -> Draft:
@@ -116,7 +116,7 @@ def draft(path: Path) -> Draft:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([Problem(str(path), f"cannot be read ({error})")]) from error
-    return _merge_parent(_read(text, str(path)), path.parent)
+    return _merge_parent(read_draft(text, str(path)), path.parent)
 
 
 def check(recipe: Draft, *, settings: Sequence[str] = (), option_names: Mapping[KeyPath, str] | None = None) -> Recipe:
@@ -149,7 +149,12 @@ def render(recipe: Recipe) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _read(text: str, origin: str) -> Draft:
+def read_draft(text: str, origin: str) -> Draft:
+    """Read YAML text with keys and values, unchecked; messages call the text `origin`.
+
+    Raises:
+        RecipeError: If it is not YAML, or has a key twice.
+    """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         tree = yaml.safe_load(text)
@@ -192,7 +197,7 @@ def _merge_parent(child: Draft, folder: Path) -> Draft:
         return child
     sibling = folder / parent_name
     path = sibling if sibling.is_file() else locate(parent_name)
-    parent = _read(path.read_text(encoding="utf-8"), str(path))
+    parent = read_draft(path.read_text(encoding="utf-8"), str(path))
     if parent.tree.get("extends"):
         where = f"{child.origin(('extends',))} extends"
         raise RecipeError([Problem(where, f"'{parent_name}' itself extends a recipe", "Only one level is allowed.")])
@@ -214,7 +219,7 @@ def _apply_setting(recipe: Draft, text: str, option_names: Mapping[KeyPath, str]
     where = f"--set {text}"
     if not equals or not key.strip():
         return [Problem(where, "must read key=value", "For example --set phases.1.epochs=3.")]
-    path = _path(key.strip())
+    path = key_path(key.strip())
     for other, name in option_names.items():
         # A key, a key within it, or a section around it.
         if path[: len(other)] == other[: len(path)]:
@@ -256,7 +261,7 @@ def _child(parent: Any, part: str | int, following: str | int) -> Any:
     return parent.get(part)
 
 
-def _path(key: str) -> KeyPath:
+def key_path(key: str) -> KeyPath:
     """`phases[1].until.patience` or `phases.1.until.patience` as a path."""
     parts = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
     return tuple(int(part) if part.isdigit() else part for part in parts)
@@ -278,9 +283,9 @@ def _problem(details: ErrorDetails, recipe: Draft, alternatives: str) -> Problem
     """One of pydantic's errors, in the words of this program."""
     path = _path_in_tree(details["loc"], recipe.tree)
     message = details["msg"].removeprefix("Value error, ")
-    if (named := re.match(r"([\w.]+): ", message)) and (*path, *_path(named[1])) in recipe.origins:
+    if (named := re.match(r"([\w.]+): ", message)) and (*path, *key_path(named[1])) in recipe.origins:
         # The rule of a section was broken by the key that it begins with.
-        path = (*path, *_path(named[1]))
+        path = (*path, *key_path(named[1]))
     origin = recipe.origin(path)
     # The name of an option says which key it sets; `--set` and a place in a file do not.
     where = origin if origin.startswith("--") and origin != "--set" else f"{origin} {_dotted(path)}".strip()
@@ -293,7 +298,7 @@ def _problem(details: ErrorDetails, recipe: Draft, alternatives: str) -> Problem
     is_bool = details["type"] in ("bool_parsing", "bool_type")
     message = "should be true or false" if is_bool else message
     value = details["input"]
-    got = "" if "(got" in message or isinstance(value, dict | list | BaseModel) else f" (got {_shortened(value)})"
+    got = "" if "(got" in message or isinstance(value, dict | list | BaseModel) else f" (got {shortened(value)})"
     if alternatives:
         before, _, words = message.partition("Input should be ")
         glue = ", " if " or " in words else " or "
@@ -337,7 +342,8 @@ def _is_unlikely_meant(details: ErrorDetails) -> bool:
     return isinstance(details["input"], str) != (details["type"] == "literal_error")
 
 
-def _shortened(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value for a message, at most 60 characters."""
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "…"
 

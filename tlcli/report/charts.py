@@ -212,3 +212,75 @@ def reliability_chart(before: Reliability | None, after: Reliability) -> Chart:
             radius = round(2.5 + 5 * math.sqrt(part.count / total), 1)
             chart.marks.append((px, py, radius, "before" if style == "train" else "after", label))
     return chart
+
+
+def search_chart(trials: Sequence[Mapping[str, Any]], metric: str) -> Chart:
+    """The score of every trial of a search, and the best so far.
+
+    Args:
+        trials: The trials of tune.json.
+        metric: `val_loss` or `val_accuracy`.
+    """
+    known = [trial for trial in trials if _is_finite(trial[metric])]
+    is_share, better = metric == "val_accuracy", max if metric == "val_accuracy" else min
+    done = [(trial["trial"], trial[metric]) for trial in known if trial["state"] == "complete"]
+    best = [(number, better(value for _, value in done[: index + 1])) for index, (number, _) in enumerate(done)]
+    listed = "; ".join(f"trial {number} {value:.3f}" for number, value in best[-1:])
+    chart = Chart("Trials in their order", f"Best {metric}: {listed or 'none'}.", "trial")
+    last = max((trial["trial"] for trial in trials), default=1)
+    x = _Scale(0.5, last + 0.5, LEFT, WIDTH - RIGHT)
+    # Trials that diverged leave the chart at the top.
+    ticks = _value_ticks(sorted(trial[metric] for trial in known), is_share=is_share)
+    y = _Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    chart.y_ticks = [(y.at(tick), f"{tick:.0%}" if is_share else f"{tick:g}") for tick in ticks]
+    every = max(1, math.ceil(last / 12))
+    chart.x_ticks = [(x.at(number), str(number)) for number in range(1, last + 1) if (number - 1) % every == 0]
+    steps = [(at, value) for pair in _pairs(best, last) for at, value in pair]
+    if steps:
+        chart.lines.append((" ".join(f"{x.at(at)},{y.at(min(value, ticks[-1]))}" for at, value in steps), "val"))
+    for trial in known:
+        style = "kept" if trial["state"] == "complete" else "rolled"
+        label = f"trial {trial['trial']}, {trial['state']}: {trial[metric]:.4f}"
+        chart.marks.append((x.at(trial["trial"]), y.at(min(trial[metric], ticks[-1])), 4.5, style, label))
+    return chart
+
+
+def _pairs(best: Sequence[tuple[int, float]], last: int) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """The ends of each level of the best score so far."""
+    ends = [number for number, _ in best[1:]] + [last]
+    return [((number, value), (end, value)) for (number, value), end in zip(best, ends, strict=True)] if best else []
+
+
+def parallel_chart(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str], metric: str) -> Chart:
+    """The values of all complete trials, one axis per key, from low to high; the best fifth stands out.
+
+    Args:
+        trials: The trials of tune.json.
+        names: The short name of each key.
+        metric: `val_loss` or `val_accuracy`.
+    """
+    done = [trial for trial in trials if trial["state"] == "complete"]
+    sign = -1 if metric == "val_accuracy" else 1
+    ranked = sorted(done, key=lambda trial: sign * trial[metric])
+    chart = Chart("Values of all complete trials", "Each line is a trial; the table has its values.", "recipe key")
+    x = _Scale(0, max(len(names) - 1, 1), LEFT + 20, WIDTH - RIGHT - 34)
+    columns = {key: _positions([trial["values"][key] for trial in done]) for key in names}
+    chart.x_ticks = [(x.at(number), name) for number, name in enumerate(names.values())]
+    chart.y_ticks = [(HEIGHT - BOTTOM, "low"), (TOP, "high")]
+    best = ranked[: max(1, len(ranked) // 5)]
+    y = _Scale(0, 1, HEIGHT - BOTTOM - 8, TOP + 8)
+    for trial in [*reversed([trial for trial in ranked if trial not in best]), *reversed(best)]:
+        at = [(x.at(number), y.at(columns[key][trial["values"][key]])) for number, key in enumerate(names)]
+        chart.lines.append((" ".join(f"{px},{py}" for px, py in at), "val" if trial in best else "ideal"))
+    for number, key in enumerate(names):
+        for text, position in columns[key].items():
+            chart.marks.append((x.at(number), y.at(position), 3.0, "before", f"{key}: {text}"))
+    return chart
+
+
+def _positions(texts: Sequence[str]) -> dict[str, float]:
+    """The position (0-1) of each value, evenly spaced in the order of numbers, or of texts if some are no numbers."""
+    numbers = {text: _number(text) for text in texts}
+    has_words = any(value is None for value in numbers.values())
+    ordered = sorted(numbers) if has_words else sorted(numbers, key=lambda text: numbers[text] or 0.0)
+    return {text: 0.5 if len(ordered) == 1 else index / (len(ordered) - 1) for index, text in enumerate(ordered)}

@@ -153,7 +153,7 @@ def carry_over(run: RunRecord, before: RunRecord, *, taken_s: float) -> None:
     run.started = before.started
     run.seconds = {"total": max(before.seconds.get("total", 0.0), round(taken_s, 2))}
     run.warnings = list(dict.fromkeys([*before.warnings, *run.warnings]))
-    kept = ("weights", "weights_sha256", "restored", "depth_search")
+    kept = ("weights", "weights_sha256", "restored", "depth_search", "chosen_from")
     run.model |= {key: before.model[key] for key in kept if key in before.model}
 
 

@@ -224,15 +224,15 @@ def probe_depths(prepared: Prepared, backbone: Backbone, notices: tuple[str, ...
         DataError: If the disk has too little space for the features.
     """
     plan = prepared.plan
-    labels, cut_points = _labels(prepared), _cut_points(plan.groups, dropped=plan.recipe.model.drop_top)
+    labels, cut_points = labels_by_split(prepared), _cut_points(plan.groups, dropped=plan.recipe.model.drop_top)
     began = time.perf_counter()
-    features = _features(prepared, backbone, [cut.group.boundary for cut in cut_points], observe)
+    features = features_at(prepared, backbone, [cut.group.boundary for cut in cut_points], observe)
     extracted = time.perf_counter()
     depths: list[Depth] = []
     losses: list[np.ndarray] = []
     balanced = plan.recipe.data.is_balanced
     for cut, x in zip(cut_points, features, strict=True):
-        depth, val_losses = _probe_depth(cut, _by_split(x, labels), classes=len(plan.classes), balanced=balanced)
+        depth, val_losses = _probe_depth(cut, by_split(x, labels), classes=len(plan.classes), balanced=balanced)
         depths.append(depth)
         losses.append(val_losses)
         observe(Advanced(f"probes of {plan.card.name}", len(depths), len(cut_points)))
@@ -269,13 +269,13 @@ def _cut_points(groups: LayerGroups, *, dropped: int) -> list[_CutPoint]:
     ]
 
 
-def _labels(prepared: Prepared) -> dict[str, np.ndarray]:
+def labels_by_split(prepared: Prepared) -> dict[str, np.ndarray]:
     """The labels of each split, `int64 (images,)`, in the order of the features."""
     splits = prepared.plan.splits
     return {name: np.array([image.label for image in getattr(splits, name)], np.int64) for name in SPLITS}
 
 
-def _features(prepared: Prepared, backbone: Backbone, layers: Sequence[str], observe: Observer) -> list[np.ndarray]:
+def features_at(prepared: Prepared, backbone: Backbone, layers: Sequence[str], observe: Observer) -> list[np.ndarray]:
     """Pooled features of all images at each layer, `float32 (images, channels)`, split after split."""
     plan = prepared.plan
     model = classifier.assemble(backbone, plan.recipe.head, classes=plan.classes, resize=plan.recipe.data.resize)
@@ -290,7 +290,7 @@ def _features(prepared: Prepared, backbone: Backbone, layers: Sequence[str], obs
     )
 
 
-def _by_split(x: np.ndarray, labels: Mapping[str, np.ndarray]) -> dict[str, Features]:
+def by_split(x: np.ndarray, labels: Mapping[str, np.ndarray]) -> dict[str, Features]:
     """The features `x` of all images, `float32 (images, channels)`, divided into splits."""
     features, start = {}, 0
     for name, y in labels.items():

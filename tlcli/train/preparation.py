@@ -180,6 +180,12 @@ def prepare(
     return Prepared(plan, index, pixels)
 
 
+def without_test(prepared: Prepared) -> Prepared:
+    """The same images without those for testing, for decisions that these must not influence."""
+    plan = prepared.plan
+    return replace(prepared, plan=replace(plan, splits=replace(plan.splits, test=())))
+
+
 def output_bytes(plan: TrainPlan) -> int:
     """Estimated largest size of a run folder: weights at the start, now and best, and two optimiser states."""
     trained = max(phase.trainable_parameters for phase in plan.phases)

@@ -18,7 +18,7 @@ from tlcli.train.depth_probe import build_backbone, search_depth
 from tlcli.train.events import FolderMade, Noticed, Observer, warn
 from tlcli.train.preparation import BackgroundRead, Prepared, choose_network, output_bytes, prepare
 from tlcli.train.session import Session, open_session
-from tlcli.workflows.request import Request, baseline_of, output_folder
+from tlcli.workflows.request import Request, baseline_of, choice_of, output_folder, visible
 from tlcli.workflows.teacher import with_teacher
 from tlcli.zoo.resolve import ResolvedRecipe
 
@@ -46,7 +46,7 @@ def finetune(
         backbone = build_backbone(recipe, network, weights="random" if saved else None, observe=observe)
         earlier = recorded_split(request.resume or request.same_split_as)
         prepared = prepare(recipe, network, strict=request.strict, observe=observe, reading=reading, recorded=earlier)
-        prepared, backbone, depth = search_depth(prepared, backbone, network, observe)
+        prepared, backbone, depth = search_depth(visible(request, prepared), backbone, network, observe)
         prepared = with_teacher(prepared, observe)
         out, plan = output_folder(request, prepared.plan), prepared.plan
         with own_folder(out, resume=request.resume is not None, need_bytes=output_bytes(plan)) as folder:
@@ -55,7 +55,7 @@ def finetune(
             if request.resume:
                 record.carry_over(run, record.read(out), taken_s=saved.state["taken_s"] if saved else 0.0)
             with recorded(folder, run, began):
-                run.model |= backbone.weights_record if saved is None else {}
+                run.model |= backbone.weights_record | choice_of(request) if saved is None else {}
                 folder.write_start(run, plan, resumed=saved is not None)
                 budget = budget_of(recipe.performance.budget, resolved.began, spent_s=run.seconds.get("total", 0.0))
                 session = open_session(prepared, backbone, Checkpoint(out), device=device, budget=budget)

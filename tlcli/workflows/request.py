@@ -15,7 +15,7 @@ from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.report import comparison, folder, record
 from tlcli.report.comparison import Candidates
 from tlcli.train.plan import TrainPlan
-from tlcli.train.preparation import check_images, choose_network, data_root
+from tlcli.train.preparation import Prepared, check_images, choose_network, data_root, without_test
 from tlcli.zoo import catalogue, default
 from tlcli.zoo.resolve import ResolvedRecipe, resolve
 
@@ -33,6 +33,8 @@ class Request:
         resume: The run folder to resume.
         same_split_as: A run folder on the same images, whose split is kept.
         device: Where to train, as after `--device`.
+        hides_test: True to leave the test images out of scores and files, as trials of a search do.
+        chosen_from: The networks that the network of the recipe was chosen from, for run.json.
     """
 
     recipe: str = load.DEFAULT
@@ -43,6 +45,8 @@ class Request:
     resume: Path | None = None
     same_split_as: Path | None = None
     device: str = "auto"
+    hides_test: bool = False
+    chosen_from: tuple[dict[str, Any], ...] = ()
 
 
 def check_request(request: Request) -> ResolvedRecipe:
@@ -173,6 +177,40 @@ def require_baseline(request: Request, recipe: Recipe) -> None:
 
 def _absolute(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()
+
+
+def networks_of(request: Request) -> tuple[str, ...]:
+    """The networks that `--model A,B` names, to choose from; empty if it names one, or a file with a comma.
+
+    Raises:
+        UsageError: If a network is named twice, or a weights file is given for all.
+    """
+    text = str(request.options.get("model.name", ""))
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if len(names) < 2 or Path(text).exists():
+        return ()
+    if len(set(names)) < len(names):
+        raise UsageError(f"names a network twice (got {text})", where="--model", hint="Name each once.")
+    weights = request.options.get("model.weights")
+    if weights not in (None, RANDOM):
+        hint = "Name one --model, or card files with their own weights."
+        raise UsageError(f"a weights file fits one network (got {len(names)} networks)", where="--weights", hint=hint)
+    return names
+
+
+def with_network(request: Request, name: str) -> Request:
+    """The request with another network."""
+    return replace(request, options={**request.options, "model.name": name})
+
+
+def visible(request: Request, prepared: Prepared) -> Prepared:
+    """The images that a run may score: without test images in a trial of a search."""
+    return without_test(prepared) if request.hides_test else prepared
+
+
+def choice_of(request: Request) -> dict[str, Any]:
+    """How the network was chosen, for `model` in run.json; empty if the user named it."""
+    return {"chosen_from": list(request.chosen_from)} if request.chosen_from else {}
 
 
 def output_folder(request: Request, plan: TrainPlan) -> Path:
