@@ -33,7 +33,7 @@ def test_another_run_on_the_same_images_computes_no_features(tlcli: Callable, dr
     def finetune(data: Path, out: str, *words: str) -> tuple[Any, bool]:
         result = tlcli("finetune", data, "--recipe", recipe, "--out", tmp_path / out, "--json", *words)
         assert result.code == 0, result.stderr
-        return result.document, "frozen layers: " in result.stderr
+        return result.document, "images through the frozen layers: " in result.stderr
 
     data = draw(tmp_path / "photos")
     first, has_computed = finetune(data, "first")
