@@ -55,7 +55,7 @@ def test_members_equal_ordinary_runs_on_the_other_folds(lab, tmp_path):
     session = folded(lab, recipe, tmp_path / "folds")
     folds.run(session)
     of_row = np.array(session.folds)
-    for fold in range(FOLDS):
+    for fold in (0, 2):
         parts = {"train": chosen(lab.train, of_row != fold), "val": chosen(lab.train, of_row == fold)}
         ordinary = replace(lab, **parts).session(recipe, tmp_path / f"ordinary {fold}")
         phases.run(ordinary)
@@ -113,7 +113,11 @@ def test_a_step_without_a_gain_is_rolled_back_for_every_fold(lab, tmp_path):
     assert same(*(checkpoint.copy_values(one.classifier.model.weights) for one in (session, alone)))
 
 
-@pytest.mark.parametrize("begun", [2, 3], ids=["in the second step", "while training on all images"])
+@pytest.mark.parametrize(
+    "begun",
+    [2, pytest.param(3, marks=pytest.mark.slow)],
+    ids=["in the second step", "while training on all images"],
+)
 def test_a_resumed_run_ends_like_an_uninterrupted_one(whole, lab, tmp_path, recorder, begun):
     recipe, stopping = lab.recipe(*TWO_PHASES, **RANDOM), recorder()
     stopping.interrupt_when = lambda event: len(stopping.of(StepBegun)) == begun
