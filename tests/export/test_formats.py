@@ -64,7 +64,12 @@ def test_a_bundle_predicts_as_the_run(exported: tuple, sound: tuple, photos: Pat
     same = np.mean([a["label"] == b["label"] for a, b in zip(found, expected, strict=True)])
     is_float = quantize in ("none", "float16")
     assert same >= (1.0 if is_float else 0.75)
-    assert document["comparison"]["largest_difference"] < (0.02 if is_float else 0.5)
+    if is_float:
+        assert document["comparison"]["largest_difference"] < 0.02
+    else:
+        # In 8 bits a single image near a border may get any probability; the labels and the accuracy bind.
+        comparison = document["comparison"]
+        assert comparison["accuracy"] >= comparison["classifier_accuracy"] - 0.25
 
 
 def test_smaller_numbers_make_smaller_files(exported: tuple, sound: tuple) -> None:
