@@ -113,6 +113,17 @@ def test_a_step_without_a_gain_is_rolled_back_for_every_fold(lab, tmp_path):
     assert same(*(checkpoint.copy_values(one.classifier.model.weights) for one in (session, alone)))
 
 
+def test_the_solved_head_is_the_result_if_every_step_is_rolled_back(lab, tmp_path):
+    probe = {"train": "head", "init": "probe"}
+    session = folded(lab, lab.recipe({**probe, "epochs": 2, "until": {"min_delta": 50.0}}), tmp_path / "with")
+    folds.run(session)
+    assert [outcome.kept for outcome in session.outcomes] == [False]
+    alone = folded(lab, lab.recipe({**probe, "epochs": 0}), tmp_path / "alone")
+    folds.run(alone)
+    np.testing.assert_allclose(session.out_of_fold, alone.out_of_fold, rtol=1e-5, atol=1e-6)
+    assert same(*(checkpoint.copy_values(one.classifier.model.weights) for one in (session, alone)))
+
+
 @pytest.mark.parametrize(
     "begun",
     [2, pytest.param(3, marks=pytest.mark.slow)],

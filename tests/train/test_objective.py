@@ -16,7 +16,7 @@ STILL = {"train": "head", "lr": 1e-12}
 def taught(session, recipe) -> np.ndarray:
     """What a teacher might say of the training images."""
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), len(session.train)).astype(np.float32)
-    return loss.softened(probabilities, recipe.teacher.temperature)
+    return calibration.apply_temperature(probabilities, recipe.teacher.temperature)
 
 
 def focal(probabilities: np.ndarray, labels: np.ndarray, gamma: float) -> np.ndarray:
@@ -31,7 +31,7 @@ def test_the_loss_is_focal_and_imitates_the_teacher(lab, tmp_path):
     session = lab.entered(lab.session(recipe, tmp_path))
     session.taught = taught(session, recipe)
     probabilities, labels = predict(session, session.train).astype(np.float64), session.train.labels
-    soft = -(session.taught * np.log(loss.softened(probabilities, 3.0))).sum(axis=1)
+    soft = -(session.taught * np.log(calibration.apply_temperature(probabilities, 3.0))).sum(axis=1)
     expected = 0.7 * focal(probabilities, labels, 1.5) + 0.3 * 9 * soft
     phases.run(session)
     assert session.history[0]["loss"] == pytest.approx(expected.mean(), rel=1e-4)
@@ -65,12 +65,6 @@ def test_a_fold_has_the_answers_for_its_own_images(lab, tmp_path):
     mask = np.arange(42) % 3 == 1
     session.train = Examples(lab.train.pixels, lab.train.rows[mask], lab.train.labels[mask])
     np.testing.assert_array_equal(session.taught_of_train(), session.taught[mask])
-
-
-def test_softening_divides_the_logits():
-    probabilities = np.array([[0.9, 0.1]], np.float32)
-    np.testing.assert_allclose(loss.softened(probabilities, 2.0), [[0.75, 0.25]], rtol=1e-5)
-    np.testing.assert_allclose(loss.softened(probabilities, 1.0), probabilities, rtol=1e-5)
 
 
 def test_a_surgical_survey_runs_with_a_teacher_and_balanced_sampling(lab, tmp_path):

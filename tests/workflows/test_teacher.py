@@ -9,8 +9,8 @@ from tlcli.data import pixels
 from tlcli.evaluate.predict import probabilities_of
 from tlcli.evaluate.runtimes import open_model
 from tlcli.model import graph
+from tlcli.train.calibration import apply_temperature
 from tlcli.train.events import Advanced
-from tlcli.train.loss import softened
 from tlcli.train.preparation import choose_network, prepare
 from tlcli.workflows.request import Request, check_request
 from tlcli.workflows.teacher import with_teacher
@@ -39,7 +39,7 @@ def test_the_teacher_is_asked_once_at_its_own_input_size(student, finished):
     teacher = open_model(finished[0])
     assert teacher.size != recipe.data.size
     asked = probabilities_of(teacher, paths, progress=lambda done, total: None, read=pixels.read)
-    np.testing.assert_allclose(taught[0], softened(asked, 4.0), atol=1e-4)
+    np.testing.assert_allclose(taught[0], apply_temperature(asked, 4.0), atol=1e-4)
 
 
 def test_a_teacher_with_other_classes_is_refused(tiny, draw, finished, tlcli, tmp_path):

@@ -37,7 +37,7 @@ class Member:
         train: The images of all other folds.
         val: The images of its own.
         weights: All weights of its classifier, after the kept steps.
-        probabilities: Of `val`, float32 (images, classes), by these weights; None before the first step.
+        probabilities: Of `val`, float32 (images, classes), by these weights; None while the head is untrained.
     """
 
     train: Examples
@@ -142,6 +142,9 @@ def _run_step(session: Session, members: Sequence[Member], step: policy.Step) ->
             parameters = sum(int(np.prod(variable.shape)) for variable in prepared.state.trainable)
             batches = batches_per_epoch(session)
             session.observe(events.StepBegun(step, step.epochs, batches, len(session.pool), parameters))
+        if member.probabilities is None and prepared.state.phase.starts_from_probe:
+            # The head is solved already: these count if no step is kept.
+            member.probabilities = predict(session, member.val)
         with _as_fold(session, number, len(members)):
             trained.append(_train(session, prepared.state))
     if prepared is None:
@@ -234,7 +237,7 @@ def _pool(trained: Sequence[Trained], val: Sequence[Examples], until: UntilSpec)
 
 
 def _learnable(members: Sequence[Member]) -> float | None:
-    """Confidence (0-1) that the errors of all members together are learnable; None before the first step."""
+    """Confidence (0-1) that the errors of all members together are learnable; None with an untrained head."""
     hits: list[float] = []
     certainties: list[float] = []
     for member in members:

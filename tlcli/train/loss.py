@@ -45,16 +45,9 @@ def targets(one_hot: np.ndarray, taught: np.ndarray | None) -> np.ndarray:
 
     Args:
         one_hot: `float32 (batch, classes)`.
-        taught: From `softened`; None without a teacher.
+        taught: Probabilities at the temperature of the teacher, `float32 (batch, classes)`; None without a teacher.
     """
     return one_hot if taught is None else np.concatenate([one_hot, taught], axis=1)
-
-
-def softened(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """The probabilities `float32 (images, classes)` at another temperature: those of their logits divided by it."""
-    logits = np.log(np.clip(probabilities.astype(np.float64), EPSILON, 1.0)) / temperature
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float32)
 
 
 class DistillationLoss(keras.losses.Loss):

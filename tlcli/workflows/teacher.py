@@ -10,8 +10,8 @@ from tlcli.data import pixels
 from tlcli.evaluate.predict import probabilities_of
 from tlcli.evaluate.runtimes import fingerprint, open_model
 from tlcli.train.cached_results import teacher_key
+from tlcli.train.calibration import apply_temperature
 from tlcli.train.events import Advanced, Observer
-from tlcli.train.loss import softened
 from tlcli.train.preparation import Prepared
 from tlcli.train.session import result_cache
 from tlcli.workflows.request import require_same_classes
@@ -37,7 +37,7 @@ def with_teacher(prepared: Prepared, observe: Observer) -> Prepared:
     answers = known.arrays[0] if known else _answers(prepared, path, observe)
     if results and known is None:
         results.keep(key, CachedResult({}, [answers]))
-    return replace(prepared, taught=softened(answers, recipe.teacher.temperature))
+    return replace(prepared, taught=apply_temperature(answers, recipe.teacher.temperature).astype(np.float32))
 
 
 def _answers(prepared: Prepared, path: Path, observe: Observer) -> np.ndarray:
