@@ -22,6 +22,7 @@ from tlcli.cli.options import (
 from tlcli.errors import ExpectationError, UsageError
 
 if TYPE_CHECKING:
+    from tlcli.report.comparison import Candidates
     from tlcli.report.record import RunRecord
     from tlcli.train.events import Observer
     from tlcli.train.preparation import BackgroundRead
@@ -72,14 +73,18 @@ def finetune(as_json: bool, compare: str | None, logs: tuple[str, ...], **option
     if is_comparison and networks_of(request):
         hint = "Name one network, or leave out --compare."
         raise UsageError("--compare chooses a recipe, not a network", where="--model", hint=hint)
-    if logs and is_comparison:
-        hint = "Fine-tune with one recipe at a time."
-        raise UsageError("logs one run, not a comparison of several", where="--log", hint=hint)
     if is_comparison:
+        _refuse_logs(logs, "a comparison of several")
         run = compare_and_print(request, compare and _recipes(compare, options), as_json=as_json)
     else:
         _, run = run_and_print(request, as_json=as_json, logs=logs)
     require_met(run)
+
+
+def _refuse_logs(logs: Sequence[str], of: str) -> None:
+    if logs:
+        hint = "Fine-tune with one recipe at a time."
+        raise UsageError(f"logs one run, not {of}", where="--log", hint=hint)
 
 
 def _recipes(compare: str, options: dict[str, Any]) -> list[str]:
@@ -106,6 +111,8 @@ def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_j
 
     if recipes is None and request.resume is not None:
         candidates = comparison.read_candidates(request.resume)
+        if candidates.is_ladder:
+            return _climb_again(request, candidates, as_json=as_json)
         resolved = [check_request(Request(recipe=candidates.recipe(name))) for name in candidates.names]
         lock: Any = own_folder(candidates.out, resume=True)
     else:
@@ -121,6 +128,23 @@ def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_j
     return _run_and_print(work, resolved[0], as_json=as_json)[1]
 
 
+def _climb_again(request: "Request", candidates: "Candidates", *, as_json: bool) -> "RunRecord":
+    """Resume a ladder and print its result."""
+    from tlcli.report.comparison import ASKED
+    from tlcli.workflows import best_request
+    from tlcli.workflows.request import Request, check_request
+
+    recipe = best_request.asked(candidates)
+
+    def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
+        from tlcli.workflows.best import climb
+
+        with best_request.owned(candidates, recipe, resume=request.resume):
+            return climb(candidates, recipe, observe, reading=reading)
+
+    return _run_and_print(work, check_request(Request(recipe=candidates.recipe(ASKED))), as_json=as_json)[1]
+
+
 def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()) -> "tuple[Path, RunRecord]":
     """Fine-tune and print the result; returns the run folder and the record.
 
@@ -130,6 +154,7 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
         logs: Names of the logs to write, as after `--log`.
     """
     from tlcli.report.folder import require_idle
+    from tlcli.workflows import best_request
     from tlcli.workflows.request import check_request, networks_of, require_baseline, with_network
 
     names = networks_of(request)
@@ -138,6 +163,11 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
     require_baseline(request, resolved.recipe)
     if request.resume is not None:
         require_idle(request.resume)
+    is_ladder = resolved.recipe.quality == "best"
+    if is_ladder:
+        # Checked before Keras is loaded.
+        best_request.begun(request)
+        _refuse_logs(logs, "the runs of quality best")
 
     def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
         from tlcli.workflows.finetune import finetune
@@ -147,6 +177,8 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
             from tlcli.workflows.choose_network import choose
 
             asked, chosen = choose(request, names, observe, reading=reading)
+        if is_ladder:
+            return _climb(asked, reading, observe)
         if not logs:
             return finetune(asked, chosen, observe, reading=reading)
         from tlcli.report.logs import logging_to
@@ -157,6 +189,16 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
         return folder, run
 
     return _run_and_print(work, resolved, as_json=as_json)
+
+
+def _climb(request: "Request", reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
+    """Climb the ladder of `quality: best`."""
+    from tlcli.workflows import best_request
+    from tlcli.workflows.best import climb
+
+    candidates, recipe = best_request.begun(request)
+    with best_request.owned(candidates, recipe, resume=None):
+        return climb(candidates, recipe, observe, reading=reading)
 
 
 def _run_and_print(work: "Work", resolved: "ResolvedRecipe", *, as_json: bool) -> "tuple[Path, RunRecord]":

@@ -186,8 +186,8 @@ def training_options(function: Function) -> Function:
         ),
         click.option(
             "--quality",
-            type=click.Choice(["fast", "balanced"]),
-            help="Seconds or accuracy: how deep and long the default recipe trains. [default: balanced]",
+            type=click.Choice(["fast", "balanced", "best"]),
+            help="Seconds or accuracy: how deep and long it trains; best tries several ways. [default: balanced]",
         ),
         click.option(
             "--folds",
