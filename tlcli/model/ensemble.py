@@ -28,7 +28,9 @@ def ensemble(members: Sequence[Classifier], *, temperature: float) -> Classifier
         raise ValueError("the members of an ensemble have different classes")
     image = keras.Input((None, None, 3), name="image")
     # Each becomes a model within the model: their layers may have the same names.
-    parts = [keras.Model(part.model.inputs, part.model.outputs, name=f"member_{i}") for i, part in enumerate(members)]
+    parts = [
+        keras.Model(part.model.inputs[0], part.model.outputs[0], name=f"member_{i}") for i, part in enumerate(members)
+    ]
     mean = keras.layers.Average(name="mean")([part(image) for part in parts])
     logits = ops.log(ops.maximum(mean, EPSILON)) / temperature
     probabilities = keras.layers.Softmax(name="probabilities")(logits)

@@ -8,6 +8,7 @@ Ref: Caruana et al. 2004, Ensemble selection from libraries of models, ICML; Tou
 larger images at the end.
 """
 
+import math
 import statistics
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from tlcli.recipe.schema import Recipe
 from tlcli.train import decision
 from tlcli.train.policy import LEARNABLE_CONFIDENCE
+from tlcli.train.rounds import LONG_ROUND as BALANCED_ROUND
 
 # The same bar as for a round of the default recipe.
 CONFIDENCE = 0.85
@@ -111,13 +113,30 @@ def _is_worth_more(first: Climbed) -> bool:
     return min(first.hits) == 0 and decision.learnable(first.hits, first.certainties) >= LEARNABLE_CONFIDENCE
 
 
+def relative_cost(recipe: Recipe, size: tuple[int, int]) -> float:
+    """Rough cost of the whole ladder, as a multiple of its first rung, if the larger images turn out better.
+
+    Args:
+        recipe: The recipe that is asked for.
+        size: Input height and width, pixels.
+    """
+    larger = recipe.data.size == "auto"
+    pixels = math.prod(_larger(size)) / math.prod(size) if larger else 1.0
+    return 1 + pixels * (larger + LONG_ROUND / BALANCED_ROUND + REPEATS)
+
+
+def _larger(size: tuple[int, int]) -> tuple[int, int]:
+    height, width = (max(ROUNDED, round(LARGER * pixels / ROUNDED) * ROUNDED) for pixels in size)
+    return height, width
+
+
 def _later_rungs(recipe: Recipe, best: Climbed, networks: Sequence[str]) -> Iterator[Rung]:
     """All rungs after the first, if this is the best so far."""
     before = best.rung.settings
     for network in networks:
         yield Rung(network, "another network", (*before, f"model.name={network}"), needs_probe=True)
-    if recipe.data.size is None:
-        height, width = (max(ROUNDED, round(LARGER * pixels / ROUNDED) * ROUNDED) for pixels in best.size)
+    if recipe.data.size == "auto":
+        height, width = _larger(best.size)
         settings = (*before, f"data.size=[{height}, {width}]")
         yield Rung("larger", f"images of {height} × {width}", settings, needs_probe=True)
     yield Rung("longer", "longer rounds with stronger augmentation", (*before, *_longer(recipe)))
