@@ -73,5 +73,6 @@ def renew(page: Path, outputs: dict[Block, str]) -> None:
     for block in sorted(outputs, key=lambda block: block.line, reverse=True):
         if block.output is not None:
             start, end = block.output
-            text = text[:start] + outputs[block].rstrip() + "\n" + text[end:]
+            lines = [line.rstrip() for line in outputs[block].rstrip().splitlines()]
+            text = text[:start] + "\n".join(lines) + "\n" + text[end:]
     page.write_text(text, encoding="utf-8")
