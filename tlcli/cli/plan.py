@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tlcli.cli.options import global_options, json_option, request_from, training_options
+from tlcli.cli.options import LOCAL, global_options, json_option, request_from, training_options
 from tlcli.errors import UsageError
 
 
@@ -15,7 +15,7 @@ from tlcli.errors import UsageError
 @click.option(
     "--augment-sheet",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=LOCAL,
     help="Write a PNG with training images before and after augmentation.",
 )
 @json_option

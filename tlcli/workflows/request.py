@@ -14,6 +14,7 @@ from tlcli.recipe import baseline, expectation, load
 from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.report import comparison, folder, record
 from tlcli.report.comparison import Candidates
+from tlcli.storage.location import locate
 from tlcli.train.plan import TrainPlan
 from tlcli.train.preparation import Prepared, check_images, choose_network, data_root, without_test
 from tlcli.zoo import catalogue, default
@@ -129,8 +130,12 @@ def load_recipe(request: Request) -> Recipe:
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths, so that the recipe of a run works in any folder."""
     data, model = recipe.data, recipe.model
-    keys = ("path", "val", "test", "exclude")
-    data_paths = {key: _absolute(value) for key in keys if isinstance(value := getattr(data, key), Path)}
+    located = {key: getattr(data, key) for key in ("path", "val", "test")}
+    data_paths = {
+        key: locate(value).expanduser().resolve() for key, value in located.items() if isinstance(value, Path)
+    }
+    if data.exclude is not None:
+        data_paths["exclude"] = _absolute(data.exclude)
     model_paths: dict[str, str] = {}
     if catalogue.has_source(model.name):
         # The card's source is the same network with absolute paths.
