@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import LOCAL, LOCATION, examples, global_options, is_quiet, json_option
+from tlcli.cli.options import LOCAL, LOCATION, RUN, examples, global_options, is_quiet, json_option
 from tlcli.errors import ExpectationError
 from tlcli.export.targets import QUANTIZE, TARGETS, ExportRequest, Format, Quantize, check_request
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         "predict first-litert new/*.jpg",
     )
 )
-@click.argument("run", type=LOCAL)
+@click.argument("run", type=RUN)
 @click.option("--to", required=True, type=click.Choice(list(TARGETS)), help="Format.")
 @click.option(
     "--quantize", type=click.Choice(QUANTIZE), default="none", show_default=True, help="Smaller numbers for weights."

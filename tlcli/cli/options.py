@@ -110,6 +110,28 @@ class Location(click.ParamType[Path]):
         return [CompletionItem(incomplete, type="file")]
 
 
+class RunPlace(click.Path):
+    """A run folder, bundle or classifier file on this machine, or the address of one in a remote store."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path of the run, or of its local copy.
+
+        Raises:
+            DataError: If there is nothing at the address.
+            OutputError: If it cannot be read.
+        """
+        from tlcli.storage.location import is_address, local_copy, locate
+        from tlcli.storage.transfer import download
+
+        if not (isinstance(value, str) and is_address(value)):
+            return super().convert(value, param, ctx)
+        place = locate(value)
+        return local_copy(place) if place.is_file() else download(place)
+
+
 class LocalPath(click.Path):
     """A path on this machine; an address is an error."""
 
@@ -123,7 +145,7 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-LOCATION, LOCAL = Location(), LocalPath()
+LOCATION, LOCAL, RUN = Location(), LocalPath(), RunPlace()
 
 
 def json_option(function: Function) -> Function:
@@ -235,9 +257,9 @@ def training_options(function: Function) -> Function:
         click.option(
             "--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable."
         ),
-        click.option("--out", "-o", type=LOCAL, help="Run folder. [default: runs/<data>-<model>-<n>]"),
+        click.option("--out", "-o", type=LOCATION, help="Run folder. [default: runs/<data>-<model>-<n>]"),
         exclude_option,
-        click.option("--resume", metavar="RUN", type=LOCAL, help="Resume an interrupted run."),
+        click.option("--resume", metavar="RUN", type=LOCATION, help="Resume an interrupted run."),
         click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1 or tpu. [default: auto]"),
         click.option(
             "--precision",

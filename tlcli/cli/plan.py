@@ -25,11 +25,12 @@ def plan(as_json: bool, augment_sheet: Path | None, **options: Any) -> None:
     from tlcli.cli import console, tables
     from tlcli.cli.progress import observer
     from tlcli.workflows import plan as workflow
+    from tlcli.workflows.remote_run import copied
     from tlcli.workflows.request import check_request, check_sheet, networks_of
     from tlcli.zoo.resolve import weights_licence
     from tlcli.zoo.store import weights_state
 
-    request = request_from(options)
+    request = copied(request_from(options))
     if names := networks_of(request):
         hint = "Name one of them. `tlcli finetune` chooses between them."
         raise UsageError(f"a plan is for one network (got {len(names)})", where="--model", hint=hint)

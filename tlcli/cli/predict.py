@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tlcli.cli.options import LOCAL, examples, global_options, json_option, trust_option, tta_option
+from tlcli.cli.options import LOCAL, RUN, examples, global_options, json_option, trust_option, tta_option
 from tlcli.text import encodable, spreadsheet_cell
 
 Row = dict[str, Any]
@@ -23,7 +23,7 @@ Row = dict[str, Any]
         "predict first-onnx new/ --min-confidence 0.8 --sort-into sorted/",
     )
 )
-@click.argument("run", type=LOCAL)
+@click.argument("run", type=RUN)
 @click.argument("images", metavar="IMAGE…", nargs=-1, required=True)
 @click.option("--top", "-k", type=click.IntRange(1), default=1, show_default=True, help="Number of classes per image.")
 @click.option(

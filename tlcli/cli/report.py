@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import LOCAL, examples, global_options, json_option, trust_option
+from tlcli.cli.options import LOCAL, RUN, examples, global_options, json_option, trust_option
 
 
 @click.command(epilog=examples("report runs/first", "report runs/first --out first.html", "report runs/photos-*"))
-@click.argument("runs", metavar="RUN…", type=LOCAL, nargs=-1, required=True)
+@click.argument("runs", metavar="RUN…", type=RUN, nargs=-1, required=True)
 @click.option(
     "--out",
     "-o",

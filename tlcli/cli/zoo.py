@@ -7,6 +7,7 @@ import click
 
 from tlcli.cli.options import (
     LOCAL,
+    RUN,
     Group,
     complete_model,
     examples,
@@ -261,7 +262,7 @@ def _print_packed(packed: list["Packed"], *, as_json: bool) -> None:
 @zoo.command(
     epilog=examples("zoo add runs/leaves --name leaves", "zoo add lenet.keras --name lenet --preprocessing unit")
 )
-@click.argument("source", metavar="RUN|FILE", type=LOCAL)
+@click.argument("source", metavar="RUN|FILE", type=RUN)
 @click.option("--name", required=True, metavar="N", help="Name of the network, for --model.")
 @click.option("--licence", metavar="L", help="Licence of the weights. [default: that of the source]")
 @click.option(

@@ -100,14 +100,9 @@ class Pack:
         self.index = index
         document = json.loads(index.read_text(encoding="utf-8"))
         self._data, self._members = document["data"], document["members"]
-        self._descriptor = os.open(self._data, os.O_RDONLY)
         for path in (index, Path(self._data)):
             if path.is_relative_to(_folder()):
                 os.utime(path)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
 
     def entries(self) -> Mapping[str, Object]:
         """Every member by name."""
@@ -141,14 +136,13 @@ class Pack:
         offset, size = self._members[name]
         if count > MAX_BYTES:
             _require_readable_size(size, where)
-        wanted, parts = min(count, size), []
-        while wanted > 0:
-            part = os.pread(self._descriptor, wanted, offset)
-            if not part:
-                raise OSError(errno.EIO, "the archive ends within this member", where)
-            parts.append(part)
-            offset, wanted = offset + len(part), wanted - len(part)
-        return b"".join(parts)
+        # Opened for each read: threads share no position, and an archive that is replaced is noticed.
+        with open(self._data, "rb") as stream:
+            stream.seek(offset)
+            content = stream.read(min(count, size))
+        if len(content) < min(count, size):
+            raise OSError(errno.EIO, "the archive ends within this member", where)
+        return content
 
 
 def index_tar(file: Path) -> Path:

@@ -35,6 +35,7 @@ class Request:
         same_split_as: A run folder on the same images, whose split is kept.
         device: Where to train, as after `--device`.
         hides_test: True to leave the test images out of scores and files, as trials of a search do.
+        place: Where the run folder will lie, if that is not on this machine.
         chosen_from: The networks that the network of the recipe was chosen from, for run.json.
     """
 
@@ -47,6 +48,7 @@ class Request:
     same_split_as: Path | None = None
     device: str = "auto"
     hides_test: bool = False
+    place: Path | None = None
     chosen_from: tuple[dict[str, Any], ...] = ()
 
 
