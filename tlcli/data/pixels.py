@@ -28,6 +28,7 @@ from tlcli.data.small_copy import COPY_SIDE, decode_both
 from tlcli.data.source import FolderIndex, ImageFile
 from tlcli.errors import DataError, TooManyPixelsError
 from tlcli.paths import write_json
+from tlcli.storage.location import read_all
 
 Mode = Literal["crop", "pad", "stretch"]
 Array = npt.NDArray[np.uint8]
@@ -384,13 +385,15 @@ def _decode_all(
 
 
 def _decode_batch(tasks: Sequence[tuple[str, Path]], size: tuple[int, int], mode: Mode) -> list[_Decoded | _Failure]:
+    contents = read_all([path for _, path in tasks])
     with QUIET_PILLOW:
-        return [_decode_content(sha, path, size, mode) for sha, path in tasks]
+        return [_decode_content(sha, data, size, mode) for (sha, _), data in zip(tasks, contents, strict=True)]
 
 
-def _decode_content(sha: str, path: Path, size: tuple[int, int], mode: Mode) -> _Decoded | _Failure:
+def _decode_content(sha: str, data: bytes | OSError, size: tuple[int, int], mode: Mode) -> _Decoded | _Failure:
     try:
-        data = path.read_bytes()
+        if isinstance(data, OSError):
+            raise data
         if hashlib.sha256(data).hexdigest() != sha:
             return _Failure("the file changed after the folder was scanned", is_lasting=False)
         rgb, copy = decode_both(data, min_decode_size(size))
