@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from laboratory import SIDE
-from ray_work import NODES, cluster, kill_node, kill_worker, ray_nodes, workers_of
+from ray_work import cluster, kill_node, kill_worker, ray_nodes
 
 from tlcli.cluster.connection import Cluster, use_cluster
 from tlcli.data.augment import Bounds
@@ -28,18 +28,15 @@ RANDOM = View(1, Bounds(flip="horizontal", rotation=30.0, shift=0.2), 7)
 
 @dataclass
 class Pixels:
-    """Pixels that are handed out slowly until as many workers have started as there are nodes."""
+    """Pixels that are handed out slowly, so that all workers have time to start."""
 
     array: np.ndarray
-    nodes: Any = None
-    is_slow: bool = True
+    is_slow: bool = False
     reads: int = 0
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         self.reads += len(rows)
-        if self.nodes is not None and self.is_slow:
-            time.sleep(0.4)
-            self.is_slow = sum(map(len, map(workers_of, self.nodes.worker_nodes))) < NODES - 1
+        time.sleep(0.8 if self.is_slow else 0)
         return self.array[rows]
 
 
@@ -50,13 +47,13 @@ class Pass:
     lab: Any
     folder: Path
     view: View = field(default_factory=View)
-    nodes: Any = None
+    is_slow: bool = False
     pixels: Pixels = field(init=False)
     progress: list[tuple[int, int]] = field(default_factory=list)
 
     def run(self, act: Callable[[int], None] = lambda done: None) -> list[np.ndarray]:
         array = np.random.default_rng(5).integers(0, 256, (IMAGES, SIDE, SIDE, 3), np.uint8)
-        self.pixels = Pixels(array, self.nodes)
+        self.pixels = Pixels(array, self.is_slow)
         cache = FeatureCache(self.folder, 10**10, [f"{row:064x}" for row in range(IMAGES)])
         classifier = self.lab.classifier(self.lab.recipe({"train": "head"}))
 
@@ -89,15 +86,14 @@ def test_a_lost_worker_and_a_lost_node_change_nothing(
 ) -> None:
     said: list[str] = []
     cluster.report = said.append
-    to_do = [(0.25, kill_worker), (0.5, kill_node)]
+    to_do = [kill_worker, kill_node]
 
     def act(done: int) -> None:
-        if to_do and done >= to_do[0][0] * IMAGES and not one.pixels.is_slow:
-            to_do.pop(0)[1](ray_nodes)
-            # Slow again, so that the loss is noticed before the other workers have done everything.
-            one.pixels.is_slow = True
+        if to_do and to_do[0](ray_nodes):
+            to_do.pop(0)
+            one.pixels.is_slow = bool(to_do)
 
-    one = Pass(lab, tmp_path, nodes=ray_nodes)
+    one = Pass(lab, tmp_path, is_slow=True)
     require_same(one.run(act), expected)
     assert not to_do, "both were killed"
     assert one.progress[-1] == (IMAGES, IMAGES)

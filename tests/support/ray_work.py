@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,25 +48,31 @@ def children(pid: int) -> list[int]:
     return [child for child, parent in pairs if parent == pid]
 
 
-def workers_of(node: Any) -> list[int]:
-    """The prepared workers of a node. Ray names a process by what it does."""
+def working(node: Any) -> list[int]:
+    """The workers of a node that have work now. Ray names a process by what it does."""
     raylet = node.all_processes["raylet"][0].process
     names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(raylet.pid)}
-    return [pid for pid, name in names.items() if name.startswith(b"ray::_Worker") and b"prepare" not in name]
+    return [pid for pid, name in names.items() if name.startswith(b"ray::_Worker.work")]
 
 
-def kill_worker(nodes: Any) -> None:
-    """Kill a worker of a node that is not the first one."""
-    os.kill(next(pid for node in nodes.worker_nodes for pid in workers_of(node)), signal.SIGKILL)
-
-
-def kill_node(nodes: Any) -> None:
-    """Kill the raylet and the workers of a node that is not the first one, as a power cut does."""
-    node = next(node for node in nodes.worker_nodes if workers_of(node))
-    raylet = node.all_processes["raylet"][0].process
-    for pid in [raylet.pid, *workers_of(node)]:
+def kill_worker(nodes: Any) -> bool:
+    """Kill a worker at work on a node that is not the first one. False if there is none."""
+    for pid in [pid for node in nodes.worker_nodes for pid in working(node)][:1]:
         os.kill(pid, signal.SIGKILL)
-    nodes.worker_nodes.remove(node)
+        return True
+    return False
+
+
+def kill_node(nodes: Any) -> bool:
+    """Kill a node at work that is not the first one, as a power cut does. False if there is none."""
+    for node in [node for node in nodes.worker_nodes if working(node)][:1]:
+        raylet = node.all_processes["raylet"][0].process
+        for pid in [raylet.pid, *children(raylet.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        nodes.worker_nodes.remove(node)
+        return True
+    return False
 
 
 def squares(offset: int) -> Callable[..., int]:
