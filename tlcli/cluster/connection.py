@@ -7,9 +7,10 @@ import importlib
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tlcli.errors import UsageError
@@ -40,7 +41,7 @@ class Node:
 
 @dataclass
 class Cluster:
-    """A connected cluster.
+    """A cluster. It is connected when it is first used, so a command that finds everything in its caches never is.
 
     Attributes:
         address: What the user named.
@@ -49,11 +50,19 @@ class Cluster:
 
     address: str
     report: Callable[[str], None] = lambda text: None
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def nodes(self) -> list[Node]:
-        """The nodes that are alive now."""
+        """The nodes that are alive now.
+
+        Raises:
+            UsageError: If there is no such cluster.
+        """
         import ray
 
+        with self._lock:
+            if not ray.is_initialized():
+                _connect(ray, self.address)
         return [
             Node(node["NodeID"], node["NodeManagerAddress"], *_counts(node["Resources"]))
             for node in ray.nodes()
@@ -88,7 +97,8 @@ def use_cluster(address: str | None) -> Iterator[Cluster | None]:
         yield None
         return
     ray = _load_ray()
-    _connect(ray, address)
+    if address not in (LOCAL, "auto"):
+        _require_answer(address)
     _current.append(Cluster(address))
     try:
         yield _current[-1]
@@ -134,8 +144,6 @@ def _connect(ray: Any, address: str) -> None:
     if address == LOCAL:
         ray.init(address=LOCAL, num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
         return
-    if address != "auto":
-        _require_answer(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -159,12 +159,15 @@ class _Crew:
         for node in nodes:
             if self.nodes and node.id not in self.nodes:
                 self.cluster.report(f"node {node.id[:8]} ({node.address}) has joined the cluster")
-        self.nodes = alive
         room = capacity(self.cluster, self.job.cpus, self.job.gpus)
         if not room and not self.ready:
             need = plural(self.job.cpus, "core") + (f" and {plural(self.job.gpus, 'GPU')}" if self.job.gpus else "")
             hint = "Give Ray more: ray start --num-cpus=N."
             raise UsageError(f"no node of the cluster has {need}", where=OPTION, hint=hint)
+        if not self.nodes:
+            where = f"{plural(room, 'worker')} on {plural(len(nodes), 'node')}"
+            self.cluster.report(f"{self.job.name}: {where} of the cluster {self.cluster.address}")
+        self.nodes = alive
         wanted = min(room, len(self.waiting) + len(self.busy))
         for _ in range(wanted - len(self.ready) - len(self.starting)):
             self._hire()

@@ -42,8 +42,9 @@ def distributed(cluster: Cluster, lower: keras.Model, view: View, pixels: Pixels
     def run(blocks: Sequence[Block]) -> Iterator[tuple[int, list[np.ndarray]]]:
         import ray
 
-        gpus = 1 if any(node.gpus for node in cluster.nodes()) else 0
-        cpus = min(WORKER_CPUS, max(node.cpus for node in cluster.nodes()) or 1)
+        nodes = cluster.nodes()
+        gpus = 1 if any(node.gpus for node in nodes) else 0
+        cpus = min(WORKER_CPUS, max(node.cpus for node in nodes) or 1)
         # Stored in the cluster once, not sent with every worker.
         network = ray.put(_packed(lower))
         job = crew.Job(NAME, load_layers, ([network], view, batch), cpus=cpus, gpus=gpus)
