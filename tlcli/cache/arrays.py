@@ -108,13 +108,16 @@ class _Request:
     compute: Compute | Distributed
     progress: Callable[[int, int], None] | None
 
-    def results(self, blocks: Sequence[Block]) -> Iterator[tuple[int, Sequence[npt.NDArray[Any]]]]:
-        """The number of a block and its arrays, for all blocks."""
-        if isinstance(self.compute, Distributed):
-            yield from self.compute.run(blocks)
-        else:
-            for number, block in enumerate(blocks):
-                yield number, self.compute(*block)
+
+def results(
+    compute: Compute | Distributed, blocks: Sequence[Block]
+) -> Iterator[tuple[int, Sequence[npt.NDArray[Any]]]]:
+    """The number of a block and its arrays, for all blocks: in their order, or in any if distributed."""
+    if isinstance(compute, Distributed):
+        yield from compute.run(blocks)
+    else:
+        for number, block in enumerate(blocks):
+            yield number, compute(*block)
 
 
 @dataclass(frozen=True)
@@ -233,10 +236,10 @@ def _compute_tasks(request: _Request, tasks: Sequence[_Task], space: DiskSpace) 
     ordered = sorted(tasks_by_rows.items(), key=lambda item: item[0])
     blocks = [(*rows, [task.index for task in tasks_at]) for rows, tasks_at in ordered]
     done, total, recorded_at = 0, sum(stop - start for start, stop in tasks_by_rows), time.monotonic()
-    results = request.results(blocks)
+    computed = results(request.compute, blocks)
     # Errors of `compute` are not about the cache, so they are not explained as such. One block is in memory at a time.
     try:
-        while (result := next(results, None)) is not None:
+        while (result := next(computed, None)) is not None:
             rows, tasks_at = ordered[result[0]]
             _write_block(rows, tasks_at, result[1], space)
             del result

@@ -16,6 +16,7 @@ from tlcli.cluster import crew
 from tlcli.cluster.connection import Cluster
 from tlcli.errors import RunError
 from tlcli.features.frozen import FrozenLayers, View
+from tlcli.model.precision import computing_in
 from tlcli.zoo.sources import keras_file
 
 # Largest number of batches in a block, and most bytes of its pixels and features.
@@ -40,31 +41,72 @@ def distributed(cluster: Cluster, lower: keras.Model, view: View, pixels: Pixels
     """
 
     def run(blocks: Sequence[Block]) -> Iterator[tuple[int, list[np.ndarray]]]:
-        import ray
-
-        nodes = cluster.nodes()
-        gpus = 1 if any(node.gpus for node in nodes) else 0
-        cpus = min(WORKER_CPUS, max(node.cpus for node in nodes) or 1)
-        # Stored in the cluster once, not sent with every worker.
-        network = ray.put(_packed(lower))
-        job = crew.Job(NAME, load_layers, ([network], view, batch), cpus=cpus, gpus=gpus)
-
         def piece(number: int) -> tuple[Any, ...]:
             start, stop, which = blocks[number]
             first = start - start % batch
             return first, pixels(first, stop), tuple(which), start - first, stop - first
 
-        for number, features in crew.run(cluster, job, len(blocks), piece):
-            if features is crew.LOST:
-                hint = "They may lack memory. What is done is kept; run the command again to continue."
-                where = f"images {blocks[number][0]} to {blocks[number][1]}"
-                raise RunError("every worker that computes them is lost", where=where, hint=hint)
-            yield number, features
+        return _run(cluster, lower, (load_layers, view, batch), [block[:2] for block in blocks], piece)
 
-    image_bytes = int(np.prod(lower.input_shape[1:])) + 4 * sum(
-        int(np.prod(output.shape[1:])) for output in lower.outputs
-    )
-    return Distributed(batch * max(1, min(BLOCK_BATCHES, BLOCK_BYTES // (batch * image_bytes))), run)
+    return Distributed(_block_rows(lower, batch), run)
+
+
+def distributed_depths(
+    cluster: Cluster, model: keras.Model, precision: str, pixels: Pixels, *, images: int, batch: int
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """The first position of a block of images, and the outputs of a pooled model for them, in any order.
+
+    Args:
+        cluster: The cluster.
+        model: A model from images to several outputs.
+        precision: Precision of its layers.
+        pixels: Returns pixels.
+        images: Number of images.
+        batch: Images in a batch.
+    """
+    rows = _block_rows(model, batch)
+    spans = [(start, min(start + rows, images)) for start in range(0, images, rows)]
+
+    def piece(number: int) -> tuple[Any, ...]:
+        start, stop = spans[number]
+        return pixels(start, stop), stop - start
+
+    for number, outputs in _run(cluster, model, (load_depths, precision, batch), spans, piece):
+        yield spans[number][0], outputs
+
+
+def _run(
+    cluster: Cluster,
+    model: keras.Model,
+    preparation: tuple[Any, ...],
+    spans: Sequence[tuple[int, int]],
+    piece: Callable[[int], tuple[Any, ...]],
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """The number of a block and its outputs, from workers that hold a model.
+
+    `preparation` is the function that prepares a worker, and its arguments after the packed model.
+    """
+    import ray
+
+    nodes = cluster.nodes()
+    gpus = 1 if any(node.gpus for node in nodes) else 0
+    cpus = min(WORKER_CPUS, max(node.cpus for node in nodes) or 1)
+    # Stored in the cluster once, not sent with every worker.
+    network = ray.put(_packed(model))
+    prepare, *arguments = preparation
+    job = crew.Job(NAME, prepare, ([network], *arguments), cpus=cpus, gpus=gpus)
+    for number, outputs in crew.run(cluster, job, len(spans), piece):
+        if outputs is crew.LOST:
+            hint = "They may lack memory. What is done is kept; run the command again to continue."
+            where = f"images {spans[number][0]} to {spans[number][1]}"
+            raise RunError("every worker that computes them is lost", where=where, hint=hint)
+        yield number, outputs
+
+
+def _block_rows(model: keras.Model, batch: int) -> int:
+    """Images in a block: several batches, unless their pixels and outputs are large."""
+    sizes = [int(np.prod(model.input_shape[1:])), *(4 * int(np.prod(output.shape[1:])) for output in model.outputs)]
+    return batch * max(1, min(BLOCK_BATCHES, BLOCK_BYTES // (batch * sum(sizes))))
 
 
 def load_layers(network: Sequence[Any], view: View, batch: int) -> Callable[..., list[np.ndarray]]:
@@ -85,6 +127,24 @@ def load_layers(network: Sequence[Any], view: View, batch: int) -> Callable[...,
             for start in range(0, len(pixels), batch)
         ]
         return [np.concatenate(outputs)[begin:end] for outputs in zip(*batches, strict=True)]
+
+    return compute
+
+
+def load_depths(network: Sequence[Any], precision: str, batch: int) -> Callable[..., list[np.ndarray]]:
+    """In a worker: the function that computes a block of all outputs of a model."""
+    import ray
+
+    model = _unpacked(ray.get(network[0]))
+
+    def compute(pixels: np.ndarray, count: int) -> list[np.ndarray]:
+        with computing_in(model, precision):
+            batches = [
+                model.predict_on_batch(pixels[start : start + batch].astype(np.float32))
+                for start in range(0, len(pixels), batch)
+            ]
+        batches = [outputs if isinstance(outputs, list) else [outputs] for outputs in batches]
+        return [np.concatenate(outputs)[:count].astype(np.float32) for outputs in zip(*batches, strict=True)]
 
     return compute
 

@@ -8,7 +8,7 @@ with their weights. `extract_depths` computes pooled features at many layers for
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ from tlcli.cache import arrays
 from tlcli.cache.entry import Entry
 from tlcli.cache.eviction import DiskSpace
 from tlcli.cluster import connection
-from tlcli.cluster.connection import Cluster
 from tlcli.data.pixels import Images
 from tlcli.features.frozen import PASS_BATCH, FrozenLayers, FrozenModel, View, batch_size
 from tlcli.model.classifier import Classifier, lower_model
@@ -100,18 +99,18 @@ class FeatureExtractor:
         if not all((cache.folder / entry.key).is_dir() for entry in entries):
             names += also
             entries += self._entries(also, cache)
-        forward: arrays.Compute | arrays.Distributed = _Pass(self, names)
-        if (cluster := connection.current()) is not None:
-            forward = self._distributed(cluster, names)
+        forward = self._forward(names)
         stored = arrays.open_arrays(cache.folder, entries, forward, budget=cache.budget, progress=progress)
         return stored[: len(cut_points)]
 
-    def _distributed(self, cluster: Cluster, cut_points: list[str]) -> arrays.Distributed:
-        """The pass on a cluster."""
-        # Only a command with --cluster needs it.
+    def _forward(self, cut_points: list[str]) -> arrays.Compute | arrays.Distributed:
+        """The pass, in this process or on the cluster of the command."""
+        local = _Pass(self, cut_points)
+        if (cluster := connection.current()) is None:
+            return local
         from tlcli.features.distributed import distributed
 
-        local, lower = _Pass(self, cut_points), lower_model(self.classifier, cut_points)
+        lower = lower_model(self.classifier, cut_points)
         return distributed(cluster, lower, self.view, local.pixels, batch=local.batch)
 
     def _compute(self, cut_points: list[str], progress: Progress | None) -> list[np.ndarray]:
@@ -121,14 +120,18 @@ class FeatureExtractor:
             shape = (len(self.images), *lower_model(self.classifier, [name]).output_shape[1:])
             with tempfile.TemporaryFile() as file:
                 features.append(np.memmap(file, np.float32, "w+", shape=shape))
-        forward = _Pass(self, cut_points)
-        rows = len(self.images)
-        for start in range(0, rows, forward.batch):
-            stop = min(start + forward.batch, rows)
-            for array, block in zip(features, forward(start, stop, range(len(cut_points))), strict=True):
-                array[start:stop] = block
+        forward, rows = self._forward(cut_points), len(self.images)
+        step = forward.block_rows if isinstance(forward, arrays.Distributed) else batch_size(rows)
+        which = range(len(cut_points))
+        blocks = [(start, min(start + step, rows), which) for start in range(0, rows, step)]
+        done = 0
+        for number, outputs in arrays.results(forward, blocks):
+            start, stop, _ = blocks[number]
+            for array, output in zip(features, outputs, strict=True):
+                array[start:stop] = output
+            done += stop - start
             if progress:
-                progress(stop, rows)
+                progress(done, rows)
         return features
 
     def _entries(self, cut_points: Sequence[str], cache: FeatureCache) -> list[Entry]:
@@ -226,9 +229,8 @@ class _Pass:
         return [np.concatenate(outputs)[start - first : stop - first] for outputs in zip(*batches, strict=True)]
 
     def pixels(self, begin: int, end: int) -> np.ndarray:
-        """Pixels of whole batches, `uint8 (images, height, width, 3)`; the last image fills up the last batch."""
-        end = begin - (begin - end) // self.batch * self.batch
-        return self.images.pixels[self.images.rows[np.arange(begin, end).clip(max=len(self.images) - 1)]]
+        """Pixels of whole batches, `uint8 (images, height, width, 3)`."""
+        return _whole_batches(self.images, begin, end, self.batch)
 
     def _compute_batch(self, begin: int, which: tuple[int, ...]) -> list[np.ndarray]:
         if self._last[:2] == (begin, which):
@@ -279,26 +281,46 @@ def extract_depths(
     widths = [int(output.shape[-1]) for output in model.outputs]
     disk_space = DiskSpace("features", folder, FLOAT_BYTES * len(images) * sum(widths))
     with ExitStack() as stack, disk_space.explain_errors():
-        stack.enter_context(computing_in(model, FULL if precision == AUTO else precision))
+        precision = FULL if precision == AUTO else precision
         folder.mkdir(parents=True, exist_ok=True)
         disk_space.require_free()
         files = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in widths]
-        for start in range(0, len(images), DEPTH_BATCH):
-            count = min(DEPTH_BATCH, len(images) - start)
-            for file, output in zip(files, _depth_outputs(model, images, start), strict=True):
-                file.write(np.ascontiguousarray(output[:count], dtype=np.float32).data)
-            progress(start + count, len(images))
+        done = 0
+        for start, outputs in _depth_outputs(model, images, precision):
+            for file, output, width in zip(files, outputs, widths, strict=True):
+                file.seek(FLOAT_BYTES * width * start)
+                file.write(np.ascontiguousarray(output, dtype=np.float32).data)
+            done += len(outputs[0])
+            progress(done, len(images))
         for file in files:
             file.flush()
         shapes = [(len(images), width) for width in widths]
         return [np.memmap(file, np.float32, "r", shape=shape) for file, shape in zip(files, shapes, strict=True)]
 
 
-def _depth_outputs(model: keras.Model, images: Images, start: int) -> list[np.ndarray]:
-    """Outputs for a batch from `start`; a short batch is filled up, because another size would be traced again."""
-    positions = np.arange(start, start + min(DEPTH_BATCH, len(images))).clip(max=len(images) - 1)
-    outputs = model.predict_on_batch(images.pixels[images.rows[positions]].astype(np.float32))
-    return outputs if isinstance(outputs, list) else [outputs]
+def _depth_outputs(model: keras.Model, images: Images, precision: str) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """The first position of some images, and the outputs for them: batch by batch, or in any order from a cluster."""
+    batch = min(DEPTH_BATCH, len(images))
+
+    def pixels(begin: int, end: int) -> np.ndarray:
+        return _whole_batches(images, begin, end, batch)
+
+    if (cluster := connection.current()) is not None:
+        from tlcli.features.distributed import distributed_depths
+
+        yield from distributed_depths(cluster, model, precision, pixels, images=len(images), batch=batch)
+        return
+    with computing_in(model, precision):
+        for start in range(0, len(images), batch):
+            outputs = model.predict_on_batch(pixels(start, start + batch).astype(np.float32))
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            yield start, [output[: len(images) - start] for output in outputs]
+
+
+def _whole_batches(images: Images, begin: int, end: int, batch: int) -> np.ndarray:
+    """Pixels of whole batches. The last image fills up the last one, because another size would be traced again."""
+    end = begin - (begin - end) // batch * batch
+    return images.pixels[images.rows[np.arange(begin, end).clip(max=len(images) - 1)]]
 
 
 def _pool(tensor: keras.KerasTensor, pooling: str) -> keras.KerasTensor:
