@@ -48,31 +48,39 @@ def children(pid: int) -> list[int]:
     return [child for child, parent in pairs if parent == pid]
 
 
-def working(node: Any) -> list[int]:
-    """The workers of a node that have work now. Ray names a process by what it does."""
+def prepared(node: Any) -> list[int]:
+    """The prepared workers of a node. Ray names a process by what it does."""
     raylet = node.all_processes["raylet"][0].process
     names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(raylet.pid)}
-    return [pid for pid, name in names.items() if name.startswith(b"ray::_Worker.work")]
+    return [pid for pid, name in names.items() if name.startswith(b"ray::_Worker") and b"prepare" not in name]
 
 
-def kill_worker(nodes: Any) -> bool:
-    """Kill a worker at work on a node that is not the first one. False if there is none."""
-    for pid in [pid for node in nodes.worker_nodes for pid in working(node)][:1]:
-        os.kill(pid, signal.SIGKILL)
-        return True
-    return False
+def wait_for_worker(nodes: Any, *, most_s: float = 60) -> tuple[Any, int]:
+    """A node that is not the first one, and its prepared worker. Waits until there is one."""
+    seen: set[int] = set()
+    for _ in range(int(most_s / 0.5)):
+        found = {pid: node for node in nodes.worker_nodes for pid in prepared(node)}
+        # Between its start and its preparation, a worker has the name of a prepared one.
+        if settled := seen & found.keys():
+            return found[min(settled)], min(settled)
+        seen = set(found)
+        time.sleep(0.5)
+    raise TimeoutError("no worker has started on another node")
 
 
-def kill_node(nodes: Any) -> bool:
-    """Kill a node at work that is not the first one, as a power cut does. False if there is none."""
-    for node in [node for node in nodes.worker_nodes if working(node)][:1]:
-        raylet = node.all_processes["raylet"][0].process
-        for pid in [raylet.pid, *children(raylet.pid)]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        nodes.worker_nodes.remove(node)
-        return True
-    return False
+def kill_worker(nodes: Any) -> None:
+    """Kill a worker of a node that is not the first one."""
+    os.kill(wait_for_worker(nodes)[1], signal.SIGKILL)
+
+
+def kill_node(nodes: Any) -> None:
+    """Kill a node with a worker that is not the first one, as a power cut does."""
+    node, _ = wait_for_worker(nodes)
+    raylet = node.all_processes["raylet"][0].process
+    for pid in [raylet.pid, *children(raylet.pid)]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    nodes.worker_nodes.remove(node)
 
 
 def squares(offset: int) -> Callable[..., int]:

@@ -46,10 +46,12 @@ class Cluster:
     Attributes:
         address: What the user named.
         report: Called with one sentence when something happens that the user should know, such as a lost node.
+        idle: Workers without work, by their cores and GPUs. They have loaded their libraries.
     """
 
     address: str
     report: Callable[[str], None] = lambda text: None
+    idle: dict[tuple[int, int], list[Any]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def nodes(self) -> list[Node]:

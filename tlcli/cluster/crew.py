@@ -141,11 +141,26 @@ class _Crew:
                     yield from self._collect(reference)
 
     def dismiss(self) -> None:
-        """End all workers."""
+        """Keep the workers that have nothing to do for the next crew, and end the others."""
         import ray
 
-        for worker in [*self.ready, *self.starting.values()]:
+        at_work = {id(worker) for worker, _ in self.busy.values()}
+        idle = [worker for worker in self.ready if id(worker) not in at_work]
+        self.cluster.idle.setdefault(self._kind, []).extend(idle)
+        for worker in [*(worker for worker in self.ready if id(worker) in at_work), *self.starting.values()]:
             ray.kill(worker)
+
+    @property
+    def _kind(self) -> tuple[int, int]:
+        return self.job.cpus, self.job.gpus
+
+    def _make_room(self) -> None:
+        """End the idle workers of earlier crews that have other cores."""
+        import ray
+
+        for kind in self.cluster.idle.keys() - {self._kind}:
+            for worker in self.cluster.idle.pop(kind):
+                ray.kill(worker)
 
     def _look(self) -> None:
         """Look at the nodes, from time to time, and hire workers for the room there is."""
@@ -165,6 +180,7 @@ class _Crew:
             hint = "Give Ray more: ray start --num-cpus=N."
             raise UsageError(f"no node of the cluster has {need}", where=OPTION, hint=hint)
         if not self.nodes:
+            self._make_room()
             where = f"{plural(room, 'worker')} on {plural(len(nodes), 'node')}"
             self.cluster.report(f"{self.job.name}: {where} of the cluster {self.cluster.address}")
         self.nodes = alive
@@ -173,11 +189,13 @@ class _Crew:
             self._hire()
 
     def _hire(self) -> None:
+        """Prepare an idle worker or a new one."""
         import ray
 
         # Lost pieces are handed out again here: Ray would wait for the lost worker to come back.
         options = {"num_cpus": self.job.cpus, "num_gpus": self.job.gpus, "max_restarts": 0, "max_task_retries": 0}
-        worker = ray.remote(**options)(_Worker).remote()
+        idle = self.cluster.idle.get(self._kind)
+        worker = idle.pop() if idle else ray.remote(**options)(_Worker).remote()
         variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
         reference = worker.prepare.remote(self.job.prepare, self.job.arguments, self.job.cpus, variables)
         self.starting[reference] = worker
@@ -226,16 +244,18 @@ class _Crew:
             result = ray.get(reference)
         except Exception as error:
             self._require_lost(error)
-            yield from self._lose(worker, number)
+            yield from self._lose(worker)
             return
         del self.busy[reference]
         yield number, result
 
-    def _lose(self, worker: Any, first: int) -> Iterator[tuple[int, Any]]:
-        """Take the pieces of a lost worker back. `first` is the one that it worked on."""
+    def _lose(self, worker: Any) -> Iterator[tuple[int, Any]]:
+        """Take the pieces of a lost worker back."""
         import ray
 
-        had = sorted(number for other, number in self.busy.values() if other is worker)
+        # In the order in which they were handed out: it worked on the first.
+        had = [number for other, number in self.busy.values() if other is worker]
+        first = had[0]
         self.busy = {reference: has for reference, has in self.busy.items() if has[0] is not worker}
         if worker in self.ready:
             self.ready.remove(worker)
