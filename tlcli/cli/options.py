@@ -278,7 +278,7 @@ def training_options(function: Function) -> Function:
         click.option("--out", "-o", type=LOCATION, help="Run folder. [default: runs/<data>-<model>-<n>]"),
         exclude_option,
         click.option("--resume", metavar="RUN", type=LOCATION, help="Resume an interrupted run."),
-        click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1 or tpu. [default: auto]"),
+        click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1, gpu:all or tpu. [default: auto]"),
         click.option(
             "--precision",
             type=click.Choice(["auto", "float32", "bfloat16", "float16"]),

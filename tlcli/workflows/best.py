@@ -10,7 +10,7 @@ from tlcli.errors import RunError
 from tlcli.evaluate.run_folder import classifier_file
 from tlcli.evaluate.runtimes import open_model
 from tlcli.model import classifier
-from tlcli.model.precision import use_device
+from tlcli.model.devices import use_device
 from tlcli.paths import write_text
 from tlcli.recipe import expectation
 from tlcli.recipe.fields import seconds_of

@@ -7,7 +7,7 @@ from dataclasses import replace
 import keras
 
 from tlcli.model import graph
-from tlcli.model.precision import use_device
+from tlcli.model.devices import use_device
 from tlcli.text import duration
 from tlcli.train.depth_probe import build_backbone
 from tlcli.train.events import Noticed, NoticeOnce, Observer

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tlcli.model import graph
-from tlcli.model.precision import use_device
+from tlcli.model.devices import use_device
 from tlcli.train.depth_probe import (
     ProbeResult,
     build_backbone,
