@@ -19,7 +19,7 @@ demo: $(READY)
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
-# Networks from optional libraries, in the same .venv.
+# Optional libraries, and what takes longer; in the same .venv.
 test-extras: $(READY_EXTRAS)
 	$(BIN)/pytest -n 2 --dist loadfile -m extras
 

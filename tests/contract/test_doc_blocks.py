@@ -15,6 +15,9 @@ from PIL import Image
 TUTORIAL = CHECKOUT / "docs" / "tutorial.md"
 BLOCKS = {page: doc_blocks.find(page) for page in doc_blocks.pages()}
 RUN = {page: runnable for page, blocks in BLOCKS.items() if (runnable := [b for b in blocks if b.reason is None])}
+# Pages whose commands train nothing; the others take minutes.
+QUICK = {"batch-norm", "check", "gpu", "imbalanced", "inspect", "models"}
+PAGES = [pytest.param(page, marks=getattr(pytest.mark, "extras" if page.stem in QUICK else "slow")) for page in RUN]
 # Files that the commands of the pages expect: a recipe for CI, and images of classes that are easy to tell apart.
 RECIPE = "recipe: 1\nextends: head-only\nname: flowers\ndata: {path: photos}\nexpect: [val.accuracy >= 0.5]\n"
 
@@ -65,8 +68,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_work(page: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """The blocks of a page, one after the other in one folder. The tutorial starts with an empty one."""
     pytest.importorskip("ai_edge_litert")
