@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import global_options, is_quiet
+from tlcli.cli.options import LOCAL, global_options, is_quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,10 +21,8 @@ MAX_IMAGES = 5
 
 
 @click.command()
-@click.option(
-    "--out", "-o", type=click.Path(path_type=Path), help="Folder for images and runs. [default: runs/demo-<n>]"
-)
-@click.option("--images", type=click.Path(path_type=Path), help="Only write the images, as class folders, to a folder.")
+@click.option("--out", "-o", type=LOCAL, help="Folder for images and runs. [default: runs/demo-<n>]")
+@click.option("--images", type=LOCAL, help="Only write the images, as class folders, to a folder.")
 @global_options
 def demo(out: Path | None, images: Path | None) -> None:
     """Run a complete example on digits and photographs, offline."""
