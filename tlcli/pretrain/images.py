@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tlcli.data.hashes import Hashes
 from tlcli.data.pixels import open_cache
-from tlcli.data.source import FolderIndex, ImageFile, content_hash, images_under
+from tlcli.data.source import FolderIndex, ImageFile, images_under
 from tlcli.errors import DataError
 from tlcli.storage.location import READS_AHEAD, is_remote
 
@@ -97,20 +98,23 @@ def _index_files(root: Path, paths: Sequence[Path], progress: Progress) -> tuple
     images: list[ImageFile] = []
     refused: list[tuple[str, str]] = []
 
-    def hash_file(path: Path) -> str | OSError:
+    hashes = Hashes(root)
+
+    def hash_file(path: Path) -> tuple[str, int] | OSError:
         try:
-            return content_hash(path)
+            return hashes.of(path)
         except OSError as error:
             return error
 
     with ThreadPoolExecutor(READS_AHEAD if is_remote(root) else None) as pool:
-        for done, (path, digest) in enumerate(zip(paths, pool.map(hash_file, paths), strict=True), start=1):
+        for done, (path, found) in enumerate(zip(paths, pool.map(hash_file, paths), strict=True), start=1):
             name = path.relative_to(root).as_posix()
-            if isinstance(digest, OSError):
-                refused.append((name, f"cannot be read ({digest.strerror})"))
+            if isinstance(found, OSError):
+                refused.append((name, f"cannot be read ({found.strerror})"))
             else:
-                images.append(ImageFile(name, 0, digest, path.stat().st_size, None))
+                images.append(ImageFile(name, 0, *found, None))
             progress("reading", done, len(paths))
+    hashes.keep()
     return FolderIndex(root, ("any",), tuple(images), ()), refused
 
 

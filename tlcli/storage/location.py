@@ -298,6 +298,14 @@ def is_remote(path: Path) -> bool:
     return isinstance(path, StoredPath) and root_of(path)[0].kind == "objects"
 
 
+def version_of(path: Path) -> str:
+    """A mark that changes with the content of a remote object; empty if there is none, and for other files."""
+    if not isinstance(path, StoredPath):
+        return ""
+    store, name = find(path)
+    return store.version(name) if isinstance(store, objects.Objects) else ""
+
+
 def _read(path: Path) -> bytes | OSError:
     try:
         return path.read_bytes()
