@@ -315,7 +315,8 @@ def _read(path: Path) -> bytes | OSError:
 
 def _local(text: str) -> Path:
     path = Path(text)
-    if has_roots() and is_located(path):
+    # An archive itself is opened again, because it may have changed.
+    if has_roots() and is_located(path.parent):
         return StoredPath(text)
     if _ARCHIVE.search(text.lower()):
         for file in (path, *path.parents):
