@@ -167,7 +167,7 @@ def test_a_failed_upload_claims_nothing_and_resuming_finishes_it(
     out = f"s3://{BUCKET}/failed/out"
     s3.fail = lambda method, path: 500 if method == "PUT" and path.endswith("model.keras") else 0
     failed = tlcli("finetune", photos, "-r", tiny, "-o", out)
-    assert failed.code == 2
+    assert failed.code == 1
     assert f"{out}/model.keras: cannot be read or written (the server answered 500" in failed.stderr
     assert not any(path.endswith("run.json") for path in files().find(f"{BUCKET}/failed"))
     s3.fail = lambda method, path: 0
@@ -175,8 +175,9 @@ def test_a_failed_upload_claims_nothing_and_resuming_finishes_it(
     assert refused.code == 2, refused.stdout
     anew = tlcli("finetune", photos, "-r", tiny, "-o", out)
     assert (anew.code, f"--resume {out}" in anew.stderr) == (2, True)
-    resumed = tlcli("finetune", "--resume", out)
-    assert resumed.code == 0, resumed.stderr
+    assert f"--resume {out}" in failed.stderr
+    resumed = tlcli("finetune", "--resume", out, "--json")
+    assert (resumed.code, resumed.document["run"]) == (0, out), resumed.stderr
     assert tlcli("evaluate", out, "--json").code == 0
 
 
