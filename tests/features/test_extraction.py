@@ -12,8 +12,9 @@ import pytest
 from tlcli.cache import arrays
 from tlcli.data.augment import Bounds
 from tlcli.data.pixels import Images
-from tlcli.features import extraction
-from tlcli.features.extraction import FeatureCache, FeatureExtractor, View
+from tlcli.features import extraction, frozen
+from tlcli.features.extraction import FeatureCache, FeatureExtractor
+from tlcli.features.frozen import View
 from tlcli.model.classifier import Classifier, lower_model
 from tlcli.model.head import POOLED
 from tlcli.model.precision import computing_in
@@ -249,7 +250,7 @@ def test_rows_are_in_the_order_of_the_images(look_up, images):
     ("images", "exact", "expected"), [(30, 10, False), (64, 1, False), (65, 33, True), (65, 34, False), (200, 60, True)]
 )
 def test_half_precision_needs_a_batch_without_exact_images(images: int, exact: int, expected: bool) -> None:
-    assert extraction.computes_in_half(images, exact) is expected
+    assert frozen.computes_in_half(images, exact) is expected
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -37,6 +37,7 @@ def train(
     )
 
 
+@pytest.mark.extras  # Takes long.
 def test_the_loss_falls_all_weights_change_and_the_spread_stays_healthy(
     tiny_backbone: Callable, stripes: ImageSet, tmp_path: Path
 ) -> None:

@@ -137,6 +137,7 @@ def test_a_worse_mean_leaves_the_best_epoch(lab, tmp_path):
     assert [a.tobytes() for a in weights_of(session)] == [a.tobytes() for a in last[-1]]
 
 
+@pytest.mark.extras  # Takes long.
 def test_resumed_averages_are_those_of_an_uninterrupted_run(lab, recorder, tmp_path):
     """Moving averages, accumulated gradients across the end of an epoch, snapshots, momentum of BatchNorm."""
     phase = {"train": "top:2", "epochs": 3, "lr": 1.5, "soup": 2, "batch_norm": "train", "batch_norm_momentum": 0.3}

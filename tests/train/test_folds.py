@@ -124,6 +124,7 @@ def test_the_solved_head_is_the_result_if_every_step_is_rolled_back(lab, tmp_pat
     assert same(*(checkpoint.copy_values(one.classifier.model.weights) for one in (session, alone)))
 
 
+@pytest.mark.extras  # Takes long.
 @pytest.mark.parametrize(
     "begun",
     [2, pytest.param(3, marks=pytest.mark.slow)],

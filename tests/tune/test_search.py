@@ -16,6 +16,8 @@ from tlcli.recipe import load, space
 from tlcli.tune.search import Search, begin
 from tlcli.tune.study import Study
 
+pytestmark = pytest.mark.extras  # Searches take long.
+
 PROGRAM = str(Path(sys.executable).with_name("tlcli"))
 RECIPE = """\
 recipe: 1

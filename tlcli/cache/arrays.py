@@ -6,19 +6,14 @@ match. Damaged blocks are written again in place, so that existing mappings of t
 metadata are invalid, the entry is written anew as another file; existing mappings keep the old one.
 """
 
-import errno
-import json
 import math
-import os
 import shutil
-import threading
+import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -26,65 +21,49 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
+from tlcli.cache.entry import DATA, Array, Entry, Metadata, State, header_of, inspect, row_range
 from tlcli.cache.eviction import (
-    KEY,
     METADATA,
     DiskSpace,
     evict_to_budget,
     evict_to_fit,
     mark_used,
+    partial_path,
     remove_entry,
     remove_leftovers,
 )
 from tlcli.paths import write_json
 
-Array = np.memmap[Any, np.dtype[Any]]
 # (start, stop, indices): for each entry in `indices`, its rows from start to stop, in its dtype.
 Compute = Callable[[int, int, Sequence[int]], Sequence[npt.NDArray[Any]]]
+Block = tuple[int, int, Sequence[int]]
+"""First row, the row after the last, and indices of entries."""
 
-FORMAT_VERSION = 1
 # Most bytes of a block, up to rounding. Blocks of an entry have equal sizes, so most are larger than half of this.
 BLOCK_BYTES = 2**24
-
-_DATA = "data.npy"
-_THREADS, _READ_BYTES = 4, 2**20
-# A shortage of the process, not damage of the file.
-_SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# Seconds between two records of the blocks that a pass on other machines has finished.
+RECORD_EVERY_S = 1.0
+# The checksum of a block that is not computed yet. No content has it.
+_MISSING = -1
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An array, identified by what determines its content.
+class Distributed:
+    """Computes blocks on other machines. The blocks that it has finished survive an interruption.
 
     Attributes:
-        key: Hexadecimal hash of everything that determines the content.
-        shape: Shape of the array, rows first.
-        dtype: Name of a NumPy dtype: `float32`, `uint8`, …
+        block_rows: Rows of a block of new entries.
+        run: Takes all missing blocks. Yields the number of a block and its arrays, as of `Compute`, in any order.
     """
 
-    key: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __post_init__(self) -> None:
-        if not KEY.fullmatch(self.key):
-            raise ValueError(f"the key of an entry must be a hexadecimal number (got {self.key!r})")
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the whole array."""
-        return self.shape[0] * self.row_bytes
+    block_rows: int
+    run: Callable[[Sequence[Block]], Iterator[tuple[int, Sequence[npt.NDArray[Any]]]]]
 
 
 def open_arrays(
     folder: Path,
     entries: Sequence[Entry],
-    compute: Compute,
+    compute: Compute | Distributed,
     *,
     budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -98,7 +77,8 @@ def open_arrays(
         folder: The cache folder; created if missing.
         entries: What to open. All have the same number of rows.
         compute: Called with (start, stop, indices into `entries`) for missing rows only. Returns an array
-            `(stop - start, *shape[1:])` for each index, in the dtype of the entry.
+            `(stop - start, *shape[1:])` for each index, in the dtype of the entry. Or a `Distributed`, whose finished
+            blocks are found by the next call after an interruption, unless another pass clears the folder first.
         budget: Bytes that all entries in `folder` may take. After entries were computed, the least recently used ones
             are evicted until the rest fits, except the entries of this call and those that the system keeps in use.
         progress: Called with (rows computed, rows to compute); not called if nothing is computed.
@@ -110,7 +90,7 @@ def open_arrays(
     keys = {entry.key for entry in entries}
     if len({entry.shape[0] for entry in entries}) > 1 or len(keys) != len(set(entries)):
         raise ValueError("the entries of one call must have the same number of rows and different keys")
-    states = {entry.key: _inspect(folder / entry.key, entry) for entry in entries}
+    states = {entry.key: inspect(folder / entry.key, entry) for entry in entries}
     missing = {entry.key: entry for entry in entries if states[entry.key].array is None}
     if missing:
         states |= _complete(_Request(folder, entries, compute, progress), missing, budget)
@@ -120,47 +100,24 @@ def open_arrays(
 
 
 @dataclass(frozen=True)
-class _Metadata:
-    """The content of `notes.json`: rows per block, and the checksum of each block."""
-
-    block_rows: int
-    checksums: Sequence[int]
-
-    def to_json(self, entry: Entry) -> dict[str, Any]:
-        """The metadata of an entry as they are written, with their own checksum."""
-        document: dict[str, Any] = {
-            "version": FORMAT_VERSION,
-            "shape": list(entry.shape),
-            "dtype": entry.dtype,
-            "block_rows": self.block_rows,
-            "checksums": list(self.checksums),
-        }
-        return document | {"checksum": zlib.crc32(json.dumps(document).encode())}
-
-
-@dataclass(frozen=True)
-class _State:
-    """What is on disk of an entry.
-
-    Attributes:
-        array: The array if it is complete and undamaged.
-        metadata: The metadata if they are valid; then only `damaged_blocks` must be computed.
-        damaged_blocks: Numbers of the blocks whose checksum does not match.
-    """
-
-    array: Array | None = None
-    metadata: _Metadata | None = None
-    damaged_blocks: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class _Request:
     """The arguments of one call of `open_arrays`."""
 
     folder: Path
     entries: Sequence[Entry]
-    compute: Compute
+    compute: Compute | Distributed
     progress: Callable[[int, int], None] | None
+
+
+def results(
+    compute: Compute | Distributed, blocks: Sequence[Block]
+) -> Iterator[tuple[int, Sequence[npt.NDArray[Any]]]]:
+    """The number of a block and its arrays, for all blocks: in their order, or in any if distributed."""
+    if isinstance(compute, Distributed):
+        yield from compute.run(blocks)
+    else:
+        for number, block in enumerate(blocks):
+            yield number, compute(*block)
 
 
 @dataclass(frozen=True)
@@ -184,32 +141,36 @@ class _Task:
     blocks: Sequence[int]
 
     def row_range(self, block: int) -> tuple[int, int]:
-        return _row_range(self.entry, self.block_rows, block)
+        return row_range(self.entry, self.block_rows, block)
+
+    def record(self) -> None:
+        """Write the metadata with the checksums so far."""
+        write_json(self.path / METADATA, Metadata(self.block_rows, self.checksums).to_json(self.entry))
 
     def prepare(self) -> None:
         """Write the header and set the length of the file. Undamaged blocks stay."""
         self.path.mkdir(exist_ok=True)
-        (self.path / _DATA).touch()
-        with (self.path / _DATA).open("r+b") as file:
-            header = _header(self.entry)
+        (self.path / DATA).touch()
+        with (self.path / DATA).open("r+b") as file:
+            header = header_of(self.entry)
             file.write(header)
             file.truncate(len(header) + self.entry.bytes)
 
     def write(self, start: int, array: npt.NDArray[Any]) -> None:
         raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        with (self.path / _DATA).open("r+b") as file:
-            file.seek(len(_header(self.entry)) + start * self.entry.row_bytes)
+        with (self.path / DATA).open("r+b") as file:
+            file.seek(len(header_of(self.entry)) + start * self.entry.row_bytes)
             file.write(raw)
         self.checksums[start // self.block_rows] = zlib.crc32(raw)
 
     def finish(self, path: Path) -> None:
         """Write the metadata and give the entry its final path."""
-        write_json(self.path / METADATA, _Metadata(self.block_rows, self.checksums).to_json(self.entry))
+        self.record()
         if self.path != path:
             self.path.replace(path)
 
 
-def _complete(request: _Request, missing: dict[str, Entry], budget: int | None) -> dict[str, _State]:
+def _complete(request: _Request, missing: dict[str, Entry], budget: int | None) -> dict[str, State]:
     """Compute the missing entries, unless another process does it first. Returns their states on disk."""
     folder, keep = request.folder, {entry.key for entry in request.entries}
     space = DiskSpace("cache", folder, sum(entry.bytes for entry in missing.values()))
@@ -220,7 +181,7 @@ def _complete(request: _Request, missing: dict[str, Entry], budget: int | None) 
             for key in sorted(missing):
                 stack.enter_context(FileLock(folder / f"{key}.lock"))
             remove_leftovers(folder, missing)
-            states = {key: _inspect(folder / key, entry) for key, entry in missing.items()}
+            states = {key: inspect(folder / key, entry) for key, entry in missing.items()}
             tasks = _plan_tasks(
                 request, {entry: states[key] for key, entry in missing.items() if states[key].array is None}
             )
@@ -239,43 +200,70 @@ def _complete(request: _Request, missing: dict[str, Entry], budget: int | None) 
                 task.finish(folder / task.entry.key)
             if budget is not None:
                 evict_to_budget(budget, folder, keep)
-            return {key: _inspect(folder / key, entry) for key, entry in missing.items()}
+            return {key: inspect(folder / key, entry) for key, entry in missing.items()}
 
 
-def _plan_tasks(request: _Request, missing: dict[Entry, _State]) -> list[_Task]:
-    """A task for each missing entry. Entries without valid metadata are removed and computed as a whole."""
-    block_rows = _equal_block_rows([entry for entry, state in missing.items() if state.metadata is None])
+def _plan_tasks(request: _Request, missing: dict[Entry, State]) -> list[_Task]:
+    """A task for each missing entry. Entries without valid metadata are removed and computed as a whole.
+
+    An entry that an interrupted distributed pass has begun is continued.
+    """
+    is_distributed = isinstance(request.compute, Distributed)
+    new = []
     tasks = []
     for entry, state in missing.items():
         index, path = request.entries.index(entry), request.folder / entry.key
-        if state.metadata is None:
-            remove_entry(path)
-            blocks = range(-(-entry.shape[0] // block_rows))
-            tasks.append(_Task(index, entry, _temporary_path(path), block_rows, [0] * len(blocks), blocks))
+        begun = State() if state.metadata else inspect(partial_path(path), entry)
+        if metadata := state.metadata or begun.metadata:
+            at, blocks = (path, state.damaged_blocks) if state.metadata else (partial_path(path), begun.damaged_blocks)
+            tasks.append(_Task(index, entry, at, metadata.block_rows, list(metadata.checksums), blocks))
         else:
-            checksums = list(state.metadata.checksums)
-            tasks.append(_Task(index, entry, path, state.metadata.block_rows, checksums, state.damaged_blocks))
+            remove_entry(path)
+            new.append((index, entry, partial_path(path) if is_distributed else _temporary_path(path)))
+    block_rows = _block_rows(request, [entry for _, entry, _ in new])
+    for index, entry, path in new:
+        count = -(-entry.shape[0] // block_rows)
+        tasks.append(_Task(index, entry, path, block_rows, [_MISSING] * count, range(count)))
     return tasks
 
 
 def _compute_tasks(request: _Request, tasks: Sequence[_Task], space: DiskSpace) -> None:
-    """Compute and write the blocks of all tasks, in the order of their rows."""
+    """Compute and write the blocks of all tasks; one after the other in the order of their rows, or distributed."""
     tasks_by_rows: dict[tuple[int, int], list[_Task]] = defaultdict(list)
     for task in tasks:
         for block in task.blocks:
             tasks_by_rows[task.row_range(block)].append(task)
-    done, total = 0, sum(stop - start for start, stop in tasks_by_rows)
-    for (start, stop), tasks_at in sorted(tasks_by_rows.items(), key=lambda item: item[0]):
-        _compute_block(request, (start, stop), tasks_at, space)
-        done += stop - start
-        if request.progress:
-            request.progress(done, total)
+    ordered = sorted(tasks_by_rows.items(), key=lambda item: item[0])
+    blocks = [(*rows, [task.index for task in tasks_at]) for rows, tasks_at in ordered]
+    done, total, recorded_at = 0, sum(stop - start for start, stop in tasks_by_rows), time.monotonic()
+    computed = results(request.compute, blocks)
+    # Errors of `compute` are not about the cache, so they are not explained as such. One block is in memory at a time.
+    try:
+        while (result := next(computed, None)) is not None:
+            rows, tasks_at = ordered[result[0]]
+            _write_block(rows, tasks_at, result[1], space)
+            del result
+            done += rows[1] - rows[0]
+            if time.monotonic() - recorded_at >= RECORD_EVERY_S:
+                _record(request, tasks)
+                recorded_at = time.monotonic()
+            if request.progress:
+                request.progress(done, total)
+    finally:
+        _record(request, tasks)
 
 
-def _compute_block(request: _Request, rows: tuple[int, int], tasks: Sequence[_Task], space: DiskSpace) -> None:
-    """Compute and write one block of each task. A function of its own, so that its arrays are freed on return."""
-    # Errors of `compute` are not about the cache, so they are not explained as such.
-    arrays = request.compute(*rows, [task.index for task in tasks])
+def _record(request: _Request, tasks: Sequence[_Task]) -> None:
+    """Note the finished blocks of a distributed pass, so that they survive an interruption."""
+    if isinstance(request.compute, Distributed):
+        for task in tasks:
+            task.record()
+
+
+def _write_block(
+    rows: tuple[int, int], tasks: Sequence[_Task], arrays: Sequence[npt.NDArray[Any]], space: DiskSpace
+) -> None:
+    """Write one block of each task."""
     for task, array in zip(tasks, arrays, strict=True):
         expected = (rows[1] - rows[0], *task.entry.shape[1:]), np.dtype(task.entry.dtype)
         if (array.shape, array.dtype) != expected:
@@ -285,85 +273,16 @@ def _compute_block(request: _Request, rows: tuple[int, int], tasks: Sequence[_Ta
             task.write(rows[0], array)
 
 
-def _inspect(path: Path, entry: Entry) -> _State:
-    """The state of an entry on disk, all checksums verified. Needs no lock: a concurrent change shows as damage."""
-    try:
-        metadata = _read_metadata(path, entry)
-        if metadata is None:
-            return _State()
-        with FileIO(path / _DATA) as file:
-            damaged_blocks = _damaged_blocks(file, entry, metadata)
-            header = _header(entry)
-            file.seek(0)
-            has_header = file.read(len(header)) == header
-            has_length = file.seek(0, os.SEEK_END) == len(header) + entry.bytes
-            if damaged_blocks or not (has_header and has_length):
-                return _State(None, metadata, damaged_blocks)
-            # A map of the open file: another process may have replaced the file at the path.
-            return _State(np.memmap(file, np.dtype(entry.dtype), "r", len(header), entry.shape), metadata)
-    except OSError as error:
-        if error.errno in _SHORTAGE:
-            raise
-        return _State()
-
-
-def _read_metadata(path: Path, entry: Entry) -> _Metadata | None:
-    """The metadata on disk; None if they are damaged or belong to another entry."""
-    try:
-        stored = json.loads((path / METADATA).read_bytes())
-        metadata = _Metadata(stored["block_rows"], tuple(stored["checksums"]))
-    except (ValueError, TypeError, KeyError):
-        return None
-    return metadata if stored == metadata.to_json(entry) else None
-
-
-def _damaged_blocks(file: FileIO, entry: Entry, metadata: _Metadata) -> tuple[int, ...]:
-    """Numbers of the blocks whose checksum does not match."""
-    lock, data_offset = threading.Lock(), len(_header(entry))
-
-    def is_damaged(block: int) -> bool:
-        start, stop = _row_range(entry, metadata.block_rows, block)
-        checksum = 0
-        position, end = data_offset + start * entry.row_bytes, data_offset + stop * entry.row_bytes
-        while position < end:
-            try:
-                with lock:
-                    file.seek(position)
-                    chunk = file.read(min(end - position, _READ_BYTES))
-            except OSError:
-                return True
-            if not chunk:
-                return True
-            checksum = zlib.crc32(chunk, checksum)
-            position += len(chunk)
-        return checksum != metadata.checksums[block]
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        are_damaged = list(pool.map(is_damaged, range(len(metadata.checksums))))
-    return tuple(np.flatnonzero(are_damaged).tolist())
-
-
-def _require_array(state: _State, path: Path) -> Array:
+def _require_array(state: State, path: Path) -> Array:
     if state.array is None:
         raise DiskSpace("cache", path, 0).unreadable_error()
     return state.array
 
 
-def _header(entry: Entry) -> bytes:
-    """The first bytes of `data.npy`."""
-    header = BytesIO()
-    descr = np.lib.format.dtype_to_descr(np.dtype(entry.dtype))
-    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": entry.shape})
-    return header.getvalue()
-
-
-def _row_range(entry: Entry, block_rows: int, block: int) -> tuple[int, int]:
-    """First row of a block, and the row after its last."""
-    return block * block_rows, min((block + 1) * block_rows, entry.shape[0])
-
-
-def _equal_block_rows(entries: Iterable[Entry]) -> int:
+def _block_rows(request: _Request, entries: Sequence[Entry]) -> int:
     """Rows per block for new entries: blocks of equal size, as large as `BLOCK_BYTES` allows for the widest rows."""
+    if isinstance(request.compute, Distributed):
+        return request.compute.block_rows
     rows = max((entry.shape[0] for entry in entries), default=0)
     blocks = max((math.ceil(entry.bytes / BLOCK_BYTES) for entry in entries), default=0)
     return max(math.ceil(rows / max(blocks, 1)), 1)
@@ -371,7 +290,7 @@ def _equal_block_rows(entries: Iterable[Entry]) -> int:
 
 def _extra_bytes(task: _Task) -> int:
     """Bytes by which the file of a task grows. Blocks to repair take no more space."""
-    data = task.path / _DATA
+    data = task.path / DATA
     return max(task.entry.bytes - (data.stat().st_size if data.exists() else 0), 0)
 
 

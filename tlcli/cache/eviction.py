@@ -1,13 +1,15 @@
 """Disk space in a cache folder: eviction of entries, removal of leftovers, and errors when there is too little space.
 
 A cache folder holds complete entries `<key>`, last used when their `notes.json` was last touched, and unfinished or
-removed entries `.<key>-…`. Whoever changes one of them holds the lock `<key>.lock`.
+removed entries `.<key>-…`. Whoever changes one of them holds the lock `<key>.lock`. `.<key>-part` is what an
+interrupted pass on several machines has finished; it is kept for a week.
 """
 
 import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +22,9 @@ from tlcli.errors import DataError
 
 METADATA = "notes.json"
 KEY = re.compile(r"[0-9a-f]+")
+
+# Seconds for which the part of an interrupted pass is kept.
+KEEP_PART_S = 7 * 24 * 3600
 
 _LEFTOVER = re.compile(r"\.([0-9a-f]+)-\w+")
 _TOO_SMALL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -137,6 +142,11 @@ def remove_entry(path: Path) -> None:
     shutil.rmtree(removed, ignore_errors=True)
 
 
+def partial_path(path: Path) -> Path:
+    """Where the finished part of an entry is kept when a pass on several machines is interrupted."""
+    return path.with_name(f".{path.name}-part")
+
+
 def remove_leftovers(folder: Path, own: Collection[str]) -> None:
     """Remove what interrupted processes left in a cache folder: `.<key>-…`, unless another process holds the lock.
 
@@ -146,11 +156,21 @@ def remove_leftovers(folder: Path, own: Collection[str]) -> None:
     """
     for leftover in folder.iterdir():
         match = _LEFTOVER.fullmatch(leftover.name)
+        if match and leftover == partial_path(folder / match[1]) and _age_s(leftover) < KEEP_PART_S:
+            continue
         if match and match[1] in own:
             shutil.rmtree(leftover, ignore_errors=True)
         elif match:
             with suppress(Timeout), FileLock(folder / f"{match[1]}.lock").acquire(timeout=0):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since a folder was changed; 0 if it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _evict_least_recent(folder: Path, keep: Collection[str], excess: int) -> None:

@@ -219,6 +219,24 @@ def _rate(_context: click.Context, _parameter: click.Parameter, value: str | Non
         return value
 
 
+def cluster_option(function: Function) -> Function:
+    """Add `--cluster`, with which the command computes on a Ray cluster."""
+    return click.option(
+        "--cluster",
+        metavar="ADDRESS",
+        expose_value=False,
+        callback=_set_cluster,
+        help="Compute on a Ray cluster: local, auto or HOST:PORT.",
+    )(function)
+
+
+def _set_cluster(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        from tlcli.cluster.connection import use_cluster
+
+        context.with_resource(use_cluster(value))
+
+
 # Short for `--set` with the keys that people change most.
 SHORTCUTS = (
     click.option(
@@ -281,6 +299,7 @@ def training_options(function: Function) -> Function:
         click.option(
             "--budget", metavar="TIME", help="Time limit, such as 90s, 10m or 2h. With --compare: for each recipe."
         ),
+        cluster_option,
         click.option("--strict", is_flag=True, help="Stop at unreadable images instead of skipping them."),
     )
     for option in reversed(options):

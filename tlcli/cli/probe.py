@@ -8,6 +8,7 @@ import click
 from tlcli.cli.options import (
     LOCAL,
     LOCATION,
+    cluster_option,
     complete_model,
     cut_option,
     examples,
@@ -53,6 +54,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
 @click.option("--plot", metavar="FILE.png", type=LOCAL, help="Plot accuracy over depth.")
 @click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1 or tpu. [default: auto]")
+@cluster_option
 @json_option
 @trust_option
 @global_options

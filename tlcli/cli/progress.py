@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from tlcli.cli.console import err, print_text, safe
 from tlcli.cli.options import is_quiet
+from tlcli.cluster import connection
 from tlcli.text import compact, duration, plural
 from tlcli.train.events import Advanced, BatchDone, EpochDone, Event, Noticed, Observer, StepBegun, StepDone
 from tlcli.train.policy import Step
@@ -32,12 +33,16 @@ def observer(*, is_brief: bool = False) -> Iterator[Observer]:
     if is_quiet():
         yield _Quiet(console)
     elif console.is_terminal:
-        with Live(console) as live, reporting(_download_to(live)):
+        with Live(console) as live, reporting(_download_to(live)), connection.reporting(_notice_to(live)):
             yield live
     else:
         plain = Plain(console, is_brief=is_brief)
-        with reporting(_download_to(plain)):
+        with reporting(_download_to(plain)), connection.reporting(_notice_to(plain)):
             yield plain
+
+
+def _notice_to(observe: Observer) -> Callable[[str], None]:
+    return lambda text: observe(Noticed(text))
 
 
 def _download_to(observe: Observer) -> Callable[[str, int, int], None]:

@@ -12,6 +12,7 @@ from tlcli.cli.options import (
     LOCAL,
     LOCATION,
     Interrupted,
+    cluster_option,
     complete_model,
     complete_recipe,
     examples,
@@ -74,6 +75,7 @@ FREE = ("resume", "trials", "budget", "jobs", "device", "as_json")
 @click.option("--resume", metavar="DIR", type=LOCAL, help="Resume an interrupted search.")
 @click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1 or tpu. [default: auto]")
 @click.option("--strict", is_flag=True, help="Stop at unreadable images instead of skipping them.")
+@cluster_option
 @trust_option
 @json_option
 @global_options

@@ -376,9 +376,9 @@ def _decode_all(
     """Every content (sha256) of the cache, in order, with its pixels and small copy or the reason why it has none."""
     decode_batch = partial(_decode_batch, size=cache.size, mode=mode)
     batch_size = max(1, min(workers.BATCH_SIZE, _BATCH_BYTES // (3 * math.prod(cache.size))))
-    job: workers.Job[tuple[str, Path], _Decoded | _Failure] = workers.Job(decode_batch, _KILLED, batch_size)
-    tasks = [(sha, files[sha]) for sha in cache.order]
-    return zip(cache.order, workers.run(job, tasks, workers=worker_count), strict=True)
+    job = workers.Job[tuple[str, Path], _Decoded | _Failure](decode_batch, _KILLED, batch_size, workers.with_content)
+    outcomes = workers.run(job, [(sha, files[sha]) for sha in cache.order], workers=worker_count)
+    return zip(cache.order, outcomes, strict=True)
 
 
 def _decode_batch(tasks: Sequence[tuple[str, Path]], size: tuple[int, int], mode: Mode) -> list[_Decoded | _Failure]:

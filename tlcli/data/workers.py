@@ -1,4 +1,4 @@
-"""Work on many files in parallel: in threads if they are few, in processes if they are many.
+"""Work on many files in parallel: in threads if they are few, in processes if they are many, or on a cluster.
 
 Threads would wait for each other: a third of the time per small image is Python's, not the decoder's. A file that
 kills its process is identified, and the others are still done.
@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import tlcli
+from tlcli.cluster import connection, crew
+from tlcli.cluster.connection import Cluster
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,8 +26,36 @@ Result = TypeVar("Result")
 MIN_ITEMS_FOR_PROCESSES = 400
 # Items per task: enough that the hand-over costs little, few enough for frequent progress.
 BATCH_SIZE = 32
+# Batches in a task on a cluster, where the hand-over takes longer.
+_CLUSTER_BATCHES = 4
 # Tasks per worker that are submitted ahead of the result in turn.
 _TASKS_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Content:
+    """The content of a file, or why it cannot be read. On another machine it stands for the path."""
+
+    content: bytes | OSError
+
+    @classmethod
+    def of(cls, path: Path) -> "Content":
+        """The content of the file at a path."""
+        try:
+            return cls(path.read_bytes())
+        except OSError as error:
+            return cls(error)
+
+    def read_bytes(self) -> bytes:
+        """The content, as `Path.read_bytes` returns it, or the error that it raises."""
+        if isinstance(self.content, OSError):
+            raise self.content
+        return self.content
+
+
+def with_content(item: tuple[str, Path]) -> tuple[str, Content]:
+    """A name and a file, with the content of the file."""
+    return item[0], Content.of(item[1])
 
 
 @dataclass(frozen=True)
@@ -35,11 +66,14 @@ class Job(Generic[Item, Result]):
         work: Returns one result per item. Processes import it, so it is a module-level function or a `partial` of one.
         killed: The result of an item that kills the process.
         batch_size: Most items per batch.
+        pack: Returns an item with the files that its work reads, for a machine that has no such files. Without it the
+            work is done on this machine.
     """
 
     work: Callable[[Sequence[Item]], Sequence[Result]]
     killed: Result
     batch_size: int = BATCH_SIZE
+    pack: Callable[[Item], object] | None = None
 
     @property
     def module(self) -> str:
@@ -55,6 +89,10 @@ def run(job: Job[Item, Result], items: Sequence[Item], *, workers: int | None = 
         items: The items to do it on.
         workers: Number of threads or processes; the number of cores if None.
     """
+    cluster = connection.current()
+    if cluster is not None and job.pack is not None and len(items) >= MIN_ITEMS_FOR_PROCESSES:
+        yield from _on_cluster(cluster, job, items)
+        return
     count = workers or os.cpu_count() or 1
     # Small batches if there are few items, so that every worker gets some.
     size = min(job.batch_size, max(1, len(items) // (4 * count)))
@@ -72,6 +110,25 @@ def run(job: Job[Item, Result], items: Sequence[Item], *, workers: int | None = 
             yield from _one_by_one(batches[done], job)
             done += 1
         batches = batches[done:]
+
+
+def _on_cluster(cluster: Cluster, job: Job[Item, Result], items: Sequence[Item]) -> Iterator[Result]:
+    """The results in the order of the items, from the workers of a cluster."""
+    size = _CLUSTER_BATCHES * job.batch_size
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
+
+    def packed(number: int) -> tuple[list[object]]:
+        return ([job.pack(item) for item in batches[number]],) if job.pack else ([],)
+
+    on_cluster = crew.Job("decoding", _same, (job.work,), is_ordered=True)
+    for number, results in crew.run(cluster, on_cluster, len(batches), packed):
+        # A batch that every worker is lost with holds a file that kills it.
+        yield from _one_by_one(batches[number], job) if results is crew.LOST else results
+
+
+def _same(work: Callable[[Sequence[Item]], Sequence[Result]]) -> Callable[[Sequence[Item]], Sequence[Result]]:
+    """Prepares a worker that needs nothing."""
+    return work
 
 
 def _pool(count: int, items: int, module: str) -> Executor:

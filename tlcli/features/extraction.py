@@ -7,11 +7,10 @@ with their weights. `extract_depths` computes pooled features at many layers for
 
 import hashlib
 import json
-import math
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,11 @@ import numpy as np
 from keras import ops
 
 from tlcli.cache import arrays
+from tlcli.cache.entry import Entry
 from tlcli.cache.eviction import DiskSpace
-from tlcli.data.augment import Augment, Bounds
+from tlcli.cluster import connection
 from tlcli.data.pixels import Images
+from tlcli.features.frozen import PASS_BATCH, FrozenLayers, FrozenModel, View, batch_size
 from tlcli.model.classifier import Classifier, lower_model
 from tlcli.model.graph import tensors_at
 from tlcli.model.head import POOLED
@@ -31,10 +32,6 @@ from tlcli.storage.shared_cache import shared_cache
 
 # Part of every key: increase it if the same images and weights give other features.
 FORMAT_VERSION = 3
-# Largest batch of a pass. Part of every key, because the random state of a view is set once per batch.
-PASS_BATCH = 64
-# Weights up to this size become constants of the graph.
-CONSTANT_BYTES = 400_000_000
 # Batch for measuring the faster precision: four steps in each should take seconds.
 MEASURED_IMAGES = 16
 # Parts of a layer's config that do not change its output in inference mode.
@@ -58,30 +55,6 @@ class FeatureCache:
     folder: Path
     budget: int
     contents: Sequence[str]
-
-
-@dataclass(frozen=True)
-class View:
-    """One rendering of the images: plain or augmented.
-
-    Attributes:
-        number: 0 for the plain view, else the number of the augmented view, from 1.
-        bounds: Bounds of the augmentation.
-        seed: Seed of the augmentation.
-        precision: Precision of the frozen layers, float32, bfloat16 or float16.
-        exact: Number of images, the first ones, that are computed in float32 in any case.
-    """
-
-    number: int = 0
-    bounds: Bounds = field(default_factory=Bounds)
-    seed: int = 0
-    precision: str = FULL
-    exact: int = 0
-
-    @property
-    def is_plain(self) -> bool:
-        """True if the pixels are not augmented."""
-        return self.number == 0
 
 
 @dataclass(frozen=True)
@@ -127,13 +100,23 @@ class FeatureExtractor:
         if not all((cache.folder / entry.key).is_dir() for entry in entries):
             names += also
             entries += self._entries(also, cache)
-        forward, keys, shared = _Pass(self, names), [entry.key for entry in entries], shared_cache()
+        forward, keys, shared = self._forward(names), [entry.key for entry in entries], shared_cache()
         if shared is not None:
             shared.fetch(cache.folder, keys)
         stored = arrays.open_arrays(cache.folder, entries, forward, budget=cache.budget, progress=progress)
         if shared is not None:
             shared.put(cache.folder, keys)
         return stored[: len(cut_points)]
+
+    def _forward(self, cut_points: list[str]) -> arrays.Compute | arrays.Distributed:
+        """The pass, in this process or on the cluster of the command."""
+        local = _Pass(self, cut_points)
+        if (cluster := connection.current()) is None:
+            return local
+        from tlcli.features.distributed import distributed
+
+        lower = lower_model(self.classifier, cut_points)
+        return distributed(cluster, lower, self.view, local.pixels, batch=local.batch)
 
     def _compute(self, cut_points: list[str], progress: Progress | None) -> list[np.ndarray]:
         """The features in unnamed temporary files, which need not fit into memory."""
@@ -142,23 +125,27 @@ class FeatureExtractor:
             shape = (len(self.images), *lower_model(self.classifier, [name]).output_shape[1:])
             with tempfile.TemporaryFile() as file:
                 features.append(np.memmap(file, np.float32, "w+", shape=shape))
-        forward = _Pass(self, cut_points)
-        rows = len(self.images)
-        for start in range(0, rows, forward.batch):
-            stop = min(start + forward.batch, rows)
-            for array, block in zip(features, forward(start, stop, range(len(cut_points))), strict=True):
-                array[start:stop] = block
+        forward, rows = self._forward(cut_points), len(self.images)
+        step = forward.block_rows if isinstance(forward, arrays.Distributed) else batch_size(rows)
+        which = range(len(cut_points))
+        blocks = [(start, min(start + step, rows), which) for start in range(0, rows, step)]
+        done = 0
+        for number, outputs in arrays.results(forward, blocks):
+            start, stop, _ = blocks[number]
+            for array, output in zip(features, outputs, strict=True):
+                array[start:stop] = output
+            done += stop - start
             if progress:
-                progress(stop, rows)
+                progress(done, rows)
         return features
 
-    def _entries(self, cut_points: Sequence[str], cache: FeatureCache) -> list[arrays.Entry]:
+    def _entries(self, cut_points: Sequence[str], cache: FeatureCache) -> list[Entry]:
         """The cache entries of the features at these cut points."""
         images_key, entries = self._images_key(cache), []
         for name in cut_points:
             lower = lower_model(self.classifier, [name])
             key = hashlib.sha256(f"{images_key}:{weights_key(lower)}".encode()).hexdigest()[:32]
-            entries.append(arrays.Entry(key, (len(self.images), *lower.output_shape[1:]), "float32"))
+            entries.append(Entry(key, (len(self.images), *lower.output_shape[1:]), "float32"))
         return entries
 
     def _images_key(self, cache: FeatureCache) -> str:
@@ -178,7 +165,7 @@ def measure_precision(classifier: Classifier, images: Images) -> dict[str, float
     lower = lower_model(classifier, [POOLED])
 
     def step_in(precision: str) -> Callable[[], object]:
-        model = _FrozenModel(None, lower, precision)
+        model = FrozenModel(None, lower, precision)
         return lambda: model.predict_on_batch(pixels)
 
     return measure_seconds(step_in)
@@ -226,57 +213,17 @@ def _normalize_item(key: str, value: Any, numbers: dict[str, int], without: Coll
     return _normalize_config(value, numbers, without)
 
 
-class _FrozenModel(keras.Model):
-    """Frozen layers in inference mode: from pixels, uint8 (batch, height, width, 3), to features, float32.
-
-    A subclass, because a functional model would pass `training=False` on to the augmentation layer.
-
-    The weights are constants, so the backend can fold BatchNorm into the preceding convolution: MobileNetV2 0.35 at 224
-    pixels processes 450 instead of 320 images a second.
-    """
-
-    def __init__(self, augment: Augment | None, lower: keras.Model, precision: str = FULL) -> None:
-        super().__init__(name="frozen_layers")
-        self.augment, self.lower, self.precision = augment, lower, precision
-        values = [(weight, ops.convert_to_numpy(weight.value)) for weight in lower.weights]
-        # A graph holds two gigabytes at most, and large networks gain little.
-        self.constants = values if sum(value.nbytes for _, value in values) <= CONSTANT_BYTES else []
-
-    def call(self, pixels: Any) -> Any:
-        """The features: one tensor, or a list for several cut points."""
-        images = ops.cast(pixels, "float32")
-        if self.augment is not None:
-            images = self.augment(images, training=True)
-        constants = [(weight, ops.convert_to_tensor(value)) for weight, value in self.constants]
-        with keras.StatelessScope(constants), computing_in(self.lower, self.precision):
-            features = self.lower(images, training=False)
-        return keras.tree.map_structure(lambda output: ops.cast(output, "float32"), features)
-
-
-def computes_in_half(images: int, exact: int) -> bool:
-    """True if a pass over so many images has a batch without any of the first `exact` ones, which are in float32."""
-    batch = _batch_size(images)
-    return (images - 1) // batch * batch >= exact
-
-
-def _batch_size(images: int) -> int:
-    """Images in a batch of a pass: at most `PASS_BATCH`, and as equal as possible."""
-    return math.ceil(images / math.ceil(images / PASS_BATCH))
-
-
 class _Pass:
-    """A pass over the images in batches; called for blocks of rows as `arrays.Compute`.
-
-    Models are built and traced on first use.
-    """
+    """A pass over the images in batches; called for blocks of rows as `arrays.Compute`."""
 
     def __init__(self, extractor: FeatureExtractor, cut_points: Sequence[str]) -> None:
-        self.classifier, self.images, self.view = extractor.classifier, extractor.images, extractor.view
-        self.cut_points = cut_points
-        self.augment = None if self.view.is_plain else Augment(self.view.bounds)
-        # All batches have the same size: every other size would be traced or compiled separately.
-        self.batch = _batch_size(len(self.images))
-        self._models: dict[tuple[str, tuple[int, ...]], keras.Model] = {}
+        self.images = extractor.images
+        self.batch = batch_size(len(self.images))
+
+        def lower_of(which: tuple[int, ...]) -> keras.Model:
+            return lower_model(extractor.classifier, [cut_points[index] for index in which])
+
+        self.layers = FrozenLayers(lower_of, extractor.view)
         # A block may end within a batch; the next block starts with the outputs of the same batch.
         self._last: tuple[int, tuple[int, ...], list[np.ndarray]] = (-1, (), [])
 
@@ -286,28 +233,17 @@ class _Pass:
         batches = [self._compute_batch(begin, tuple(which)) for begin in range(first, stop, self.batch)]
         return [np.concatenate(outputs)[start - first : stop - first] for outputs in zip(*batches, strict=True)]
 
+    def pixels(self, begin: int, end: int) -> np.ndarray:
+        """Pixels of whole batches, `uint8 (images, height, width, 3)`."""
+        return _whole_batches(self.images, begin, end, self.batch)
+
     def _compute_batch(self, begin: int, which: tuple[int, ...]) -> list[np.ndarray]:
         if self._last[:2] == (begin, which):
             return self._last[2]
-        positions = np.arange(begin, begin + self.batch)
-        pixels = self.images.pixels[self.images.rows[positions.clip(max=len(self.images) - 1)]]
-        precision = FULL if begin < self.view.exact else self.view.precision
-        count, model = int((positions < len(self.images)).sum()), self._model(which, precision)
-        if self.augment is not None:
-            # The random state depends on the position alone, so any block can be recomputed.
-            rng = np.random.default_rng([self.view.seed, self.view.number, begin])
-            self.augment.seed_generator.state.assign(rng.integers(0, 2**31 - 1, size=2, dtype=np.int64))
-        outputs = model.predict_on_batch(pixels)
-        outputs = outputs if len(which) > 1 else [outputs]
-        features = [np.asarray(output[:count], dtype=np.float32) for output in outputs]
-        self._last = (begin, which, features)
-        return features
-
-    def _model(self, which: tuple[int, ...], precision: str) -> keras.Model:
-        if (precision, which) not in self._models:
-            lower = lower_model(self.classifier, [self.cut_points[index] for index in which])
-            self._models[precision, which] = _FrozenModel(self.augment, lower, precision)
-        return self._models[precision, which]
+        outputs = self.layers.outputs(begin, self.pixels(begin, begin + self.batch), which)
+        count = min(self.batch, len(self.images) - begin)
+        self._last = (begin, which, [output[:count] for output in outputs])
+        return self._last[2]
 
 
 # Images per batch of a depth pass.
@@ -350,26 +286,46 @@ def extract_depths(
     widths = [int(output.shape[-1]) for output in model.outputs]
     disk_space = DiskSpace("features", folder, FLOAT_BYTES * len(images) * sum(widths))
     with ExitStack() as stack, disk_space.explain_errors():
-        stack.enter_context(computing_in(model, FULL if precision == AUTO else precision))
+        precision = FULL if precision == AUTO else precision
         folder.mkdir(parents=True, exist_ok=True)
         disk_space.require_free()
         files = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in widths]
-        for start in range(0, len(images), DEPTH_BATCH):
-            count = min(DEPTH_BATCH, len(images) - start)
-            for file, output in zip(files, _depth_outputs(model, images, start), strict=True):
-                file.write(np.ascontiguousarray(output[:count], dtype=np.float32).data)
-            progress(start + count, len(images))
+        done = 0
+        for start, outputs in _depth_outputs(model, images, precision):
+            for file, output, width in zip(files, outputs, widths, strict=True):
+                file.seek(FLOAT_BYTES * width * start)
+                file.write(np.ascontiguousarray(output, dtype=np.float32).data)
+            done += len(outputs[0])
+            progress(done, len(images))
         for file in files:
             file.flush()
         shapes = [(len(images), width) for width in widths]
         return [np.memmap(file, np.float32, "r", shape=shape) for file, shape in zip(files, shapes, strict=True)]
 
 
-def _depth_outputs(model: keras.Model, images: Images, start: int) -> list[np.ndarray]:
-    """Outputs for a batch from `start`; a short batch is filled up, because another size would be traced again."""
-    positions = np.arange(start, start + min(DEPTH_BATCH, len(images))).clip(max=len(images) - 1)
-    outputs = model.predict_on_batch(images.pixels[images.rows[positions]].astype(np.float32))
-    return outputs if isinstance(outputs, list) else [outputs]
+def _depth_outputs(model: keras.Model, images: Images, precision: str) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """The first position of some images, and the outputs for them: batch by batch, or in any order from a cluster."""
+    batch = min(DEPTH_BATCH, len(images))
+
+    def pixels(begin: int, end: int) -> np.ndarray:
+        return _whole_batches(images, begin, end, batch)
+
+    if (cluster := connection.current()) is not None:
+        from tlcli.features.distributed import distributed_depths
+
+        yield from distributed_depths(cluster, model, precision, pixels, images=len(images), batch=batch)
+        return
+    with computing_in(model, precision):
+        for start in range(0, len(images), batch):
+            outputs = model.predict_on_batch(pixels(start, start + batch).astype(np.float32))
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            yield start, [output[: len(images) - start] for output in outputs]
+
+
+def _whole_batches(images: Images, begin: int, end: int, batch: int) -> np.ndarray:
+    """Pixels of whole batches. The last image fills up the last one, because another size would be traced again."""
+    end = begin - (begin - end) // batch * batch
+    return images.pixels[images.rows[np.arange(begin, end).clip(max=len(images) - 1)]]
 
 
 def _pool(tensor: keras.KerasTensor, pooling: str) -> keras.KerasTensor:

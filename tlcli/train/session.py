@@ -13,7 +13,7 @@ import numpy as np
 from tlcli.cache.results import ResultCache
 from tlcli.data.augment import bounds_of
 from tlcli.data.pixels import Examples, Images
-from tlcli.features import extraction
+from tlcli.features import extraction, frozen
 from tlcli.features.placement import ImageCounts, Placement, placement_of
 from tlcli.model import precision
 from tlcli.model.backbone import Backbone
@@ -247,9 +247,9 @@ class Session:
         scored = np.unique(np.concatenate([validating.rows, self.test.rows]))
         if self.frozen_precision == precision.FULL:
             # The order does not depend on the split, so that another split finds the same features in the cache.
-            plain, rows = extraction.View(), np.union1d(self.pool.rows, scored)
+            plain, rows = frozen.View(), np.union1d(self.pool.rows, scored)
         else:
-            plain = extraction.View(precision=self.frozen_precision, exact=len(scored))
+            plain = frozen.View(precision=self.frozen_precision, exact=len(scored))
             rows = np.concatenate([scored, np.setdiff1d(self.pool.rows, scored)])
             self._report_precision(len(rows), len(scored))
         images, bounds = Images(self.pool.pixels, rows), bounds_of(self.recipe.augment)
@@ -257,7 +257,7 @@ class Session:
 
     def _report_precision(self, images: int, exact: int) -> None:
         """Say it, once, if the precision that the recipe asks for has no effect on the frozen layers."""
-        if self._is_told or extraction.computes_in_half(images, exact):
+        if self._is_told or frozen.computes_in_half(images, exact):
             return
         self._is_told = True
         asked, count = self.frozen_precision, plural(images, "image")

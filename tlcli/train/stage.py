@@ -9,7 +9,8 @@ import numpy as np
 
 from tlcli.data.augment import Augment, Bounds
 from tlcli.data.pixels import Images
-from tlcli.features.extraction import FeatureCache, FeatureExtractor, Progress, View
+from tlcli.features.extraction import FeatureCache, FeatureExtractor, Progress
+from tlcli.features.frozen import View
 from tlcli.features.placement import Placement
 from tlcli.model.classifier import Classifier, Cut, cut_at
 from tlcli.model.fold import fold_batch_norm

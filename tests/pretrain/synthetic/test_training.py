@@ -45,6 +45,7 @@ def _stop(point: Point) -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.extras  # Takes long.
 def test_training_learns_reports_every_point_and_resumes(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _train(tmp_path / "cut", on_point=_stop)
