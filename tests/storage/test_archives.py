@@ -106,3 +106,14 @@ def test_a_truncated_tar_names_the_archive(tlcli, tmp_path: Path) -> None:
     result = tlcli("check", tmp_path / "a.tar", "--json")
     assert result.code in (2, 3)
     assert "Traceback" not in result.stderr
+
+
+def test_names_that_are_not_utf8_are_named_as_in_a_folder(tlcli, tmp_path: Path, photos: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, image in enumerate(sorted(photos.rglob("*.bmp"))):
+            add(tar, f"{image.parent.name}/{number}" + ("\udcff.bmp" if number == 3 else ".bmp"), image.read_bytes())
+    result = tlcli("check", tmp_path / "a.tar", "--json")
+    (found,) = [finding for finding in result.document["findings"] if finding["kind"] == "bad_file_name"]
+    assert (result.code, len(found["paths"])) == (3, 1)
+    refused = tlcli("plan", tmp_path / "a.tar", "--size", 32, 32)
+    assert (refused.code, "is not valid UTF-8" in refused.stderr) == (2, True), refused.stderr

@@ -12,6 +12,7 @@ from packed import pack_all, write_table
 from tlcli.data import source, split
 from tlcli.data.pixels import Images, Pixels, open_cache
 from tlcli.features.extraction import FeatureExtractor, View
+from tlcli.pretrain import images
 from tlcli.storage.location import locate
 
 FORMS = ("zip", "wrapped zip", "tar", "tar.gz", "shards")
@@ -117,3 +118,16 @@ def test_an_image_without_a_class_in_a_shard_is_named(tlcli, tmp_path: Path, pho
                 add(tar, f"{number}.cls", b"x" if number else b"y")
     result = tlcli("plan", tmp_path / "a.tar")
     assert (result.code, "image 3: has no label" in result.stderr) == (2, True), result.stderr
+
+
+@pytest.mark.parametrize("form", ["zip", "shards"])
+def test_networks_are_pretrained_on_images_in_archives_and_shards(
+    form: str, forms: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MIN_IMAGES", 30)
+    expected, packed = (
+        images.load_image_set(locate(data), side=8, cache=tmp_path / name, progress=lambda *_: None)
+        for name, data in (("folder", photos), ("packed", forms[form]))
+    )
+    assert packed.sha256 == expected.sha256
+    assert np.array_equal(packed.pixels[packed.rows], expected.pixels[expected.rows])

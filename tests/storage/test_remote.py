@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from s3_server import S3Server, s3_server
 
 from tlcli.data import source
 from tlcli.storage import objects, stores
-from tlcli.storage.location import locate
+from tlcli.storage.location import locate, read_all
 
 pytestmark = pytest.mark.extras
 BUCKET = "images"
@@ -205,6 +206,15 @@ def test_faults_of_http_are_repeated_and_then_named_without_secrets(http: FileSe
     assert http.requests[-1][1] == "b.jpg?signature=secret"
     assert "word" not in repr(missing.value)
     assert "secret" not in repr(missing.value)
+
+
+def test_reads_run_ahead_of_each_other(http: FileServer) -> None:
+    http.files = {f"{number}.jpg": bytes([number]) for number in range(32)}
+    http.delay_s = 0.2
+    began = time.perf_counter()
+    contents = list(read_all([locate(f"{http.url}{name}") for name in http.files]))
+    assert contents == list(http.files.values())
+    assert time.perf_counter() - began < 32 * 0.2 / 2
 
 
 def test_an_archive_behind_http_is_fetched_once(http: FileServer, tlcli, photos: Path, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class _Place:
         if not is_address(self.text):
             return Path(self.text)
         place = locate(self.text)
-        return local_copy(place) if place.is_file() else download(place)
+        return local_copy(place) if place.suffix and place.is_file() else download(place)
 
 
 class _PlaceType(click.Path):

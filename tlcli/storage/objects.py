@@ -257,7 +257,19 @@ def _list(address: str) -> dict[str, Object]:
 
 
 def _object(found: Mapping[str, Any]) -> Object:
-    marks = ("ETag", "etag", "md5Hash", "content_md5", "oid", "blob_id", "LastModified", "last_modified", "mtime")
+    marks = (
+        "ETag",
+        "etag",
+        "Content-MD5",
+        "md5Hash",
+        "content_md5",
+        "oid",
+        "blob_id",
+        "LastModified",
+        "last_modified",
+        "Last-Modified",
+        "mtime",
+    )
     version = next((str(found[mark]) for mark in marks if found.get(mark)), "")
     size = found.get("size")
     return Object(None if size is None else int(size), f"{size}-{version}")

@@ -10,7 +10,7 @@ from tlcli.errors import OutputError, RunError
 from tlcli.report import record
 from tlcli.report.record import RunRecord
 from tlcli.storage.location import is_remote
-from tlcli.storage.transfer import copy_to, download, explained, holds_files, staging_folder, upload
+from tlcli.storage.transfer import RECORD, copy_to, download, explained, holds_files, staging_folder, upload
 from tlcli.workflows.request import Request
 
 
@@ -57,9 +57,11 @@ def upload_finished(request: Request) -> RunRecord | None:
     Raises:
         RunError: If it cannot be uploaded.
     """
-    if request.place is None or request.resume is None or record.read(request.resume).status != "complete":
+    if request.place is None or request.resume is None or not (request.resume / RECORD).is_file():
         return None
     found = record.read(request.resume)
+    if found.status != "complete":
+        return None
     with uploading(request):
         return found
 
