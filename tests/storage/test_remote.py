@@ -133,12 +133,19 @@ def test_passing_faults_are_repeated_and_lasting_ones_are_findings(s3: S3Server,
     assert seen[f"/{BUCKET}/faults/photos/blue/03.bmp"] == objects.ATTEMPTS
 
 
-def test_a_store_that_cannot_be_listed_is_one_clear_error(s3: S3Server, tlcli, photos: Path) -> None:
+def test_a_store_that_cannot_be_listed_is_one_clear_error(
+    s3: S3Server, tlcli, photos: Path, finished, tmp_path: Path
+) -> None:
     data = put(photos, "listing/photos")
     s3.fail = lambda method, path: 503
     result = tlcli("plan", data)
     assert result.code == 2
     assert f"{data}: cannot be read (the server answered 503, 5 times in a row)" in result.stderr
+    for command in (("check", data), ("predict", finished[0], data), ("pretrain", data, "-o", tmp_path / "card.yaml")):
+        s3.fail = lambda method, path: 403
+        denied = tlcli(*command)
+        assert (denied.code, "access is denied" in denied.stderr) == (2, True), denied.stderr
+        assert "Check the address and the credentials." in denied.stderr
     s3.fail = lambda method, path: 0
     missing = tlcli("plan", f"s3://{BUCKET}/nothing")
     assert (missing.code, "there are no files (given as DATA)" in missing.stderr) == (2, True), missing.stderr
@@ -173,7 +180,7 @@ def test_a_failed_upload_claims_nothing_and_resuming_finishes_it(
     assert not any(path.endswith("run.json") for path in files().find(f"{BUCKET}/failed"))
     s3.fail = lambda method, path: 0
     refused = tlcli("evaluate", out)
-    assert refused.code == 2, refused.stdout
+    assert (refused.code, f"Error: {out}: is not a run folder" in refused.stderr) == (2, True), refused.stderr
     anew = tlcli("finetune", photos, "-r", tiny, "-o", out)
     assert (anew.code, f"--resume {out}" in anew.stderr) == (2, True)
     assert f"--resume {out}" in failed.stderr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from tlcli.errors import did_you_mean
+from tlcli.errors import TlcliError, did_you_mean
 
 if TYPE_CHECKING:
     from tlcli.workflows.request import Request
@@ -58,9 +58,23 @@ def global_options(function: Function) -> Function:
 def _with_paths(function: Function) -> Function:
     @functools.wraps(function)
     def with_paths(*arguments: Any, **values: Any) -> Any:
-        return function(*arguments, **{name: _path_of(value) for name, value in values.items()})
+        paths = {name: _path_of(value) for name, value in values.items()}
+        try:
+            return function(*arguments, **paths)
+        except TlcliError as error:
+            for value, path in ((values[name], paths[name]) for name in values):
+                _name_place(error, value, path)
+            raise
 
     return with_paths
+
+
+def _name_place(error: TlcliError, place: Any, path: Any) -> None:
+    """Put what the user has named in an error in place of its local copy."""
+    for one, copy in zip(place, path, strict=True) if isinstance(place, tuple) else [(place, path)]:
+        if isinstance(one, _Place) and one.is_run and "://" in one.text:
+            for part in ("where", "message", "hint"):
+                setattr(error, part, getattr(error, part).replace(str(copy), one.text))
 
 
 def _path_of(value: Any) -> Any:

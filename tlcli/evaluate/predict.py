@@ -11,6 +11,7 @@ import numpy as np
 
 from tlcli.data import pixels, source
 from tlcli.data.decode import EXTENSIONS
+from tlcli.data.layout import readable
 from tlcli.errors import DataError
 from tlcli.evaluate.runtimes.runtime import Runtime
 from tlcli.evaluate.views import PLAIN, Views
@@ -139,8 +140,9 @@ def expand_patterns(patterns: Sequence[str]) -> list[Path]:
         DataError: If a pattern matches nothing.
     """
     files: dict[Path, None] = {}
-    for pattern in patterns:
-        files |= dict.fromkeys(_expand(pattern))
+    with readable():
+        for pattern in patterns:
+            files |= dict.fromkeys(_expand(pattern))
     return list(files)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tlcli.data.hashes import Hashes
+from tlcli.data.layout import readable
 from tlcli.data.pixels import open_cache
 from tlcli.data.shards import hold_images, image_folders
 from tlcli.data.source import FolderIndex, ImageFile, images_under
@@ -52,7 +53,9 @@ def require_folder(root: Path) -> None:
     Raises:
         DataError: `root` does not exist or is a file.
     """
-    if not root.is_dir() and not hold_images(root):
+    with readable():
+        is_there = root.is_dir() or hold_images(root)
+    if not is_there:
         problem = "is a file, not a folder" if root.exists() else "there is no such folder"
         raise DataError(problem, where=str(root), hint="UNLABELLED is a folder of images, with or without sub-folders.")
 
