@@ -66,7 +66,7 @@ def finetune(as_json: bool, compare: str | None, logs: tuple[str, ...], **option
     CSV, TSV, JSONL or Parquet file with the columns path and label.
     """
     from tlcli.report import comparison
-    from tlcli.workflows.remote_run import staged
+    from tlcli.workflows.remote_run import staged, upload_finished
     from tlcli.workflows.request import networks_of
 
     request = staged(request_from(options))
@@ -76,6 +76,9 @@ def finetune(as_json: bool, compare: str | None, logs: tuple[str, ...], **option
         raise UsageError("--compare chooses a recipe, not a network", where="--model", hint=hint)
     if is_comparison:
         _refuse_logs(logs, "a comparison of several")
+    if (run := upload_finished(request)) is not None:
+        _print_run(request.place or Path(), run, as_json=as_json)
+    elif is_comparison:
         run = compare_and_print(request, compare and _recipes(compare, options), as_json=as_json)
     else:
         _, run = run_and_print(request, as_json=as_json, logs=logs)
@@ -221,7 +224,7 @@ def _run_and_print(
         as_json: True to print JSON.
         place: What to call the run folder; None for its own path.
     """
-    from tlcli.cli import console, tables
+    from tlcli.cli import console
     from tlcli.cli.progress import observer
     from tlcli.storage.shared_cache import shared_cache_warnings
     from tlcli.train.events import Event, FolderMade, warn
@@ -251,11 +254,17 @@ def _run_and_print(
         resume = f" Resume with: tlcli finetune --resume {shlex.quote(folders[0])}" if folders else ""
         console.err().print(console.safe(f"Interrupted.{resume}"))
         raise Interrupted from None
+    _print_run(folder, run, as_json=as_json)
+    return folder, run
+
+
+def _print_run(folder: Path, run: "RunRecord", *, as_json: bool) -> None:
+    from tlcli.cli import console, tables
+
     if as_json:
         console.print_json({"run": str(folder), **vars(run)})
     else:
         tables.print_result(folder, run)
-    return folder, run
 
 
 def require_met(run: "RunRecord") -> None:
