@@ -7,9 +7,11 @@ READY := $(VENV)/.ready
 EXTRAS := imagenet,jax,kerashub,litert,mlflow,onnx,openvino,parquet,serve,tensorboard
 READY_EXTRAS := $(VENV)/.ready-extras
 
-.PHONY: demo test test-slow test-extras lint bench bench-bundled pretrain clean
+READY_DOCS := $(VENV)/.ready-docs
 
-# The whole job in about a minute: fine-tune on handwritten digits, offline.
+.PHONY: demo test test-slow test-extras docs release lint bench bench-bundled pretrain clean
+
+# The whole job in a minute or two: fine-tune on handwritten digits and photographs, offline.
 demo: $(READY)
 	$(BIN)/tlcli demo
 
@@ -21,9 +23,21 @@ test: lint
 test-extras: $(READY_EXTRAS)
 	$(BIN)/pytest -n 2 --dist loadfile -m extras
 
-# Long trainings on real images.
-test-slow: $(READY)
+# Long trainings on real images, and the commands of the documentation.
+test-slow: $(READY_EXTRAS)
 	$(BIN)/pytest -m slow
+
+# The site, in build/site. Links to nowhere and wrong spelling are errors.
+docs: $(READY_DOCS)
+	$(BIN)/codespell
+	$(BIN)/zensical build --strict --clean
+
+# Wheel and source archive in dist/: checked as the package index does, installed in an empty environment, and run there.
+release: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	scripts/try_wheel.sh dist/*.whl $(PYTHON)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -54,6 +68,10 @@ $(READY): pyproject.toml constraints.txt
 $(READY_EXTRAS): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,$(EXTRAS)]'
 	touch $(READY_EXTRAS)
+
+$(READY_DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	touch $(READY_DOCS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

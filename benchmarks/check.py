@@ -29,20 +29,20 @@ SIZE = (224, 224)
 WORKERS = os.cpu_count() or 1
 
 
-def decode_plainly(files: list[str]) -> int:
+def decode_plainly(files: list[Path]) -> int:
     for file in files:
         with Image.open(file) as image:
             image.convert("RGB")
     return len(files)
 
 
-def decode_in_processes(files: list[str]) -> None:
+def decode_in_processes(files: list[Path]) -> None:
     batches = [files[start : start + 32] for start in range(0, len(files), 32)]
     with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("forkserver")) as pool:
         assert sum(pool.map(decode_plainly, batches)) == len(files)
 
 
-def check_in_processes(files: list[str]) -> None:
+def check_in_processes(files: list[Path]) -> None:
     job = workers.Job(partial(read_files, min_size=(448, 448)), KILLED)
     assert sum(1 for _ in workers.run(job, files)) == len(files)
 
@@ -58,7 +58,7 @@ def best_time(work: Callable[[], object], times: int = 3, clock: Callable[[], fl
 
 def measure_speed(data: Path, copies: int) -> None:
     """Print the speed of both, on several copies of every file, so that the start of processes does not count."""
-    files = [str(path) for path in files_under(data)[0]] * copies
+    files = files_under(data)[0] * copies
     check_in_processes(files)
     pillow_s = best_time(lambda: decode_in_processes(files))
     check_s = best_time(lambda: check_in_processes(files))

@@ -42,7 +42,8 @@ def test_help_is_complete(words: tuple[str, ...], tlcli: Callable) -> None:
 
 @pytest.mark.parametrize("words", COMMANDS[1:], ids=" ".join)
 def test_every_command_is_documented(words: tuple[str, ...]) -> None:
-    pages = [CHECKOUT / "README.md", *(CHECKOUT / "docs").rglob("*.md")]
+    made = CHECKOUT / "docs" / "reference" / "commands.md"
+    pages = [CHECKOUT / "README.md", *{*(CHECKOUT / "docs").rglob("*.md")} - {made}]
     text = " ".join(path.read_text(encoding="utf-8") for path in pages)
     assert f"tlcli {' '.join(words)}" in text
 

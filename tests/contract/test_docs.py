@@ -4,10 +4,11 @@ import doctest
 import importlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
+import doc_blocks
 import pytest
 
 from tlcli.cli.main import cli
@@ -17,27 +18,27 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 
 
-def documented() -> Iterator[list[str]]:
-    """The words of every `tlcli …` line in the code blocks of the documentation."""
-    for path in (CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *(CHECKOUT / "docs").rglob("*.md")):
-        for block in re.findall(r"^```sh\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
-            for line in block.splitlines():
+def documented() -> Iterator[tuple[str, ...]]:
+    """The words of every `tlcli …` line in the code blocks of the documentation, up to a pipe or redirection."""
+    for page in doc_blocks.pages():
+        for block in doc_blocks.find(page):
+            for line in block.script.splitlines():
                 if line.startswith("tlcli "):
-                    yield shlex.split(line, comments=True)[1:]
+                    yield tuple(shlex.split(re.split(r" (?:\||\d?>|&)", line)[0], comments=True)[1:])
 
 
-LINES = list(documented())
+LINES = [*dict.fromkeys(documented())]
 
 
-def recipe_examples() -> Iterator[list[str]]:
+def recipe_examples() -> Iterator[tuple[str, ...]]:
     """The command lines in the comments of the bundled recipes."""
     for name in load.names():
         for line in load.locate(name).read_text(encoding="utf-8").splitlines():
             if line.startswith("#   tlcli "):
-                yield shlex.split(line.removeprefix("#"))[1:]
+                yield tuple(shlex.split(line.removeprefix("#"))[1:])
 
 
-def parsed(words: list[str]) -> click.Context:
+def parsed(words: Iterable[str]) -> click.Context:
     """Parse a command line without running it."""
     context = cli.make_context("tlcli", list(words))
     command: click.Command = cli
@@ -61,12 +62,12 @@ def test_there_are_seventeen_recipes() -> None:
 
 
 def test_the_documentation_has_command_lines() -> None:
-    assert len(LINES) >= 18
+    assert len(LINES) >= 120
     assert len(list(recipe_examples())) >= 6
 
 
-@pytest.mark.parametrize("words", [*LINES, *recipe_examples()], ids=" ".join)
-def test_every_documented_command_line_is_valid(words: list[str]) -> None:
+@pytest.mark.parametrize("words", [*dict.fromkeys([*LINES, *recipe_examples()])], ids=" ".join)
+def test_every_documented_command_line_is_valid(words: tuple[str, ...]) -> None:
     context = parsed(words)
     assert context.command.callback is not None
     settings = context.params.get("settings", ())
@@ -115,6 +116,13 @@ def test_links_of_the_readme_are_valid() -> None:
 def test_links_of_the_pages_lead_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    navigation = (CHECKOUT / "zensical.toml").read_text(encoding="utf-8")
+    pages = [path.relative_to(CHECKOUT / "docs").as_posix() for path in (CHECKOUT / "docs").rglob("*.md")]
+    listed = re.findall(r'= "([\w/-]+\.md)"', navigation)
+    assert sorted(listed) == sorted(page for page in pages if page == "adr/index.md" or not page.startswith("adr/"))
 
 
 def test_the_plain_keras_example_of_the_readme_works(

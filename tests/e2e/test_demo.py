@@ -53,6 +53,27 @@ def test_it_is_clearly_better_than_the_same_network_from_random_weights(demo: tu
         assert re.search(rf"{name} +test accuracy {score:.4f} ", result.stdout)
 
 
+def test_it_recognises_patches_of_photographs_with_the_default_network(demo: tuple) -> None:
+    home, result = demo
+    record = json.loads((home / "photographs" / "run.json").read_text(encoding="utf-8"))
+    assert record["status"] == "complete"
+    assert (record["model"]["name"], record["model"]["weights"]) == ("efficientnet_lite0", "imagenet")
+    assert {name: sum(counts.values()) for name, counts in record["data"]["per_class"].items()} == {
+        "flower": 25,
+        "leaves": 24,
+        "pagoda": 25,
+        "sky": 32,
+        "trees": 25,
+    }
+    assert record["scores"]["test"]["accuracy"] > 0.8
+    assert f"test  accuracy {record['scores']['test']['accuracy']:.4f}" in result.stdout
+
+
+def test_patches_do_not_overlap(demo: tuple) -> None:
+    patches = [path.stem for path in (demo[0] / "patches").rglob("*.png")]
+    assert len(patches) == len(set(patches)) == 131
+
+
 def test_it_prints_test_images_with_their_predictions(demo: tuple) -> None:
     _, _, part = demo[1].stdout.partition("Some test images:\n")
     images, _, _ = part.partition("Next commands:")

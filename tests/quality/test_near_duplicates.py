@@ -130,7 +130,7 @@ def test_100_000_images_are_compared_in_seconds() -> None:
 
 def hashes_of(image: Image.Image, path: Path, **settings: object) -> Hashes | None:
     image.save(path, **settings)
-    (content,) = read_files([str(path)], (64, 64))
+    (content,) = read_files([path], (64, 64))
     return content.image.hashes  # type: ignore[union-attr]
 
 

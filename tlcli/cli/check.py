@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import complete_model, examples, exclude_option, global_options, is_quiet, json_option
+from tlcli.cli.options import (
+    LOCAL,
+    LOCATION,
+    complete_model,
+    examples,
+    exclude_option,
+    global_options,
+    is_quiet,
+    json_option,
+)
 from tlcli.errors import ExpectationError
 from tlcli.text import plural
 
@@ -30,7 +39,7 @@ STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
         "finetune photos/ --exclude bad.txt",
     )
 )
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", type=LOCATION)
 @click.option(
     "--model",
     "-m",
@@ -40,11 +49,11 @@ STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
 )
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
 @exclude_option
-@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with thumbnails.")
+@click.option("--html", metavar="FILE", type=LOCAL, help="Write a page with thumbnails.")
 @click.option(
     "--quarantine",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=LOCAL,
     help="Write a list of images to leave out, for --exclude.",
 )
 @click.option(

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import examples, global_options, json_option
+from tlcli.cli.options import RUN, examples, global_options, json_option
 
 
 @click.command(epilog=examples("compare runs/first runs/second", "compare runs/photos-*"))
-@click.argument("runs", metavar="RUN…", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("runs", metavar="RUN…", type=RUN, nargs=-1, required=True)
 @json_option
 @global_options
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:

@@ -1,11 +1,11 @@
-"""`tlcli demo`: the whole job in about a minute, offline."""
+"""`tlcli demo`: the whole job in a minute or two, offline."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import global_options, is_quiet
+from tlcli.cli.options import LOCAL, global_options, is_quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,13 +21,11 @@ MAX_IMAGES = 5
 
 
 @click.command()
-@click.option(
-    "--out", "-o", type=click.Path(path_type=Path), help="Folder for images and runs. [default: runs/demo-<n>]"
-)
-@click.option("--images", type=click.Path(path_type=Path), help="Only write the images, as class folders, to a folder.")
+@click.option("--out", "-o", type=LOCAL, help="Folder for images and runs. [default: runs/demo-<n>]")
+@click.option("--images", type=LOCAL, help="Only write the images, as class folders, to a folder.")
 @global_options
 def demo(out: Path | None, images: Path | None) -> None:
-    """Run a complete example on handwritten digits, offline."""
+    """Run a complete example on digits and photographs, offline."""
     from tlcli.cli import console
     from tlcli.cli.finetune import run_and_print
     from tlcli.workflows.demo import from_scratch, write_digits
@@ -54,7 +52,32 @@ def demo(out: Path | None, images: Path | None) -> None:
     run_and_print(Request(recipe="demo", options={"data.path": str(data.absolute())}, out=run), as_json=False)
     _print_comparison(run, from_scratch(run, home / "from-scratch"))
     _print_predictions(run)
+    _photographs(home)
     _print_next_commands(data, run)
+
+
+def _photographs(home: Path) -> None:
+    """Train a new head on the default network, on patches of photographs. Without its weights, only say so."""
+    from tlcli.cli import console
+    from tlcli.cli.finetune import run_and_print
+    from tlcli.data.patches import write_patches
+    from tlcli.workflows.demo import on_patches
+    from tlcli.zoo.default import PREFERRED, choose_default
+
+    out = console.out()
+    out.print()
+    if choose_default({}, None).name != PREFERRED:
+        out.print(console.safe(f"Photographs are left out: the weights of {PREFERRED} are not installed."))
+        return
+    data = write_patches(home / "patches")
+    out.print("Photographs:", style="bold")
+    text = (
+        f"{data} has patches of the two photographs in scikit-learn, sorted by what they show. The default network,"
+        " pretrained on ImageNet, gets a new head. This is easy: patches of one photograph look alike, so the score"
+        " says little about other photographs."
+    )
+    out.print(console.safe(text))
+    run_and_print(on_patches(data, home / "photographs"), as_json=False)
 
 
 def _print_comparison(run: Path, request: "Request") -> None:

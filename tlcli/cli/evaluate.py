@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import examples, global_options, json_option, trust_option, tta_option
+from tlcli.cli.options import LOCAL, LOCATION, RUN, examples, global_options, json_option, trust_option, tta_option
 from tlcli.text import spreadsheet_cell
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
         "evaluate first-onnx other-photos/ --html scores.html",
     )
 )
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.argument("run", type=RUN)
+@click.argument("data", required=False, type=LOCATION)
 @click.option("--csv", "as_csv", is_flag=True, help="Print a CSV line per image on stdout.")
-@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with the wrong labels.")
+@click.option("--html", metavar="FILE", type=LOCAL, help="Write a page with the wrong labels.")
 @tta_option
 @json_option
 @trust_option

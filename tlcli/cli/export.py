@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlcli.cli.options import examples, global_options, is_quiet, json_option
+from tlcli.cli.options import LOCAL, LOCATION, RUN, examples, global_options, is_quiet, json_option
 from tlcli.errors import ExpectationError
 from tlcli.export.targets import QUANTIZE, TARGETS, ExportRequest, Format, Quantize, check_request
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         "predict first-litert new/*.jpg",
     )
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RUN)
 @click.option("--to", required=True, type=click.Choice(list(TARGETS)), help="Format.")
 @click.option(
     "--quantize", type=click.Choice(QUANTIZE), default="none", show_default=True, help="Smaller numbers for weights."
@@ -41,10 +41,8 @@ if TYPE_CHECKING:
     help="Set weights of kernels below this absolute value to zero.",
 )
 @click.option("--raw-input", is_flag=True, help="Take images of the network's size, without the resize inside.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Images to compare on. [default: the run's validation images]"
-)
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="Bundle folder. [default: RUN-FORMAT]")
+@click.option("--data", type=LOCATION, help="Images to compare on. [default: the run's validation images]")
+@click.option("--out", "-o", type=LOCAL, help="Bundle folder. [default: RUN-FORMAT]")
 @json_option
 @global_options
 def export(

@@ -65,9 +65,10 @@ def finetune(as_json: bool, compare: str | None, logs: tuple[str, ...], **option
     CSV, TSV, JSONL or Parquet file with the columns path and label.
     """
     from tlcli.report import comparison
+    from tlcli.workflows.remote_run import staged
     from tlcli.workflows.request import networks_of
 
-    request = request_from(options)
+    request = staged(request_from(options))
     is_comparison = compare is not None or (request.resume and comparison.holds_candidates(request.resume))
     if is_comparison and networks_of(request):
         hint = "Name one network, or leave out --compare."
@@ -102,6 +103,7 @@ def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_j
     """Fine-tune with several recipes and print the best run; without recipes, resume the comparison of the request."""
     from tlcli.report import comparison
     from tlcli.report.folder import own_folder
+    from tlcli.workflows.remote_run import uploading
     from tlcli.workflows.request import Request, check_candidates, check_request
 
     if recipes is None and request.resume is not None:
@@ -115,10 +117,10 @@ def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_j
     def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
         from tlcli.workflows.candidates import run_candidates
 
-        with lock:
+        with uploading(request), lock:
             return run_candidates(candidates, observe, reading=reading)
 
-    return _run_and_print(work, resolved[0], as_json=as_json)[1]
+    return _run_and_print(work, resolved[0], as_json=as_json, place=request.place)[1]
 
 
 def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()) -> "tuple[Path, RunRecord]":
@@ -130,6 +132,7 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
         logs: Names of the logs to write, as after `--log`.
     """
     from tlcli.report.folder import require_idle
+    from tlcli.workflows.remote_run import uploading
     from tlcli.workflows.request import check_request, networks_of, require_baseline, with_network
 
     names = networks_of(request)
@@ -140,6 +143,10 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
         require_idle(request.resume)
 
     def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
+        with uploading(request):
+            return logged(reading, observe)
+
+    def logged(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
         from tlcli.workflows.finetune import finetune
 
         asked, chosen = request, resolved
@@ -156,14 +163,24 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
             logging.finish(run)
         return folder, run
 
-    return _run_and_print(work, resolved, as_json=as_json)
+    return _run_and_print(work, resolved, as_json=as_json, place=request.place)
 
 
-def _run_and_print(work: "Work", resolved: "ResolvedRecipe", *, as_json: bool) -> "tuple[Path, RunRecord]":
-    """Load Keras while the images are read, do the work, print the result; returns the run folder and the record."""
+def _run_and_print(
+    work: "Work", resolved: "ResolvedRecipe", *, as_json: bool, place: Path | None = None
+) -> "tuple[Path, RunRecord]":
+    """Load Keras while the images are read, do the work, print the result; returns the run folder and the record.
+
+    Args:
+        work: What to do.
+        resolved: The recipe.
+        as_json: True to print JSON.
+        place: What to call the run folder; None for its own path.
+    """
     from tlcli.cli import console, tables
     from tlcli.cli.progress import observer
-    from tlcli.train.events import Event, FolderMade
+    from tlcli.storage.shared_cache import shared_cache_warnings
+    from tlcli.train.events import Event, FolderMade, warn
     from tlcli.train.preparation import BackgroundRead
 
     signal.signal(signal.SIGTERM, stop)
@@ -180,10 +197,12 @@ def _run_and_print(work: "Work", resolved: "ResolvedRecipe", *, as_json: bool) -
 
                 def observe_folder(event: Event) -> None:
                     if isinstance(event, FolderMade):
-                        folders.append(event.path)
+                        folders.append(str(place or event.path))
                     observe(event)
 
                 folder, run = work(reading, observe_folder)
+                warn(observe, shared_cache_warnings())
+                folder = place or folder
     except KeyboardInterrupt:
         resume = f" Resume with: tlcli finetune --resume {shlex.quote(folders[0])}" if folders else ""
         console.err().print(console.safe(f"Interrupted.{resume}"))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from tlcli.cli.options import complete_model, cut_option, examples, global_options, trust_option
+from tlcli.cli.options import LOCAL, complete_model, cut_option, examples, global_options, trust_option
 from tlcli.errors import UsageError
 from tlcli.paths import require_new_file
 
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     help="Output format.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="Write json, csv or html to a file.")
+@click.option("--out", "-o", type=LOCAL, help="Write json, csv or html to a file.")
 @trust_option
 @global_options
 def inspect(

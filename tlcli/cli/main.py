@@ -42,7 +42,7 @@ START = """Transfer learning on image folders.
 
 \b
 Start here:
-  tlcli demo                      a complete example in about a minute, offline
+  tlcli demo                      a complete example in a minute or two, offline
   tlcli finetune photos/          photos/ holds one folder of images per class
   tlcli predict runs/… new/*.jpg  classify images with the result
 """

@@ -90,6 +90,64 @@ def _completions(names: Iterable[str], start: str) -> list[CompletionItem]:
     return [CompletionItem(name) for name in names if name.startswith(start)] or [CompletionItem(start, type="file")]
 
 
+class Location(click.ParamType[Path]):
+    """A place of images or files: a local path, an archive, or the address of a remote store."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path of the place.
+
+        Raises:
+            DataError: If it is an address of an unknown kind, or an archive that cannot be read.
+        """
+        from tlcli.storage.location import locate
+
+        return value if isinstance(value, Path) else locate(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Files."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+class RunPlace(click.Path):
+    """A run folder, bundle or classifier file on this machine, or the address of one in a remote store."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path of the run, or of its local copy.
+
+        Raises:
+            DataError: If there is nothing at the address.
+            OutputError: If it cannot be read.
+        """
+        from tlcli.storage.location import is_address, local_copy, locate
+        from tlcli.storage.transfer import download
+
+        if not (isinstance(value, str) and is_address(value)):
+            return super().convert(value, param, ctx)
+        place = locate(value)
+        return local_copy(place) if place.is_file() else download(place)
+
+
+class LocalPath(click.Path):
+    """A path on this machine; an address is an error."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if isinstance(value, str) and "://" in value:
+            self.fail(f"must be on this machine (got {value})", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+LOCATION, LOCAL, RUN = Location(), LocalPath(), RunPlace()
+
+
 def json_option(function: Function) -> Function:
     """Add `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
@@ -100,7 +158,7 @@ def exclude_option(function: Function) -> Function:
     return click.option(
         "--exclude",
         metavar="FILE",
-        type=click.Path(path_type=Path),
+        type=LOCAL,
         help="List of images to leave out, from `tlcli check --quarantine`.",
     )(function)
 
@@ -184,7 +242,7 @@ SHORTCUTS = (
 def training_options(function: Function) -> Function:
     """Add the argument and the options of `finetune` and `plan`."""
     options = (
-        click.argument("data", required=False, type=click.Path(path_type=Path)),
+        click.argument("data", required=False, type=LOCATION),
         click.option(
             "--model",
             "-m",
@@ -217,11 +275,9 @@ def training_options(function: Function) -> Function:
         click.option(
             "--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable."
         ),
-        click.option(
-            "--out", "-o", type=click.Path(path_type=Path), help="Run folder. [default: runs/<data>-<model>-<n>]"
-        ),
+        click.option("--out", "-o", type=LOCATION, help="Run folder. [default: runs/<data>-<model>-<n>]"),
         exclude_option,
-        click.option("--resume", metavar="RUN", type=click.Path(path_type=Path), help="Resume an interrupted run."),
+        click.option("--resume", metavar="RUN", type=LOCATION, help="Resume an interrupted run."),
         click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1 or tpu. [default: auto]"),
         click.option(
             "--precision",

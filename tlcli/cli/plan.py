@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlcli.cli.options import global_options, json_option, request_from, training_options
+from tlcli.cli.options import LOCAL, global_options, json_option, request_from, training_options
 from tlcli.cluster import connection
 from tlcli.errors import UsageError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "--augment-sheet",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=LOCAL,
     help="Write a PNG with training images before and after augmentation.",
 )
 @json_option
@@ -29,11 +29,12 @@ def plan(as_json: bool, augment_sheet: Path | None, **options: Any) -> None:
     from tlcli.cli import console, tables
     from tlcli.cli.progress import observer
     from tlcli.workflows import plan as workflow
+    from tlcli.workflows.remote_run import copied
     from tlcli.workflows.request import check_request, check_sheet, networks_of
     from tlcli.zoo.resolve import weights_licence
     from tlcli.zoo.store import weights_state
 
-    request = request_from(options)
+    request = copied(request_from(options))
     if names := networks_of(request):
         hint = "Name one of them. `tlcli finetune` chooses between them."
         raise UsageError(f"a plan is for one network (got {len(names)})", where="--model", hint=hint)

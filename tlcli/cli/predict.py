@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tlcli.cli.options import examples, global_options, json_option, trust_option, tta_option
+from tlcli.cli.options import LOCAL, RUN, examples, global_options, json_option, trust_option, tta_option
 from tlcli.text import encodable, spreadsheet_cell
 
 Row = dict[str, Any]
@@ -23,7 +23,7 @@ Row = dict[str, Any]
         "predict first-onnx new/ --min-confidence 0.8 --sort-into sorted/",
     )
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RUN)
 @click.argument("images", metavar="IMAGE…", nargs=-1, required=True)
 @click.option("--top", "-k", type=click.IntRange(1), default=1, show_default=True, help="Number of classes per image.")
 @click.option(
@@ -34,9 +34,7 @@ Row = dict[str, Any]
     help="Below this probability, the label is 'unsure'.",
 )
 @tta_option
-@click.option(
-    "--sort-into", metavar="DIR", type=click.Path(path_type=Path), help="Copy the images into one folder per class."
-)
+@click.option("--sort-into", metavar="DIR", type=LOCAL, help="Copy the images into one folder per class.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV on stdout.")
 @click.option("--jsonl", "as_lines", is_flag=True, help="Print one JSON document per image on stdout.")
 @json_option

@@ -3,12 +3,20 @@
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlcli.cli.options import Interrupted, complete_model, examples, global_options, is_quiet, json_option
+from tlcli.cli.options import (
+    LOCAL,
+    LOCATION,
+    Interrupted,
+    complete_model,
+    examples,
+    global_options,
+    is_quiet,
+    json_option,
+)
 from tlcli.text import plural
 
 if TYPE_CHECKING:
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
         "finetune photos/ --model mine.yaml",
     )
 )
-@click.argument("unlabelled", required=False, type=click.Path(path_type=Path))
+@click.argument("unlabelled", required=False, type=LOCATION)
 @click.option("--synthetic", is_flag=True, help="Train on synthetic images instead of a folder.")
 @click.option(
     "--model",
@@ -58,7 +66,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Random seed.")
 @click.option("--licence", metavar="TEXT", help="Licence of the weights, for their card. [default: yours]")
-@click.option("--out", "-o", required=True, metavar="CARD", type=click.Path(path_type=Path), help="Card file to write.")
+@click.option("--out", "-o", required=True, metavar="CARD", type=LOCAL, help="Card file to write.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing card.")
 @click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1 or tpu. [default: auto]")
 @json_option

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tlcli.cli.options import (
+    LOCAL,
+    LOCATION,
     cluster_option,
     complete_model,
     cut_option,
@@ -35,7 +37,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
         "probe photos/ -m mobilenet_v2 --size 160 160 --set data.val=0.3",
     )
 )
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", type=LOCATION)
 @click.option(
     "--model",
     "-m",
@@ -50,7 +52,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
 @exclude_option
 @click.option("--size", nargs=2, type=int, metavar="H W", help="Input height and width. [default: the network's own]")
-@click.option("--plot", metavar="FILE.png", type=click.Path(path_type=Path), help="Plot accuracy over depth.")
+@click.option("--plot", metavar="FILE.png", type=LOCAL, help="Plot accuracy over depth.")
 @click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1 or tpu. [default: auto]")
 @cluster_option
 @json_option

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import Group, complete_recipe, global_options, json_option
+from tlcli.cli.options import LOCAL, Group, complete_recipe, global_options, json_option
 from tlcli.cli.recipe_run import run
 
 
@@ -43,7 +43,7 @@ def show(name: str) -> None:
 
 @recipe.command()
 @click.argument("name", metavar="RECIPE", shell_complete=complete_recipe)
-@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.argument("file", type=LOCAL, required=False)
 @global_options
 def copy(name: str, file: Path | None) -> None:
     """Copy a recipe to FILE.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlcli.cli.options import complete_recipe, global_options, is_quiet, json_option, trust_option
+from tlcli.cli.options import LOCAL, LOCATION, complete_recipe, global_options, is_quiet, json_option, trust_option
 from tlcli.errors import OutputError, RecipeError, TlcliError, UsageError
 
 if TYPE_CHECKING:
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipes", metavar="RECIPE…", nargs=-1, required=True, shell_complete=complete_recipe)
-@click.option("--data", type=click.Path(path_type=Path), help="Images, in place of data.path of the recipes.")
+@click.option("--data", type=LOCATION, help="Images, in place of data.path of the recipes.")
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipes; repeatable.")
 @click.option(
     "--out",
     "-o",
-    type=click.Path(path_type=Path),
+    type=LOCAL,
     help="Run folder, of several recipes the folder of all. [default: a new one in runs/]",
 )
-@click.option("--junit", type=click.Path(path_type=Path), help="Write the results as JUnit XML.")
+@click.option("--junit", type=LOCAL, help="Write the results as JUnit XML.")
 @click.option("--jobs", "-j", type=click.IntRange(1, 64), default=1, help="Recipes at a time. [default: 1]")
 @click.option("--dry-run", is_flag=True, help="Only check recipes, images and weights files.")
 @click.option("--update-baseline", is_flag=True, help="Write the results to baseline.json beside each recipe.")

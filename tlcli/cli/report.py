@@ -4,16 +4,16 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import examples, global_options, json_option, trust_option
+from tlcli.cli.options import LOCAL, RUN, examples, global_options, json_option, trust_option
 
 
 @click.command(epilog=examples("report runs/first", "report runs/first --out first.html", "report runs/photos-*"))
-@click.argument("runs", metavar="RUN…", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("runs", metavar="RUN…", type=RUN, nargs=-1, required=True)
 @click.option(
     "--out",
     "-o",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=LOCAL,
     help="The page. [default: report.html in the run folder; of several runs: comparison.html]",
 )
 @json_option

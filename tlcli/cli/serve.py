@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from tlcli.cli.options import examples, global_options, trust_option
+from tlcli.cli.options import RUN, examples, global_options, trust_option
 
 
 @click.command(epilog=examples("serve runs/first", "serve runs/first --port 9000"))
-@click.argument("run", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN|BUNDLE", type=RUN)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for a free port.")
 @click.option("--max-bytes", type=click.IntRange(1), default=20_000_000, show_default=True, help="Size of an image.")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlcli.cli.options import (
+    LOCAL,
+    LOCATION,
     Interrupted,
     cluster_option,
     complete_model,
@@ -42,7 +44,7 @@ FREE = ("resume", "trials", "budget", "jobs", "device", "as_json")
         "finetune -r runs/photos-tune-1/best.yaml",
     )
 )
-@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.argument("data", required=False, type=LOCATION)
 @click.option(
     "--recipe",
     "-r",
@@ -53,7 +55,7 @@ FREE = ("resume", "trials", "budget", "jobs", "device", "as_json")
 @click.option(
     "--space",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=LOCAL,
     help="YAML file: recipe keys, and their lists or ranges of values.",
 )
 @click.option("--trials", metavar="N", type=click.IntRange(1, 100_000), help="Most trials. [default: 30]")
@@ -69,9 +71,9 @@ FREE = ("resume", "trials", "budget", "jobs", "device", "as_json")
     "--model", "-m", metavar="M,M…", shell_complete=complete_model, help="Network, or several to choose from."
 )
 @click.option("--set", "settings", metavar="A.B=C", multiple=True, help="Set a value of the recipe; repeatable.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder. [default: runs/<data>-tune-<n>]")
+@click.option("--out", "-o", type=LOCAL, help="Folder. [default: runs/<data>-tune-<n>]")
 @exclude_option
-@click.option("--resume", metavar="DIR", type=click.Path(path_type=Path), help="Resume an interrupted search.")
+@click.option("--resume", metavar="DIR", type=LOCAL, help="Resume an interrupted search.")
 @click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1 or tpu. [default: auto]")
 @click.option("--strict", is_flag=True, help="Stop at unreadable images instead of skipping them.")
 @cluster_option

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlcli.cli.options import Group, complete_model, examples, global_options, is_quiet, json_option, trust_option
+from tlcli.cli.options import (
+    LOCAL,
+    RUN,
+    Group,
+    complete_model,
+    examples,
+    global_options,
+    is_quiet,
+    json_option,
+    trust_option,
+)
 
 if TYPE_CHECKING:
     from tlcli.zoo.archive import Packed
@@ -204,7 +214,7 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
 
 @zoo.command()
 @click.argument("names", metavar="NAME…", nargs=-1, shell_complete=complete_model, required=True)
-@click.option("--out", "-o", required=True, metavar="FILE.zip", type=click.Path(path_type=Path), help="New archive.")
+@click.option("--out", "-o", required=True, metavar="FILE.zip", type=LOCAL, help="New archive.")
 @trust_option
 @json_option
 @global_options
@@ -224,8 +234,8 @@ def pack(names: tuple[str, ...], out: Path, as_json: bool) -> None:
 
 
 @zoo.command()
-@click.argument("archive", type=click.Path(path_type=Path))
-@click.option("--to", metavar="FOLDER", type=click.Path(path_type=Path), help="Unpack as a mirror into a new folder.")
+@click.argument("archive", type=LOCAL)
+@click.option("--to", metavar="FOLDER", type=LOCAL, help="Unpack as a mirror into a new folder.")
 @json_option
 @global_options
 def unpack(archive: Path, to: Path | None, as_json: bool) -> None:
@@ -252,7 +262,7 @@ def _print_packed(packed: list["Packed"], *, as_json: bool) -> None:
 @zoo.command(
     epilog=examples("zoo add runs/leaves --name leaves", "zoo add lenet.keras --name lenet --preprocessing unit")
 )
-@click.argument("source", metavar="RUN|FILE", type=click.Path(path_type=Path))
+@click.argument("source", metavar="RUN|FILE", type=RUN)
 @click.option("--name", required=True, metavar="N", help="Name of the network, for --model.")
 @click.option("--licence", metavar="L", help="Licence of the weights. [default: that of the source]")
 @click.option(
@@ -301,7 +311,7 @@ def remove(name: str, as_json: bool) -> None:
 @zoo.command(
     "import", epilog=examples("zoo import resnet18-f37072fd.pth --architecture torchvision_resnet18 --name r18")
 )
-@click.argument("weights", type=click.Path(path_type=Path))
+@click.argument("weights", type=LOCAL)
 @click.option("--architecture", metavar="A", required=True, help="The network, such as torchvision_resnet50.")
 @click.option("--map", "rules", metavar="FILE", help="Map of names. [default: that of the architecture]")
 @click.option("--name", metavar="N", required=True, help="Name for --model.")

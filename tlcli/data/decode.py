@@ -25,6 +25,8 @@ from PIL import (
     _imaging,
 )
 
+from tlcli.storage.location import StoredPath
+
 # The other formats of Pillow are no photographs (icons, PDF, fonts), or rare and often attacked.
 # Named by their plugins, because `Image.open` knows only plugins that are imported. The JPEG plugin also opens MPO.
 FORMATS = tuple(
@@ -136,9 +138,19 @@ def is_image(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in EXTENSIONS:
         return True
-    with path.open("rb") as file:
-        head = file.read(18)
+    if isinstance(path, StoredPath):
+        head = path.head(18)
+    else:
+        with path.open("rb") as file:
+            head = file.read(18)
     return bool(_MAGIC.match(head)) or (head.startswith(_TIFF_MAGIC) and suffix not in _RAW)
+
+
+def extension_of(data: bytes) -> str:
+    """The usual extension of an image by its first bytes; empty if they are those of no image."""
+    extensions = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
+    extensions |= {b"II": ".tif", b"MM": ".tif"}
+    return extensions.get(data[:2], "")
 
 
 def to_rgb(data: bytes, min_size: tuple[int, int] | None) -> Image.Image:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tlcli.errors import DataError
 from tlcli.paths import write_text
+from tlcli.storage.location import join
 from tlcli.text import printable
 
 _FORM = "A list has one path per line, relative to DATA, with forward slashes; a tab and a reason may follow."
@@ -53,7 +54,7 @@ def unmatched(root: Path, exclude: ExclusionList) -> tuple[tuple[int, str], ...]
     Raises:
         DataError: If no line matches a file; the list is for other images.
     """
-    missing = tuple((number, path) for path, number in exclude.lines.items() if not (root / path).is_file())
+    missing = tuple((number, path) for path, number in exclude.lines.items() if not join(root, path).is_file())
     if missing and len(missing) == len(exclude.lines):
         number, path = missing[0]
         raise DataError(

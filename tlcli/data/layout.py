@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tlcli.data.decode import is_image
 from tlcli.errors import DataError, did_you_mean
+from tlcli.storage.location import StoredPath
 from tlcli.text import plural
 
 SPLIT_NAMES = ("train", "val", "test")
@@ -131,8 +132,11 @@ def require_folder(path: Path, name: str) -> None:
         raise DataError(f"{name} is the folder of a run, not of images", where=str(path), hint=hint)
     if path.is_dir():
         return
+    if isinstance(path, StoredPath):
+        hint = f"Check the address and the credentials. {LAYOUT}"
+        raise DataError(f"there are no files (given as {name})", where=str(path), hint=hint)
     if path.exists():
-        hint = f"{LAYOUT} A manifest of images ends in .csv, .tsv, .jsonl or .parquet."
+        hint = f"{LAYOUT} A manifest of images ends in .csv, .tsv, .jsonl or .parquet, an archive in .zip or .tar."
         raise DataError(f"{name} is a file, not a folder", where=str(path), hint=hint)
     parent = path.absolute().parent
     siblings = [entry.name for entry in visible(parent) if entry.is_dir()] if parent.is_dir() else []
@@ -147,7 +151,7 @@ def visible(folder: Path, on_skip: OnSkip | None = None) -> list[Path]:
         OSError: If the folder cannot be listed and there is no `on_skip`.
     """
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(folder.names() if isinstance(folder, StoredPath) else os.listdir(folder))
     except OSError as error:
         if on_skip is None:
             raise
@@ -171,7 +175,9 @@ def files_under(folder: Path, on_skip: OnSkip | None = None) -> tuple[list[Path]
     Raises:
         OSError: If something cannot be listed or read and there is no `on_skip`.
     """
-    above = frozenset(_identity(parent) for parent in folder.resolve().parents)
+    # Stores have no links, which could lead back.
+    parents = () if isinstance(folder, StoredPath) else folder.resolve().parents
+    above = frozenset(_identity(parent) for parent in parents)
     return split_images(_walk(folder, above, on_skip), on_skip)
 
 
@@ -219,6 +225,11 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]], on_skip: OnSkip | Non
             yield path
 
 
+def is_folder(path: Path) -> bool:
+    """True for a folder; False also for a path that may not be read."""
+    return path.is_dir() if isinstance(path, StoredPath) else os.path.isdir(path)
+
+
 def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino
@@ -236,7 +247,7 @@ def _is_folder(path: Path, on_skip: OnSkip | None) -> bool:
 
 def is_broken_link(path: Path, on_skip: OnSkip) -> bool:
     """True if a path is a link to itself or to a missing file; `on_skip` receives it."""
-    if not os.path.islink(path):
+    if isinstance(path, StoredPath) or not os.path.islink(path):
         return False
     try:
         path.stat()

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tlcli.data import shards
 from tlcli.data.decode import is_image
 from tlcli.data.layout import SPLIT_OF_NAME
 from tlcli.errors import DataError, ManifestError, Problem, did_you_mean
+from tlcli.storage.location import StoredPath, join, local_copy
 from tlcli.text import encodable, printable
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -47,13 +49,15 @@ class Row:
 
 
 def is_manifest(path: Path) -> bool:
-    """True for a file whose name ends as that of a manifest."""
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    """True for a file whose name ends as that of a manifest, and for files with many images."""
+    return (path.suffix.lower() in SUFFIXES and path.is_file()) or shards.are_shards(path)
 
 
 def home_of(data: Path) -> Path:
     """The folder that paths in `splits.csv` are relative to: DATA, or the folder of a manifest, which may be gone."""
-    is_file = data.suffix.lower() in SUFFIXES and not data.is_dir()
+    if _holds_images(data):
+        return shards.home_of(data)
+    is_file = data.suffix.lower() in SUFFIXES and (isinstance(data, StoredPath) or not data.is_dir())
     return (data.parent if is_file else data).resolve()
 
 
@@ -64,10 +68,9 @@ def read_rows(file: Path) -> list[Row]:
         ManifestError: With every problem of the rows.
         DataError: If the file cannot be read at all, or has no rows or not the columns.
     """
-    home = home_of(file)
-    reader = _Reader(home)
+    reader = _Reader(home_of(file))
     try:
-        for where, cells in _cells(file):
+        for where, cells in shards.read_cells(file) if _holds_images(file) else _cells(file):
             reader.add(where, cells)
     except UnicodeDecodeError as error:
         raise DataError("is not UTF-8 text", where=str(file), hint="Save it as UTF-8.") from error
@@ -77,6 +80,14 @@ def read_rows(file: Path) -> list[Row]:
     if not reader.rows:
         raise DataError("has no rows", where=str(file), hint=COLUMNS)
     return reader.rows
+
+
+def _holds_images(data: Path) -> bool:
+    """True for shards and tables that hold the images themselves."""
+    # A stored table is a folder once it is opened.
+    if data.suffix.lower() == shards.TABLE and (data.is_file() or isinstance(data, StoredPath)):
+        return shards.is_image_table(data)
+    return shards.are_shards(data)
 
 
 class _Reader:
@@ -93,7 +104,7 @@ class _Reader:
         problems = [cells] if isinstance(cells, str) else [*_wrong_cells(cells)]
         row = None
         if not problems and not isinstance(cells, str):
-            path = Path(os.path.normpath(self.home / str(cells["path"])))
+            path = _image_path(self.home, str(cells["path"]))
             label = unicodedata.normalize("NFC", _text(cells["label"]))
             split, group = (_text(cells.get(name)) for name in ("split", "group"))
             row = Row(path, label, SPLIT_OF_NAME[split.lower()] if split else None, group or None, where)
@@ -122,6 +133,9 @@ class _Reader:
                 "" if is_same else f", as {_shown(other.label)}"
             )
             return
+        if isinstance(row.path, StoredPath):
+            # A question for each would take a remote store minutes. Reading finds those that are missing.
+            return
         try:
             if row.path.is_dir():
                 yield f"path is a folder (got {_shown(row.path)})"
@@ -131,6 +145,11 @@ class _Reader:
                 yield f"is not an image (got {_shown(row.path)})"
         except OSError as error:
             yield f"{_shown(row.path)} cannot be read ({error.strerror})"
+
+
+def _image_path(home: Path, text: str) -> Path:
+    path = join(home, text)
+    return path if isinstance(path, StoredPath) else Path(os.path.normpath(path))
 
 
 def _wrong_cells(cells: Cells) -> Iterator[str]:
@@ -159,7 +178,7 @@ def _cells(file: Path) -> Iterator[tuple[str, Cells | str]]:
     if suffix == ".parquet":
         from tlcli.data.parquet import read_records
 
-        names, records = read_records(file, _NAMES)
+        names, records = read_records(local_copy(file), _NAMES)
         _require_columns(file, names)
         yield from ((f"{file}: row {number}", cells) for number, cells in enumerate(records, start=1))
     elif suffix == ".jsonl":

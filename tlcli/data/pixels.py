@@ -28,6 +28,7 @@ from tlcli.data.small_copy import COPY_SIDE, decode_both
 from tlcli.data.source import FolderIndex, ImageFile
 from tlcli.errors import DataError, TooManyPixelsError
 from tlcli.paths import write_json
+from tlcli.storage.location import read_all
 
 Mode = Literal["crop", "pad", "stretch"]
 Array = npt.NDArray[np.uint8]
@@ -106,16 +107,13 @@ class Pixels:
         Raises:
             DataError: If one of them could not be decoded.
         """
-        labels = np.array([image.label for image in images], dtype=np.int64)
-        return Examples(self.array, self.rows_of(images), labels)
+        return Examples(self.array, self.rows_of(images), np.array([image.label for image in images], dtype=np.int64))
 
     @property
     def contents(self) -> list[str]:
         """Sha256 of the file behind each row of `array`; empty for a row whose file could not be decoded."""
-        contents = [""] * len(self.array)
-        for content, row in self.rows.items():
-            contents[row] = content
-        return contents
+        of_row = {row: content for content, row in self.rows.items()}
+        return [of_row.get(row, "") for row in range(len(self.array))]
 
 
 def read(path: Path, size: tuple[int, int], mode: Mode) -> Array:
@@ -377,20 +375,22 @@ def _decode_all(
 ) -> Iterator[tuple[str, _Decoded | _Failure]]:
     """Every content (sha256) of the cache, in order, with its pixels and small copy or the reason why it has none."""
     decode_batch = partial(_decode_batch, size=cache.size, mode=mode)
-    batch_size = max(1, min(workers.BATCH_SIZE, _BATCH_BYTES // (3 * math.prod(cache.size))))
-    job = workers.Job[tuple[str, Path], _Decoded | _Failure](decode_batch, _KILLED, batch_size, workers.with_content)
-    outcomes = workers.run(job, [(sha, files[sha]) for sha in cache.order], workers=worker_count)
-    return zip(cache.order, outcomes, strict=True)
+    size = max(1, min(workers.BATCH_SIZE, _BATCH_BYTES // (3 * math.prod(cache.size))))
+    job = workers.Job[tuple[str, Path], _Decoded | _Failure](decode_batch, _KILLED, size, workers.with_content)
+    tasks = [(sha, files[sha]) for sha in cache.order]
+    return zip(cache.order, workers.run(job, tasks, workers=worker_count), strict=True)
 
 
 def _decode_batch(tasks: Sequence[tuple[str, Path]], size: tuple[int, int], mode: Mode) -> list[_Decoded | _Failure]:
+    contents = read_all([path for _, path in tasks])
     with QUIET_PILLOW:
-        return [_decode_content(sha, path, size, mode) for sha, path in tasks]
+        return [_decode_content(sha, data, size, mode) for (sha, _), data in zip(tasks, contents, strict=True)]
 
 
-def _decode_content(sha: str, path: Path, size: tuple[int, int], mode: Mode) -> _Decoded | _Failure:
+def _decode_content(sha: str, data: bytes | OSError, size: tuple[int, int], mode: Mode) -> _Decoded | _Failure:
     try:
-        data = path.read_bytes()
+        if isinstance(data, OSError):
+            raise data
         if hashlib.sha256(data).hexdigest() != sha:
             return _Failure("the file changed after the folder was scanned", is_lasting=False)
         rgb, copy = decode_both(data, min_decode_size(size))

@@ -14,6 +14,7 @@ from tlcli.data.decode import EXTENSIONS
 from tlcli.data.exclude import ExclusionList, read_list, unmatched
 from tlcli.data.layout import LAYOUT, SPLIT_NAMES, SplitFolder
 from tlcli.errors import DataError, did_you_mean
+from tlcli.storage.location import READS_AHEAD, StoredPath, is_remote, join, relative_name
 from tlcli.text import encodable, plural, printable
 
 
@@ -68,8 +69,8 @@ class FolderIndex:
         return tuple(split for split in SPLIT_NAMES if split in given)
 
     def file(self, image: ImageFile) -> Path:
-        """The path of an image on disk."""
-        return self.root / image.path
+        """The path of an image on disk or in a store."""
+        return join(self.root, image.path)
 
     def without(self, shas: Collection[str]) -> "FolderIndex":
         """The index without the images of these contents (sha256). The classes stay."""
@@ -143,6 +144,14 @@ def content_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _hash_and_size(path: Path) -> tuple[str, int]:
+    """SHA-256 of a file and its size in bytes; a stored one is read once for both."""
+    if isinstance(path, StoredPath):
+        content = path.read_bytes()
+        return hashlib.sha256(content).hexdigest(), len(content)
+    return content_hash(path), path.stat().st_size
+
+
 def images_under(folder: Path) -> list[Path]:
     """All images in a folder and below it, sorted, without hidden ones.
 
@@ -168,6 +177,8 @@ def relative(path: Path, root: Path) -> str:
 
 def path_in(root: Path, path: Path) -> str:
     """A path relative to DATA, with forward slashes; bytes that are not UTF-8 become surrogates."""
+    if isinstance(path, StoredPath):
+        return relative_name(path, root)
     return Path(os.path.relpath(path, root)).as_posix()
 
 
@@ -381,14 +392,13 @@ def _hash_files(
     def hash_file(file: _File) -> ImageFile | tuple[str, str]:
         name = relative(file.path, root)
         try:
-            return ImageFile(
-                name, file.label, content_hash(file.path), file.path.stat().st_size, file.given, file.group
-            )
+            sha256, size = _hash_and_size(file.path)
+            return ImageFile(name, file.label, sha256, size, file.given, file.group)
         except OSError as error:
             return name, f"cannot be read ({error.strerror})"
 
     results: list[ImageFile | tuple[str, str]] = []
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(READS_AHEAD if any(is_remote(file.path) for file in files) else None) as pool:
         for result in pool.map(hash_file, files):
             results.append(result)
             if progress:

@@ -14,6 +14,7 @@ from tlcli.errors import DataError
 from tlcli.evaluate.runtimes.runtime import Runtime
 from tlcli.evaluate.views import PLAIN, Views
 from tlcli.recipe.fields import Resize
+from tlcli.storage.location import StoredPath, is_remote, locate
 from tlcli.text import plural
 
 BATCH = 32
@@ -107,7 +108,7 @@ def _stream(
     classifier: Runtime, paths: Sequence[Path], progress: Progress, *, read: Read, views: Views
 ) -> Iterator[tuple[Path, np.ndarray | DataError]]:
     """Each path with its probabilities `float32 (views, classes)`, or with the error of reading it."""
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor(BATCH if any(map(is_remote, paths)) else None) as threads:
         for start in range(0, len(paths), BATCH):
             chunk = paths[start : start + BATCH]
             results = list(threads.map(lambda path: _read(classifier, path, read), chunk))
@@ -144,7 +145,9 @@ def expand_patterns(patterns: Sequence[str]) -> list[Path]:
 
 def _expand(pattern: str) -> list[Path]:
     hint = "Name files, a folder of images, or a glob."
-    path = Path(pattern)
+    path = locate(pattern)
+    if isinstance(path, StoredPath) and path.is_file():
+        return [path]
     if path.is_dir():
         images = source.images_under(path)
         if not images:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tlcli.errors import ModelError, OutputError, UsageError
 from tlcli.evaluate.predict import UNSURE, Prediction
 from tlcli.paths import replacing
+from tlcli.storage.location import StoredPath, locate
 
 
 def require_sortable(folder: Path, classes: Sequence[str], *, min_confidence: float) -> None:
@@ -43,14 +44,17 @@ def sort_into(folder: Path, predictions: Iterable[Prediction]) -> Iterator[Predi
     """
     for prediction in predictions:
         if prediction.error is None:
-            _copy(Path(prediction.path), folder / prediction.label)
+            _copy(locate(prediction.path), folder / prediction.label)
         yield prediction
 
 
 def _copy(image: Path, folder: Path) -> None:
     try:
         with replacing(_free(folder / image.name)) as temporary:
-            shutil.copyfile(image, temporary)
+            if isinstance(image, StoredPath):
+                temporary.write_bytes(image.read_bytes())
+            else:
+                shutil.copyfile(image, temporary)
     except OSError as error:
         raise OutputError(
             f"cannot be written ({error.strerror})", where=str(folder), hint="Free disk space."

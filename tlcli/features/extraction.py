@@ -28,6 +28,7 @@ from tlcli.model.classifier import Classifier, lower_model
 from tlcli.model.graph import tensors_at
 from tlcli.model.head import POOLED
 from tlcli.model.precision import AUTO, FULL, computing_in, measure_seconds
+from tlcli.storage.shared_cache import shared_cache
 
 # Part of every key: increase it if the same images and weights give other features.
 FORMAT_VERSION = 3
@@ -99,8 +100,12 @@ class FeatureExtractor:
         if not all((cache.folder / entry.key).is_dir() for entry in entries):
             names += also
             entries += self._entries(also, cache)
-        forward = self._forward(names)
+        forward, keys, shared = self._forward(names), [entry.key for entry in entries], shared_cache()
+        if shared is not None:
+            shared.fetch(cache.folder, keys)
         stored = arrays.open_arrays(cache.folder, entries, forward, budget=cache.budget, progress=progress)
+        if shared is not None:
+            shared.put(cache.folder, keys)
         return stored[: len(cut_points)]
 
     def _forward(self, cut_points: list[str]) -> arrays.Compute | arrays.Distributed:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tlcli.data.pixels import open_cache
 from tlcli.data.source import FolderIndex, ImageFile, content_hash, images_under
 from tlcli.errors import DataError
+from tlcli.storage.location import READS_AHEAD, is_remote
 
 # With fewer images a network learns to tell these images apart, and nothing that transfers.
 MIN_IMAGES = 32
@@ -102,7 +103,7 @@ def _index_files(root: Path, paths: Sequence[Path], progress: Progress) -> tuple
         except OSError as error:
             return error
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(READS_AHEAD if is_remote(root) else None) as pool:
         for done, (path, digest) in enumerate(zip(paths, pool.map(hash_file, paths), strict=True), start=1):
             name = path.relative_to(root).as_posix()
             if isinstance(digest, OSError):

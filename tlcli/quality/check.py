@@ -19,6 +19,7 @@ from tlcli.quality import duplicates, folders, images
 from tlcli.quality.finding import SEVERITIES, Finding, Severity, quick_findings
 from tlcli.quality.folders import Survey, survey
 from tlcli.quality.images import KILLED, CheckedFile, read_files, readable_index
+from tlcli.storage.location import join
 from tlcli.text import encodable, plural
 from tlcli.zoo import catalogue, default, resolve
 
@@ -199,7 +200,7 @@ def check_images(data: Path, size: tuple[int, int], *, exclude: Path | None = No
 
 def _read_all(surveyed: Survey, size: tuple[int, int], progress: Progress) -> list[CheckedFile]:
     """Read and decode every image as for training, where large JPEG files are decoded small."""
-    paths = [str(surveyed.root / file.path) for file in surveyed.files]
+    paths = [join(surveyed.root, file.path) for file in surveyed.files]
     contents = workers.run(workers.Job(partial(read_files, min_size=min_decode_size(size)), KILLED), paths)
     files = []
     for candidate, content in zip(surveyed.files, contents, strict=True):

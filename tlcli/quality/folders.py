@@ -1,6 +1,5 @@
 """Survey of DATA, and findings about its folders and names."""
 
-import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -151,13 +150,13 @@ class _Walk:
 
     def skip(self, kind: str, path: Path, reason: str) -> None:
         """Record a skipped path, see `layout.OnSkip`."""
-        end = "/" if os.path.isdir(path) and not path.is_symlink() else ""
+        end = "/" if layout.is_folder(path) and not path.is_symlink() else ""
         self.skipped[kind][source.path_in(self.root, path) + end] = reason
 
     def add_loose_files(self, split_folder: SplitFolder, class_folders: Sequence[Path]) -> None:
         """Add the files beside the class folders."""
         entries = layout.visible(split_folder.folder)
-        files = [path for path in entries if path not in class_folders and not os.path.isdir(path)]
+        files = [path for path in entries if path not in class_folders and not layout.is_folder(path)]
         existing = [path for path in files if not layout.is_broken_link(path, self.skip)]
         images, others = layout.split_images(existing, self.skip)
         self.stray += [source.path_in(self.root, path) for path in images]

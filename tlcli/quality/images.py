@@ -14,6 +14,7 @@ from tlcli.data.source import FolderIndex, ImageFile
 from tlcli.quality.finding import Finding, Severity
 from tlcli.quality.folders import Candidate, Survey
 from tlcli.quality.near_duplicates import Hashes, compute_hashes
+from tlcli.storage.location import read_all
 
 # Longer side over shorter: from here on a centred crop shows a quarter or less.
 MAX_ASPECT = 4.0
@@ -117,7 +118,7 @@ class CheckedFile:
 KILLED = FileContent("", 0, Failure("unreadable", "decoding it killed the process; it may need too much memory"))
 
 
-def read_files(files: Sequence[str], min_size: tuple[int, int]) -> list[FileContent]:
+def read_files(files: Sequence[Path], min_size: tuple[int, int]) -> list[FileContent]:
     """Read and decode some files.
 
     Args:
@@ -125,19 +126,17 @@ def read_files(files: Sequence[str], min_size: tuple[int, int]) -> list[FileCont
         min_size: `(height, width)` in pixels down to which a JPEG may be scaled while it is decoded, as in training.
     """
     with QUIET_PILLOW:
-        pairs = [_read_file(Path(file), min_size) for file in files]
+        pairs = [_read_content(data, min_size) for data in read_all(files)]
     # The hashes of all copies are computed together, which is faster.
     hashed = iter(compute_hashes([copy for _, copy in pairs if copy is not None]))
     return [content if copy is None else _with_hashes(content, *next(hashed)) for content, copy in pairs]
 
 
-def _read_file(path: Path, min_size: tuple[int, int]) -> tuple[FileContent, Image.Image | None]:
-    """The content of a file, without hashes, and the small copy to compute them from."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        kind = "no_permission" if isinstance(error, PermissionError) else "unreadable"
-        return FileContent("", 0, Failure(kind, reason_of(error))), None
+def _read_content(data: bytes | OSError, min_size: tuple[int, int]) -> tuple[FileContent, Image.Image | None]:
+    """What a file holds, without hashes, and the small copy to compute them from."""
+    if isinstance(data, OSError):
+        kind = "no_permission" if isinstance(data, PermissionError) else "unreadable"
+        return FileContent("", 0, Failure(kind, reason_of(data))), None
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         image, copy = _decode(data, min_size)

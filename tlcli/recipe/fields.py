@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,6 +14,8 @@ from pydantic import (
     StringConstraints,
     WithJsonSchema,
 )
+
+from tlcli.storage.location import named
 
 
 def _as_text(value: object) -> object:
@@ -35,6 +38,7 @@ def checked_duration(text: str) -> str:
     return text
 
 
+Location = Annotated[Path, BeforeValidator(lambda value: named(value) if isinstance(value, str) else value)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 PIXELS = {"type": "integer", "minimum": 1, "maximum": 4096}

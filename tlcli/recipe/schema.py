@@ -8,10 +8,22 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from tlcli.recipe.augment import AugmentSpec
 from tlcli.recipe.expectation import parse
-from tlcli.recipe.fields import PIXELS, Activation, Duration, Fraction, Initializer, Pixels, Resize, Spec, Text
+from tlcli.recipe.fields import (
+    PIXELS,
+    Activation,
+    Duration,
+    Fraction,
+    Initializer,
+    Location,
+    Pixels,
+    Resize,
+    Spec,
+    Text,
+)
 from tlcli.recipe.objective import LossSpec, TeacherSpec, teacher_of
 from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
+from tlcli.storage.location import named
 
 SCHEMA_VERSION = 1
 Quality = Literal["fast", "balanced"]
@@ -26,7 +38,7 @@ def _share_or_folder(value: Any) -> Any:
         try:
             return float(value)
         except ValueError:
-            return Path(value)
+            return named(value)
     return value
 
 
@@ -70,7 +82,7 @@ class DataSpec(Spec):
             takes every image once.
     """
 
-    path: Path | None = None
+    path: Location | None = None
     val: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
     test: Annotated[Fraction | Path, BeforeValidator(_share_or_folder)] = 0.15
     folds: Annotated[int, Field(ge=2, le=20)] | None = None

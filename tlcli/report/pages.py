@@ -17,6 +17,7 @@ from tlcli.errors import DataError
 from tlcli.paths import write_text
 from tlcli.quality.check import CheckResult
 from tlcli.quality.finding import Finding
+from tlcli.storage.location import join
 from tlcli.text import printable
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -131,7 +132,7 @@ def thumbnails(root: Path, paths: Sequence[str]) -> dict[str, str]:
     """A thumbnail for each path, as a data URL; empty if the image cannot be decoded."""
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(unique, pool.map(lambda path: _thumbnail(root / path), unique), strict=True))
+        return dict(zip(unique, pool.map(lambda path: _thumbnail(join(root, path)), unique), strict=True))
 
 
 def _thumbnail(path: Path) -> str:

@@ -31,6 +31,28 @@ class RunRecord:
     """The record of a run: the content of run.json.
 
     The status is `interrupted` from the start until the run is `complete` or `failed`, so it is right for a killed run.
+
+    Attributes:
+        status: `complete`, `interrupted` or `failed`.
+        recipe: The recipe with every key, as `recipe.yaml` holds it.
+        model: The network: source, weights, licence, size, hashes.
+        data: The images: folder, classes, numbers by split and class.
+        seed: The seed of all random numbers.
+        started: When the run started, UTC, ISO 8601.
+        versions: Versions of tlcli, Python and libraries.
+        hardware: Device, processor, system and precision.
+        phases: One entry per step, in their order: what was trained, and whether it was kept.
+        scores: Scores by split: `train`, `val` and `test`.
+        agreement: How far whole images change the answers, or null before the run is scored.
+        seconds: Where the time went.
+        warnings: Notices about the network and the images.
+        expectations: What the recipe expects, and what was measured.
+        baseline: Numbers of an earlier run that expectations compare with.
+        advice: A diagnosis and commands to try next, or null.
+        compared: After `--compare`, one entry per recipe.
+        lr_ranges: Curves of range tests (`lr: find`) by phase.
+        error: Kind, message and hint of the error that ended the run, or null.
+        schema: The version of this format.
     """
 
     status: Status

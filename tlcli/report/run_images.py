@@ -16,6 +16,7 @@ from tlcli.data.source import content_hash
 from tlcli.errors import DataError
 from tlcli.recipe.fields import Resize
 from tlcli.report.predictions import ScoredImage
+from tlcli.storage.location import join
 
 if TYPE_CHECKING:
     # This module loads Keras, which a page without maps does not need.
@@ -102,7 +103,7 @@ def reader_of_files(root: Path, size: tuple[int, int], resize: Resize) -> ReadPi
     """
 
     def read(image: ScoredImage) -> np.ndarray | str:
-        path = root / image.path
+        path = join(root, image.path)
         if not path.is_file():
             return "no longer there"
         try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tlcli.data.manifest import home_of
 from tlcli.errors import UsageError
 from tlcli.evaluate.reliability import wilson
 from tlcli.paths import write_text
@@ -24,6 +25,7 @@ from tlcli.report.run_images import (
     reader_of_files,
 )
 from tlcli.report.score_sections import between
+from tlcli.storage.location import locate
 from tlcli.text import duration, plural
 
 if TYPE_CHECKING:
@@ -59,7 +61,9 @@ def write_run_page(
     split = next((name for name in ("test", "val") if name in run.scores), None)
     scored = [image for image in read_predictions(folder) if image.split == split]
     chosen = choose_images(scored)
-    reader = read or reader_of_files(Path(run.data["path"]), run_sections.size(run), run.recipe["data"]["resize"])
+    reader = read or reader_of_files(
+        home_of(locate(run.data["path"])), run_sections.size(run), run.recipe["data"]["resize"]
+    )
     pictures = illustrate(chosen, reader, classifier)
     write_text(file or folder / FILE, render("run.html", _values(run, folder, split, scored, chosen, pictures)))
     return pictures

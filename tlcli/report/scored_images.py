@@ -9,6 +9,7 @@ from tlcli.errors import DataError, UsageError
 from tlcli.evaluate.runtimes import is_run
 from tlcli.report import record
 from tlcli.report.folder import read_splits
+from tlcli.storage.location import join, locate
 
 
 def own_images(run: Path, classes: Sequence[str], split: str) -> tuple[list[Path], list[int]]:
@@ -29,15 +30,15 @@ def own_images(run: Path, classes: Sequence[str], split: str) -> tuple[list[Path
     rows = read_splits(run, split)
     if not rows:
         raise UsageError(f"the run has no {split} images", where=str(run), hint=hint)
-    root = home_of(Path(record.read(run).data["path"]))
+    root = home_of(locate(record.read(run).data["path"]))
     for row in rows:
-        path = root / row["path"]
+        path = join(root, row["path"])
         hint = "Restore the file, or name a folder to score on."
         if not path.is_file():
             raise DataError(f"a {split} image of the run is missing", where=str(path), hint=hint)
         if content_hash(path) != row["sha256"]:
             raise DataError(f"a {split} image has changed since the run", where=str(path), hint=hint)
-    return [root / row["path"] for row in rows], [list(classes).index(row["label"]) for row in rows]
+    return [join(root, row["path"]) for row in rows], [list(classes).index(row["label"]) for row in rows]
 
 
 def count_trained(run: Path, paths: Sequence[Path]) -> int:

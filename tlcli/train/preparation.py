@@ -20,6 +20,7 @@ from tlcli.paths import cache_dir
 from tlcli.quality.finding import quick_findings
 from tlcli.quality.near_groups import find_near_groups
 from tlcli.recipe.schema import Recipe
+from tlcli.storage.location import join, locate
 from tlcli.text import plural
 from tlcli.train.events import Advanced, Noticed, Observer, warn
 from tlcli.train.plan import TrainPlan, check_selections, make_plan
@@ -204,7 +205,7 @@ def data_root(recipe: Recipe) -> Path:
             where="DATA",
             hint="Give a folder of class folders, or a manifest: tlcli finetune photos/, or set data.path.",
         )
-    return recipe.data.path
+    return locate(recipe.data.path)
 
 
 def _read(recipe: Recipe, size: tuple[int, int], progress: Progress) -> ReadImages:
@@ -228,7 +229,7 @@ def _read(recipe: Recipe, size: tuple[int, int], progress: Progress) -> ReadImag
 
 
 def _folder(value: float | Path) -> Path | None:
-    return value if isinstance(value, Path) else None
+    return locate(value) if isinstance(value, Path) else None
 
 
 def _fraction(value: float | Path) -> float:
@@ -248,7 +249,7 @@ def _readable(index: FolderIndex, pixels: Pixels, *, strict: bool, observe: Obse
             hint="Repair or remove them, or leave out --strict to skip them.",
         )
     for path, reason in bad:
-        observe(Noticed(f"skipped {index.root / path}: {reason}", is_warning=True))
+        observe(Noticed(f"skipped {join(index.root, path)}: {reason}", is_warning=True))
     return index.without({image.sha256 for image in broken})
 
 

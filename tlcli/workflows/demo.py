@@ -1,4 +1,4 @@
-"""Demo: handwritten digits from scikit-learn, and the request for a run from random weights to compare with."""
+"""Demo: handwritten digits from scikit-learn, and the requests for the runs after the first."""
 
 import hashlib
 import io
@@ -34,6 +34,11 @@ def write_digits(folder: Path, *, per_class: int = PER_CLASS) -> Path:
             with replacing(path) as temporary:
                 temporary.write_bytes(data)
     return folder
+
+
+def on_patches(data: Path, out: Path) -> Request:
+    """The request for a new head on the default network, for the patches in a folder."""
+    return Request(recipe="head-only", options={"data.path": str(data.absolute())}, out=out)
 
 
 def from_scratch(run: Path, out: Path) -> Request:

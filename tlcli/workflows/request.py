@@ -14,6 +14,7 @@ from tlcli.recipe import baseline, expectation, load
 from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.report import comparison, folder, record
 from tlcli.report.comparison import Candidates
+from tlcli.storage.location import locate
 from tlcli.train.plan import TrainPlan
 from tlcli.train.preparation import Prepared, check_images, choose_network, data_root, without_test
 from tlcli.zoo import catalogue, default
@@ -34,6 +35,7 @@ class Request:
         same_split_as: A run folder on the same images, whose split is kept.
         device: Where to train, as after `--device`.
         hides_test: True to leave the test images out of scores and files, as trials of a search do.
+        place: Where the run folder will lie, if that is not on this machine.
         chosen_from: The networks that the network of the recipe was chosen from, for run.json.
     """
 
@@ -46,6 +48,7 @@ class Request:
     same_split_as: Path | None = None
     device: str = "auto"
     hides_test: bool = False
+    place: Path | None = None
     chosen_from: tuple[dict[str, Any], ...] = ()
 
 
@@ -129,8 +132,12 @@ def load_recipe(request: Request) -> Recipe:
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths, so that the recipe of a run works in any folder."""
     data, model = recipe.data, recipe.model
-    keys = ("path", "val", "test", "exclude")
-    data_paths = {key: _absolute(value) for key in keys if isinstance(value := getattr(data, key), Path)}
+    located = {key: getattr(data, key) for key in ("path", "val", "test")}
+    data_paths = {
+        key: locate(value).expanduser().resolve() for key, value in located.items() if isinstance(value, Path)
+    }
+    if data.exclude is not None:
+        data_paths["exclude"] = _absolute(data.exclude)
     model_paths: dict[str, str] = {}
     if catalogue.has_source(model.name):
         # The card's source is the same network with absolute paths.

@@ -1,0 +1,62 @@
+"""Make the screenshots of the documentation: the page of a run, and a drawing of layer groups.
+
+Trains on the digits of the demo, so that no photograph of anybody is in the pictures. Needs Chromium.
+
+    python scripts/make_screenshots.py            # writes docs/images/
+    python scripts/make_screenshots.py --run RUN  # of a run that exists
+"""
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+# Width and height of the window, pixels.
+WINDOW = (1100, 900)
+
+
+def main() -> None:
+    """Make all screenshots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="a run folder, instead of a new run on digits")
+    run = parser.parse_args().run
+    with tempfile.TemporaryDirectory() as home:
+        run = run or _train(Path(home))
+        _shoot((run / "report.html").absolute().as_uri(), "report.png", Path(home))
+        drawing = Path(home) / "drawing.html"
+        _tlcli("inspect", "efficientnet_lite0", "--train", "top:3", "--format", "html", "--out", drawing)
+        _shoot(drawing.as_uri(), "inspect.png", Path(home))
+
+
+def _train(home: Path) -> Path:
+    """A run of the tutorial."""
+    _tlcli("demo", "--images", home / "digits")
+    options = ("--quality", "fast", "--set", "augment.preset=none")
+    _tlcli("finetune", home / "digits", *options, "--out", home / "digits-run")
+    return home / "digits-run"
+
+
+def _tlcli(*words: object) -> None:
+    subprocess.run(["tlcli", *map(str, words)], check=True)
+
+
+def _shoot(address: str, name: str, home: Path) -> None:
+    """Write a screenshot of a page as a PNG of 128 colours, which is a quarter of the size."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        raise SystemExit("no Chromium here")
+    raw = home / name
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=3000")
+    size = f"--window-size={WINDOW[0]},{WINDOW[1]}"
+    subprocess.run([program, *options, size, f"--screenshot={raw}", address], check=True, capture_output=True)
+    IMAGES.mkdir(exist_ok=True)
+    with Image.open(raw) as image:
+        image.convert("RGB").quantize(128).save(IMAGES / name, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Files that do not lie in a local folder: objects of a remote store, and members of archives."""
