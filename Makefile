@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Optional libraries that the tests marked `extras` need.
-EXTRAS := imagenet,jax,kerashub,litert,mlflow,onnx,openvino,parquet,serve,tensorboard
+EXTRAS := imagenet,jax,kerashub,litert,mlflow,onnx,openvino,parquet,ray,serve,tensorboard
 READY_EXTRAS := $(VENV)/.ready-extras
 
 READY_DOCS := $(VENV)/.ready-docs
