@@ -267,13 +267,13 @@ def _fetched(file: Path, address: str) -> Path:
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """The name of a stored path relative to a folder; its whole address if it lies elsewhere."""
+    """The name of a path relative to a folder, one of them stored; the whole path if it lies elsewhere."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def join(root: Path, name: str) -> Path:
-    """The path of a name that is relative to a folder, or an address by itself."""
-    if is_address(name):
+    """The path of a name that is relative to a folder, or an address or absolute path by itself."""
+    if is_address(name) or Path(name).is_absolute():
         return locate(name)
     return root / name if isinstance(root, StoredPath) or not has_roots() else locate(root / name)
 
