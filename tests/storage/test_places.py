@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packed import pack_all, write_table
+from packed import odd_names, pack_all, write_table
 
 from tlcli.data import source, split
 from tlcli.data.pixels import Images, Pixels, open_cache
@@ -153,3 +153,13 @@ def test_train_and_val_may_lie_in_different_places(tmp_path: Path, draw: Callabl
         assert sorted(image.sha256 for image in index.images) == sorted(image.sha256 for image in expected.images)
         for image in index.images:
             assert hashlib.sha256(index.file(image).read_bytes()).hexdigest() == image.sha256, form
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_odd_names_are_those_of_the_folder(form: str, photos: Path, tmp_path: Path) -> None:
+    folder = odd_names(photos, tmp_path / "odd")
+    packed = source.scan(locate(shutil.make_archive(str(tmp_path / "odd"), form, folder)))
+    expected = source.scan(folder)
+    assert packed.images == expected.images
+    for index in (packed, expected):
+        assert [len(index.file(image).read_bytes()) for image in index.images] == [5814] * 18
