@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,9 @@ def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
         yield running
 
 
+@cache
 def files() -> Any:
-    """A client of its own, which knows no listing of the tested one."""
+    """A client of its own, which keeps no listing."""
     import fsspec
 
     return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
