@@ -106,6 +106,9 @@ def test_a_dry_run_trains_nothing(folder: Path, photos: Path, tlcli: Callable) -
     assert result.code == 0
     assert [line.split()[1] for line in result.stdout.splitlines()[1:]] == ["ready"] * 3
     assert not (folder / "runs").exists()
+    wrong = tlcli("recipe", "run", "recipes/good.yaml", photos, "--dry-run", "--set", "phases.0.train=block99")
+    assert wrong.code == 2
+    assert "--set phases[0].train: no layer group 'block99'" in " ".join(wrong.stdout.split())
 
 
 def test_all_mistakes_of_a_recipe_are_one_report(
@@ -134,7 +137,7 @@ def test_all_mistakes_of_a_recipe_are_one_report(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recipes/good.yaml", "{photos}", "--data", "{photos}"], "the images are given twice"),
+        (["recipes/good.yaml", "{photos}", "--data", "{photos}"], "has no recipes"),
         (["full", "head-only", "--update-baseline"], "a bundled recipe has no baseline"),
         (["recipes", "--junit", "recipes"], "recipes: is a folder, not a file"),
         (["{photos}"], "has no recipes"),

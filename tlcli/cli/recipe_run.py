@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlcli.cli.options import LOCAL, LOCATION, complete_recipe, global_options, is_quiet, json_option, trust_option
-from tlcli.errors import OutputError, RecipeError, TlcliError, UsageError
+from tlcli.errors import OutputError, RecipeError, TlcliError
 
 if TYPE_CHECKING:
     from tlcli.report.ci import Outcome
@@ -60,9 +60,7 @@ def run(
     from tlcli.workflows.recipe_run import check
     from tlcli.workflows.request import Request
 
-    words, images = files.split_data(recipes)
-    if images is not None and data is not None:
-        raise UsageError(f"the images are given twice (got {data} and {images})", where="--data", hint="Give one.")
+    words, images = files.split_data(recipes, has_data=data is not None)
     if junit is not None and junit.is_dir():
         raise OutputError("is a folder, not a file", where=str(junit), hint="Name a file for --junit.")
     names = files.find(words)

@@ -12,9 +12,17 @@ from tlcli.recipe import fields, space
 from tlcli.recipe.schema import Recipe
 from tlcli.recipe.space import Space
 from tlcli.report.folder import require_idle
-from tlcli.train.preparation import choose_network, data_root
+from tlcli.train.preparation import data_root
 from tlcli.tune.search import Search, begin, next_folder, unfinished
-from tlcli.workflows.request import Request, check_request, load_recipe, networks_of, refuse_best, with_network
+from tlcli.workflows.request import (
+    Request,
+    check_request,
+    load_recipe,
+    network_of,
+    networks_of,
+    refuse_best,
+    with_network,
+)
 
 
 def begun(
@@ -51,7 +59,7 @@ def begun(
     if search.sampler == "grid":
         search = replace(search, trials=min(search.trials, len(varied.grid())))
     # Last, because it may load Keras in another process.
-    choose_network(resolved.recipe, measure=measure_in_subprocess)
+    network_of(request, resolved.recipe, measure=measure_in_subprocess)
     return search, begin(search, recipe, varied)
 
 
