@@ -111,6 +111,16 @@ def test_a_dry_run_trains_nothing(folder: Path, photos: Path, tlcli: Callable) -
     assert "--set phases[0].train: no layer group 'block99'" in " ".join(wrong.stdout.split())
 
 
+def test_files_that_cannot_be_written_hide_no_result(
+    folder: Path, photos: Path, tlcli: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder))
+    result = tlcli("recipe", "run", "recipes", "ci-smoke", "--dry-run", "--data", photos)
+    assert (result.code, result.stdout.count("ready")) == (0, 2)
+    assert f"warning: the summary of the job is not written: {folder}: Is a directory" in result.stderr
+
+
 def test_all_mistakes_of_a_recipe_are_one_report(
     folder: Path, tlcli: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +150,7 @@ def test_all_mistakes_of_a_recipe_are_one_report(
         (["recipes/good.yaml", "{photos}", "--data", "{photos}"], "has no recipes"),
         (["full", "head-only", "--update-baseline"], "a bundled recipe has no baseline"),
         (["recipes", "--junit", "recipes"], "recipes: is a folder, not a file"),
+        (["recipes/good.yaml", "{photos}", "--junit", "recipes/good.yaml/j.xml"], "cannot be written to"),
         (["{photos}"], "has no recipes"),
         (["recipes/good.yaml"], "no image folder given"),
         (["recipes", "--jobs", "0"], "0 is not in the range"),

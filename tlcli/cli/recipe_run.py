@@ -3,7 +3,7 @@
 import json
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlcli.cli.options import LOCAL, LOCATION, complete_recipe, global_options, is_quiet, json_option, trust_option
-from tlcli.errors import OutputError, RecipeError, TlcliError
+from tlcli.errors import RecipeError, TlcliError
+from tlcli.paths import require_writable
 
 if TYPE_CHECKING:
     from tlcli.report.ci import Outcome
@@ -61,8 +62,8 @@ def run(
     from tlcli.workflows.request import Request
 
     words, images = files.split_data(recipes, has_data=data is not None)
-    if junit is not None and junit.is_dir():
-        raise OutputError("is a folder, not a file", where=str(junit), hint="Name a file for --junit.")
+    if junit is not None:
+        require_writable(junit, "--junit")
     names = files.find(words)
     options = {} if images is None and data is None else {"data.path": str(data or images)}
     requests = [Request(recipe=name, settings=settings, options=options, strict=strict) for name in names]
@@ -77,8 +78,8 @@ def run(
         outcomes = _run_all(requests, out, jobs=jobs, has_trust=_is_given(context, "trust"))
         if update_baseline:
             _update_baselines(outcomes)
-    _report(outcomes, junit)
     _print(outcomes, as_json=as_json)
+    _report(outcomes, junit)
     if code := ci.worst_code(outcomes):
         raise click.exceptions.Exit(code)
 
@@ -206,17 +207,31 @@ def _update_baselines(outcomes: Sequence["Outcome"]) -> None:
 
 
 def _report(outcomes: Sequence["Outcome"], junit: Path | None) -> None:
-    """Write JUnit XML if asked for, and tell GitHub Actions if this is one of its jobs."""
+    """Write JUnit XML if asked for, and tell GitHub Actions if this is one of its jobs.
+
+    A file that cannot be written is a warning: it must not hide what became of the recipes.
+    """
     from tlcli.paths import write_text
     from tlcli.report import ci
 
     if junit is not None:
-        write_text(junit, ci.junit(outcomes))
+        _try(lambda: write_text(junit, ci.junit(outcomes)), "the results as JUnit XML are not written")
     if ci.is_github():
         # GitHub reads commands on stderr too, and stdout is for results.
         for command in ci.annotations(outcomes):
             click.echo(command, err=True)
-        ci.write_summary(outcomes)
+        _try(lambda: ci.write_summary(outcomes), "the summary of the job is not written")
+
+
+def _try(write: Callable[[], None], failed: str) -> None:
+    """Write a file, or warn."""
+    from tlcli.cli import console
+
+    try:
+        write()
+    except OSError as error:
+        text = f"warning: {failed}: {error.filename or 'the file'}: {error.strerror or error}"
+        console.print_text(console.err(), console.safe(text, "yellow"))
 
 
 def _print(outcomes: Sequence["Outcome"], *, as_json: bool) -> None:
