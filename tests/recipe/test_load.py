@@ -140,7 +140,7 @@ def test_all_problems_are_reported_in_the_order_of_the_file():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("data.val=1.5", "less than 1"),
+        ("data.val=1.5", "less than 1; a folder is allowed too (got 1.5)"),
         ("data.val=0.6 ", None),
         ("head.dropout=1", "less than 1"),
         ("optimizer.lr=0", "greater than 0"),

@@ -37,9 +37,11 @@ def _share_or_folder(value: Any) -> Any:
     """A number for text that is one, a path for other text: `--set data.val=0.2` is a share, `extra/val` a folder."""
     if isinstance(value, str):
         try:
-            return float(value)
+            value = float(value)
         except ValueError:
             return named(value)
+    if isinstance(value, int | float) and not 0 <= value < 1:
+        raise ValueError(f"a share must be 0 or more and less than 1; a folder is allowed too (got {value})")
     return value
 
 
