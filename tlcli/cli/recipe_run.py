@@ -245,13 +245,16 @@ def _print(outcomes: Sequence["Outcome"], *, as_json: bool) -> None:
         console.print_json({"recipes": rows, "exit_code": ci.worst_code(outcomes)})
         return
     table: list[list[Any]] = []
+    all_dry = all(outcome.is_dry for outcome in outcomes)
     for outcome in outcomes:
         status = console.safe(outcome.status, "green" if outcome.code == 0 else "red")
         judged = [row["passed"] for row in outcome.expectations if "passed" in row]
         expected = f"{sum(judged)} of {len(judged)} met" if judged else f"{len(outcome.expectations)} to meet"
         scores = [f"{outcome.scores[name]['accuracy']:.4f}" if name in outcome.scores else "–" for name in ci.SPLITS]
-        table.append([console.safe(outcome.recipe), status, expected, *scores, duration(outcome.seconds)])
-    columns = ["recipe", "result", "expectations", "val acc", "test acc", "time"]
+        cells = [console.safe(outcome.recipe), status, expected, *scores, duration(outcome.seconds)]
+        # A check has no scores.
+        table.append(cells[:3] if all_dry else cells)
+    columns = ["recipe", "result", "expectations", "val acc", "test acc", "time"][: 3 if all_dry else None]
     out = console.out()
     console.print_table(out, columns, table, text_columns=3, optional=["time", "val acc", "test acc"])
     for outcome in outcomes:
