@@ -83,4 +83,4 @@ def test_only_the_command_line_imports_click_and_rich() -> None:
 def test_folders_of_tests_are_those_of_the_package() -> None:
     rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").is_file()}
     tested = {path.name for path in (CHECKOUT / "tests").iterdir() if path.is_dir() and list(path.glob("**/test_*.py"))}
-    assert tested == rooms | {"contract", "e2e"}
+    assert tested == rooms | {"contract", "e2e", "hardening"}

@@ -26,9 +26,9 @@ from tlcli.workflows.request import Request, load_recipe
 def run_record() -> RunRecord:
     return RunRecord(
         status="interrupted",
-        recipe={"expect": ["seconds.total < 100", "val.accuracy > 0.9"]},
-        model={},
-        data={},
+        recipe={"name": "x", "expect": ["seconds.total < 100", "val.accuracy > 0.9"]},
+        model={"name": "x"},
+        data={"path": "photos", "classes": [], "counts": {}},
         seed=0,
         started="2030-01-01T00:00:00Z",
         versions={},
@@ -60,7 +60,7 @@ def test_an_empty_folder_is_used(tmp_path: Path) -> None:
 def test_a_folder_with_files_is_refused(status: str | None, hint: str, run_record: RunRecord, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     if status:
-        run_record.status = status  # type: ignore[assignment]
+        run_record.status, run_record.seconds = status, {"total": 1.0}  # type: ignore[assignment]
         record.write(tmp_path, run_record)
     before = names(tmp_path)
     with (

@@ -13,8 +13,13 @@ import numpy as np
 from tlcli.cache.eviction import evict_files_to_budget
 from tlcli.paths import replacing
 
-# Errors of a damaged file. NumPy and zipfile verify the checksum of each array.
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# Errors of a damaged zip archive, such as .npz and .keras. NumPy and zipfile verify the checksum of each member. An
+# unknown version or compression is a NotImplementedError, a password a RuntimeError; a wrong shape may need more memory
+# than there is.
+DAMAGED_ZIP = (
+    *(OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, RuntimeError),
+    *(MemoryError, zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class ResultCache:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 state = json.loads(archive["state"].tobytes())
                 arrays = [archive[f"arr_{index}"] for index in range(len(archive.files) - 1)]
-        except _DAMAGE:
+        except DAMAGED_ZIP:
             return None
         # The file may belong to another user.
         with suppress(OSError):

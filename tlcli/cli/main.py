@@ -1,6 +1,7 @@
 """The entry point: the command group, and the place where errors become messages and exit codes."""
 
 import atexit
+import errno
 import gc
 import json
 import os
@@ -38,6 +39,7 @@ from tlcli.paths import cache_dir
 from tlcli.text import printable
 
 INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 START = """Transfer learning on image folders.
 
 \b
@@ -116,16 +118,19 @@ def _as_tlcli_error(error: Exception) -> tuple[TlcliError, int]:
         hint = f"Try '{context.command_path} --help'." if context else ""
         return UsageError(error.format_message(), hint=hint), error.exit_code
     if isinstance(error, OSError) and error.filename:
-        return OutputError(error.strerror or str(error), where=str(error.filename), hint=_remedy(error.filename)), 1
+        return OutputError(error.strerror or str(error), where=str(error.filename), hint=_remedy(error)), 1
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return OutputError(f"the disk is full ({error.strerror})", hint=_remedy(error)), 1
     hint = "This is a bug in tlcli. Run the command again with --debug for a traceback to report."
     return InternalError(f"{type(error).__name__}: {error}", hint=hint), InternalError.exit_code
 
 
-def _remedy(file: str | bytes) -> str:
-    """The hint for a file that cannot be read or written; empty outside the cache."""
-    if Path(os.fsdecode(file)).absolute().is_relative_to(cache_dir().absolute()):
-        return "The file is in the cache. Set TLCLI_CACHE to a writable folder."
-    return ""
+def _remedy(error: OSError) -> str:
+    """The hint for a file that cannot be read or written; empty if there is none."""
+    free = "Free disk space." if error.errno in _FULL else ""
+    if error.filename and Path(os.fsdecode(error.filename)).absolute().is_relative_to(cache_dir().absolute()):
+        return f"The file is in the cache. {free or 'Set TLCLI_CACHE to a writable folder.'}"
+    return free
 
 
 @click.group(

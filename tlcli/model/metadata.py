@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from tlcli.cache.results import DAMAGED_ZIP
 from tlcli.errors import ModelError
 from tlcli.recipe.fields import Resize
 from tlcli.recipe.schema import Recipe
@@ -112,7 +113,7 @@ def read_metadata(path: Path) -> ClassifierMetadata:
         raise ModelError(
             "the file holds no class names", where=str(path), hint="Give a classifier that tlcli wrote."
         ) from error
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
+    except DAMAGED_ZIP as error:
         is_invalid = isinstance(error, ValidationError)
         why = "what tlcli wrote about it is damaged" if is_invalid else content.reason(path, error, "a zip archive")
         hint = RESTORE if content.kind_of(path) == "a zip archive" else _NAME_A_RUN

@@ -9,11 +9,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from tlcli import __version__
 from tlcli.evaluate.run_folder import damaged, read_json
 from tlcli.model.metadata import TrainingFacts
 from tlcli.model.sparsity import NEAR_ZERO, share_below
 from tlcli.paths import write_json
+from tlcli.recipe import wording
 from tlcli.train import policy
 from tlcli.train.plan import TrainPlan
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 Status = Literal["complete", "interrupted", "failed"]
 LIBRARIES = ("keras", "tensorflow", "jax", "numpy", "pillow", "scikit-learn", "h5py")
+# Keys that are read of every run.
+_NEEDED = {"recipe": ("name",), "model": ("name",), "data": ("path", "classes", "counts")}
 
 
 @dataclass
@@ -85,9 +90,17 @@ def read(folder: Path) -> RunRecord:
     """
     content = read_json(folder)
     try:
-        return RunRecord(**content)
+        RunRecord(**content)
+        run = TypeAdapter(RunRecord).validate_python(content)
     except TypeError as error:
         raise damaged(folder, error) from error
+    except ValidationError as error:
+        raise damaged(folder, wording.problem(error.errors()[0])) from error
+    needed = _NEEDED | ({"seconds": ("total",)} if run.status == "complete" else {})
+    places = ((section, key) for section, keys in needed.items() for key in keys)
+    if missing := next((place for place in places if place[1] not in getattr(run, place[0])), None):
+        raise damaged(folder, f"it has no {'.'.join(missing)}")
+    return run
 
 
 def versions() -> dict[str, str]:

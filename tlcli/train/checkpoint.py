@@ -1,7 +1,6 @@
 """Checkpoints: the state of an unfinished run on disk, for `--resume`."""
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tlcli.cache.results import DAMAGED_ZIP
 from tlcli.errors import RunError
 from tlcli.paths import replacing, write_json
 
@@ -121,7 +121,7 @@ class Checkpoint:
             return None
         try:
             return Saved(content["state"], {name: self._read_arrays(file) for name, file in content["files"].items()})
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED_ZIP as error:
             raise self._damaged(error) from error
 
     def remove(self) -> None:

@@ -10,6 +10,7 @@ An archive is a ZIP file without compression:
 Unpacked as it is, for example with `unzip`, it is a folder that `TLCLI_MIRROR` takes.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -216,8 +217,8 @@ def _extracted(path: Path) -> Iterator[tuple[Path, _Manifest]]:
     """A temporary folder with the checked content of an archive, and its manifest."""
     if not path.is_file():
         raise DataError("there is no such file", where=str(path), hint="Name an archive of `tlcli zoo pack`.")
-    own.folder().mkdir(parents=True, exist_ok=True)
     try:
+        own.folder().mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(prefix=".unpacking-", dir=own.folder()) as name,
             zipfile.ZipFile(path) as archive,
@@ -228,7 +229,14 @@ def _extracted(path: Path) -> Iterator[tuple[Path, _Manifest]]:
                 _extract(archive, member, entry, path, Path(name) / member)
             (Path(name) / MANIFEST).write_bytes(archive.read(MANIFEST))
             yield Path(name), manifest
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except OSError as error:
+        # A wrong offset in the archive is an invalid argument of a seek.
+        if error.errno == errno.EINVAL:
+            _refuse(path, content.reason(path, error, "a zip archive"))
+        message = f"cannot be written to ({error.strerror or error})"
+        hint = "Free disk space, or set TLCLI_ZOO to another folder."
+        raise OutputError(message, where=str(own.folder()), hint=hint) from error
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         _refuse(path, content.reason(path, error, "a zip archive"))
 
 

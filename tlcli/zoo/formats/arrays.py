@@ -1,10 +1,10 @@
 """Arrays by name from `.safetensors`, `.npz`, `.pth`, `.pt` and `.th` files of other frameworks. No code is run."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from tlcli.cache.results import DAMAGED_ZIP
 from tlcli.errors import WeightsError
 from tlcli.zoo.formats import torch_file
 
@@ -50,6 +50,6 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except DAMAGED_ZIP as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"cannot be read as an .npz of arrays ({reason})", where=str(path), hint=_DAMAGED) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tlcli.cache.results import DAMAGED_ZIP
 from tlcli.errors import ModelError
 from tlcli.zoo.formats import content
 
@@ -56,7 +57,7 @@ def _read_archive(path: Path) -> tuple[str | bytes, str]:
         with zipfile.ZipFile(path) as archive:
             config = archive.read("config.json")
             metadata = json.loads(archive.read("metadata.json")) if "metadata.json" in archive.namelist() else {}
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+    except DAMAGED_ZIP as error:
         why = content.reason(path, error, "a zip archive")
         raise ModelError(f"is not a Keras model: {why}", where=str(path), hint=_DAMAGED) from error
     version = metadata.get("keras_version") if isinstance(metadata, dict) else None
@@ -71,7 +72,7 @@ def _read_hdf5(path: Path) -> tuple[str | bytes, str]:
         with h5py.File(path, "r") as file:
             config: str | bytes | None = file.attrs.get("model_config")
             version = file.attrs.get("keras_version", "1")
-    except OSError as error:
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
         why = content.reason(path, error, "an HDF5 file")
         raise ModelError(f"is not a Keras model: {why}", where=str(path), hint=_DAMAGED) from error
     if config is None:

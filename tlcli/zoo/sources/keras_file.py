@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from tlcli.cache.results import DAMAGED_ZIP
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.zoo.formats import content, keras_2, model_config
 from tlcli.zoo.sources import keras_2_model, kerashub, kerashub_graph, saved_model_layer, weights_file
@@ -146,7 +147,7 @@ def _has_kerashub_layers(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return b'"keras_hub.' in archive.read("config.json")
-    except (KeyError, OSError, zipfile.BadZipFile):
+    except DAMAGED_ZIP:
         return False
 
 
@@ -175,7 +176,7 @@ def _loading(path: Path) -> Iterator[None]:
         OSError,
         AttributeError,
         ImportError,
-        NotImplementedError,
+        RuntimeError,
         zipfile.BadZipFile,
     ) as error:
         if "lambda" in str(error).lower():

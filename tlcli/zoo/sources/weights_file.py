@@ -10,6 +10,7 @@ import json
 import re
 import tempfile
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -150,7 +151,7 @@ def _open_hdf5(path: Path) -> Iterator[h5py.File]:
         else:
             with h5py.File(path, "r") as file:
                 yield file
-    except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         why = content.reason(path, error, "a zip archive" if zipfile.is_zipfile(path) else "an HDF5 file")
         raise WeightsError(f"cannot be read as Keras weights: {why}", where=str(path), hint=_FETCH_AGAIN) from error
 
