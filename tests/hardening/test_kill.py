@@ -36,7 +36,7 @@ SHORT = "epochs: 2, lr: 1.0e-3}"
 PHASES = {
     "gradual": HEAD + "  - {name: next, policy: gradual, step: 14, " + SHORT,
     "surgical": HEAD + "  - {name: next, policy: surgical, " + SHORT,
-    "lp_ft": HEAD + "  - {name: next, policy: lp_ft, " + SHORT,
+    "lp_ft": "  - {name: next, policy: lp_ft, " + SHORT,
     "depth_search": "  - {name: next, policy: depth_search, " + SHORT,
     "folds": HEAD + "  - {name: next, policy: all, " + SHORT,
     "compare": HEAD + "  - {name: next, policy: all, " + SHORT,
@@ -108,7 +108,7 @@ def begun(out: Path) -> bool:
 def test_a_job_killed_at_random_moments_ends_like_an_uninterrupted_one(
     kind: str, forks: Forks, draw: Callable[..., Path], tmp_path: Path
 ) -> None:
-    data, whole, killed = draw(tmp_path / "photos"), tmp_path / "whole", tmp_path / "killed"
+    data, whole, killed = draw(tmp_path / "photos", count=12), tmp_path / "whole", tmp_path / "killed"
     start, _ = commands(kind, data, tmp_path, whole)
     uninterrupted = forks.run(*start, TLCLI_CACHE=tmp_path / "cache-whole")
     assert uninterrupted.code == 0, uninterrupted.output
