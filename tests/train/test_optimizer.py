@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlcli.recipe.optimizer import PARAMETERS, OptimizerSpec
+from tlcli.recipe.optimizer import DECAYING, PARAMETERS, OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
 from tlcli.train import optimizer, phases, step
 from tlcli.train.calibration import ImageScores
@@ -162,7 +162,7 @@ def test_a_parameter_of_another_optimiser_is_an_error_that_says_whose_it_is(name
     for parameter, value in VALUES.items():
         if parameter in PARAMETERS[name]:
             continue
-        with pytest.raises(ValueError, match=f"{parameter} belongs to ") as caught:
+        with pytest.raises(ValueError, match=f"{parameter}: belongs to ") as caught:
             OptimizerSpec(name=name, **{parameter: value})
         assert all(own in str(caught.value) for own in PARAMETERS[name])
 
@@ -369,7 +369,7 @@ def test_adamw_decays_at_the_rate_of_the_group():
     np.testing.assert_allclose(decayed, [-0.05 * START, -0.01 * START, np.zeros(3)], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in optimizer.DECAYING])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in DECAYING])
 def test_no_other_optimiser_decays(name):
     spec = OptimizerSpec(name=name).model_copy(update={"weight_decay": 1.0})
     np.testing.assert_allclose(changes(spec, scales=[1.0], gradients=[np.zeros(3)])[0], np.zeros(3), atol=1e-6)
