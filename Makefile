@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Optional libraries that the tests marked `extras` need.
-EXTRAS := imagenet,jax,kerashub,litert,mlflow,onnx,openvino,parquet,ray,serve,tensorboard
+EXTRAS := imagenet,jax,kerashub,litert,mlflow,onnx,openvino,parquet,ray,s3,serve,tensorboard
+# An S3 server for the tests of remote stores.
+EXTRAS_SERVER := 'moto[server]>=5.1,<6'
 READY_EXTRAS := $(VENV)/.ready-extras
 
 READY_DOCS := $(VENV)/.ready-docs
@@ -66,7 +68,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 $(READY_EXTRAS): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,$(EXTRAS)]' $(EXTRAS_SERVER)
 	touch $(READY_EXTRAS)
 
 $(READY_DOCS): $(READY)

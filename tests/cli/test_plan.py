@@ -135,7 +135,7 @@ def test_everything_is_unfrozen_at_once_if_a_round_takes_seconds(
     words = ("--model", "mobilenet_v2", "--set", f"data.size=[{side},{side}]", "--quality", quality)
     plan = tlcli("plan", photos, "--json", *words).document
     assert (plan["recipe"]["phases"][1]["step"], plan["phases"][1]["train"]) == (step, train)
-    assert [row["quality"] for row in plan["qualities"]] == ["fast", "balanced"]
+    assert [row["quality"] for row in plan["qualities"]] == ["fast", "balanced", "best"]
     of_quality = {row["quality"]: row for row in plan["qualities"]}[quality]
     assert of_quality["trains"] == train
     assert of_quality["seconds"] == plan["estimates"]["seconds"]

@@ -15,6 +15,9 @@ from PIL import Image
 TUTORIAL = CHECKOUT / "docs" / "tutorial.md"
 BLOCKS = {page: doc_blocks.find(page) for page in doc_blocks.pages()}
 RUN = {page: runnable for page, blocks in BLOCKS.items() if (runnable := [b for b in blocks if b.reason is None])}
+# Pages whose commands train nothing; the others take minutes.
+QUICK = {"batch-norm", "check", "gpu", "imbalanced", "inspect", "models"}
+PAGES = [pytest.param(page, marks=getattr(pytest.mark, "extras" if page.stem in QUICK else "slow")) for page in RUN]
 # Files that the commands of the pages expect: a recipe for CI, and images of classes that are easy to tell apart.
 RECIPE = "recipe: 1\nextends: head-only\nname: flowers\ndata: {path: photos}\nexpect: [val.accuracy >= 0.5]\n"
 
@@ -31,6 +34,13 @@ def test_every_block_is_found_and_every_reason_says_something() -> None:
 def test_enough_blocks_are_run() -> None:
     assert sum(map(len, RUN.values())) >= 35
     assert len(RUN) >= 12
+
+
+def test_blocks_that_are_run_need_no_connection() -> None:
+    for blocks in RUN.values():
+        for block in blocks:
+            words = re.findall(r"pip install|git clone|\w+://(?!127\.0\.0\.1)", block.script)
+            assert not words, f"{block} needs a line `<!-- not run: REASON -->` before it: {words}"
 
 
 def draw(folder: Path, seed: int) -> Path:
@@ -65,8 +75,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_work(page: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """The blocks of a page, one after the other in one folder. The tutorial starts with an empty one."""
     pytest.importorskip("ai_edge_litert")

@@ -15,6 +15,7 @@ from tlcli.cli.main import cli
 from tlcli.recipe import load
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+MIGRATION = (CHECKOUT / "docs" / "how-to" / "migrate.md").read_text(encoding="utf-8")
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 
 
@@ -116,6 +117,27 @@ def test_links_of_the_readme_are_valid() -> None:
 def test_links_of_the_pages_lead_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def old_flags() -> Iterator[str]:
+    """What stands in backticks in the last column of the tables of old flags."""
+    for row in re.findall(r"^\|.*\| (.*) \|$", MIGRATION, re.MULTILINE):
+        yield from re.findall(r"`([^`]+)`", row)
+
+
+def test_the_options_beside_old_flags_exist() -> None:
+    known = {
+        name
+        for command in (cli.commands[name] for name in ("finetune", "export", "evaluate"))
+        for option in command.params
+        for name in option.opts
+    }
+    flags = list(old_flags())
+    assert {word for flag in flags for word in re.findall(r"(?<!\S)--[a-z-]+", flag)} <= known
+    settings = [re.findall(r"--set (\S+=\S+)", flag) for flag in flags]
+    assert sum(map(len, settings)) >= 12
+    for group in filter(None, settings):
+        load.load("two-phase", settings=tuple(group))
 
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:

@@ -1,5 +1,6 @@
-"""A classifier trained on TensorFlow answers on JAX as it does on TensorFlow."""
+"""Backends: a classifier answers alike on TensorFlow and JAX, compiled programs are kept, devices share batches."""
 
+import csv
 import json
 import os
 import subprocess
@@ -65,3 +66,51 @@ def test_jax_compiles_a_step_once_and_keeps_it_for_the_next_run(photos: Path, ti
         programs.append(sorted(path.name for path in (cache / "compiled").glob("*-cache")))
     assert len([name for name in programs[0] if name.startswith("jit_train_step-")]) == 1
     assert programs[1] == programs[0]
+
+
+def finetune_on_jax(photos: Path, recipe: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A run on JAX, on a processor that stands for eight devices."""
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "TLCLI_CACHE": str(out.parent / "cache"),
+    }
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    phase = "{name: all, policy: all, epochs: 2, lr: 1.0e-3, batch_norm: affine}"
+    settings = ("--set", f"phases=[{phase}]", "--set", "performance.cache=off", "--set", "augment.preset=none", *words)
+    command = [sys.executable, "-m", "tlcli", "finetune", str(photos), "--recipe", str(recipe), "--out", str(out)]
+    return subprocess.run([*command, *settings], capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.extras
+def test_several_devices_share_a_batch_and_learn_as_one(photos: Path, tiny: Path, tmp_path: Path) -> None:
+    """The losses of every epoch, and the validation losses, are those of one device with the same batch."""
+    pytest.importorskip("jax", reason="needs tlcli[jax]")
+    curves = []
+    for device in ("cpu", "cpu:all"):
+        out = tmp_path / device.replace(":", "-")
+        done = finetune_on_jax(photos, tiny, out, "--device", device, "--batch", "8")
+        assert done.returncode == 0, done.stderr[-2000:]
+        with (out / "history.csv").open(encoding="utf-8") as stream:
+            curves.append([(float(row["loss"]), float(row["val_loss"])) for row in csv.DictReader(stream)])
+        assert json.loads((out / "run.json").read_text(encoding="utf-8"))["hardware"]["device"] in (device, "cpu:0")
+    assert len(curves[0]) == 2
+    for one, all_of_them in zip(*curves, strict=True):
+        assert all_of_them == pytest.approx(one, rel=1e-3)
+    refused = finetune_on_jax(photos, tiny, tmp_path / "odd", "--device", "cpu:all", "--batch", "12")
+    assert refused.returncode == 2
+    assert "8 devices cannot share it equally (got 12)" in refused.stderr
+    assert "--batch 16" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"), [("torch", "does not run on this backend"), ("tensorflow", "several devices need JAX")]
+)
+def test_what_no_backend_can_do_is_refused(
+    backend: str, words: str, tlcli: Callable, photos: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keras.backend.backend", lambda: backend)
+    result = tlcli("finetune", photos, "--recipe", tiny, "--device", "cpu:all")
+    assert result.code == 2
+    assert words in result.stderr

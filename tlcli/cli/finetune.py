@@ -22,6 +22,7 @@ from tlcli.cli.options import (
 from tlcli.errors import ExpectationError, UsageError
 
 if TYPE_CHECKING:
+    from tlcli.report.comparison import Candidates
     from tlcli.report.record import RunRecord
     from tlcli.train.events import Observer
     from tlcli.train.preparation import BackgroundRead
@@ -65,7 +66,7 @@ def finetune(as_json: bool, compare: str | None, logs: tuple[str, ...], **option
     CSV, TSV, JSONL or Parquet file with the columns path and label.
     """
     from tlcli.report import comparison
-    from tlcli.workflows.remote_run import staged
+    from tlcli.workflows.remote_run import staged, upload_finished
     from tlcli.workflows.request import networks_of
 
     request = staged(request_from(options))
@@ -73,14 +74,21 @@ def finetune(as_json: bool, compare: str | None, logs: tuple[str, ...], **option
     if is_comparison and networks_of(request):
         hint = "Name one network, or leave out --compare."
         raise UsageError("--compare chooses a recipe, not a network", where="--model", hint=hint)
-    if logs and is_comparison:
-        hint = "Fine-tune with one recipe at a time."
-        raise UsageError("logs one run, not a comparison of several", where="--log", hint=hint)
     if is_comparison:
+        _refuse_logs(logs, "a comparison of several")
+    if (run := upload_finished(request)) is not None:
+        _print_run(request.place or Path(), run, as_json=as_json)
+    elif is_comparison:
         run = compare_and_print(request, compare and _recipes(compare, options), as_json=as_json)
     else:
         _, run = run_and_print(request, as_json=as_json, logs=logs)
     require_met(run)
+
+
+def _refuse_logs(logs: Sequence[str], of: str) -> None:
+    if logs:
+        hint = "Fine-tune with one recipe at a time."
+        raise UsageError(f"logs one run, not {of}", where="--log", hint=hint)
 
 
 def _recipes(compare: str, options: dict[str, Any]) -> list[str]:
@@ -108,6 +116,8 @@ def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_j
 
     if recipes is None and request.resume is not None:
         candidates = comparison.read_candidates(request.resume)
+        if candidates.is_ladder:
+            return _climb_again(request, candidates, as_json=as_json)
         resolved = [check_request(Request(recipe=candidates.recipe(name))) for name in candidates.names]
         lock: Any = own_folder(candidates.out, resume=True)
     else:
@@ -123,6 +133,25 @@ def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_j
     return _run_and_print(work, resolved[0], as_json=as_json, place=request.place)[1]
 
 
+def _climb_again(request: "Request", candidates: "Candidates", *, as_json: bool) -> "RunRecord":
+    """Resume a ladder and print its result."""
+    from tlcli.report.comparison import ASKED
+    from tlcli.workflows import best_request
+    from tlcli.workflows.remote_run import uploading
+    from tlcli.workflows.request import Request, check_request
+
+    recipe = best_request.asked(candidates)
+
+    def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
+        from tlcli.workflows.best import climb
+
+        with uploading(request), best_request.owned(candidates, recipe, resume=request.resume):
+            return climb(candidates, recipe, observe, reading=reading)
+
+    resolved = check_request(Request(recipe=candidates.recipe(ASKED)))
+    return _run_and_print(work, resolved, as_json=as_json, place=request.place)[1]
+
+
 def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()) -> "tuple[Path, RunRecord]":
     """Fine-tune and print the result; returns the run folder and the record.
 
@@ -132,6 +161,7 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
         logs: Names of the logs to write, as after `--log`.
     """
     from tlcli.report.folder import require_idle
+    from tlcli.workflows import best_request
     from tlcli.workflows.remote_run import uploading
     from tlcli.workflows.request import check_request, networks_of, require_baseline, with_network
 
@@ -141,6 +171,11 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
     require_baseline(request, resolved.recipe)
     if request.resume is not None:
         require_idle(request.resume)
+    is_ladder = resolved.recipe.quality == "best"
+    if is_ladder:
+        # Checked before Keras is loaded.
+        best_request.begun(request)
+        _refuse_logs(logs, "the runs of quality best")
 
     def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
         with uploading(request):
@@ -154,6 +189,8 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
             from tlcli.workflows.choose_network import choose
 
             asked, chosen = choose(request, names, observe, reading=reading)
+        if is_ladder:
+            return _climb(asked, reading, observe)
         if not logs:
             return finetune(asked, chosen, observe, reading=reading)
         from tlcli.report.logs import logging_to
@@ -164,6 +201,16 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
         return folder, run
 
     return _run_and_print(work, resolved, as_json=as_json, place=request.place)
+
+
+def _climb(request: "Request", reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
+    """Climb the ladder of `quality: best`."""
+    from tlcli.workflows import best_request
+    from tlcli.workflows.best import climb
+
+    candidates, recipe = best_request.begun(request)
+    with best_request.owned(candidates, recipe, resume=None):
+        return climb(candidates, recipe, observe, reading=reading)
 
 
 def _run_and_print(
@@ -177,7 +224,7 @@ def _run_and_print(
         as_json: True to print JSON.
         place: What to call the run folder; None for its own path.
     """
-    from tlcli.cli import console, tables
+    from tlcli.cli import console
     from tlcli.cli.progress import observer
     from tlcli.storage.shared_cache import shared_cache_warnings
     from tlcli.train.events import Event, FolderMade, warn
@@ -207,11 +254,17 @@ def _run_and_print(
         resume = f" Resume with: tlcli finetune --resume {shlex.quote(folders[0])}" if folders else ""
         console.err().print(console.safe(f"Interrupted.{resume}"))
         raise Interrupted from None
+    _print_run(folder, run, as_json=as_json)
+    return folder, run
+
+
+def _print_run(folder: Path, run: "RunRecord", *, as_json: bool) -> None:
+    from tlcli.cli import console, tables
+
     if as_json:
         console.print_json({"run": str(folder), **vars(run)})
     else:
         tables.print_result(folder, run)
-    return folder, run
 
 
 def require_met(run: "RunRecord") -> None:

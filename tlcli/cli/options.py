@@ -1,13 +1,15 @@
 """Options that several commands share, and the class of command groups."""
 
+import functools
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from tlcli.errors import did_you_mean
+from tlcli.errors import TlcliError, did_you_mean
 
 if TYPE_CHECKING:
     from tlcli.workflows.request import Request
@@ -41,7 +43,8 @@ class Group(click.Group):
 
 
 def global_options(function: Function) -> Function:
-    """Add `--quiet` and `--debug`, which every command has."""
+    """Add `--quiet` and `--debug`, which every command has, and turn the places that the user names into paths."""
+    function = _with_paths(function)
     for option in (
         click.option(
             "--quiet", "-q", is_flag=True, expose_value=False, callback=_set_quiet, help="Hide progress and hints."
@@ -50,6 +53,34 @@ def global_options(function: Function) -> Function:
     ):
         function = option(function)
     return function
+
+
+def _with_paths(function: Function) -> Function:
+    @functools.wraps(function)
+    def with_paths(*arguments: Any, **values: Any) -> Any:
+        paths = {name: _path_of(value) for name, value in values.items()}
+        try:
+            return function(*arguments, **paths)
+        except TlcliError as error:
+            for value, path in ((values[name], paths[name]) for name in values):
+                _name_place(error, value, path)
+            raise
+
+    return with_paths
+
+
+def _name_place(error: TlcliError, place: Any, path: Any) -> None:
+    """Put what the user has named in an error in place of its local copy."""
+    for one, copy in zip(place, path, strict=True) if isinstance(place, tuple) else [(place, path)]:
+        if isinstance(one, _Place) and one.is_run and "://" in one.text:
+            for part in ("where", "message", "hint"):
+                setattr(error, part, getattr(error, part).replace(str(copy), one.text))
+
+
+def _path_of(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_path_of, value))
+    return value.path() if isinstance(value, _Place) else value
 
 
 def _set_quiet(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -90,46 +121,40 @@ def _completions(names: Iterable[str], start: str) -> list[CompletionItem]:
     return [CompletionItem(name) for name in names if name.startswith(start)] or [CompletionItem(start, type="file")]
 
 
-class Location(click.ParamType[Path]):
-    """A place of images or files: a local path, an archive, or the address of a remote store."""
+@dataclass(frozen=True)
+class _Place:
+    """A place that the user has named, before the command asks for it."""
 
-    name = "path"
+    text: str
+    is_run: bool
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path of the place.
-
-        Raises:
-            DataError: If it is an address of an unknown kind, or an archive that cannot be read.
-        """
-        from tlcli.storage.location import locate
-
-        return value if isinstance(value, Path) else locate(value)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Files."""
-        return [CompletionItem(incomplete, type="file")]
-
-
-class RunPlace(click.Path):
-    """A run folder, bundle or classifier file on this machine, or the address of one in a remote store."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path of the run, or of its local copy.
+    def path(self) -> Path:
+        """The path of the place; of a remote run, that of its local copy.
 
         Raises:
-            DataError: If there is nothing at the address.
-            OutputError: If it cannot be read.
+            TlcliError: If the address is of an unknown kind, or what must be copied cannot be read.
         """
         from tlcli.storage.location import is_address, local_copy, locate
         from tlcli.storage.transfer import download
 
-        if not (isinstance(value, str) and is_address(value)):
-            return super().convert(value, param, ctx)
-        place = locate(value)
-        return local_copy(place) if place.is_file() else download(place)
+        if not self.is_run:
+            return locate(self.text)
+        if not is_address(self.text):
+            return Path(self.text)
+        place = locate(self.text)
+        return local_copy(place) if place.suffix and place.is_file() else download(place)
+
+
+class _PlaceType(click.Path):
+    """A local path, or the address of a remote store. Nothing is asked of a store while the command line is parsed."""
+
+    def __init__(self, *, is_run: bool) -> None:
+        super().__init__()
+        self.is_run = is_run
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The place, which `global_options` turns into a path."""
+        return value if isinstance(value, _Place) else _Place(str(value), self.is_run)
 
 
 class LocalPath(click.Path):
@@ -145,7 +170,8 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-LOCATION, LOCAL, RUN = Location(), LocalPath(), RunPlace()
+# Images in any place, a path on this machine, and a run in any place.
+LOCATION, LOCAL, RUN = _PlaceType(is_run=False), LocalPath(), _PlaceType(is_run=True)
 
 
 def json_option(function: Function) -> Function:
@@ -262,8 +288,8 @@ def training_options(function: Function) -> Function:
         ),
         click.option(
             "--quality",
-            type=click.Choice(["fast", "balanced"]),
-            help="Seconds or accuracy: how deep and long the default recipe trains. [default: balanced]",
+            type=click.Choice(["fast", "balanced", "best"]),
+            help="Seconds or accuracy: how deep and long it trains; best tries several ways. [default: balanced]",
         ),
         click.option(
             "--folds",
@@ -278,7 +304,7 @@ def training_options(function: Function) -> Function:
         click.option("--out", "-o", type=LOCATION, help="Run folder. [default: runs/<data>-<model>-<n>]"),
         exclude_option,
         click.option("--resume", metavar="RUN", type=LOCATION, help="Resume an interrupted run."),
-        click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1 or tpu. [default: auto]"),
+        click.option("--device", metavar="D", default="auto", help="cpu, gpu, gpu:1, gpu:all or tpu. [default: auto]"),
         click.option(
             "--precision",
             type=click.Choice(["auto", "float32", "bfloat16", "float16"]),

@@ -77,7 +77,7 @@ def probe(
     """
     from tlcli.cli import console
     from tlcli.cli.progress import observer
-    from tlcli.workflows.request import ProbeRequest, check_probe
+    from tlcli.workflows.probe_request import ProbeRequest, check_probe
 
     request = ProbeRequest(data, models, weights, settings, size, plot, device, exclude, cut)
     resolved = check_probe(request)

@@ -208,7 +208,9 @@ def readable() -> Iterator[None]:
         if error.filename is None:
             raise
         message = f"cannot be read ({error.strerror})"
-        raise DataError(message, where=str(error.filename), hint="Check its permissions.") from error
+        where = str(error.filename)
+        hint = "Check the address and the credentials." if "://" in where else "Check its permissions."
+        raise DataError(message, where=where, hint=hint) from error
 
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]], on_skip: OnSkip | None) -> Iterator[Path]:

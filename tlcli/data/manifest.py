@@ -55,7 +55,7 @@ def is_manifest(path: Path) -> bool:
 
 def home_of(data: Path) -> Path:
     """The folder that paths in `splits.csv` are relative to: DATA, or the folder of a manifest, which may be gone."""
-    if _holds_images(data):
+    if shards.hold_images(data):
         return shards.home_of(data)
     is_file = data.suffix.lower() in SUFFIXES and (isinstance(data, StoredPath) or not data.is_dir())
     return (data.parent if is_file else data).resolve()
@@ -70,7 +70,7 @@ def read_rows(file: Path) -> list[Row]:
     """
     reader = _Reader(home_of(file))
     try:
-        for where, cells in shards.read_cells(file) if _holds_images(file) else _cells(file):
+        for where, cells in shards.read_cells(file) if shards.hold_images(file) else _cells(file):
             reader.add(where, cells)
     except UnicodeDecodeError as error:
         raise DataError("is not UTF-8 text", where=str(file), hint="Save it as UTF-8.") from error
@@ -80,14 +80,6 @@ def read_rows(file: Path) -> list[Row]:
     if not reader.rows:
         raise DataError("has no rows", where=str(file), hint=COLUMNS)
     return reader.rows
-
-
-def _holds_images(data: Path) -> bool:
-    """True for shards and tables that hold the images themselves."""
-    # A stored table is a folder once it is opened.
-    if data.suffix.lower() == shards.TABLE and (data.is_file() or isinstance(data, StoredPath)):
-        return shards.is_image_table(data)
-    return shards.are_shards(data)
 
 
 class _Reader:

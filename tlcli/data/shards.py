@@ -48,6 +48,31 @@ def is_image_table(file: Path) -> bool:
     return file.suffix.lower() == TABLE and parquet.image_columns(local_copy(file)) is not None
 
 
+def hold_images(data: Path) -> bool:
+    """True for shards, and for tables that hold the images themselves.
+
+    Raises:
+        DataError: If a table cannot be read.
+    """
+    # A stored table is a folder once it is opened.
+    if data.suffix.lower() == TABLE and (data.is_file() or isinstance(data, StoredPath)):
+        return is_image_table(data)
+    return are_shards(data)
+
+
+def image_folders(data: Path) -> list[Path]:
+    """The folders with the images of DATA: itself, or its opened shards and tables.
+
+    Raises:
+        DataError: If one cannot be read.
+    """
+    if not hold_images(data):
+        return [data]
+    if data.suffix.lower() == TABLE or (isinstance(data, StoredPath) and _is_shard(data)):
+        return [home_of(data)]
+    return [_open(file) for file in _files(data)]
+
+
 def home_of(data: Path) -> Path:
     """The folder that paths of the images of shards are relative to."""
     if data.suffix.lower() == TABLE:

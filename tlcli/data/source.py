@@ -1,6 +1,5 @@
 """Scan of DATA: which files are images, and their class, split and content hash."""
 
-import hashlib
 import os
 import unicodedata
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 from tlcli.data import layout, manifest
 from tlcli.data.decode import EXTENSIONS
 from tlcli.data.exclude import ExclusionList, read_list, unmatched
+from tlcli.data.hashes import Hashes
 from tlcli.data.layout import LAYOUT, SPLIT_NAMES, SplitFolder
 from tlcli.errors import DataError, did_you_mean
 from tlcli.storage.location import READS_AHEAD, StoredPath, is_remote, join, relative_name
@@ -136,20 +136,6 @@ def check_layout(
     """
     with layout.readable():
         _survey(root, classes, {"val": val, "test": test}, exclude)
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_and_size(path: Path) -> tuple[str, int]:
-    """SHA-256 of a file and its size in bytes; a stored one is read once for both."""
-    if isinstance(path, StoredPath):
-        content = path.read_bytes()
-        return hashlib.sha256(content).hexdigest(), len(content)
-    return content_hash(path), path.stat().st_size
 
 
 def images_under(folder: Path) -> list[Path]:
@@ -392,15 +378,16 @@ def _hash_files(
     def hash_file(file: _File) -> ImageFile | tuple[str, str]:
         name = relative(file.path, root)
         try:
-            sha256, size = _hash_and_size(file.path)
+            sha256, size = hashes.of(file.path)
             return ImageFile(name, file.label, sha256, size, file.given, file.group)
         except OSError as error:
             return name, f"cannot be read ({error.strerror})"
 
-    results: list[ImageFile | tuple[str, str]] = []
+    hashes, results = Hashes(root), list[ImageFile | tuple[str, str]]()
     with ThreadPoolExecutor(READS_AHEAD if any(is_remote(file.path) for file in files) else None) as pool:
         for result in pool.map(hash_file, files):
             results.append(result)
             if progress:
                 progress(len(results), len(files))
+    hashes.keep()
     return results

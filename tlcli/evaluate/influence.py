@@ -30,9 +30,11 @@ def influence_maps(classifier: Classifier, images: np.ndarray) -> np.ndarray | N
 
     Returns:
         float32 (images, rows, columns), 0-1: the highest influence in each image is 1, unless nothing speaks for the
-        prediction. None if the network pools its features itself, so that they have no positions.
+        prediction. None if the network pools its features itself, so that they have no positions, or is an ensemble.
     """
-    lower, head = _parts(classifier)
+    if (parts := _parts(classifier)) is None:
+        return None
+    lower, head = parts
     starts = range(0, len(images), BATCH)
     features = np.concatenate([_output(lower, images[start : start + BATCH].astype(np.float32)) for start in starts])
     if features.ndim != 4 or features.shape[1] * features.shape[2] < 2:
@@ -68,11 +70,13 @@ def _output(model: Any, inputs: np.ndarray) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(model(keras.ops.convert_to_tensor(inputs))))
 
 
-def _parts(classifier: Classifier) -> tuple[Any, Any]:
-    """From images to the features of the last layer, and from these to probabilities."""
+def _parts(classifier: Classifier) -> tuple[Any, Any] | None:
+    """From images to the features of the last layer, and from these to probabilities; None for an ensemble."""
     if classifier.features is not None and classifier.head is not None:
         return classifier.features, classifier.head
     model = classifier.model
-    pooling = next(layer for layer in model.layers if layer.name.startswith(POOLED))
+    pooling = next((layer for layer in model.layers if layer.name.startswith(POOLED)), None)
+    if pooling is None:
+        return None
     features = pooling.input
     return keras.Function(model.input, features), keras.Function(features, model.output)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from tlcli.data import pixels, source
+from tlcli.data.decode import EXTENSIONS
+from tlcli.data.layout import readable
 from tlcli.errors import DataError
 from tlcli.evaluate.runtimes.runtime import Runtime
 from tlcli.evaluate.views import PLAIN, Views
@@ -138,15 +140,17 @@ def expand_patterns(patterns: Sequence[str]) -> list[Path]:
         DataError: If a pattern matches nothing.
     """
     files: dict[Path, None] = {}
-    for pattern in patterns:
-        files |= dict.fromkeys(_expand(pattern))
+    with readable():
+        for pattern in patterns:
+            files |= dict.fromkeys(_expand(pattern))
     return list(files)
 
 
 def _expand(pattern: str) -> list[Path]:
     hint = "Name files, a folder of images, or a glob."
     path = locate(pattern)
-    if isinstance(path, StoredPath) and path.is_file():
+    # A folder of an HTTP server would pass for a file, so the name decides.
+    if isinstance(path, StoredPath) and path.suffix.lower() in EXTENSIONS and path.is_file():
         return [path]
     if path.is_dir():
         images = source.images_under(path)

@@ -1,4 +1,4 @@
-"""Device and precision: where the layers compute, and whether in float32 or in half precision.
+"""Precision: whether layers compute in float32 or in half precision.
 
 Networks are built and saved in float32, and scored images are computed in it. `computing_in` trains and passes training
 images in half precision. The rest of the module measures whether bfloat16 is faster, and remembers the result on disk.
@@ -14,52 +14,12 @@ from typing import Any
 
 import keras
 
-from tlcli.errors import UsageError
 from tlcli.model.backbone import PREPROCESS
-from tlcli.model.compiled import keep_compiled
 from tlcli.paths import write_json
 
 FULL, HALF = "float32", "bfloat16"
 # The choice by measurement.
 AUTO = "auto"
-
-
-@contextmanager
-def use_device(device: str) -> Iterator[str]:
-    """Compute on a device within the context, with networks that are built in float32.
-
-    Args:
-        device: `auto`, `cpu`, `gpu`, `tpu`, or one of these with a number, such as `gpu:1`.
-
-    Yields:
-        The name of the device.
-
-    Raises:
-        UsageError: The machine has no such device.
-    """
-    keep_compiled()
-    available = {name.lower().replace("cuda", "gpu"): name for name in keras.distribution.list_devices()}
-    chosen = _choose_device(device.lower(), list(available))
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(FULL)
-    try:
-        with keras.device(available[chosen]):
-            yield chosen
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def _choose_device(requested: str, available: list[str]) -> str:
-    kinds = ("tpu", "gpu", "cpu") if requested == "auto" else (requested,)
-    for kind in kinds:
-        for name in available:
-            if name == kind or name.partition(":")[0] == kind:
-                return name
-    raise UsageError(
-        f"Keras ({keras.backend.backend()}) finds no such device (got '{requested}')",
-        where="--device",
-        hint=f"Available: auto, {', '.join(available)}. For details: tlcli doctor",
-    )
 
 
 # The name under which the precision of frozen layers is recorded, beside the names of steps.

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tlcli.data.hashes import Hashes
+from tlcli.data.layout import readable
 from tlcli.data.pixels import open_cache
-from tlcli.data.source import FolderIndex, ImageFile, content_hash, images_under
+from tlcli.data.shards import hold_images, image_folders
+from tlcli.data.source import FolderIndex, ImageFile, images_under
 from tlcli.errors import DataError
-from tlcli.storage.location import READS_AHEAD, is_remote
+from tlcli.storage.location import READS_AHEAD, is_remote, relative_name
 
 # With fewer images a network learns to tell these images apart, and nothing that transfers.
 MIN_IMAGES = 32
@@ -50,7 +53,9 @@ def require_folder(root: Path) -> None:
     Raises:
         DataError: `root` does not exist or is a file.
     """
-    if not root.is_dir():
+    with readable():
+        is_there = root.is_dir() or hold_images(root)
+    if not is_there:
         problem = "is a file, not a folder" if root.exists() else "there is no such folder"
         raise DataError(problem, where=str(root), hint="UNLABELLED is a folder of images, with or without sub-folders.")
 
@@ -68,8 +73,9 @@ def load_image_set(root: Path, *, side: int, cache: Path, progress: Progress) ->
         DataError: The folder does not exist, or holds fewer than 32 distinct readable images.
     """
     require_folder(root)
-    home = root.resolve()
-    paths = images_under(home)
+    folders = image_folders(root.resolve())
+    home = folders[0] if len(folders) == 1 else root.resolve()
+    paths = [path for folder in folders for path in images_under(folder)]
     index, refused = _index_files(home, paths, progress)
     _require_enough(root, len(index.images), len(paths))
     cached = open_cache(
@@ -97,20 +103,23 @@ def _index_files(root: Path, paths: Sequence[Path], progress: Progress) -> tuple
     images: list[ImageFile] = []
     refused: list[tuple[str, str]] = []
 
-    def hash_file(path: Path) -> str | OSError:
+    hashes = Hashes(root)
+
+    def hash_file(path: Path) -> tuple[str, int] | OSError:
         try:
-            return content_hash(path)
+            return hashes.of(path)
         except OSError as error:
             return error
 
     with ThreadPoolExecutor(READS_AHEAD if is_remote(root) else None) as pool:
-        for done, (path, digest) in enumerate(zip(paths, pool.map(hash_file, paths), strict=True), start=1):
-            name = path.relative_to(root).as_posix()
-            if isinstance(digest, OSError):
-                refused.append((name, f"cannot be read ({digest.strerror})"))
+        for done, (path, found) in enumerate(zip(paths, pool.map(hash_file, paths), strict=True), start=1):
+            name = relative_name(path, root)
+            if isinstance(found, OSError):
+                refused.append((name, f"cannot be read ({found.strerror})"))
             else:
-                images.append(ImageFile(name, 0, digest, path.stat().st_size, None))
+                images.append(ImageFile(name, 0, *found, None))
             progress("reading", done, len(paths))
+    hashes.keep()
     return FolderIndex(root, ("any",), tuple(images), ()), refused
 
 

@@ -141,8 +141,9 @@ def check_request(request: CheckRequest) -> tuple[int, int]:
     Raises:
         TlcliError: For the first problem.
     """
-    if not manifest.is_manifest(request.data):
-        layout.require_folder(request.data, "DATA")
+    with layout.readable():
+        if not manifest.is_manifest(request.data):
+            layout.require_folder(request.data, "DATA")
     if request.exclude is not None:
         read_list(request.exclude)
     for option, path in (("--html", request.html), ("--quarantine", request.quarantine)):

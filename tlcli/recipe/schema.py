@@ -26,7 +26,7 @@ from tlcli.recipe.phase import PhaseSpec
 from tlcli.storage.location import named
 
 SCHEMA_VERSION = 1
-Quality = Literal["fast", "balanced"]
+Quality = Literal["fast", "balanced", "best"]
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
 # `batch: auto` is 16 below this number of training images, otherwise 32; docs/adr/010 has the measurement.
 FEW_IMAGES = 1000
@@ -257,7 +257,8 @@ class Recipe(Spec):
         name: Name of the recipe, in the record of a run.
         description: One line for `tlcli recipe list`.
         extends: Another recipe, by name or file, one level deep: sections are merged key by key, lists replaced.
-        quality: What `auto` means in phases with rounds: seconds (`fast`) or accuracy (`balanced`).
+        quality: What `auto` means in phases with rounds: seconds (`fast`) or accuracy (`balanced`). `best` climbs a
+            ladder of runs: as `balanced`, with larger images, with longer rounds, again; and combines what helps.
         seed: Start of all random numbers.
         data: Which images to use, their splits and their size.
         model: Which pretrained network to use.

@@ -5,14 +5,14 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tlcli.errors import RunError, TlcliError
 from tlcli.evaluate import run_folder
 from tlcli.paths import write_json, write_text
-from tlcli.recipe.load import render
+from tlcli.recipe.load import load, render
 from tlcli.recipe.schema import Recipe
 from tlcli.report import record
 from tlcli.report.folder import USAGE_EXIT_CODE, own_folder
@@ -94,6 +94,8 @@ def _split_hash(run: Path) -> str:
 
 # Subfolders of the run folder of a comparison: for its runs and for their recipes.
 RUNS, RECIPES = "compared", "recipes"
+# Name of the recipe that a ladder was asked for.
+ASKED = "asked"
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,14 @@ class Candidates:
         names: Names of the recipes.
         strict: The option `--strict`.
         device: The option `--device`.
+        is_ladder: True for the rungs of a ladder, which come one by one: recipes/asked.yaml is what was asked for.
     """
 
     out: Path
     names: tuple[str, ...]
     strict: bool
     device: str
+    is_ladder: bool = False
 
     def folder(self, name: str) -> Path:
         """The run folder of a candidate."""
@@ -143,11 +147,25 @@ def read_candidates(out: Path) -> Candidates:
     """
     try:
         listed = json.loads((out / run_folder.COMPARISON).read_text(encoding="utf-8"))
-        return Candidates(out, tuple(listed["recipes"]), listed["strict"], listed["device"])
+        return Candidates(out, tuple(listed["recipes"]), listed["strict"], listed["device"], listed["ladder"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(
             f"is damaged ({error!r})", where=str(out / run_folder.COMPARISON), hint="Start a new comparison."
         ) from error
+
+
+def add_candidate(ladder: Candidates, name: str, settings: Sequence[str]) -> Candidates:
+    """Write the recipe of another rung: that of the ladder with these settings, `KEY=VALUE`. Returns all rungs."""
+    write_text(Path(ladder.recipe(name)), render(load(ladder.recipe(ASKED), settings=settings)))
+    longer = replace(ladder, names=(*ladder.names, name))
+    _list(longer)
+    return longer
+
+
+def _list(candidates: Candidates) -> None:
+    """Write compare.json."""
+    listed = {"recipes": candidates.names, "strict": candidates.strict, "device": candidates.device}
+    write_json(candidates.out / run_folder.COMPARISON, listed | {"ladder": candidates.is_ladder})
 
 
 @contextmanager
@@ -162,10 +180,10 @@ def write_candidates(candidates: Candidates, recipes: Sequence[Recipe]) -> Itera
     with own_folder(candidates.out, resume=False):
         try:
             (candidates.out / RECIPES).mkdir()
-            for name, recipe in zip(candidates.names, recipes, strict=True):
+            names = (ASKED,) if candidates.is_ladder else candidates.names
+            for name, recipe in zip(names, recipes, strict=True):
                 write_text(Path(candidates.recipe(name)), render(recipe))
-            listed = {"recipes": candidates.names, "strict": candidates.strict, "device": candidates.device}
-            write_json(candidates.out / run_folder.COMPARISON, listed)
+            _list(candidates)
             yield
         except TlcliError as error:
             if error.exit_code == USAGE_EXIT_CODE and not list(candidates.out.glob(f"{RUNS}/*/run.json")):

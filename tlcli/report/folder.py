@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from tlcli.data.hashes import content_hash
 from tlcli.data.manifest import is_manifest
-from tlcli.data.source import content_hash
 from tlcli.data.split import Splits
 from tlcli.errors import DataError, OutputError, TlcliError, UsageError
 from tlcli.evaluate.run_folder import COMPARISON

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tlcli.data import pixels
-from tlcli.data.source import content_hash
+from tlcli.data.hashes import content_hash
 from tlcli.errors import DataError
 from tlcli.recipe.fields import Resize
 from tlcli.report.predictions import ScoredImage

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from tlcli.data.hashes import content_hash
 from tlcli.data.manifest import home_of
-from tlcli.data.source import content_hash
 from tlcli.errors import DataError, UsageError
 from tlcli.evaluate.runtimes import is_run
 from tlcli.report import record

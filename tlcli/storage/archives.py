@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from tlcli.cache.eviction import evict_files_to_budget
 from tlcli.errors import DataError
-from tlcli.paths import cache_dir, replacing, write_json
+from tlcli.paths import cache_dir, replacing, write_text
 from tlcli.storage.objects import MAX_BYTES, Object
 
 ZIP, TARS = ".zip", (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -179,7 +179,8 @@ def write_pack(index: Path, members: Iterable[tuple[str, bytes]], *, limit: int)
     Raises:
         DataError: If all together have more than `limit` bytes, or the disk has too little space.
     """
-    data, positions, end = index.with_suffix(".bin"), {}, 0
+    data, end = index.with_suffix(".bin"), 0
+    positions: dict[str, list[int]] = {}
     with replacing(data) as temporary, temporary.open("wb") as stream:
         for name, content in members:
             if end + len(content) > limit or shutil.disk_usage(data.parent).free < len(content) + _RESERVE:
@@ -187,8 +188,8 @@ def write_pack(index: Path, members: Iterable[tuple[str, bytes]], *, limit: int)
                 raise DataError(f"unpacks to more than {end:,} bytes", where=index.stem, hint=hint)
             positions[name] = [end, len(content)]
             end += stream.write(content)
-    write_json(index, {"data": str(data), "members": positions})
-    _evict()
+    _write(index, data, positions)
+    evict()
 
 
 def kept_copy(key: str, suffix: str) -> Path:
@@ -226,8 +227,12 @@ def _unpacked(file: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _write_index(index: Path, data: Path, members: Iterable[tuple[str, int, int]]) -> None:
-    write_json(index, {"data": str(data), "members": {name: [offset, size] for name, offset, size in members}})
-    _evict()
+    _write(index, data, {name: [offset, size] for name, offset, size in members})
+
+
+def _write(index: Path, data: Path, positions: Mapping[str, list[int]]) -> None:
+    # Escaped, because names may have bytes that are not UTF-8.
+    write_text(index, json.dumps({"data": str(data), "members": positions}))
 
 
 @lru_cache(maxsize=256)
@@ -269,9 +274,9 @@ def _folder() -> Path:
     return cache_dir().absolute() / "archives"
 
 
-def _evict() -> None:
+def evict() -> None:
     """Remove the copies that were not used for longest until all fit the budget."""
-    evict_files_to_budget(BUDGET, _folder(), "*.bin")
+    evict_files_to_budget(BUDGET, _folder(), "*.bin*")
 
 
 def _safe(name: str, file: Path) -> str:

@@ -39,6 +39,8 @@ else:
 
 # Addresses with secrets that the user has named, by their paths without.
 _ADDRESSES: dict[str, str] = {}
+# The local copies that this process has made or found, by the paths of their objects.
+_COPIES: dict[str, Path] = {}
 
 
 class StoredPath(_Path):
@@ -243,22 +245,30 @@ def local_copy(file: Path) -> Path:
         if not file.is_file():
             raise DataError("there is no such file", where=str(file), hint="Check the name.")
         return file.resolve()
-    source = address_of(file)
-    try:
-        about = objects.about(source)
-        copy = archives.kept_copy(f"{file} {about.version}", "".join(file.suffixes[-2:]))
-        with archives.locked(copy):
-            if not copy.is_file():
-                with replacing(copy) as temporary:
-                    objects.fetch(source, temporary)
-        return copy
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(file), hint="Check the address.") from error
+    if (copy := _COPIES.get(str(file))) is None or not copy.is_file():
+        try:
+            copy = _COPIES[str(file)] = _fetched(file, address_of(file))
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", where=str(file), hint="Check the address.") from error
+    return copy
+
+
+def _fetched(file: Path, address: str) -> Path:
+    version = objects.about(address).version
+    copy = archives.kept_copy(f"{file} {version}", f".bin{file.suffix}")
+    with archives.locked(copy):
+        # Without a mark of the server nothing tells whether the object has changed.
+        if version.endswith("-") or not copy.is_file():
+            with replacing(copy) as temporary:
+                objects.fetch(address, temporary)
+            archives.evict()
+        copy.touch()
+    return copy
 
 
 def relative_name(path: Path, root: Path) -> str:
     """The name of a stored path relative to a folder; its whole address if it lies elsewhere."""
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def join(root: Path, name: str) -> Path:
@@ -298,6 +308,14 @@ def is_remote(path: Path) -> bool:
     return isinstance(path, StoredPath) and root_of(path)[0].kind == "objects"
 
 
+def version_of(path: Path) -> str:
+    """A mark that changes with the content of a remote object; empty if there is none, and for other files."""
+    if not isinstance(path, StoredPath):
+        return ""
+    store, name = find(path)
+    return store.version(name) if isinstance(store, objects.Objects) else ""
+
+
 def _read(path: Path) -> bytes | OSError:
     try:
         return path.read_bytes()
@@ -307,7 +325,8 @@ def _read(path: Path) -> bytes | OSError:
 
 def _local(text: str) -> Path:
     path = Path(text)
-    if has_roots() and is_located(path):
+    # An archive itself is opened again, because it may have changed.
+    if has_roots() and is_located(path.parent):
         return StoredPath(text)
     if _ARCHIVE.search(text.lower()):
         for file in (path, *path.parents):

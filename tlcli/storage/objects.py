@@ -123,6 +123,11 @@ class Objects:
         known = (self._listed or self._known).get(name)
         return read(child(self.address, name), None if known is None else known.bytes)
 
+    def version(self, name: str) -> str:
+        """A mark that changes with the content of a listed object; empty if the store gives none."""
+        found = (self._listed or {}).get(name)
+        return "" if found is None or found.bytes is None or found.version.endswith("-") else found.version
+
     def head(self, name: str, count: int) -> bytes:
         """The first bytes of an object.
 
@@ -252,7 +257,19 @@ def _list(address: str) -> dict[str, Object]:
 
 
 def _object(found: Mapping[str, Any]) -> Object:
-    marks = ("ETag", "etag", "md5Hash", "content_md5", "oid", "blob_id", "LastModified", "last_modified", "mtime")
+    marks = (
+        "ETag",
+        "etag",
+        "Content-MD5",
+        "md5Hash",
+        "content_md5",
+        "oid",
+        "blob_id",
+        "LastModified",
+        "last_modified",
+        "Last-Modified",
+        "mtime",
+    )
     version = next((str(found[mark]) for mark in marks if found.get(mark)), "")
     size = found.get("size")
     return Object(None if size is None else int(size), f"{size}-{version}")
@@ -326,7 +343,8 @@ def _status(error: BaseException) -> int | None:
         for name in ("status", "status_code", "code"):
             if isinstance(value := getattr(holder, name, None), int):
                 return value
-    return None if error.__cause__ is None else _status(error.__cause__)
+    # s3fs turns errors into OSErrors. Those of aiohttp hide codes of their parser, which are no answers.
+    return _status(error.__cause__) if isinstance(error, OSError) and error.__cause__ is not None else None
 
 
 def _may_pass(error: Exception) -> bool:
@@ -354,5 +372,7 @@ def _reason(error: Exception) -> str:
         return f"the server answered {status}"
     if isinstance(error, TimeoutError):
         return "the server did not answer in time"
+    if "not completed" in str(error) or "Incomplete" in type(error).__name__:
+        return "the answer was cut off"
     text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
     return without_secrets(text.partition("\n")[0])[:200]

@@ -73,8 +73,6 @@ def download(place: Path) -> Path:
     address = address_of(place)
     with explained(place):
         found = Objects(address).entries()
-        if not found:
-            raise DataError("there are no files", where=str(place), hint="Check the address and the credentials.")
         listing = json.dumps([str(place), sorted((name, entry.version) for name, entry in found.items())])
         home = cache_dir().absolute() / "runs" / hashlib.sha256(listing.encode()).hexdigest()[:32]
         with locked(home):
@@ -95,12 +93,15 @@ def copy_to(place: Path, folder: Path, names: Collection[str] | None = None) -> 
 
     Raises:
         OSError: If a file cannot be read or written.
-        DataError: If a name leads out of the folder.
+        DataError: If there are no files, or a name leads out of the folder.
     """
     address = address_of(place)
+    names = Objects(address).entries() if names is None else names
+    if not names:
+        raise DataError("there are no files", where=str(place), hint="Check the address and the credentials.")
     unfinished = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
-        for name in Objects(address).entries() if names is None else names:
+        for name in names:
             target = unfinished / name
             if ".." in Path(name).parts or Path(name).is_absolute():
                 raise DataError("has a file outside itself", where=f"{place}/{name}", hint="Remove the file.")

@@ -13,6 +13,7 @@ from tlcli.model.selection import Selection
 from tlcli.recipe.fields import BatchNormPolicy
 from tlcli.recipe.phase import PhaseSpec
 from tlcli.recipe.schema import QUALITIES, HeadSpec, Quality, Recipe
+from tlcli.train import ladder
 from tlcli.train.estimate import Estimates, estimate
 from tlcli.train.policy import rounds, selection_of, steps_of
 from tlcli.train.rounds import resolve_rounds
@@ -182,8 +183,16 @@ def _compare_qualities(
     plans = []
     for name, recipe in recipes.items():
         phase = next(phase for phase in recipe.phases if phase.is_gradual)
-        seconds = estimate(recipe, size, groups, splits, stored_bytes=0).seconds
-        plans.append(QualityPlan(name, _describe_training(phase, groups), phase.max_epochs, seconds))
+        seconds, trains = (
+            estimate(recipe, size, groups, splits, stored_bytes=0).seconds,
+            _describe_training(phase, groups),
+        )
+        if name == "best":
+            seconds, trains = (
+                round(seconds * ladder.relative_cost(recipe, size), 1),
+                "several runs; the mean of the best",
+            )
+        plans.append(QualityPlan(name, trains, phase.max_epochs, seconds))
     return tuple(plans)
 
 

@@ -44,7 +44,7 @@ def _resolve(phase: PhaseSpec, quality: str, groups: LayerGroups, *, images: int
         "patience": 1,
         "after_rollback": "always",
     }
-    if quality == "balanced" and phase.is_gradual:
+    if quality != "fast" and phase.is_gradual:
         values = {
             "step": "all" if is_cheap else BALANCED_STEPS,
             "epochs": [epochs, max(epochs, LONG_ROUND)],

@@ -13,6 +13,7 @@ from tlcli.features.extraction import FeatureCache, FeatureExtractor, Progress
 from tlcli.features.frozen import View
 from tlcli.features.placement import Placement
 from tlcli.model.classifier import Classifier, Cut, cut_at
+from tlcli.model.devices import on_devices
 from tlcli.model.fold import fold_batch_norm
 from tlcli.model.head import POOLED
 from tlcli.model.precision import FULL, computing_in
@@ -110,7 +111,7 @@ class Stage:
             part = self.plain_inputs(images, slice(start, start + batch))
             # A shorter batch would be traced, or compiled, separately.
             padded = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-            outputs.append(model.predict_on_batch(padded)[: len(part)])
+            outputs.append(on_devices(model.predict_on_batch, padded)[: len(part)])
         return np.concatenate(outputs)
 
 

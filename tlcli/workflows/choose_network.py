@@ -7,7 +7,7 @@ from dataclasses import replace
 import keras
 
 from tlcli.model import graph
-from tlcli.model.precision import use_device
+from tlcli.model.devices import use_device
 from tlcli.text import duration
 from tlcli.train.depth_probe import build_backbone
 from tlcli.train.events import Noticed, NoticeOnce, Observer
@@ -36,7 +36,7 @@ def choose(
     with use_device(request.device):
         for name in names:
             keras.backend.clear_session()
-            probed.append(_probe(with_network(request, name), once, reading))
+            probed.append(probe_one(with_network(request, name), once, reading))
             row = probed[-1]
             size = f"{row.size[0]} × {row.size[1]}"
             scores = f"val_loss {row.val_loss:.4f}  val_acc {row.val_accuracy:.3f}"
@@ -54,8 +54,12 @@ def choose(
     return chosen, resolved
 
 
-def _probe(request: Request, observe: Observer, reading: BackgroundRead | None) -> ProbedNetwork:
-    """Probe one network on a single split, with folds too."""
+def probe_one(request: Request, observe: Observer, reading: BackgroundRead | None) -> ProbedNetwork:
+    """Probe the network of a request on a single split, with folds too; in `use_device`.
+
+    Raises:
+        TlcliError: If the images or the network do not fit the request.
+    """
     began, recipe = time.perf_counter(), check_request(request).recipe
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"folds": None})})
     network = choose_network(recipe, measure=graph.measure_groups)

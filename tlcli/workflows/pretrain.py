@@ -3,7 +3,7 @@
 import keras
 
 from tlcli.model import backbone
-from tlcli.model.precision import use_device
+from tlcli.model.devices import use_device
 from tlcli.pretrain.request import PretrainTask
 from tlcli.pretrain.run import PretrainResult, load_images, train_on_images, train_on_synthetic
 from tlcli.train.events import Observer

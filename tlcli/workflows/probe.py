@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tlcli.model import graph
-from tlcli.model.precision import use_device
+from tlcli.model.devices import use_device
 from tlcli.train.depth_probe import (
     ProbeResult,
     build_backbone,
@@ -14,7 +14,7 @@ from tlcli.train.depth_probe import (
 )
 from tlcli.train.events import NoticeOnce, Observer, warn
 from tlcli.train.preparation import choose_network, prepare
-from tlcli.workflows.request import ProbeRequest
+from tlcli.workflows.probe_request import ProbeRequest
 from tlcli.zoo.resolve import ResolvedRecipe
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from tlcli.errors import OutputError
+from tlcli.errors import OutputError, RunError
+from tlcli.report import record
+from tlcli.report.record import RunRecord
 from tlcli.storage.location import is_remote
-from tlcli.storage.transfer import copy_to, download, explained, holds_files, staging_folder, upload
+from tlcli.storage.transfer import RECORD, copy_to, download, explained, holds_files, staging_folder, upload
 from tlcli.workflows.request import Request
 
 
@@ -49,17 +51,36 @@ def copied(request: Request) -> Request:
     return staged(request)
 
 
+def upload_finished(request: Request) -> RunRecord | None:
+    """Upload the run to resume if it is complete and only its upload failed; None if there is no such run.
+
+    Raises:
+        RunError: If it cannot be uploaded.
+    """
+    if request.place is None or request.resume is None or not (request.resume / RECORD).is_file():
+        return None
+    found = record.read(request.resume)
+    if found.status != "complete":
+        return None
+    with uploading(request):
+        return found
+
+
 @contextmanager
 def uploading(request: Request) -> Iterator[None]:
     """Upload the run folder of a request at the end, also after an error, and remove the local one.
 
     Raises:
-        OutputError: If it cannot be uploaded. The local folder stays, and resuming the run uploads it.
+        RunError: If it cannot be uploaded. The local folder stays.
     """
     try:
         yield
     finally:
         folder = request.resume or request.out
         if request.place is not None and folder is not None and folder.is_dir():
-            upload(folder, request.place)
+            try:
+                upload(folder, request.place)
+            except OutputError as error:
+                hint = f"All is in {folder}. Upload it with --resume {shlex.quote(str(request.place))}."
+                raise RunError(error.message, where=error.where, hint=hint) from error
             shutil.rmtree(folder, ignore_errors=True)

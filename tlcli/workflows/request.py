@@ -263,12 +263,8 @@ def check_candidates(request: Request, recipes: Sequence[str]) -> tuple[Candidat
     names = _names(recipes)
     resolved = [_resolve_candidate(request, recipe) for recipe in recipes]
     first = resolved[0].recipe
-    if first.data.val == 0:
-        raise UsageError(
-            "data.val is 0, but validation images choose the best run",
-            where="--compare",
-            hint="Leave data.val at 0.15, or run the recipes one by one.",
-        )
+    require_validation(first, "--compare", "Leave data.val at 0.15, or run the recipes one by one.")
+    refuse_best(*(candidate.recipe for candidate in resolved), where="--compare")
     for name, candidate in zip(names, resolved, strict=True):
         sections = [recipe.data.model_dump(mode="json") for recipe in (first, candidate.recipe)]
         if keys := list(comparison.differences(sections)):
@@ -279,6 +275,27 @@ def check_candidates(request: Request, recipes: Sequence[str]) -> tuple[Candidat
             )
     out = request.out or free_folder(first)
     return Candidates(out, tuple(names), request.strict, request.device), resolved
+
+
+def require_validation(recipe: Recipe, where: str, hint: str) -> None:
+    """Check that there are validation images, which choose the best of several runs.
+
+    Raises:
+        UsageError: If there are none.
+    """
+    if recipe.data.val == 0:
+        raise UsageError("data.val is 0, but validation images choose the best run", where=where, hint=hint)
+
+
+def refuse_best(*recipes: Recipe, where: str) -> None:
+    """Check that no recipe asks for `quality: best`, which is several runs and not one of them.
+
+    Raises:
+        UsageError: If one does.
+    """
+    if any(recipe.quality == "best" for recipe in recipes):
+        hint = "Use quality balanced here, or `tlcli finetune --quality best` alone."
+        raise UsageError("quality best is a comparison of its own runs", where=where, hint=hint)
 
 
 def _names(recipes: Sequence[str]) -> list[str]:
@@ -307,90 +324,3 @@ def _resolve_candidate(request: Request, recipe: str) -> ResolvedRecipe:
         raise UsageError(str(error), where=f"--compare {recipe}") from error
     choose_network(resolved.recipe, measure=measure_in_subprocess)
     return resolved
-
-
-# The recipe of `tlcli probe`. Its only phase is a linear probe.
-PROBE_RECIPE = "head-only"
-# Sections of a recipe that change a probe; the others are about training.
-PROBE_SECTIONS = ("data", "model", "head", "performance", "seed")
-PLOT_FORMATS = (".png", ".svg", ".pdf")
-
-
-@dataclass(frozen=True)
-class ProbeRequest:
-    """A probe that a user requests.
-
-    Attributes:
-        data: Folder of class folders.
-        models: Networks, as after `--model`; empty for the default network.
-        weights: A weights file or `random`; None for the pretrained weights.
-        settings: `KEY=VALUE` settings for the recipe, as after `--set`.
-        size: Input height and width, pixels; None for the size of the network.
-        plot: File for a plot of accuracy over depth.
-        device: Where to compute, as after `--device`.
-        exclude: A list of images to leave out.
-        cut: Layer whose output becomes that of the network; None for the whole network.
-    """
-
-    data: Path
-    models: tuple[str, ...] = ()
-    weights: str | None = None
-    settings: tuple[str, ...] = ()
-    size: tuple[int, int] | None = None
-    plot: Path | None = None
-    device: str = "auto"
-    exclude: Path | None = None
-    cut: str | None = None
-
-
-def check_probe(request: ProbeRequest) -> list[ResolvedRecipe]:
-    """Check a request and resolve one recipe per network, without reading an image or loading Keras.
-
-    Raises:
-        TlcliError: For the first problem.
-    """
-    models: Sequence[str | None] = list(dict.fromkeys(request.models)) or [None]
-    if len(models) > 1 and request.weights not in (None, RANDOM):
-        raise UsageError(
-            f"a weights file fits one network (got {len(models)} networks)",
-            where="--weights",
-            hint=f"Name one --model, or card files with their own weights, or use --weights {RANDOM}.",
-        )
-    if request.plot is not None:
-        _check_plot(request.plot, request.data)
-    recipes = [load_recipe(_finetune_request(request, model)) for model in models]
-    _require_effect(request.settings)
-    check_images(recipes[0])
-    return [resolve(recipe) for recipe in recipes]
-
-
-def _require_effect(settings: Sequence[str]) -> None:
-    """Refuse settings that a probe would ignore, the time budget among them."""
-    for text in settings:
-        key = text.partition("=")[0].strip()
-        if key == "performance.budget":
-            hint = "Every image passes every network once; fewer of them, or a smaller --size, take less time."
-            raise UsageError("a probe has no time budget", where=f"--set {text}", hint=hint)
-        if key.partition(".")[0].partition("[")[0] not in PROBE_SECTIONS:
-            hint = f"It takes keys of {', '.join(PROBE_SECTIONS)}."
-            raise UsageError("has no effect on a probe", where=f"--set {text}", hint=hint)
-
-
-def _finetune_request(request: ProbeRequest, model: str | None) -> Request:
-    """The request to fine-tune one network with the settings of a probe."""
-    options: dict[str, Any] = {
-        "data.path": str(request.data),
-        "data.exclude": None if request.exclude is None else str(request.exclude),
-        "data.size": None if request.size is None else list(request.size),
-        "model.name": model,
-        "model.weights": request.weights,
-        "model.cut": request.cut,
-    }
-    options = {key: value for key, value in options.items() if value is not None}
-    return Request(recipe=PROBE_RECIPE, settings=request.settings, options=options)
-
-
-def _check_plot(path: Path, data: Path) -> None:
-    if path.suffix.lower() not in PLOT_FORMATS:
-        raise UsageError(f"must end in {', '.join(PLOT_FORMATS)} (got '{path.name}')", where="--plot")
-    require_new_file(path, "--plot", outside=data)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tlcli.cluster.connection import Cluster
 from tlcli.model.classifier import assemble
-from tlcli.model.precision import use_device
+from tlcli.model.devices import use_device
 from tlcli.train import scale, scale_rates
 from tlcli.train.depth_probe import build_backbone
 from tlcli.train.estimate import BASE_S

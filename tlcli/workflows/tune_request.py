@@ -14,7 +14,7 @@ from tlcli.recipe.space import Space
 from tlcli.report.folder import require_idle
 from tlcli.train.preparation import choose_network, data_root
 from tlcli.tune.search import Search, begin, next_folder, unfinished
-from tlcli.workflows.request import Request, check_request, load_recipe, networks_of, with_network
+from tlcli.workflows.request import Request, check_request, load_recipe, networks_of, refuse_best, with_network
 
 
 def begun(
@@ -34,6 +34,7 @@ def begun(
     if models := networks_of(request):
         request = with_network(request, models[0])
     resolved = check_request(request)
+    refuse_best(resolved.recipe, where="--quality")
     if resolved.recipe.data.val == 0 and not resolved.recipe.data.folds:
         hint = "Leave data.val at 0.15, or use --folds."
         raise UsageError("data.val is 0, but validation images choose the best trial", where="DATA", hint=hint)

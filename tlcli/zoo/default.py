@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlcli.errors import ModelError, WeightsError
-from tlcli.recipe.schema import RANDOM
+from tlcli.recipe.schema import RANDOM, ModelSpec
 from tlcli.zoo import catalogue
 from tlcli.zoo.card import ModelCard
 from tlcli.zoo.sources import package
@@ -44,6 +44,14 @@ def choose_default(arguments: Mapping[str, Any], weights: str | None) -> Choice:
         except WeightsError as error:
             return Choice(BUNDLED, _notice(catalogue.find(BUNDLED), error))
     return Choice(PREFERRED)
+
+
+def others_installed(model: ModelSpec) -> tuple[str, ...]:
+    """Networks with installed weights besides `PREFERRED`; none if the recipe names a network or weights."""
+    if model.name != AUTO or model.arguments or model.weights is not None:
+        return ()
+    names = [name for name in catalogue.names() if catalogue.find(name).kind == "package" and name != PREFERRED]
+    return tuple(name for name in names if package.is_installed(catalogue.find(name)))
 
 
 def _name_missing(message: str, where: str) -> ModelError:

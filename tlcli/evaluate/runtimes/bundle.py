@@ -57,7 +57,7 @@ def classifier_of(folder: Path) -> Path:
 
 def sha256_of(path: Path) -> str:
     """The hash of a classifier: of all its files, if there are several."""
-    from tlcli.data.source import content_hash
+    from tlcli.data.hashes import content_hash
     from tlcli.zoo.trust import files_sha256
 
     if path.is_dir():

@@ -96,6 +96,15 @@ def find_weights(card: ModelCard) -> Path:
     return path
 
 
+def is_installed(card: ModelCard) -> bool:
+    """True if the weights of a card are there; their content is not checked."""
+    try:
+        find_weights(card)
+    except WeightsError:
+        return False
+    return True
+
+
 def _distribution(card: ModelCard) -> str:
     return card.source.partition(":")[2]
 

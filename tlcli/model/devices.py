@@ -1,0 +1,107 @@
+"""The devices that a command computes on, and batches that several of them share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlcli.errors import UsageError
+from tlcli.model.compiled import keep_compiled
+from tlcli.model.precision import FULL
+
+# `gpu:all`: all devices of a kind.
+ALL = "all"
+
+
+@contextmanager
+def use_device(device: str) -> Iterator[str]:
+    """Compute on a device within the context, with networks that are built in float32.
+
+    Args:
+        device: `auto`, `cpu`, `gpu`, `tpu`, or one of these with a number, such as `gpu:1`, or with `all`, such as
+            `gpu:all`: all devices of that kind, which share every batch, on JAX.
+
+    Yields:
+        The name of the device.
+
+    Raises:
+        UsageError: The machine has no such device, or Keras runs on another backend than TensorFlow and JAX.
+    """
+    _require_backend(device)
+    keep_compiled()
+    available = {name.lower().replace("cuda", "gpu"): name for name in keras.distribution.list_devices()}
+    requested, _, number = device.lower().partition(":")
+    chosen = _choose_device(requested if number == ALL else device.lower(), list(available))
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(FULL)
+    try:
+        if number == ALL:
+            same_kind = [available[name] for name in available if name.partition(":")[0] == requested]
+            with keras.distribution.DataParallel(devices=same_kind, auto_shard_dataset=False).scope():
+                yield f"{requested}:{ALL}"
+        else:
+            with keras.device(available[chosen]):
+                yield chosen
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _require_backend(device: str) -> None:
+    """Refuse a backend that no test covers, and several devices where Keras cannot share a batch between them."""
+    backend = keras.backend.backend()
+    if backend not in ("tensorflow", "jax"):
+        hint = "Unset KERAS_BACKEND, or set it to tensorflow or jax."
+        raise UsageError(f"tlcli does not run on this backend (got {backend})", where="KERAS_BACKEND", hint=hint)
+    if device.lower().endswith(f":{ALL}") and backend != "jax":
+        hint = "pip install 'tlcli[jax]', and set KERAS_BACKEND=jax."
+        raise UsageError(f"several devices need JAX (Keras runs on {backend})", where=f"--device {device}", hint=hint)
+
+
+def devices_in_use() -> int:
+    """The number of devices that share every batch."""
+    distribution = keras.distribution.distribution()
+    return 1 if distribution is None else int(distribution.device_mesh.devices.size)
+
+
+def _choose_device(requested: str, available: list[str]) -> str:
+    kinds = ("tpu", "gpu", "cpu") if requested == "auto" else (requested,)
+    for kind in kinds:
+        for name in available:
+            if name == kind or name.partition(":")[0] == kind:
+                return name
+    raise UsageError(
+        f"Keras ({keras.backend.backend()}) finds no such device (got '{requested}')",
+        where="--device",
+        hint=f"Available: auto, {', '.join(available)}. For details: tlcli doctor",
+    )
+
+
+def require_shareable(batch: int) -> None:
+    """Check that the devices in use can share a batch of training images equally.
+
+    Raises:
+        UsageError: If they cannot.
+    """
+    if batch % (count := devices_in_use()):
+        hint = f"Take a multiple of {count}, for example --batch {-(-batch // count) * count}."
+        raise UsageError(f"{count} devices cannot share it equally (got {batch})", where="performance.batch", hint=hint)
+
+
+def on_devices(compute: Callable[[Any], Any], inputs: np.ndarray) -> Any:
+    """The outputs of `predict_on_batch` or a like function, with the batch shared between the devices in use.
+
+    Args:
+        compute: From inputs, batch first, to an array, or a list of arrays, batch first.
+        inputs: The batch; it is filled up with its last row until the devices can share it.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return compute(inputs)
+    missing = -len(inputs) % devices_in_use()
+    padded = np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
+    shared = keras.distribution.distribute_tensor(
+        keras.ops.convert_to_tensor(padded), distribution.get_data_layout(padded.shape)
+    )
+    return keras.tree.map_structure(lambda output: output[: len(inputs)], compute(shared))
