@@ -6,6 +6,7 @@ Ray is imported in this room only, and only if a command has `--cluster`.
 import importlib
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -142,6 +143,16 @@ def _drop(*_: Any, **__: Any) -> None:
 
 
 def _connect(ray: Any, address: str) -> None:
+    """Connect. Ray ends the process on SIGTERM, where this program leaves a run to resume; its own handler is kept."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        _init(ray, address)
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _init(ray: Any, address: str) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == LOCAL:
         ray.init(address=LOCAL, num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
