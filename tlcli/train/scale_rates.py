@@ -99,7 +99,9 @@ def frozen_layers(prepared: Prepared, classifier: Classifier, observe: Observer)
     began = time.perf_counter()
     # Validated on the images it is trained on, it tries all penalties to the end, as it does with very many images.
     linear_probe.solve(features, features, classes=len(plan.classes), balanced=plan.recipe.data.is_balanced)
-    return watch, len(chosen) / (time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    # Only the training images count, of all that a run has.
+    return watch, len(chosen) * len(prepared.index.images) / len(plan.splits.train) / seconds
 
 
 def trained_flops_per_s(frozen_flops_per_s: float) -> float:
