@@ -88,6 +88,24 @@ def test_names_are_text(run: Path) -> None:
     assert page.count(html.escape(HOSTILE, quote=False)[:10]) > 3
 
 
+def test_a_comparison_marks_the_best_by_its_rule(run: Path) -> None:
+    def compare(document: dict) -> None:
+        row = {"recipe": "r", "model": "m", "test_accuracy": None, "seconds": 1.0}
+        scores = {"cheap": (0.9, 0.5), "best": (0.8, 0.4), "equal": (0.7, 0.4)}
+        document["compared"] = [
+            {**row, "run": name, "val_accuracy": accuracy, "val_loss": loss}
+            for name, (accuracy, loss) in scores.items()
+        ]
+
+    change(run, compare)
+    page = write(run)
+    assert "lowest validation loss" in page
+    assert page.count('<span class="badge good">best') == 1
+    assert 'best <span class="badge good">best' in page
+    change(run, lambda document: [row.update(in_result=row["run"] != "cheap") for row in document["compared"]])
+    assert write(run).count('<span class="badge good">in the result') == 2
+
+
 def test_moved_images_are_named_and_the_numbers_stay(run: Path, tmp_path: Path) -> None:
     change(run, lambda document: document["data"].update(path=str(tmp_path / "gone")))
     page = write(run)

@@ -12,6 +12,7 @@ from tlcli.errors import UsageError
 from tlcli.evaluate.reliability import wilson
 from tlcli.paths import write_text
 from tlcli.report import charts, record, run_sections, score_sections
+from tlcli.report.comparison import best_row
 from tlcli.report.folder import HISTORY
 from tlcli.report.pages import render
 from tlcli.report.predictions import ScoredImage, read_predictions
@@ -102,12 +103,24 @@ def _values(
         "data": run_sections.data(run),
         "cost": run_sections.cost(run, steps, history),
         "advice": run.advice,
-        "compared": run.compared,
+        **_comparison(run),
         "facts": run_sections.facts(run),
         "expectations": run.expectations,
         "recipe": _text_of(folder / "recipe.yaml").splitlines(),
         "run": str(folder),
     }
+
+
+def _comparison(run: RunRecord) -> dict[str, Any]:
+    """The candidates of a comparison or of a ladder, and which of them are the result by what rule."""
+    rows = run.compared
+    members, mark = [row["run"] for row in rows if row.get("in_result")], "in the result"
+    if members:
+        rule = "The marked runs are the result: one, or the mean of several, chosen by the validation loss."
+    else:
+        members, mark = [rows[best_row(rows)]["run"]] if rows else [], "best"
+        rule = "This is the run with the lowest validation loss; of equal ones, that with the highest accuracy."
+    return {"compared": rows, "in_result": members, "chosen_by": rule, "mark": mark}
 
 
 def _read_steps(file: Path) -> list[dict[str, Any]]:
