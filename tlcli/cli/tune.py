@@ -22,6 +22,7 @@ from tlcli.cli.options import (
     json_option,
     trust_option,
 )
+from tlcli.cluster import connection
 from tlcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -141,7 +142,13 @@ def _begun(options: dict[str, Any]) -> "tuple[Search, AbstractContextManager[Any
 
 
 def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: options[name] for name in names if options[name] is not None}
+    """The options that are given. On a cluster, --jobs is the number of tasks for which it has room."""
+    given = {name: options[name] for name in names if options[name] is not None}
+    if (cluster := connection.current()) is not None and "jobs" not in given:
+        from tlcli.workflows.cluster_tasks import workers
+
+        given["jobs"] = max(2, workers(cluster))
+    return given
 
 
 def _run(search: "Search", resolved: "ResolvedRecipe") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tlcli.cluster.connection import OPTION, Cluster
 from tlcli.errors import DataError, RunError, TlcliError, UsageError
 from tlcli.text import plural
 
-# Pieces that a worker has at a time: one that it computes, and one that is on its way.
+# Pieces that a worker has at a time, if they are small.
 PIECES_AHEAD = 2
 # How often a piece may be lost with its worker. It is the likely cause if it always is.
 MAX_LOSSES = 3
@@ -47,6 +47,8 @@ class Job:
         cpus: Cores of a worker, which has as many threads.
         gpus: GPUs of a worker.
         is_ordered: True to yield the results in the order of the pieces.
+        ahead: Pieces that a worker has at a time: one that it computes, and others that are on their way.
+        most: Most workers; None for as many as there is room for.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Job:
     cpus: int = 1
     gpus: int = 0
     is_ordered: bool = False
+    ahead: int = PIECES_AHEAD
+    most: int | None = None
 
 
 def run(cluster: Cluster, job: Job, pieces: int, piece: Callable[[int], tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
@@ -184,7 +188,7 @@ class _Crew:
             where = f"{plural(room, 'worker')} on {plural(len(nodes), 'node')}"
             self.cluster.report(f"{self.job.name}: {where} of the cluster {self.cluster.address}")
         self.nodes = alive
-        wanted = min(room, len(self.waiting) + len(self.busy))
+        wanted = min(room, self.job.most or room, len(self.waiting) + len(self.busy))
         for _ in range(wanted - len(self.ready) - len(self.starting)):
             self._hire()
 
@@ -224,7 +228,7 @@ class _Crew:
     def _hand_out(self) -> None:
         """Give waiting pieces to workers that have few, the idle ones first."""
         load = Counter(id(worker) for worker, _ in self.busy.values())
-        for level in range(PIECES_AHEAD):
+        for level in range(self.job.ahead):
             for worker in self.ready:
                 if self.waiting and load[id(worker)] <= level and self._may_begin(self.waiting[0]):
                     number = self.waiting.popleft()
@@ -233,7 +237,7 @@ class _Crew:
 
     def _may_begin(self, number: int) -> bool:
         """For ordered results: True if the piece is not too far ahead of the one whose turn it is."""
-        return not self.job.is_ordered or number < self.turn + 2 * PIECES_AHEAD * len(self.ready)
+        return not self.job.is_ordered or number < self.turn + 2 * self.job.ahead * len(self.ready)
 
     def _collect(self, reference: Any) -> Iterator[tuple[int, Any]]:
         """The result of a piece; or nothing, and the pieces of a lost worker wait again."""

@@ -107,16 +107,13 @@ class Pixels:
         Raises:
             DataError: If one of them could not be decoded.
         """
-        labels = np.array([image.label for image in images], dtype=np.int64)
-        return Examples(self.array, self.rows_of(images), labels)
+        return Examples(self.array, self.rows_of(images), np.array([image.label for image in images], dtype=np.int64))
 
     @property
     def contents(self) -> list[str]:
         """Sha256 of the file behind each row of `array`; empty for a row whose file could not be decoded."""
-        contents = [""] * len(self.array)
-        for content, row in self.rows.items():
-            contents[row] = content
-        return contents
+        of_row = {row: content for content, row in self.rows.items()}
+        return [of_row.get(row, "") for row in range(len(self.array))]
 
 
 def read(path: Path, size: tuple[int, int], mode: Mode) -> Array:
@@ -375,10 +372,10 @@ def _decode_all(
 ) -> Iterator[tuple[str, _Decoded | _Failure]]:
     """Every content (sha256) of the cache, in order, with its pixels and small copy or the reason why it has none."""
     decode_batch = partial(_decode_batch, size=cache.size, mode=mode)
-    batch_size = max(1, min(workers.BATCH_SIZE, _BATCH_BYTES // (3 * math.prod(cache.size))))
-    job = workers.Job[tuple[str, Path], _Decoded | _Failure](decode_batch, _KILLED, batch_size, workers.with_content)
-    outcomes = workers.run(job, [(sha, files[sha]) for sha in cache.order], workers=worker_count)
-    return zip(cache.order, outcomes, strict=True)
+    size = max(1, min(workers.BATCH_SIZE, _BATCH_BYTES // (3 * math.prod(cache.size))))
+    job = workers.Job[tuple[str, Path], _Decoded | _Failure](decode_batch, _KILLED, size, workers.with_content)
+    tasks = [(sha, files[sha]) for sha in cache.order]
+    return zip(cache.order, workers.run(job, tasks, workers=worker_count), strict=True)
 
 
 def _decode_batch(tasks: Sequence[tuple[str, Path]], size: tuple[int, int], mode: Mode) -> list[_Decoded | _Failure]:

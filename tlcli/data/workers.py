@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 import tlcli
 from tlcli.cluster import connection, crew
 from tlcli.cluster.connection import Cluster
+from tlcli.storage.location import is_remote
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,9 +54,9 @@ class Content:
         return self.content
 
 
-def with_content(item: tuple[str, Path]) -> tuple[str, Content]:
-    """A name and a file, with the content of the file."""
-    return item[0], Content.of(item[1])
+def with_content(item: tuple[str, Path]) -> tuple[str, Path | Content]:
+    """A name and a file, with the content of the file unless every machine can read it."""
+    return item if is_remote(item[1]) else (item[0], Content.of(item[1]))
 
 
 @dataclass(frozen=True)

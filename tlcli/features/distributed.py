@@ -88,9 +88,7 @@ def _run(
     """
     import ray
 
-    nodes = cluster.nodes()
-    gpus = 1 if any(node.gpus for node in nodes) else 0
-    cpus = min(WORKER_CPUS, max(node.cpus for node in nodes) or 1)
+    cpus, gpus = worker_devices(cluster)
     # Stored in the cluster once, not sent with every worker.
     network = ray.put(_packed(model))
     prepare, *arguments = preparation
@@ -101,6 +99,12 @@ def _run(
             where = f"images {spans[number][0]} to {spans[number][1]}"
             raise RunError("every worker that computes them is lost", where=where, hint=hint)
         yield number, outputs
+
+
+def worker_devices(cluster: Cluster) -> tuple[int, int]:
+    """Cores and GPUs of a worker that holds a network."""
+    nodes = cluster.nodes()
+    return min(WORKER_CPUS, max(node.cpus for node in nodes) or 1), int(any(node.gpus for node in nodes))
 
 
 def _block_rows(model: keras.Model, batch: int) -> int:

@@ -40,14 +40,29 @@ def estimate(
     """
     counts = placement.count_images(splits)
     seconds = BASE_S + counts.images * sum(group.flops for group in groups) / DEFAULT_FLOPS_PER_SECOND
-    for index in range(len(recipe.phases)):
-        seconds += _phase_flops(recipe, index, groups, counts, len(splits.val)) / TRAINED_FLOPS_PER_SECOND
+    seconds += trained_flops(recipe, groups, counts, len(splits.val)) / TRAINED_FLOPS_PER_SECOND
     features = min(stored_bytes, fields.bytes_of(recipe.performance.cache_budget))
     return Estimates(
         memory_bytes=max(_phase_memory(recipe, index, groups) for index in range(len(recipe.phases))),
         cache_bytes=counts.images * size[0] * size[1] * 3 + features,
         seconds=round(seconds, 1),
     )
+
+
+def trained_flops(recipe: Recipe, groups: LayerGroups, counts: placement.ImageCounts, val: int) -> float:
+    """Multiply-adds of all phases, without the first pass over the images."""
+    return sum(_phase_flops(recipe, index, groups, counts, val) for index in range(len(recipe.phases)))
+
+
+def stored_bytes(recipe: Recipe, groups: LayerGroups, counts: placement.ImageCounts) -> int:
+    """Bytes of the pooled features of all images, and of the stored features of all steps."""
+    stored = {0: 4 * recipe.head.pooled_channels(groups.groups[-1].output_shape) * counts.images}
+    for index, phase in enumerate(recipe.phases):
+        for step in steps_of(phase, index, groups):
+            placed = placement.placement_of(recipe, step.epochs, step.layers, groups, counts)
+            if placed.is_stored and not placed.is_pooled and placed.group:
+                stored[groups.names.index(placed.group.name) + 1] = placed.bytes
+    return sum(stored.values())
 
 
 def _phase_memory(recipe: Recipe, index: int, groups: LayerGroups) -> int:

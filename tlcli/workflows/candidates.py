@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 
+from tlcli.cluster import connection
 from tlcli.errors import RunError
 from tlcli.evaluate.run_folder import classifier_file
 from tlcli.model import classifier
@@ -36,25 +37,51 @@ def run_candidates(
         TlcliError: If the images or the machine do not fit the recipes, or every candidate fails.
     """
     observe(FolderMade(str(candidates.out)))
-    failed: dict[str, RunError] = {}
-    notices: set[str] = set()
-    for number, name in enumerate(candidates.names, start=1):
-        if candidates.is_complete(name):
-            continue
-        observe(Noticed(f"recipe {number} of {len(candidates.names)}: {name}"))
-        # Keras numbers layer names across the whole process and keeps the graphs of earlier runs.
-        keras.backend.clear_session()
-        request = candidate_request(candidates, name)
-        try:
-            # The comparison is resumed as a whole, so the folders of its runs are not announced.
-            finetune(request, check_request(request), NoticeOnce(observe, notices, within_run=True), reading=reading)
-        except RunError as error:
-            failed[name] = error
-            observe(Noticed(f"{name} failed: {error}", is_warning=True))
+    left = [name for name in candidates.names if not candidates.is_complete(name)]
+    if (cluster := connection.current()) is not None:
+        from tlcli.workflows.cluster_tasks import run_candidates_on
+
+        failed = run_candidates_on(cluster, candidates, left, observe)
+    else:
+        failed = _run_here(candidates, left, observe, reading)
     done = [candidates.folder(name) for name in candidates.names if candidates.is_complete(name)]
     if not done:
         raise next(iter(failed.values()))
     return candidates.out, _keep_best(candidates.out, done)
+
+
+def _run_here(
+    candidates: Candidates, names: Sequence[str], observe: Observer, reading: BackgroundRead | None
+) -> dict[str, RunError]:
+    """Run candidates one after the other. Returns the errors of those that fail in training, by name."""
+    failed: dict[str, RunError] = {}
+    notices: set[str] = set()
+    for name in names:
+        observe(Noticed(f"recipe {candidates.names.index(name) + 1} of {len(candidates.names)}: {name}"))
+        # The comparison is resumed as a whole, so the folders of its runs are not announced.
+        error = run_candidate(candidates, name, NoticeOnce(observe, notices, within_run=True), reading=reading)
+        if error is not None:
+            failed[name] = error
+            observe(Noticed(f"{name} failed: {error}", is_warning=True))
+    return failed
+
+
+def run_candidate(
+    candidates: Candidates, name: str, observe: Observer, *, reading: BackgroundRead | None = None
+) -> RunError | None:
+    """Run one candidate that is not complete. Returns the error if it fails in training.
+
+    Raises:
+        TlcliError: If the images or the machine do not fit the recipe.
+    """
+    # Keras numbers layer names across the whole process and keeps the graphs of earlier runs.
+    keras.backend.clear_session()
+    request = candidate_request(candidates, name)
+    try:
+        finetune(request, check_request(request), observe, reading=reading)
+    except RunError as error:
+        return error
+    return None
 
 
 def _keep_best(out: Path, runs: Sequence[Path]) -> RunRecord:

@@ -19,6 +19,7 @@ EXTRAS = {
     "jax": "jax",
     "kerashub": "keras-hub",
     "parquet": "pyarrow",
+    "ray": "ray",
     "mlflow": "mlflow",
     "serve": "fastapi",
     "tensorboard": "tensorboardx",

@@ -7,15 +7,14 @@ from tlcli.model.structure import measure_in_subprocess
 from tlcli.recipe.schema import RANDOM
 from tlcli.report.folder import recorded_split
 from tlcli.train.events import Observer
-from tlcli.train.plan import TrainPlan
-from tlcli.train.preparation import choose_network, prepare
+from tlcli.train.preparation import Prepared, choose_network, prepare
 from tlcli.workflows.request import Request, require_same_classes
 from tlcli.zoo.resolve import ResolvedRecipe
 
 
 def plan(
     request: Request, resolved: ResolvedRecipe, observe: Observer, *, augment_sheet: Path | None = None
-) -> TrainPlan:
+) -> Prepared:
     """Choose the network, compare it with its weights file, read and split the images, and plan every phase.
 
     Args:
@@ -38,4 +37,4 @@ def plan(
         from tlcli.report.augment_sheet import write_augment_sheet
 
         write_augment_sheet(prepared, augment_sheet)
-    return prepared.plan
+    return prepared

@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from tlcli.cluster import connection
 from tlcli.errors import DataError, ManifestError, RunError, TlcliError
 from tlcli.evaluate.quiet import quiet
 from tlcli.train.events import Event, Noticed, Observer
 from tlcli.tune.search import Search
+from tlcli.workflows.cluster_tasks import run_trials_on
 
 # Seconds between two looks at the processes.
 POLL_S = 0.5
 
 
 def run_in_processes(search: Search, observe: Observer, until: float | None) -> None:
-    """Run the trials of a search in `search.jobs` processes and pass their events on.
+    """Run the trials of a search in `search.jobs` processes, or on a cluster, and pass their events on.
 
     Args:
         search: The search. Its folder and its study exist.
@@ -31,6 +33,9 @@ def run_in_processes(search: Search, observe: Observer, until: float | None) -> 
         OutputError: If the disk is full.
         RunError: If every process ended early.
     """
+    if (cluster := connection.current()) is not None:
+        run_trials_on(cluster, search, observe, until)
+        return
     # A fork would copy threads and locks of this process in any state.
     spawn = multiprocessing.get_context("spawn")
     events: Any = spawn.Queue()

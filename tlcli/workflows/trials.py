@@ -43,30 +43,55 @@ def run_trials(
     study = Study(search, search.space(), worker)
     is_cold = True
     while (until is None or time.time() < until) and (trial := study.ask()):
-        # Keras numbers layer names across the whole process and keeps the graphs of earlier trials.
-        keras.backend.clear_session()
-        began, out = time.perf_counter(), search.trial(trial.number + 1)
-        settings = tuple(study.space.settings(trial.params))
-        request = Request(
-            str(search.recipe), settings, strict=search.strict, out=out, device=search.device, hides_test=True
-        )
-        pruner = Pruner(trial, search.metric)
-        facts: dict[str, Any] = {"message": ""}
-        try:
-            _, run = finetune(request, check_request(request), _Trial(pruner, observe), reading=reading)
-            facts |= _scores(run)
-        except TrialPruned as error:
-            facts |= {"pruned": True, "message": error.message, search.metric: pruner.best}
-        except (DataError, OutputError):
-            raise
-        except TlcliError as error:
-            facts |= {"message": str(error)}
-        facts |= {"seconds": round(time.perf_counter() - began, 2), "cold": is_cold, "steps": pruner.steps}
-        study.end(trial, facts.get(search.metric), facts)
-        discard_files(search, study.losers())
-        observe(Noticed(_line(study, trial.number + 1)))
+        steps = _run(study, trial, observe, reading, is_cold=is_cold)
         # Values that fit no network fail before anything is loaded.
-        is_cold = is_cold and not pruner.steps
+        is_cold = is_cold and not steps
+
+
+def run_next_trial(search: Search, observe: Observer, *, worker: int, until: float | None, is_cold: bool) -> None:
+    """Run the next trial if there is one and the time is not over.
+
+    Args:
+        search: The search. Its folder and its study exist.
+        observe: Receives events as from `run_trials`.
+        worker: Number of this trial among those of all processes, from 0.
+        until: The time after which no trial starts, seconds since the epoch.
+        is_cold: Whether this process has run no trial before.
+
+    Raises:
+        TlcliError: As `run_trials`.
+    """
+    study = Study(search, search.space(), worker)
+    if (until is None or time.time() < until) and (trial := study.ask()):
+        _run(study, trial, observe, None, is_cold=is_cold)
+
+
+def _run(study: Study, trial: Any, observe: Observer, reading: BackgroundRead | None, *, is_cold: bool) -> int:
+    """Run a trial and record it. Returns the number of its steps."""
+    # Keras numbers layer names across the whole process and keeps the graphs of earlier trials.
+    keras.backend.clear_session()
+    search = study.search
+    began, out = time.perf_counter(), search.trial(trial.number + 1)
+    settings = tuple(study.space.settings(trial.params))
+    request = Request(
+        str(search.recipe), settings, strict=search.strict, out=out, device=search.device, hides_test=True
+    )
+    pruner = Pruner(trial, search.metric)
+    facts: dict[str, Any] = {"message": ""}
+    try:
+        _, run = finetune(request, check_request(request), _Trial(pruner, observe), reading=reading)
+        facts |= _scores(run)
+    except TrialPruned as error:
+        facts |= {"pruned": True, "message": error.message, search.metric: pruner.best}
+    except (DataError, OutputError):
+        raise
+    except TlcliError as error:
+        facts |= {"message": str(error)}
+    facts |= {"seconds": round(time.perf_counter() - began, 2), "cold": is_cold, "steps": pruner.steps}
+    study.end(trial, facts.get(search.metric), facts)
+    discard_files(search, study.losers())
+    observe(Noticed(_line(study, trial.number + 1)))
+    return pruner.steps
 
 
 class _Trial:
