@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "evaluate runs/first",
         "evaluate runs/first other-photos/ --json",
-        "evaluate first-onnx other-photos/ --html scores.html",
+        "evaluate runs/first-onnx other-photos/ --html scores.html",
     )
 )
 @click.argument("run", type=RUN)

@@ -20,7 +20,7 @@ Row = dict[str, Any]
     epilog=examples(
         "predict runs/first cat.jpg",
         "predict runs/first new/ 'more/**/*.png' --top 3 --csv",
-        "predict first-onnx new/ --min-confidence 0.8 --sort-into sorted/",
+        "predict runs/first-onnx new/ --min-confidence 0.8 --sort-into sorted/",
     )
 )
 @click.argument("run", type=RUN)
