@@ -152,10 +152,19 @@ def test_an_interrupted_run_shows_what_it_did_so_far(run: Path) -> None:
 
     change(run, interrupt)
     (run / "predictions.csv").unlink()
-    (run / "history.csv").unlink()
+    lines = (run / "phases.jsonl").read_text(encoding="utf-8").splitlines()
+    (run / "phases.jsonl").write_text(lines[0] + "\n", encoding="utf-8")
     page = write(run)
     assert "The run is interrupted." in page
-    assert "training" in sections(page)
+    assert f"tlcli finetune --resume {run}" in page
+    with (run / "history.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["phase"] == json.loads(lines[1])["step"]]
+    assert page.count('<span class="badge warn">not finished') == 1
+    assert re.search(rf"not finished</span>.*?<td>{len(rows)}</td>", page, re.DOTALL), "its epochs so far"
+    taken = run_page.duration(sum(float(row["seconds"]) for row in rows))
+    assert re.search(rf'<th scope="row" class="text">{rows[0]["phase"]}</th><td>{taken}</td>', page), "the cost"
+    (run / "history.csv").unlink()
+    assert "training" in sections(write(run))
     (run / "phases.jsonl").unlink()
     assert "training" not in sections(write(run))
 
