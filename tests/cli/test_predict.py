@@ -128,3 +128,34 @@ def test_the_page_shows_wrong_labels_and_escapes_names(
     again = tlcli("evaluate", finished[0], data, "--html", page)
     assert again.code == 2
     assert "already exists" in again.stderr
+
+
+def test_csv_keeps_the_class_of_unsure_images(images: Path, finished: tuple, tlcli: Callable) -> None:
+    words = ["predict", finished[0], images, "--csv"]
+    certain = list(csv.DictReader(io.StringIO(tlcli(*words).stdout)))
+    unsure = list(csv.DictReader(io.StringIO(tlcli(*words, "--min-confidence", 1).stdout)))
+    assert {row["unsure"] for row in certain if not row["error"]} == {"false"}
+    assert "true" in {row["unsure"] for row in unsure}
+    assert [row["label"] for row in unsure] == [row["label"] for row in certain]
+
+
+def test_evaluate_leaves_out_and_names_files_that_cannot_be_read(
+    photos: Path, finished: tuple, tlcli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(photos, tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "red" / "05.bmp").write_bytes(b"BM no image")
+    result = tlcli("evaluate", finished[0], "own", "--json")
+    assert (result.code, result.document["count"]) == (1, 29)
+    (unreadable,) = result.document["unreadable"]
+    assert unreadable["path"] == "own/red/05.bmp"
+    assert f"skipped own/red/05.bmp: {unreadable['error']}" in result.stderr
+    assert result.stderr.splitlines()[-1] == "29 of 30 scored, 1 not read"
+    table = list(csv.DictReader(io.StringIO(tlcli("evaluate", finished[0], "own", "--csv").stdout)))
+    assert table[0]["path"] == "own/blue/00.bmp", "as given, as predict does"
+    shutil.rmtree(tmp_path / "own")
+    (tmp_path / "own" / "red").mkdir(parents=True)
+    (tmp_path / "own" / "red" / "05.bmp").write_bytes(b"BM no image")
+    alone = tlcli("evaluate", finished[0], "own")
+    assert alone.code == 2
+    assert "none of 1 image can be read" in alone.stderr

@@ -117,18 +117,22 @@ def test_usage_programs_are_short() -> None:
         assert len(long) == len(short) + 3, "cropping and resizing"
 
 
-def test_mistakes_are_answered_before_keras_loads(finished: tuple, keras_bundle: Path, tmp_path: Path) -> None:
+def test_mistakes_are_answered_before_keras_loads(
+    finished: tuple, keras_bundle: Path, photos: Path, tiny: Path, tmp_path: Path
+) -> None:
     run = str(finished[0])
     mistakes = {
         "already exists": ["export", run, "--to", "keras", "--out", str(keras_bundle)],
         "--data": ["export", f"{run}/model.keras", "--to", "keras", "--out", str(tmp_path / "x")],
         "Name the run that it came from": ["export", str(keras_bundle), "--to", "keras", "--out", str(tmp_path / "x")],
+        "pip install 'tlcli[mlflow]'": ["finetune", str(photos), "-r", str(tiny), "--log", "mlflow"],
         "there is no such run, bundle or file": ["predict", str(tmp_path / "nowhere"), "x.jpg"],
     }
     program = """
 import json, sys
 from click.testing import CliRunner
 from tlcli.cli.main import cli
+sys.modules["mlflow"] = None  # as if it were not installed
 results = [CliRunner().invoke(cli, words) for words in json.loads(sys.argv[1])]
 print(json.dumps([[result.exit_code, result.stderr, "keras" in sys.modules] for result in results]))
 """

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tlcli.errors import UsageError
-from tlcli.evaluate.runtimes import is_run
 
 Format = Literal["keras", "saved_model", "litert", "onnx", "openvino"]
 Quantize = Literal["none", "float16", "int8", "dynamic"]
@@ -120,6 +119,9 @@ def check_request(request: ExportRequest) -> None:
 
 def _require_exportable(request: ExportRequest) -> None:
     """Check that the source is a run, or a `.keras` file with images to compare on."""
+    # Loads NumPy, which the command line does not need for its help.
+    from tlcli.evaluate.runtimes import is_run
+
     source = request.model
     if is_run(source):
         return

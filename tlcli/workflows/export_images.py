@@ -42,7 +42,8 @@ def export_images(request: ExportRequest, classes: tuple[str, ...]) -> ExportIma
     """
     has_run, is_calibrated = is_run(request.model), request.quantize == "int8"
     if request.data is not None:
-        paths, labels, _ = labelled_images(request.data, classes)
+        given = labelled_images(request.data, classes)
+        paths, labels = given.paths, given.labels
         if is_calibrated and not has_run:
             return _split(request.data, paths, labels)
         trained = count_trained(request.model, paths)
