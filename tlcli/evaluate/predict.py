@@ -12,7 +12,6 @@ import numpy as np
 from tlcli.data import pixels, source
 from tlcli.data.decode import EXTENSIONS
 from tlcli.data.layout import readable
-from tlcli.data.manifest import home_of
 from tlcli.errors import DataError
 from tlcli.evaluate.runtimes.runtime import Runtime
 from tlcli.evaluate.views import PLAIN, Views
@@ -241,5 +240,6 @@ def labelled_images(data: Path, classes: Sequence[str]) -> LabelledImages:
     labels = [list(classes).index(index.classes[image.label]) for image in images]
     description = f"{plural(len(images), 'image')} of {data}" + (f"/{held_out}" if held_out else "")
     # Paths that leave the folder do so from where its links lead.
-    paths = [index.file(image) if image.path.startswith("..") else join(home_of(data), image.path) for image in images]
+    home = next((given for given in (data, data.parent) if given.resolve() == index.root), index.root)
+    paths = [index.file(image) if image.path.startswith("..") else join(home, image.path) for image in images]
     return LabelledImages(paths, labels, description, tuple(index.unreadable))
