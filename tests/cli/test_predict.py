@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -120,11 +121,14 @@ def test_the_page_shows_wrong_labels_and_escapes_names(
     result = tlcli("evaluate", finished[0], data, "--html", page)
     assert result.code == 0, result.stderr
     text = page.read_text(encoding="utf-8")
-    assert "accuracy <b>0.5000</b>" in text
-    assert "green, predicted <b>red</b>" in text
+    assert "50.0 % of 2 images are classified correctly" in text
+    assert '<b class="bad">red</b>' in text
+    assert "but is <b>green</b>" in text
+    assert "No images of blue" in text
+    assert set(re.findall(r'href="#(pair-[0-9-]+)"', text)) == set(re.findall(r'id="(pair-[0-9-]+)"', text)) != set()
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
-    assert text.count("data:image/jpeg;base64,") == 1
+    assert text.count("data:image/jpeg;base64,") == 3, "the mistake, and both images behind the matrix"
     again = tlcli("evaluate", finished[0], data, "--html", page)
     assert again.code == 2
     assert "already exists" in again.stderr

@@ -55,5 +55,5 @@ def evaluate(run: Path, data: Path | None, *, html: Path | None = None, tta: int
     evaluation = Evaluation(scores, title, missing, trained, views, plain, rows, unreadable)
     if html is not None:
         on = f"{title}, mean of {tta} views" if tta > 1 else title
-        write_evaluation_page(evaluation.to_json(), on, rows, html)
+        write_evaluation_page(evaluation, on, html)
     return evaluation
