@@ -84,16 +84,30 @@ def require_new_file(path: Path, option: str, *, outside: Path | None = None) ->
     """
     if outside is not None and path.resolve().is_relative_to(outside.resolve()):
         raise OutputError("is inside the image folder", where=str(path), hint=f"Choose a {option} outside {outside}.")
-    if path.is_dir():
-        raise OutputError("is a folder, not a file", where=str(path), hint=f"Name a file for {option}.")
-    if path.exists():
+    if path.exists() and not path.is_dir():
         raise OutputError("the file already exists", where=str(path), hint="Name another file, or remove this one.")
     parent = path.resolve().parent
-    if not parent.is_dir():
+    if not path.is_dir() and not parent.is_dir():
         hint = f"Create it, or choose another {option}."
         raise OutputError("there is no such folder", where=str(path.parent), hint=hint)
+    require_writable(path, option)
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Check that a file can be written or replaced, before the work for it starts. Folders around it may be made.
+
+    Args:
+        path: The file.
+        option: The option that names it, for messages.
+
+    Raises:
+        OutputError: If it is a folder or cannot be written.
+    """
+    if path.is_dir():
+        raise OutputError("is a folder, not a file", where=str(path), hint=f"Name a file for {option}.")
+    there = next(folder for folder in path.resolve().parents if folder.exists())
     try:
-        tempfile.TemporaryFile(dir=parent).close()
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         message = f"the folder cannot be written to ({error.strerror})"
         raise OutputError(message, where=str(path.parent), hint=f"Choose another {option}.") from error

@@ -106,6 +106,19 @@ def test_a_dry_run_trains_nothing(folder: Path, photos: Path, tlcli: Callable) -
     assert result.code == 0
     assert [line.split()[1] for line in result.stdout.splitlines()[1:]] == ["ready"] * 3
     assert not (folder / "runs").exists()
+    wrong = tlcli("recipe", "run", "recipes/good.yaml", photos, "--dry-run", "--set", "phases.0.train=block99")
+    assert wrong.code == 2
+    assert "--set phases[0].train: no layer group 'block99'" in " ".join(wrong.stdout.split())
+
+
+def test_files_that_cannot_be_written_hide_no_result(
+    folder: Path, photos: Path, tlcli: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder))
+    result = tlcli("recipe", "run", "recipes", "ci-smoke", "--dry-run", "--data", photos)
+    assert (result.code, result.stdout.count("ready")) == (0, 2)
+    assert f"warning: the summary of the job is not written: {folder}: Is a directory" in result.stderr
 
 
 def test_all_mistakes_of_a_recipe_are_one_report(
@@ -113,8 +126,8 @@ def test_all_mistakes_of_a_recipe_are_one_report(
 ) -> None:
     (folder / "mine.yaml").write_text(TEN_MISTAKES, encoding="utf-8")
     result = tlcli("recipe", "validate", "mine.yaml")
-    lines = result.stderr.removeprefix("Error: ").splitlines()
-    assert (result.code, result.stdout) == (2, "")
+    first, *lines = result.stderr.splitlines()
+    assert (result.code, result.stdout, first) == (2, "", "Error: 10 problems")
     assert [line.partition(": ")[0] for line in lines] == [
         "mine.yaml:1:1 recipe",
         "mine.yaml:3:1 seeed",
@@ -134,9 +147,10 @@ def test_all_mistakes_of_a_recipe_are_one_report(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recipes/good.yaml", "{photos}", "--data", "{photos}"], "the images are given twice"),
+        (["recipes/good.yaml", "{photos}", "--data", "{photos}"], "has no recipes"),
         (["full", "head-only", "--update-baseline"], "a bundled recipe has no baseline"),
         (["recipes", "--junit", "recipes"], "recipes: is a folder, not a file"),
+        (["recipes/good.yaml", "{photos}", "--junit", "recipes/good.yaml/j.xml"], "cannot be written to"),
         (["{photos}"], "has no recipes"),
         (["recipes/good.yaml"], "no image folder given"),
         (["recipes", "--jobs", "0"], "0 is not in the range"),

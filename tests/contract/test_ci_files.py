@@ -47,8 +47,8 @@ def test_every_input_is_used_and_only_by_variables() -> None:
 def test_the_run_step_reports_and_ends_with_the_code_of_tlcli(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "my recipes").mkdir()
     (tmp_path / "my recipes" / "a b.yaml").write_text("extends: head-only\nsed: 1\n", encoding="utf-8")
-    inputs = {"data": str(photos), "junit": "j.xml", "jobs": "2", "dry_run": "true"}
-    done = run_step("Run", tmp_path, recipes="my recipes\nhead-only\n", **inputs)
+    inputs = {"data": str(photos), "junit": "j.xml", "jobs": "2", "dry_run": "True"}
+    done = run_step("Run", tmp_path, recipes="  my recipes \n\thead-only\r\n \n", **inputs)
     assert done.returncode == 2, done.stderr
     assert (tmp_path / "output").read_text(encoding="utf-8") == "exit-code=2\n"
     assert "::error file=my recipes/a b.yaml,line=2,col=1," in done.stderr

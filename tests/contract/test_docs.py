@@ -69,6 +69,8 @@ def test_the_documentation_has_command_lines() -> None:
 
 @pytest.mark.parametrize("words", [*dict.fromkeys([*LINES, *recipe_examples()])], ids=" ".join)
 def test_every_documented_command_line_is_valid(words: tuple[str, ...]) -> None:
+    if "--cluster" in words:
+        pytest.importorskip("ray")
     context = parsed(words)
     assert context.command.callback is not None
     settings = context.params.get("settings", ())

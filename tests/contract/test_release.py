@@ -32,7 +32,8 @@ def test_the_forms_for_issues_ask_for_what_is_needed() -> None:
     assert "doctor" in [field["id"] for field in forms[0]["body"]]
 
 
-def test_all_optional_libraries_are_tested() -> None:
+def test_optional_libraries_are_tested_unless_they_need_a_device_or_an_account() -> None:
     groups = tomllib.loads(text("pyproject.toml"))["project"]["optional-dependencies"]
     tested = re.findall(r"^EXTRAS := (.*)$", text("Makefile"), re.MULTILINE)[0].split(",")
-    assert set(groups) - set(tested) == {"dev", "docs"}
+    devices, stores = {"cuda", "jax-cuda", "tpu"}, {"az", "gs", "hf", "http"}
+    assert set(groups) - set(tested) == {"dev", "docs"} | devices | stores

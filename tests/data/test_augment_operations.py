@@ -176,6 +176,9 @@ def test_crop_shows_a_part_of_the_image_and_nothing_outside():
     assert (1 / 1.37 < aspects.min() < 0.8, 1.25 < aspects.max() < 1.37) == (True, True)
     assert result[..., 1].min() >= 0
     assert result[..., 1].min(axis=(1, 2)).max() > 20, "crops lie everywhere"
+    # A crop that would be longer than the image must not be narrower for that.
+    least = views(image, Bounds(crop=0.02))
+    assert (np.ptp(least[..., 0], axis=(1, 2)) / 59 * np.ptp(least[..., 1], axis=(1, 2)) / 79).min() > 0.96
 
 
 def shares_of_operations(*, magnitude: float | None) -> dict[str, np.ndarray]:

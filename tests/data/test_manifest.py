@@ -126,6 +126,7 @@ def test_all_problems_are_reported_with_their_lines(home: Path, draw: Callable[.
         "p/a/04.bmp,a,,",
         '"p/a/05.bmp","a\x1b[31m",val,',
         "p/a/06.bmp,a,val,g2,more",
+        "p/a/00.bmp,a,vla,",
     ]
     file = home / "images.csv"
     file.write_text("\n".join(lines), encoding="utf-8")
@@ -146,6 +147,8 @@ def test_all_problems_are_reported_with_their_lines(home: Path, draw: Callable[.
         ("11", "has no split, but other rows do"),
         ("12", "label has characters that cannot be written"),
         ("13", "has more values than columns"),
+        ("14", "split must be train, val or test"),
+        ("14", f"'00.bmp' is also at {file}:2"),
     }
     assert "\x1b" not in str(caught.value)
 
@@ -154,6 +157,7 @@ def test_all_problems_are_reported_with_their_lines(home: Path, draw: Callable[.
     ("name", "content", "message"),
     [
         ("m.csv", b"file,label\nx,y\n", "has no column 'path' (got 'file', 'label')"),
+        ("m.csv", b"path;label\nx;y\n", "columns are separated by semicolons: save it with commas"),
         ("m.csv", b"", "has no column 'path' (got none)"),
         ("m.csv", b"path,label\n", "has no rows"),
         ("m.csv", b"path,label,label\n", "has two columns 'label'"),

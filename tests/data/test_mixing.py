@@ -22,10 +22,11 @@ def test_cutmix_labels_are_the_shares_of_the_pixels():
         images, labels, weights = mix(batch(), AugmentSpec(cutmix=1.0), np.random.default_rng(seed))
         assert (images.dtype, images.shape, labels.dtype) == (np.uint8, (8, 20, 30, 3), np.float32)
         for image, label, weight in zip(images, labels, weights, strict=True):
+            # The loss is linear in the labels, so weight and label together say what each image counts.
             counts = np.bincount(image[..., 0].ravel() // 30, minlength=8) / 600
-            np.testing.assert_allclose(label, counts, atol=1e-6)
-            assert weight == pytest.approx(label @ np.arange(1, 9), rel=1e-5)
-        own = np.diagonal(labels)[0]
+            np.testing.assert_allclose(weight * label, counts * np.arange(1, 9), atol=1e-5)
+            assert label.sum() == pytest.approx(1)
+        own = (images[0, ..., 0] == 0).mean()
         other = images[..., 0] != (30 * np.arange(8))[:, None, None]
         rows, columns = np.flatnonzero(other.any(axis=(0, 2))), np.flatnonzero(other.any(axis=(0, 1)))
         assert other[0].sum() in (0, (np.ptp(rows) + 1) * (np.ptp(columns) + 1) if len(rows) else 0), "a rectangle"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -40,15 +41,13 @@ RECORD = {
         ("test.loss <= 9", [None], False),
         ("test.top_k.3 >= 0.1", [None], False),
         ("val.top_k.3 > .98", [0.99], True),
-        ("status >= 1", [None], False),
         ("val.accuracy >= baseline.val.accuracy - 0.01", [0.91, 0.92], True),
         ("val.accuracy >= baseline.val.accuracy", [0.91, 0.92], False),
         ("seconds.total <= 1.2 * baseline.seconds.total", [12.5, 10], False),
         ("baseline.test.loss > 0", [None], False),
-        ("1 < 2 or test.loss < 1", [None], False),
+        ("seconds.total > 1 or test.loss < 1", [12.5, None], False),
         ("not val.accuracy < 0.9 and (seconds.total > 60 or seconds.phases[1] == 7.5)", [0.91, 12.5, 7.5], True),
-        ("1 > 2 or 1 < 2 and 2 > 3", [], False),
-        ("1 - 2 - 3 == -4 and 8 / 4 / 2 == 1 and 1 + 2 * 3 == 7 and -2 * -(1 + 1) == 4", [], True),
+        ("seconds.total < 2 or seconds.total > 1 and seconds.total < 3", [12.5], False),
         ('test.per_class["a b"].recall >= 0.3', [0.25], False),
         (r"test.per_class['say \"no\"'].recall > test.per_class.0.recall / 2", [0.75, 1.0], True),
         ("val.confusion[0][1] <= 1", [1], True),
@@ -85,6 +84,8 @@ def test_an_unmet_expectation_says_what_was_measured(text: str, reason: str) -> 
         ("scores.tset.loss < 1", "scores.test.loss"),
         ("baseline.val.acuracy < 1", "baseline.val.accuracy"),
         ("0.9 <= vall.accuracy", "val.accuracy"),
+        ("agreement.same_lable > 0.9", "agreement.same_label"),
+        ("phases[0].val_los < 1", r"phases\[0\].val_loss"),
     ],
 )
 def test_an_unknown_number_gets_a_suggestion(text: str, suggestion: str) -> None:
@@ -107,6 +108,17 @@ def test_an_unknown_number_gets_a_suggestion(text: str, suggestion: str) -> None
         ("(val.loss < 1", 14, r"expected '\)'"),
         ("1e999 > val.loss", 1, "too large"),
         ('test.per_class["a"].recal > 1', 1, "unknown number"),
+        ('test.per_class["a"] > 1', 1, "unknown number"),
+        ("data.classes > 2", 1, "unknown number"),
+        ("status > 1", 1, "no number"),
+        ("val.accuracy >= baseline - 0.01", 17, "needs a key after it, such as baseline.val.accuracy"),
+        ("val.loss < 1 and 1 < 2", 20, "compares no number of the run"),
+        ("val.accuracy >= 90", 17, "from 0 to 1, such as 0.90 for 90 %"),
+        ("1.5 < val.top_k.3", 1, "from 0 to 1"),
+        ("val.loss != 1", 10, "write not … == …; signs are >= <= =="),
+        ("val.loss < 1 && val.loss > 0", 14, "write and;"),
+        ("val.loss ≥ 1", 10, "write >=;"),
+        ("val.loss => 1", 10, "write >=;"),
         ("__import__('os').system('x') > 1", 11, r"unexpected '\('"),
         ("(" * 40 + "1", 32, "nested"),
         ("-" * 400 + "1 < 2", 32, "nested"),
@@ -136,6 +148,17 @@ SUMS = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1 > 2 or 1 < 2 and 2 > 3", 0.0),
+        ("1 - 2 - 3 == -4 and 8 / 4 / 2 == 1 and 1 + 2 * 3 == 7 and -2 * -(1 + 1) == 4", 1.0),
+    ],
+)
+def test_operators_have_their_usual_ranks(text: str, value: float) -> None:
+    assert expression.evaluate(expression.parse(text), {}) == value
+
+
 @given(SUMS)
 def test_arithmetic_is_that_of_python(text: str) -> None:
     node = expression.parse(f"{text} < 1").operands[0]
@@ -146,6 +169,29 @@ def test_arithmetic_is_that_of_python(text: str) -> None:
             expression.evaluate(node, {})
     else:
         assert math.isclose(expression.evaluate(node, {}), expected)
+
+
+def test_a_number_that_is_none_meets_nothing() -> None:
+    [verdict] = expectation.check(["not val.loss > 1"], {"scores": {"val": {"loss": math.nan}}})
+    assert (verdict.passed, verdict.reason) == (False, "not a number: val.loss")
+
+
+def test_classes_that_are_not_there_are_found() -> None:
+    text = 'test.per_class["Rok"].recall > 0.5 and data.per_class.Pawn.train > baseline.test.per_class.King.recall'
+    assert list(expectation.unknown_classes(text, ["Pawn", "Rook"])) == [("Rok", "Did you mean 'Rook'?")]
+    assert not list(expectation.unknown_classes("val.per_class[1].f1 > 0", ["Pawn", "Rook"]))
+
+
+def test_known_numbers_are_documented_keys_of_the_record() -> None:
+    from reference_pages import NESTED
+
+    for pattern in expectation._NUMBERS:
+        free = pattern.removesuffix(".**").removesuffix(".*")
+        key = re.sub(r"^phases\.\*", "phases[]", pattern)
+        key = re.sub(r"^data\.(\w+)\..*", r"data.\1.*", key)
+        assert {key, free} & {*NESTED, *expectation.SECTIONS}, pattern
+    for name in (*expectation._SCORES, "confusion", "top_k", "per_class[]"):
+        assert f"scores.*.{name}" in NESTED
 
 
 def test_the_sections_are_the_keys_of_the_record() -> None:
@@ -161,5 +207,6 @@ def test_a_wrong_expectation_is_a_problem_of_the_recipe_with_its_line() -> None:
         load.parse(text, origin="r.yaml")
     (problem,) = caught.value.problems
     assert str(problem) == (
-        "r.yaml:5:5 expect[1]: column 19 of the expectation: unexpected '%' (got 'val.accuracy >= 90%')."
+        "r.yaml:5:5 expect[1]: column 19 of the expectation: unexpected '%': write a share, such as 0.90; "
+        "signs are >= <= == > < + - * / and or not ( ) (got 'val.accuracy >= 90%')."
     )

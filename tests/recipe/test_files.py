@@ -38,10 +38,12 @@ def test_a_folder_without_recipes_is_an_error(place: Path) -> None:
         (["full", "head-only"], 2, None),
         (["full", "gone.yaml"], 2, None),
         (["photos"], 1, None),
+        (["full", "head-onli"], 2, None),
     ],
 )
 def test_the_last_word_may_name_images(words: list[str], recipes: int, data: str | None, place: Path) -> None:
     assert files.split_data(words) == (words[:recipes], data)
+    assert files.split_data(words, has_data=True) == (words, None)
 
 
 def test_expectations_are_found_where_they_are_written(place: Path) -> None:

@@ -1,5 +1,7 @@
 """Recipes: loading, merging, settings, and errors with their places."""
 
+from itertools import pairwise
+
 import pytest
 import yaml
 
@@ -138,7 +140,7 @@ def test_all_problems_are_reported_in_the_order_of_the_file():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("data.val=1.5", "less than 1"),
+        ("data.val=1.5", "less than 1; a folder is allowed too (got 1.5)"),
         ("data.val=0.6 ", None),
         ("head.dropout=1", "less than 1"),
         ("optimizer.lr=0", "greater than 0"),
@@ -181,6 +183,22 @@ def test_all_problems_are_reported_in_the_order_of_the_file():
         ("phases.0.epochs=0", "epochs: 0"),
         ("phases.0.policy=gradual", "leave train out"),
         ("phases.0.train=null", "needs train"),
+        ("phases.0.train='re:['", "is not a regular expression"),
+        ("phases.0.train='head, re:conv_(1'", "is not a regular expression"),
+        ("phases.0.train=top:x", "top: takes a number of groups"),
+        ("phases.0.train=top:0", "top: takes a number of groups"),
+        ("phases.0.train=top:101%", "top: takes a number of groups"),
+        ("phases.0.train='head,'", "an empty part"),
+        ("phases.0.train=block1..", "a range needs both ends"),
+        ("phases.0.train='top:3, block1[3-6], re:conv_(dw|pw)_1[0-3], top:2.5%, a..b'", None),
+        ("optimizer.weight_decay=0.01", "weight_decay: has no effect with adam (got 0.01)"),
+        ("optimizer={name: lion, weight_decay: 0.01}", None),
+        ("optimizer={name: sgd, weight_decay: 0}", None),
+        ("loss.gamma=3", "has no effect with cross_entropy (got 3)"),
+        ("head.hidden=[{units: 8, batch_norm_momentum: 0.5}]", "has no effect without BatchNorm (got 0.5)"),
+        ("phases.0.until.patience=2", "has no effect without rounds"),
+        ("phases.0.until.confidence=0.9", None),
+        ("phases.0={name: a, train: head, init: probe, epochs: 0}", None),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, message):
@@ -281,6 +299,60 @@ def test_a_duplicate_key_is_an_error():
 def test_text_that_is_not_a_recipe_is_one_error(text):
     (problem,) = problems_of(text)
     assert problem.startswith("r.yaml")
+
+
+def test_a_mistyped_parent_hides_no_other_mistake():
+    assert problems_of("name: x\nextends: two-fase\nseed: -1\nseed: -2\noptimizer: {lrr: 1}\n") == [
+        "r.yaml:2:1 extends: there is no bundled recipe and no file 'two-fase'. Did you mean 'two-phase'?",
+        "r.yaml:4:1 seed: duplicate key. Keep one of the two.",
+        "r.yaml:4:1 seed: input should be greater than or equal to 0 (got -2).",
+        "r.yaml:5:13 optimizer.lrr: unknown key. Did you mean 'lr'?",
+    ]
+
+
+def test_one_rule_of_a_section_hides_no_other():
+    problems = problems_of(MINIMAL + "optimizer:\n  rho: 0.9\n  momentum: 0.8\n  clip_norm: 1\n  clip_value: 1\n")
+    assert [problem.partition(": ")[0] for problem in problems] == [
+        "r.yaml:5:1 optimizer",
+        "r.yaml:6:3 optimizer.rho",
+        "r.yaml:7:3 optimizer.momentum",
+    ]
+
+
+def test_a_teacher_needs_a_phase_that_trains():
+    settings = ("phases.0.init=probe", "phases.0.epochs=0", "teacher=runs/a")
+    assert "nothing learns from it" in problems_of(MINIMAL, *settings)[0]
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in pairwise("abcdefghij")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "aliases make more than 100000 values"),
+        ("a: &a [*a]\n", "an alias that contains itself"),
+        (f"a: {'[' * 60}{']' * 60}", "more than 50 levels"),
+        ("a: 2020-13-45", "cannot be read"),
+        (f"seed: {'1' * 5000}", "cannot be read"),
+        (f"a: {'[' * 5000}{']' * 5000}", "more than 50 levels"),
+    ],
+    ids=["bomb", "circle", "levels", "no date", "digits", "recursion"],
+)
+def test_a_short_text_cannot_become_a_huge_tree(text, message):
+    (problem,) = problems_of(text)
+    assert message in problem
+
+
+def test_the_place_of_a_key_is_known_after_loading(tmp_path):
+    child = tmp_path / "mine.yaml"
+    child.write_text("extends: two-phase\nname: mine\nseed: 3\n", encoding="utf-8")
+    assert load.place("seed", str(child)) == f"{child}:3:1 seed"
+    assert load.place("phases[0].train", str(child)).startswith(f"{load.locate('two-phase')}:")
+    assert load.place("phases[0].train", "two-phase", settings=["phases.0.train=all"]) == "--set phases[0].train"
+    assert load.place("phases[0].lr", "two-phase", options={"phases.lr": 0.1}) == "--lr"
 
 
 def test_extends_merges_sections_and_replaces_lists(tmp_path):

@@ -12,6 +12,7 @@ import yaml
 
 from tlcli.errors import RecipeError
 from tlcli.recipe import load, reference
+from tlcli.recipe.draft import Draft
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipe-keys.md"
 MINIMAL: dict[str, Any] = {"recipe": 1, "name": "x", "phases": [{"name": "head", "train": "head"}]}
@@ -80,7 +81,7 @@ def test_the_schema_refuses_what_the_program_refuses(change: dict[str, Any], val
     tree = MINIMAL | change
     assert is_valid(tree) is valid
     try:
-        load.check(load.Draft(json.loads(json.dumps(tree))))
+        load.check(Draft(json.loads(json.dumps(tree))))
     except RecipeError:
         assert not valid
     else:

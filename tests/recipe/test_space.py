@@ -76,6 +76,11 @@ def test_a_grid_needs_few_values(sampled: str) -> None:
         ("phases.1.lr: {low: 0, high: 1, log: true}", "log needs low above 0"),
         ("phases.1.lr: {low: .nan, high: 1}", "needs numbers low and high"),
         ("phases.1.lr: {low: 0.1, high: 50}", r"phases.1.lr: .*less than or equal to 10 \(got 50"),
+        ("phases.1.lr: {lwo: 1, hihg: 2}", r"no 'lwo' and no 'hihg'. Did you mean 'low'\? Did you mean 'high'"),
+        ("phases.1.epochs: {low: 1.0, high: 4}", r"takes some numbers .*integer.*Write whole numbers, such as low: 1"),
+        ("phases.1.epochs: {low: 1, high: 6, step: 2}", r"do not end at high \(got 6\). Write high: 5 or high: 7"),
+        (f"phases.1.epochs: {{low: 1, high: 1{'0' * 400}}}", "needs numbers low and high"),
+        ("phases: [{lr: [0.1]}]", r"Write the number of a phase, such as phases.0.lr"),
         ("", "the top level must be keys and values"),
         ("head.dropout: [0.1", "is not valid YAML"),
         ("[1, 2]", "the top level must be keys and values"),
@@ -89,8 +94,10 @@ def test_mistakes_name_line_and_remedy(text: str, message: str) -> None:
 
 def test_all_mistakes_are_reported_together() -> None:
     with pytest.raises(RecipeError) as caught:
-        parse("head.dropuot: [0.1]\nseed: [1]\nhead.dropout: [3.0]")
-    assert len(caught.value.problems) == 3
+        parse("head.dropuot: [0.1]\nseed: [1]\nhead.dropout: [0.1]\nhead: {dropout: [0.2]}\ndata.val: [0.1]")
+    assert [problem.where.split()[0] for problem in caught.value.problems] == [
+        f"space.yaml:{place}" for place in ("1:1", "2:1", "4:8", "5:1")
+    ]
 
 
 @pytest.mark.parametrize("name", load.names())

@@ -1,5 +1,6 @@
 """The same images give the same index, splits, pixels and features, wherever they lie."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packed import pack_all, write_table
+from packed import odd_names, pack_all, write_table
 
 from tlcli.data import source, split
 from tlcli.data.pixels import Images, Pixels, open_cache
@@ -131,3 +132,34 @@ def test_networks_are_pretrained_on_images_in_archives_and_shards(
     )
     assert packed.sha256 == expected.sha256
     assert np.array_equal(packed.pixels[packed.rows], expected.pixels[expected.rows])
+
+
+def test_train_and_val_may_lie_in_different_places(tmp_path: Path, draw: Callable[..., Path]) -> None:
+    for split_name, count in (("train", 6), ("val", 5)):
+        draw(tmp_path / "given" / split_name, count=count)
+    expected = source.scan(tmp_path / "given")
+    whole = Path(shutil.make_archive(str(tmp_path / "given"), "zip", tmp_path / "given"))
+    train, val = (
+        Path(shutil.make_archive(str(tmp_path / name), "tar", tmp_path / "given" / name)) for name in ("train", "val")
+    )
+    forms = {
+        "one archive": source.scan(locate(whole)),
+        "two archives": source.scan(locate(train), val=locate(val)),
+        "archive and folder": source.scan(locate(train), val=tmp_path / "given" / "val"),
+        "folder and archive": source.scan(tmp_path / "given" / "train", val=locate(val)),
+    }
+    for form, index in forms.items():
+        assert index.given_splits == ("train", "val"), form
+        assert sorted(image.sha256 for image in index.images) == sorted(image.sha256 for image in expected.images)
+        for image in index.images:
+            assert hashlib.sha256(index.file(image).read_bytes()).hexdigest() == image.sha256, form
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_odd_names_are_those_of_the_folder(form: str, photos: Path, tmp_path: Path) -> None:
+    folder = odd_names(photos, tmp_path / "odd")
+    packed = source.scan(locate(shutil.make_archive(str(tmp_path / "odd"), form, folder)))
+    expected = source.scan(folder)
+    assert packed.images == expected.images
+    for index in (packed, expected):
+        assert [len(index.file(image).read_bytes()) for image in index.images] == [5814] * 18

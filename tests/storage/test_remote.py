@@ -4,12 +4,13 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from file_server import FileServer, file_server
-from packed import pack_all, write_table
+from packed import odd_names, pack_all, write_table
 from s3_server import S3Server, s3_server
 
 from tlcli.data import source
@@ -49,8 +50,9 @@ def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
         yield running
 
 
+@cache
 def files() -> Any:
-    """A client of its own, which knows no listing of the tested one."""
+    """A client of its own, which keeps no listing."""
     import fsspec
 
     return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
@@ -80,6 +82,15 @@ def test_every_form_in_a_store_gives_the_images_of_the_folder(s3: S3Server, phot
     index = source.scan(manifest)
     assert index.images[0].path == f"{prefix}blue/00.bmp"
     assert index.file(index.images[0]).read_bytes() == (photos / "blue" / "00.bmp").read_bytes()
+
+
+def test_odd_names_are_those_of_the_folder(s3: S3Server, photos: Path, tmp_path: Path) -> None:
+    folder = odd_names(photos, tmp_path / "odd")
+    for path in folder.rglob("*.bmp"):
+        files().pipe_file(f"{BUCKET}/odd/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    stored = source.scan(locate(f"s3://{BUCKET}/odd"))
+    assert stored.images == source.scan(folder).images
+    assert stored.unreadable == ()
 
 
 def test_a_run_lies_in_the_store_and_is_used_from_there(

@@ -63,3 +63,13 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
+
+
+def odd_names(images: Path, folder: Path) -> Path:
+    """Class folders with names that addresses, pages and patterns would take for something else."""
+    files = iter(sorted(path for path in images.rglob("*") if path.is_file()))
+    for name in ("a b", "50%", "<b>ü", "x%20y", "q?z", "h#i", "plus+", "s3:", "[x]*"):
+        (folder / name).mkdir(parents=True)
+        for number in range(2):
+            shutil.copy(next(files), folder / name / f"{name} {number}.bmp")
+    return folder

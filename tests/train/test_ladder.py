@@ -56,7 +56,7 @@ def test_the_next_rung_starts_from_the_best() -> None:
     done[1] = climbed("larger", larger, loss=0.6)
     assert ladder.next_rung(recipe, done).settings[:1] == ("quality=balanced",)
     assert "data.size" not in " ".join(ladder.next_rung(recipe, done).settings)
-    assert "not enough" in ladder.verdict(done[0], done[1])
+    assert "not better than balanced" in ladder.verdict(done[0], done[1])
 
 
 def test_every_rung_is_a_valid_recipe() -> None:

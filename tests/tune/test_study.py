@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tlcli.cli.tune import _resumed
+from tlcli.errors import UsageError
 from tlcli.recipe import load, space
+from tlcli.report.tune_page import are_alike, ranked
 from tlcli.train.events import StepDone
 from tlcli.train.policy import Outcome, Step
 from tlcli.tune.search import Search, begin
@@ -64,6 +67,22 @@ def test_a_grid_is_asked_once_and_in_full(study: Callable) -> None:
     assert sorted(asked) == [(dropout, epochs) for dropout in ("0.0", "0.2", "0.4") for epochs in ("2", "4")]
 
 
+def test_a_grid_grows_when_more_trials_are_asked_for(study: Callable) -> None:
+    before, asked = study(GRID, sampler="grid", trials=2), []
+    while trial := before.ask():
+        asked.append(trial.params)
+        before.end(trial, 1.0, {"seconds": 1.0})
+    assert len(asked) == 2
+    # Asked for and killed before it had its values.
+    cut_off = study(GRID, sampler="grid", trials=3).study.ask()
+    assert cut_off.params == {}
+    after = study(GRID, sampler="grid", trials=6)
+    while trial := after.ask():
+        asked.append(trial.params)
+        after.end(trial, 1.0, {"seconds": 1.0})
+    assert len({tuple(sorted(params.items())) for params in asked}) == len(asked) == 6
+
+
 def test_an_interrupted_trial_is_repeated_and_not_counted(study: Callable) -> None:
     before = study(trials=2)
     ended, cut_off = before.ask(), before.ask()
@@ -86,6 +105,34 @@ def test_the_accuracy_is_maximised_and_losers_are_known(study: Callable) -> None
     assert opened.ranked() == [4, 5, 2, 3, 1]
     assert opened.losers() == [1, 3, 6]
     assert opened.rows()[-1]["message"] == "no"
+
+
+def test_equal_accuracies_are_ranked_by_loss_and_equal_trials_say_nothing(study: Callable) -> None:
+    opened = study(metric="val_accuracy")
+    for loss in (0.3, 0.1, 0.2, 0.4):
+        opened.end(opened.ask(), 0.9, {"seconds": 1.0, "val_loss": loss, "val_accuracy": 0.9})
+    assert opened.ranked() == [2, 3, 1, 4]
+    assert [row["trial"] for row in ranked(opened.rows(), "val_accuracy")] == [2, 3, 1, 4]
+    assert opened.importance() == {}
+    alike = [row | {"val_loss": 0.1} for row in opened.rows()]
+    assert (are_alike(opened.rows()), are_alike(alike), are_alike(alike[:1])) == (False, True, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "device"), [({"seed": 0}, 2, None), ({"device": "cpu"}, 0, "cpu"), ({"trials": 99}, 0, "auto")]
+)
+def test_a_resumed_search_may_change_device_and_trials_only(
+    words: dict, code: int, device: str | None, study: Callable
+) -> None:
+    search = study(GRID, sampler="grid", trials=2).search
+    options = {"seed": None, "device": "auto", "trials": None, "jobs": None, "budget": None, "strict": False}
+    options |= {"resume": search.out, "settings": (), **words}
+    if code:
+        with pytest.raises(UsageError, match="got --seed"):
+            _resumed(options)
+    else:
+        resumed, _ = _resumed(options)
+        assert (resumed.device, resumed.trials) == (device, 6 if "trials" in words else 2)
 
 
 def test_a_key_that_decides_everything_is_the_most_important(study: Callable) -> None:

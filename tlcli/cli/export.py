@@ -82,12 +82,13 @@ def export(
     if as_json:
         console.print_json(bundle.to_json())
     else:
-        _print_bundle(bundle, run)
+        _print_bundle(bundle, run, of="validation images of the run" if data is None else f"images of {data}")
     if bundle.objections:
         raise click.exceptions.Exit(ExpectationError.exit_code)
 
 
-def _print_bundle(bundle: "Bundle", run: Path) -> None:
+def _print_bundle(bundle: "Bundle", run: Path, *, of: str) -> None:
+    """Print what was exported from `run`; `of` says which images it was compared on."""
     from tlcli.cli import console
 
     card, found = bundle.card, bundle.card["comparison"]
@@ -100,7 +101,7 @@ def _print_bundle(bundle: "Bundle", run: Path) -> None:
         ("file", f"{card['file']}{'.refused' if bundle.objections else ''}, {card['bytes'] / 1e6:.2f} MB, {images}"),
         (
             "accuracy",
-            f"{found['accuracy']:.4f}, classifier {found['classifier_accuracy']:.4f} ({found['images']} images)",
+            f"{found['accuracy']:.4f}, classifier {found['classifier_accuracy']:.4f} (on {found['images']} {of})",
         ),
         (
             "agreement",

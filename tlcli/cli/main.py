@@ -57,6 +57,13 @@ class InternalError(TlcliError):
 class Root(Group):
     """The command group. Errors become one message on stderr and an exit code; with `--json` also JSON on stdout."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Click would print an empty line after Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise click.Abort from stop
+
     def main(  # type: ignore[override]  # Click overloads it by standalone_mode, which has one meaning here
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> Any:
@@ -84,10 +91,19 @@ def _wants_json(words: Sequence[str]) -> bool:
 
 def _print_error(error: Exception, *, as_json: bool) -> int:
     """Print an error as a message, with `as_json` also as JSON; returns the exit code."""
+    from rich.text import Text
+
+    from tlcli.cli.console import err
+
     shown, code = _as_tlcli_error(error)
     if as_json:
         click.echo(json.dumps({"error": shown.to_json()}, ensure_ascii=False))
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {printable(str(shown), keep=chr(10))}", err=True)
+    problems = getattr(shown, "problems", ())
+    text = f" {len(problems)} problems\n{shown}" if len(problems) > 1 else f" {shown}"
+    # Rich breaks lines between words on a terminal.
+    console = err()
+    shown_text = Text.assemble(("Error:", "bold red"), printable(text, keep="\n"))
+    console.print(shown_text, soft_wrap=not console.is_terminal)
     return code
 
 

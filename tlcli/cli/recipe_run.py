@@ -3,7 +3,7 @@
 import json
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlcli.cli.options import LOCAL, LOCATION, complete_recipe, global_options, is_quiet, json_option, trust_option
-from tlcli.errors import OutputError, RecipeError, TlcliError, UsageError
+from tlcli.errors import RecipeError, TlcliError
+from tlcli.paths import require_writable
 
 if TYPE_CHECKING:
     from tlcli.report.ci import Outcome
@@ -60,11 +61,9 @@ def run(
     from tlcli.workflows.recipe_run import check
     from tlcli.workflows.request import Request
 
-    words, images = files.split_data(recipes)
-    if images is not None and data is not None:
-        raise UsageError(f"the images are given twice (got {data} and {images})", where="--data", hint="Give one.")
-    if junit is not None and junit.is_dir():
-        raise OutputError("is a folder, not a file", where=str(junit), hint="Name a file for --junit.")
+    words, images = files.split_data(recipes, has_data=data is not None)
+    if junit is not None:
+        require_writable(junit, "--junit")
     names = files.find(words)
     options = {} if images is None and data is None else {"data.path": str(data or images)}
     requests = [Request(recipe=name, settings=settings, options=options, strict=strict) for name in names]
@@ -79,8 +78,8 @@ def run(
         outcomes = _run_all(requests, out, jobs=jobs, has_trust=_is_given(context, "trust"))
         if update_baseline:
             _update_baselines(outcomes)
-    _report(outcomes, junit)
     _print(outcomes, as_json=as_json)
+    _report(outcomes, junit)
     if code := ci.worst_code(outcomes):
         raise click.exceptions.Exit(code)
 
@@ -208,17 +207,31 @@ def _update_baselines(outcomes: Sequence["Outcome"]) -> None:
 
 
 def _report(outcomes: Sequence["Outcome"], junit: Path | None) -> None:
-    """Write JUnit XML if asked for, and tell GitHub Actions if this is one of its jobs."""
+    """Write JUnit XML if asked for, and tell GitHub Actions if this is one of its jobs.
+
+    A file that cannot be written is a warning: it must not hide what became of the recipes.
+    """
     from tlcli.paths import write_text
     from tlcli.report import ci
 
     if junit is not None:
-        write_text(junit, ci.junit(outcomes))
+        _try(lambda: write_text(junit, ci.junit(outcomes)), "the results as JUnit XML are not written")
     if ci.is_github():
         # GitHub reads commands on stderr too, and stdout is for results.
         for command in ci.annotations(outcomes):
             click.echo(command, err=True)
-        ci.write_summary(outcomes)
+        _try(lambda: ci.write_summary(outcomes), "the summary of the job is not written")
+
+
+def _try(write: Callable[[], None], failed: str) -> None:
+    """Write a file, or warn."""
+    from tlcli.cli import console
+
+    try:
+        write()
+    except OSError as error:
+        text = f"warning: {failed}: {error.filename or 'the file'}: {error.strerror or error}"
+        console.print_text(console.err(), console.safe(text, "yellow"))
 
 
 def _print(outcomes: Sequence["Outcome"], *, as_json: bool) -> None:
@@ -232,13 +245,16 @@ def _print(outcomes: Sequence["Outcome"], *, as_json: bool) -> None:
         console.print_json({"recipes": rows, "exit_code": ci.worst_code(outcomes)})
         return
     table: list[list[Any]] = []
+    all_dry = all(outcome.is_dry for outcome in outcomes)
     for outcome in outcomes:
         status = console.safe(outcome.status, "green" if outcome.code == 0 else "red")
         judged = [row["passed"] for row in outcome.expectations if "passed" in row]
         expected = f"{sum(judged)} of {len(judged)} met" if judged else f"{len(outcome.expectations)} to meet"
         scores = [f"{outcome.scores[name]['accuracy']:.4f}" if name in outcome.scores else "–" for name in ci.SPLITS]
-        table.append([console.safe(outcome.recipe), status, expected, *scores, duration(outcome.seconds)])
-    columns = ["recipe", "result", "expectations", "val acc", "test acc", "time"]
+        cells = [console.safe(outcome.recipe), status, expected, *scores, duration(outcome.seconds)]
+        # A check has no scores.
+        table.append(cells[:3] if all_dry else cells)
+    columns = ["recipe", "result", "expectations", "val acc", "test acc", "time"][: 3 if all_dry else None]
     out = console.out()
     console.print_table(out, columns, table, text_columns=3, optional=["time", "val acc", "test acc"])
     for outcome in outcomes:

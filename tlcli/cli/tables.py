@@ -132,6 +132,12 @@ def print_result(folder: Path, record: RunRecord) -> None:
             if folds := scores.get("folds"):
                 text += f", {folds['count']} folds: {folds['mean']:.4f} ± {folds['deviation']:.4f}"
             console.print(safe(f"{text})", "bold" if name == "test" else ""))
+    if record.scores.get("val", {}).get("folds"):
+        text = "The losses of the steps are at a temperature for each fold, that of val at the one of the classifier."
+        print_text(console, text, "dim")
+    if sparsity := record.model.get("sparsity"):
+        shares = f"{sparsity['head']:.1%} of the head's kernels, {sparsity['all']:.1%} of all kernels"
+        print_text(console, safe(f"zeros {shares} (weights below {sparsity['threshold']:g})"))
     print_text(console, safe(f"time  {duration(record.seconds['total'])}{_reused(record)}"))
     for verdict in record.expectations:
         mark = safe("met      ", "green") if verdict["passed"] else safe("not met  ", "red")

@@ -110,11 +110,13 @@ def _resumed(options: dict[str, Any]) -> "tuple[Search, AbstractContextManager[A
     from tlcli.report.folder import own_folder
     from tlcli.workflows import tune_request
 
-    if changed := [name for name, value in options.items() if value and name not in FREE and value != "auto"]:
+    given = [name for name, value in options.items() if value not in (None, "auto", ()) and value is not False]
+    if changed := [name for name in given if name not in FREE]:
         named = "DATA" if changed[0] == "data" else f"--{changed[0]}"
-        hint = f"Leave {named} out, or start a new search. --trials, --budget and --jobs may change."
+        hint = f"Leave {named} out, or start a new search. --trials, --budget, --jobs and --device may change."
         raise UsageError(f"a resumed search keeps its settings (got {named})", where="--resume", hint=hint)
-    search = tune_request.resumed(options["resume"], _given(options, "trials", "jobs"), options["budget"])
+    asked = _given(options, "trials", "jobs", *(["device"] if "device" in given else []))
+    search = tune_request.resumed(options["resume"], asked, options["budget"])
     return search, own_folder(search.out, resume=True)
 
 
@@ -183,13 +185,14 @@ def _run(search: "Search", resolved: "ResolvedRecipe") -> dict[str, Any]:
 def print_search(folder: Path, result: dict[str, Any]) -> None:
     """Print the best trials, what mattered, and where the best recipe is."""
     from tlcli.cli import console
-    from tlcli.report.tune_page import ranked, short_names
+    from tlcli.report.tune_page import NO_EFFECT, are_alike, ranked, short_names
     from tlcli.text import duration, plural
 
     out, best, counts, seconds = console.out(), result["best"], result["counts"], result["seconds"]
     names = short_names(list(result["space"]))
     rows = ranked(result["trials"], result["search"]["metric"])
-    cells = [_cells(row, list(names), is_best=row["trial"] == best["trial"]) for row in rows[:SHOWN]]
+    alike = are_alike(rows)
+    cells = [_cells(row, list(names), is_best=row["trial"] == best["trial"] and not alike) for row in rows[:SHOWN]]
     columns = ["trial", "val_loss", "val_acc", *names.values(), "seconds"]
     # The least important keys go first.
     optional = ["seconds", *(names[key] for key in reversed(list(result["importance"]) or list(names)))]
@@ -199,7 +202,9 @@ def print_search(folder: Path, result: dict[str, Any]) -> None:
     warm = "" if seconds["warm"] is None else f", {duration(seconds['warm'])} a trial once warm"
     summary = f"{plural(len(rows), 'trial')} ({others}) in {duration(seconds['total'])}{warm}"
     console.print_text(out, console.safe(summary))
-    if result["importance"]:
+    if alike:
+        console.print_text(out, console.safe(f"{NO_EFFECT}.", "yellow"))
+    elif result["importance"]:
         shares = ", ".join(f"{names[key]} {share:.0%}" for key, share in result["importance"].items())
         console.print_text(out, console.safe(f"importance: {shares}"))
     if test := result["test"]:

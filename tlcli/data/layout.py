@@ -139,9 +139,12 @@ def require_folder(path: Path, name: str) -> None:
         hint = f"{LAYOUT} A manifest of images ends in .csv, .tsv, .jsonl or .parquet, an archive in .zip or .tar."
         raise DataError(f"{name} is a file, not a folder", where=str(path), hint=hint)
     parent = path.absolute().parent
-    siblings = [entry.name for entry in visible(parent) if entry.is_dir()] if parent.is_dir() else []
+    # A name with a suffix may be meant for a manifest or an archive.
+    entries = list(visible(parent)) if parent.is_dir() else []
+    siblings = [entry.name for entry in entries if entry.is_dir() or path.suffix]
     hint = did_you_mean(path.name, siblings) or LAYOUT
-    raise DataError(f"no such folder (given as {name})", where=str(path), hint=hint)
+    what = "file or folder" if path.suffix else "folder"
+    raise DataError(f"no such {what} (given as {name})", where=str(path), hint=hint)
 
 
 def visible(folder: Path, on_skip: OnSkip | None = None) -> list[Path]:

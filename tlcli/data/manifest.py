@@ -93,17 +93,22 @@ class _Reader:
 
     def add(self, where: str, cells: Cells | str) -> None:
         """Add a row; a string is the reason why it could not be parsed."""
-        problems = [cells] if isinstance(cells, str) else [*_wrong_cells(cells)]
+        if isinstance(cells, str):
+            self.problems.append(Problem(where, cells))
+            return
+        wrong = [*_wrong_cells(cells)]
+        problems = [problem for _, problem in wrong]
         row = None
-        if not problems and not isinstance(cells, str):
+        # A wrong split or group hides no other problem of the image.
+        if {column for column, _ in wrong} <= {"split", "group"}:
             path = _image_path(self.home, str(cells["path"]))
             label = unicodedata.normalize("NFC", _text(cells["label"]))
             split, group = (_text(cells.get(name)) for name in ("split", "group"))
-            row = Row(path, label, SPLIT_OF_NAME[split.lower()] if split else None, group or None, where)
-            problems = [*self._wrong_file(row)]
+            row = Row(path, label, SPLIT_OF_NAME.get(split.lower()), group or None, where)
+            problems += self._wrong_file(row)
+            self._by_path.setdefault(str(row.path), row)
         self.problems += [Problem(where, problem, "") for problem in problems]
         if row is not None and not problems:
-            self._by_path[str(row.path)] = row
             self.rows.append(row)
 
     def check_together(self) -> None:
@@ -144,24 +149,24 @@ def _image_path(home: Path, text: str) -> Path:
     return path if isinstance(path, StoredPath) else Path(os.path.normpath(path))
 
 
-def _wrong_cells(cells: Cells) -> Iterator[str]:
-    """The problems of a row by itself."""
+def _wrong_cells(cells: Cells) -> Iterator[tuple[str, str]]:
+    """The problems of a row by itself, each with its column; empty for the whole row."""
     if None in cells:
-        yield "has more values than columns"
+        yield "", "has more values than columns"
     for name in _NAMES:
         value = cells.get(name)
         is_wanted = name in ("path", "label")
         if value is None or value == "":
             if is_wanted:
-                yield f"has no {name}"
+                yield name, f"has no {name}"
         elif not isinstance(value, str | int) or isinstance(value, bool) or (name == "path" and isinstance(value, int)):
-            yield f"{name} must be text (got {_shown(value)})"
+            yield name, f"{name} must be text (got {_shown(value)})"
         elif _is_unwritable(_text(value)):
-            yield f"{name} has characters that cannot be written (got {_shown(value)})"
+            yield name, f"{name} has characters that cannot be written (got {_shown(value)})"
         elif is_wanted and not _text(value):
-            yield f"has no {name}"
+            yield name, f"has no {name}"
         elif name == "split" and _text(value).lower() not in SPLIT_OF_NAME:
-            yield f"split must be train, val or test (got {_shown(value)})"
+            yield name, f"split must be train, val or test (got {_shown(value)})"
 
 
 def _cells(file: Path) -> Iterator[tuple[str, Cells | str]]:
@@ -211,6 +216,9 @@ def _require_columns(file: Path, names: list[str]) -> None:
     """
     for wanted in ("path", "label"):
         if wanted not in names:
+            if len(names) == 1 and ";" in names[0]:
+                hint = "Its columns are separated by semicolons: save it with commas, or with tabs as .tsv."
+                raise DataError("is not a table with commas", where=str(file), hint=hint)
             got = ", ".join(_shown(name) for name in names[:8]) or "none"
             hint = f"{did_you_mean(wanted, names)} {COLUMNS}".strip()
             raise DataError(f"has no column '{wanted}' (got {got})", where=str(file), hint=hint)

@@ -7,7 +7,7 @@ import numpy as np
 from tlcli.recipe.augment import AugmentSpec
 
 Batch = tuple[Any, ...]
-"""Inputs, labels `float32 (batch, …)` and sample weights `float32 (batch,)`."""
+"""Inputs, labels `float32 (batch, numbers)` and sample weights above 0, `float32 (batch,)`."""
 
 
 def mix(batch: Batch, spec: AugmentSpec, random: np.random.Generator) -> Batch:
@@ -53,5 +53,8 @@ def _span(length: float, limit: int, random: np.random.Generator) -> slice:
 def _interpolated(
     labels: np.ndarray, sample_weights: np.ndarray, share: np.float32, partner: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    mixed = (share * values + (1 - share) * values[partner] for values in (labels, sample_weights))
-    return next(mixed), next(mixed)
+    """Labels and weights with which the loss, linear in the labels, is the mix of both images' weighted losses."""
+    own, other = share * sample_weights, (1 - share) * sample_weights[partner]
+    weights = own + other
+    part = (own / weights)[:, None]
+    return part * labels + (1 - part) * labels[partner], weights

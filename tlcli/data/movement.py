@@ -63,12 +63,13 @@ def crop(share: Any, aspect: Any, place: tuple[Any, Any], height: int, width: in
 
     Args:
         share: Share of the area that is kept, above 0 to 1.
-        aspect: Aspect ratio of the crop, relative to that of the image.
+        aspect: Aspect ratio of the crop, relative to that of the image, as far as a crop of this area can have it.
         place: Where the crop lies in the room that it has in x and y, -1 to 1.
         height: Height of the image, pixels.
         width: Width of the image, pixels.
     """
-    across, down = (ops.minimum(ops.sqrt(share * ratio), 1.0) for ratio in (aspect, 1 / aspect))
+    # A side that would be longer than the image ends there; then the other is the share.
+    across, down = (ops.minimum(ops.maximum(ops.sqrt(share * ratio), share), 1.0) for ratio in (aspect, 1 / aspect))
     zero = ops.zeros_like(across)
     offset = (place[0] * (1 - across) / 2 * width, place[1] * (1 - down) / 2 * height)
     return Movement((across, zero, zero, down), offset)

@@ -163,7 +163,7 @@ def relative(path: Path, root: Path) -> str:
 
 def path_in(root: Path, path: Path) -> str:
     """A path relative to DATA, with forward slashes; bytes that are not UTF-8 become surrogates."""
-    if isinstance(path, StoredPath):
+    if isinstance(path, StoredPath) or isinstance(root, StoredPath):
         return relative_name(path, root)
     return Path(os.path.relpath(path, root)).as_posix()
 

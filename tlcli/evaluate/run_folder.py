@@ -11,6 +11,8 @@ from tlcli.errors import ModelError, UsageError
 RECORD = "run.json"
 # The file with the candidates of a comparison, in its run folder.
 COMPARISON = "compare.json"
+# The file that the folder of a search has.
+SEARCH = "tune.json"
 
 
 def read_json(folder: Path) -> dict[str, Any]:
@@ -42,6 +44,13 @@ def _no_record(folder: Path) -> UsageError:
     if (folder / COMPARISON).is_file():
         hint = f"Finish it with: tlcli finetune --resume {shlex.quote(str(folder))}"
         return UsageError("the comparison in this folder is not complete", where=str(folder), hint=hint)
+    if (folder / SEARCH).is_file():
+        best, quoted = folder / "best", shlex.quote(str(folder))
+        if (best / RECORD).is_file():
+            hint = f"Name the run of its best recipe: {shlex.quote(str(best))}."
+        else:
+            hint = f"Finish it with: tlcli tune --resume {quoted}"
+        return UsageError("is the folder of a search, not of a run", where=str(folder), hint=hint)
     what = "is not a run folder: it has no run.json" if folder.exists() else "there is no such run"
     return UsageError(what, where=str(folder), hint="Name the run folder that `tlcli finetune` printed.")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from tlcli.errors import ModelError, did_you_mean
 from tlcli.model.layer_groups import LayerGroup, LayerGroups, shorten_names
+from tlcli.recipe import selection_text
 
 _FORMS = "Write head, all, none, top:3, top:30%, a group, a range such as {0}..{1}, a wildcard, or re:EXPRESSION."
 
@@ -43,30 +44,12 @@ def select(text: str, groups: LayerGroups, *, where: str = "train") -> Selection
     Raises:
         ModelError: A part of the selection is invalid or matches nothing.
     """
-    parts = [part.strip() for part in _split(text)]
+    parts = selection_text.parts(text)
     resolver = _Resolver(groups, where)
     if not all(parts):
         raise resolver.error(f"a selection has an empty part (got '{text}')", resolver.allowed_forms)
     layers = [layer for part in parts for layer in resolver.layers(part)]
     return Selection(text, frozenset(layers), trains_head=any(part != "none" for part in parts))
-
-
-def _split(text: str) -> list[str]:
-    """The parts between commas; commas inside brackets or after a backslash do not separate."""
-    parts, open_brackets, is_escaped = [""], "", False
-    for character in text:
-        if not is_escaped:
-            if character == "," and not open_brackets:
-                parts.append("")
-                continue
-            # Inside [ ] only the closing bracket counts: [(] is a character class.
-            if character in "([{" and not open_brackets.endswith("["):
-                open_brackets += character
-            elif open_brackets and character == {"(": ")", "[": "]", "{": "}"}[open_brackets[-1]]:
-                open_brackets = open_brackets[:-1]
-        is_escaped = character == "\\" and not is_escaped
-        parts[-1] += character
-    return parts
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """The recipe section of augmentation."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tlcli.recipe.fields import Fraction, Spec
+from tlcli.recipe.fields import Fraction, Spec, refuse
 
 OPERATIONS = (
     *("flip", "transpose", "rotation", "shear", "zoom", "crop", "shift"),
@@ -76,14 +77,15 @@ class AugmentSpec(Spec):
 
     @model_validator(mode="after")
     def _check_preset_is_custom(self) -> Self:
+        refuse(self._misfits())
+        return self
+
+    def _misfits(self) -> Iterator[str]:
         operations = [name for name in OPERATIONS if getattr(self, name) is not None]
         if operations and self.preset != "custom":
-            raise ValueError(
-                f"{', '.join(operations)}: single operations need preset: custom (got preset: {self.preset})"
-            )
+            yield f"{', '.join(operations)}: single operations need preset: custom (got preset: {self.preset})"
         if self.randaugment and self.trivialaugment:
-            raise ValueError("randaugment and trivialaugment exclude each other: set one of them to null")
-        return self
+            yield "randaugment and trivialaugment exclude each other: set one of them to null"
 
     @property
     def mixes(self) -> bool:

@@ -1,6 +1,7 @@
 """Expectations such as `val.accuracy >= 0.90`, checked against the record of a run."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ from tlcli.recipe import expression
 from tlcli.recipe.expression import ExpressionError, Path
 
 BASELINE = "baseline"
+# Classes listed in a message.
+_LISTED = 20
 # The keys of run.json. An expectation names one of them, a split of `scores`, or the baseline.
 SECTIONS = (
     *(
@@ -28,8 +31,29 @@ SECTIONS = (
 )
 _SCORES = ("accuracy", "balanced_accuracy", "loss", "count")
 _OF_A_CLASS = ("precision", "recall", "f1", "support")
-# The numbers that recipes use most. Those of other sections are looked up when the run is done.
+_OF_A_STEP = (
+    *("trainable_parameters", "epochs", "best_epoch", "loss_before", "accuracy_before", "val_loss", "val_accuracy"),
+    *("confidence", "seconds", "interpolation", "learnable"),
+)
+# The numbers of a split, below its name or `scores` and its name.
+_OF_A_SPLIT = (
+    *_SCORES,
+    *("top_k.*", "confusion.*.*", "folds.count", "folds.accuracy.*", "folds.mean", "folds.deviation"),
+    *(f"per_class.*.{name}" for name in _OF_A_CLASS),
+)
+# All other numbers of run.json. `*` is any name or index, `**` any names below: their keys are free.
+_NUMBERS = (
+    *("seed", "schema", "hardware.cpus", "model.parameters", "model.head_parameters", "model.temperature"),
+    *("model.size.*", "data.counts.train", "data.counts.val", "data.counts.test", "data.per_class.*.*"),
+    *(f"phases.*.{name}" for name in _OF_A_STEP),
+    *("agreement.images", "agreement.same_label", "agreement.largest_difference"),
+    *("seconds.total", "seconds.prefix", "seconds.phases.*"),
+    *("recipe.**", "model.arguments.**", "model.card.**", "lr_ranges.**", "compared.**", "expectations.**"),
+)
+# The numbers that recipes use most, for suggestions.
 KEYS = (*(f"{split}.{name}" for split in ("val", "test") for name in _SCORES), "seconds.total", "seconds.prefix")
+# Numbers from 0 to 1.
+_SHARES = ("accuracy", "balanced_accuracy", "val_accuracy", "precision", "recall", "f1", "same_label", "top_k")
 
 
 @dataclass(frozen=True)
@@ -73,7 +97,35 @@ def parse(text: str) -> expression.Operation:
     for path in expression.paths(node):
         if hint := _unknown(path):
             raise ExpressionError(f"unknown number {path.text}. {hint}", text, path.column)
+    for comparison in expression.comparisons(node):
+        _check_comparison(comparison, text)
     return node
+
+
+def _check_comparison(comparison: expression.Operation, text: str) -> None:
+    """Refuse a comparison that says the same of every run."""
+    if not list(expression.paths(comparison)):
+        raise ExpressionError("compares no number of the run: it is the same for all", text, comparison.column)
+    share = next((part for part in comparison.operands if isinstance(part, Path)), None)
+    limit = next((part for part in comparison.operands if isinstance(part, expression.Number)), None)
+    if share and limit and not {*share.parts[-2:]}.isdisjoint(_SHARES) and limit.value > 1:
+        raise ExpressionError(f"{share.text} is from 0 to 1, such as 0.90 for 90 %", text, limit.column)
+
+
+def unknown_classes(text: str, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The classes that an expectation names and the images do not have, each with a hint.
+
+    Args:
+        text: The expectation, which is valid.
+        classes: The class names of the images.
+    """
+    for path in expression.paths(parse(text)):
+        if path.parts[0] == BASELINE or "per_class" not in path.parts[:-1]:
+            continue
+        name = path.parts[path.parts.index("per_class") + 1]
+        is_index = str(name).isdecimal() and int(name) < len(classes)
+        if str(name) not in classes and not is_index:
+            yield str(name), did_you_mean(str(name), classes) or f"Classes: {', '.join(classes[:_LISTED])}."
 
 
 def uses_baseline(text: str) -> bool:
@@ -101,6 +153,8 @@ def _judge(text: str, record: Mapping[str, Any]) -> Verdict:
     measured = ", ".join(f"{path} is {value:.6g}" for path, value in found.items())
     if missing:
         return Verdict(text, numbers, passed=False, reason=f"the record has no such number: {', '.join(missing)}")
+    if strange := [path for path, value in found.items() if math.isnan(value)]:
+        return Verdict(text, numbers, passed=False, reason=f"not a number: {', '.join(strange)}")
     try:
         passed = bool(expression.evaluate(node, found))
     except ZeroDivisionError:
@@ -133,21 +187,29 @@ def _number(tree: Any, parts: Sequence[str | int]) -> float | None:
 def _unknown(path: Path) -> str:
     """What to write instead of a path that no record has; empty for others."""
     start = int(path.parts[0] == BASELINE)
-    start += path.parts[start : start + 1] == ("scores",)
+    prefix = f"{BASELINE}." * start
     rest = path.parts[start:]
-    if _is_known(rest) or (start == 0 and rest[0] in SECTIONS and rest[0] != "seconds"):
+    if not rest:
+        return f"{BASELINE} needs a key after it, such as {BASELINE}.val.accuracy."
+    if rest[0] == "scores":
+        prefix, rest = f"{prefix}scores.", rest[1:]
+    of_splits = (f"{split}.{number}" for split in ("val", "test", "train") for number in _OF_A_SPLIT)
+    if any(_fits(rest, pattern) for pattern in (*of_splits, *([] if "scores." in prefix else _NUMBERS))):
         return ""
-    prefix = "".join(f"{part}." for part in path.parts[:start])
-    hint = did_you_mean(path.text, [prefix + key for key in (*KEYS, *SECTIONS)])
+    if path.text in SECTIONS:
+        return "That key of run.json is no number."
+    written = [prefix + number.replace("phases.*", "phases[0]") for number in (*KEYS, *_NUMBERS) if "**" not in number]
+    hint = did_you_mean(path.text, written)
     return hint or f"Known: {prefix}val.accuracy, {prefix}test.loss, {prefix}seconds.total and the keys of run.json."
 
 
-def _is_known(parts: Sequence[str | int]) -> bool:
-    """True for a number of a split or of `seconds`."""
-    if ".".join(map(str, parts)) in KEYS or parts[:2] == ("seconds", "phases"):
-        return True
-    if len(parts) < 3 or parts[0] not in ("val", "test"):
-        return False
-    if parts[1] == "per_class":
-        return len(parts) == 4 and parts[3] in _OF_A_CLASS
-    return parts[1] in ("top_k", "confusion", "folds")
+def _fits(parts: Sequence[str | int], pattern: str) -> bool:
+    """True if a path is of the form of a pattern."""
+    names = pattern.split(".")
+    if names[-1] == "**":
+        return len(parts) >= len(names) and all(map(_is, parts, names[:-1]))
+    return len(parts) == len(names) and all(map(_is, parts, names))
+
+
+def _is(part: str | int, name: str) -> bool:
+    return name in ("*", str(part))

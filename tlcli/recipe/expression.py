@@ -36,6 +36,11 @@ _LOGIC: Mapping[str, Callable[[float, float], bool]] = {
     "and": lambda left, right: bool(left and right),
     "or": lambda left, right: bool(left or right),
 }
+# Signs of other languages, and what to write for them.
+_FOREIGN: Mapping[str, str] = {
+    **{"!=": "not … == …", "<>": "not … == …", "&": "and", "|": "or", "!": "not", "%": "a share, such as 0.90"},
+    **{"≥": ">=", "≤": "<=", "=>": ">=", "=<": "<=", "=": "==", "≠": "not … == …", "×": "*", "·": "*", "−": "-"},
+}
 _OPERATORS = {**_COMPARISONS, **_ARITHMETIC, **_LOGIC}
 _QUOTED = r'"(?:[^"\\]|\\.)*"' + r"|'(?:[^'\\]|\\.)*'"
 _PART = rf"\.(\w+)|\[(\d+)\]|\[({_QUOTED})\]"
@@ -101,7 +106,7 @@ def parse(text: str) -> Operation:
     parser = _Parser(text)
     node = parser.expectation(0)
     if parser.kind != "end":
-        raise parser.error(f"unexpected {parser.word!r}")
+        raise parser.error(f"unexpected {parser.word!r}{parser.remedy}")
     return parser.condition(node)
 
 
@@ -112,6 +117,15 @@ def paths(node: Node) -> Iterator[Path]:
     elif isinstance(node, Operation):
         for operand in node.operands:
             yield from paths(operand)
+
+
+def comparisons(node: Node) -> Iterator[Operation]:
+    """The comparisons of an expectation, from left to right."""
+    if isinstance(node, Operation):
+        if node.sign in _COMPARISONS:
+            yield node
+        for operand in node.operands:
+            yield from comparisons(operand)
 
 
 def evaluate(node: Node, numbers: Mapping[str, float]) -> float:
@@ -153,6 +167,15 @@ class _Parser:
         self.word = match[self.kind]
         if self.word in ("and", "or", "not"):
             self.kind = "sign"
+
+    @property
+    def remedy(self) -> str:
+        """What to write instead of the next token, which cannot be read; empty for others."""
+        if self.kind != "unknown":
+            return ""
+        known = next((sign for sign in _FOREIGN if self.word.startswith(sign)), None)
+        write = f"write {_FOREIGN[known]}; " if known else ""
+        return f": {write}signs are {' '.join(_OPERATORS)} not ( )"
 
     def error(self, message: str, column: int | None = None) -> ExpressionError:
         """An error at the next token, or at a column."""
@@ -203,7 +226,9 @@ class _Parser:
         if depth > MAX_DEPTH:
             raise self.error(f"is nested more than {MAX_DEPTH} deep")
         if kind == "unknown" or kind == "end" or (kind == "sign" and word not in ("-", "+", "(")):
-            raise self.error(f"expected a number or a key of run.json, such as val.accuracy, but found {word!r}")
+            raise self.error(
+                f"expected a number or a key of run.json, such as val.accuracy, but found {word!r}{self.remedy}"
+            )
         self.advance()
         if kind == "number":
             if not math.isfinite(float(word)):

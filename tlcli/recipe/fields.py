@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,6 +81,27 @@ def _describe(schema: dict[str, Any], section: type[BaseModel]) -> None:
         if "$ref" in key:
             # The defaults of a section stand at its keys.
             key.pop("default", None)
+
+
+class BrokenRules(ValueError):
+    """Rules of a section that its values break together, each with the message of one."""
+
+    def __init__(self, messages: tuple[str, ...]) -> None:
+        super().__init__("; ".join(messages))
+        self.messages = messages
+
+
+def refuse(messages: Iterable[str]) -> None:
+    """Refuse a section for all reasons at once; without one it is accepted.
+
+    Args:
+        messages: What is wrong. A message about one key begins with it and a colon.
+
+    Raises:
+        BrokenRules: If there is a message.
+    """
+    if listed := tuple(messages):
+        raise BrokenRules(listed)
 
 
 class Spec(BaseModel):

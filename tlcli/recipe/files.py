@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlcli.errors import Problem, RecipeError
+from tlcli.errors import Problem, RecipeError, did_you_mean
 from tlcli.recipe import load
 
 SUFFIXES = (".yaml", ".yml")
@@ -36,11 +36,18 @@ def find(words: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def split_data(words: Sequence[str]) -> tuple[list[str], str | None]:
-    """Recipes and images of a command line: a last word that can only name images does so, as `--data` would."""
+def split_data(words: Sequence[str], *, has_data: bool = False) -> tuple[list[str], str | None]:
+    """Recipes and images of a command line: a last word that can only name images does so, as `--data` would.
+
+    Args:
+        words: The words.
+        has_data: True if the images are named by `--data`; then all words are recipes.
+    """
     *recipes, last = words
-    is_recipe = last in load.names() or Path(last).suffix in SUFFIXES
-    if not recipes or is_recipe or (Path(last).is_dir() and in_folder(Path(last))):
+    path = Path(last)
+    is_recipe = last in load.names() or path.suffix in SUFFIXES or (path.is_dir() and in_folder(path))
+    is_mistyped = not path.exists() and did_you_mean(last, load.names()) != ""
+    if has_data or not recipes or is_recipe or is_mistyped:
         return list(words), None
     return recipes, last
 

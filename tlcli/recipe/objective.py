@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 
 from tlcli.recipe.fields import Spec
 
+# The focusing strength of the paper.
+_GAMMA = 2.0
+
 
 class LossSpec(Spec):
     """The loss of training. Rounds are compared by cross-entropy in any case.
@@ -18,7 +21,13 @@ class LossSpec(Spec):
     """
 
     name: Literal["cross_entropy", "focal"] = "cross_entropy"
-    gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
+    gamma: Annotated[float, Field(ge=0, le=10)] = _GAMMA
+
+    @model_validator(mode="after")
+    def _check_gamma(self) -> Self:
+        if self.name != "focal" and self.gamma != _GAMMA:
+            raise ValueError(f"gamma: has no effect with {self.name} (got {self.gamma:g}). It belongs to focal")
+        return self
 
 
 class TeacherSpec(Spec):

@@ -1,10 +1,11 @@
 """The optimiser of a recipe, and which optimiser has which parameter."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from tlcli.recipe.fields import Fraction, Schedule, Spec
+from tlcli.recipe.fields import Fraction, Schedule, Spec, refuse
 
 Algorithm = Literal[
     "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "ftrl", "adafactor", "lion", "muon"
@@ -28,6 +29,9 @@ PARAMETERS: dict[Algorithm, tuple[str, ...]] = {
 _NAMES = sorted({name for names in PARAMETERS.values() for name in names})
 _Penalty = Annotated[float, Field(ge=0)] | None
 _Share = Annotated[float, Field(ge=0, lt=1)] | None
+_WEIGHT_DECAY = 0.004
+# The optimisers that have weight decay.
+DECAYING: tuple[Algorithm, ...] = ("adamw", "lion", "muon")
 CLIPPING = ("clip_norm", "clip_norm_each", "clip_value")
 
 
@@ -71,7 +75,7 @@ class OptimizerSpec(Spec):
     name: Algorithm = "adam"
     lr: Annotated[float, Field(gt=0, le=10)] | Literal["find"] = 1e-3
     schedule: Schedule = "none"
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.004
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = _WEIGHT_DECAY
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     clip_norm_each: Annotated[float, Field(gt=0)] | None = None
     clip_value: Annotated[float, Field(gt=0)] | None = None
@@ -101,17 +105,22 @@ class OptimizerSpec(Spec):
 
     @model_validator(mode="after")
     def _check_parameters_fit(self) -> Self:
-        has = PARAMETERS[self.name]
-        if foreign := [name for name in self.parameters if name not in has]:
-            owners = {name: [owner for owner in ALGORITHMS if name in PARAMETERS[owner]] for name in foreign}
-            listed = "; ".join(f"{name} belongs to {', '.join(owners[name])}" for name in foreign)
-            raise ValueError(f"{self.name} has {', '.join(has) or 'no parameters of its own'}: {listed}")
+        refuse(self._misfits())
         return self
 
-    @model_validator(mode="after")
-    def _check_one_clipping(self) -> Self:
+    def _misfits(self) -> Iterator[str]:
+        has = PARAMETERS[self.name]
+        for name in self.parameters:
+            if name not in has:
+                owners = [owner for owner in ALGORITHMS if name in PARAMETERS[owner]]
+                own = ", ".join(has) or "no parameters of its own"
+                yield f"{name}: belongs to {', '.join(owners)}; {self.name} has {own}"
+        if self.weight_decay not in (0, _WEIGHT_DECAY) and self.name not in DECAYING:
+            yield (
+                f"weight_decay: has no effect with {self.name} (got {self.weight_decay:g}). It belongs to"
+                f" {', '.join(DECAYING)}"
+            )
         given = [(name, getattr(self, name)) for name in CLIPPING if getattr(self, name) is not None]
         if len(given) > 1:
             names, values = " and ".join(name for name, _ in given), " and ".join(f"{value:g}" for _, value in given)
-            raise ValueError(f"{names} exclude each other (got {values}): set all but one of them to null")
-        return self
+            yield f"{names} exclude each other (got {values}): set all but one of them to null"

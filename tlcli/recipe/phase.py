@@ -1,12 +1,13 @@
 """The phases of a recipe: what is trained, how, and until when."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from tlcli.recipe.fields import BatchNormPolicy, Fraction, Percent, Schedule, Spec, Text
+from tlcli.recipe import selection_text
+from tlcli.recipe.fields import BatchNormPolicy, Fraction, Percent, Schedule, Spec, Text, refuse
 
 
 def of_round(values: Any, number: int) -> Any:
@@ -144,7 +145,7 @@ class PhaseSpec(AutoSpec):
 
     name: Text
     policy: Policy = "fixed"
-    train: Text | None = None
+    train: Annotated[Text, AfterValidator(selection_text.check)] | None = None
     init: Literal["probe", "random"] = "random"
     step: Literal["all", "double", "auto"] | ParameterShare | RoundSizes = 1
     group_count: Annotated[int, Field(ge=1)] | None = None
@@ -163,29 +164,37 @@ class PhaseSpec(AutoSpec):
 
     @model_validator(mode="after")
     def _check_keys_fit_policy(self) -> Self:
-        if self.policy == "fixed" and self.train is None:
-            raise ValueError("policy fixed needs train: a selection such as head, top:3 or all")
-        self._check_lists()
-        if self.epochs == 0 and self.init != "probe":
-            raise ValueError("epochs: 0 trains nothing (got epochs: 0). It is allowed with init: probe")
-        if self.policy != "fixed" and self.train is not None:
-            raise ValueError(
-                f"policy {self.policy} chooses the groups itself: leave train out (got train: {self.train})"
-            )
-        if self.batch_norm_momentum is not None and self.batch_norm not in ("train", "auto"):
-            raise ValueError(f"batch_norm_momentum needs batch_norm: train (got batch_norm: {self.batch_norm})")
-        if self.group_count is not None and self.policy != "surgical":
-            raise ValueError(f"group_count needs policy: surgical (got policy: {self.policy})")
+        refuse(self._misfits())
         return self
 
-    def _check_lists(self) -> None:
+    def _misfits(self) -> Iterator[str]:
+        if self.policy == "fixed" and self.train is None:
+            yield "policy fixed needs train: a selection such as head, top:3 or all"
         for name in ("step", "epochs"):
             if isinstance(value := getattr(self, name), list) and not self.is_gradual:
-                raise ValueError(f"{name}: a list needs a policy with rounds, such as gradual (got {name}: {value})")
+                yield f"{name}: a list needs a policy with rounds, such as gradual (got {name}: {value})"
         if isinstance(self.epochs, list) and 0 in self.epochs:
-            raise ValueError(f"epochs: every round must train (got epochs: {self.epochs})")
+            yield f"epochs: every round must train (got epochs: {self.epochs})"
         if isinstance(self.step, list) and 0 in (self.step[0], self.step[-1]):
-            raise ValueError(f"step: 0 trains the same groups again, so neither first nor last (got step: {self.step})")
+            yield f"step: 0 trains the same groups again, so neither first nor last (got step: {self.step})"
+        if self.epochs == 0 and self.init != "probe":
+            yield "epochs: 0 trains nothing (got epochs: 0). It is allowed with init: probe"
+        if self.policy != "fixed" and self.train is not None:
+            yield f"train: policy {self.policy} chooses the groups itself: leave train out (got train: {self.train})"
+        if self.batch_norm_momentum is not None and self.batch_norm not in ("train", "auto"):
+            yield f"batch_norm_momentum: needs batch_norm: train (got batch_norm: {self.batch_norm})"
+        if self.group_count is not None and self.policy != "surgical":
+            yield f"group_count: needs policy: surgical (got policy: {self.policy})"
+        if not self.is_gradual:
+            yield from self._only_for_rounds()
+
+    def _only_for_rounds(self) -> Iterator[str]:
+        """Keys of `until` that have a meaning only between rounds, and another value than the default."""
+        plain = UntilSpec()
+        for name in ("min_relative_gain", "patience", "after_rollback"):
+            if (value := getattr(self.until, name)) not in (getattr(plain, name), "auto"):
+                message = f"until.{name}: has no effect without rounds: policy {self.policy} has one step"
+                yield f"{message} (got {value}). Leave it out, or use policy gradual"
 
     def learning_rate(self, otherwise: float | Literal["find"]) -> float | Literal["find"]:
         """The learning rate of the phase, or `otherwise` (the optimiser's) if it has none."""

@@ -1,6 +1,6 @@
 """The recipe schema. Unknown keys and values out of range are errors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -19,6 +19,7 @@ from tlcli.recipe.fields import (
     Resize,
     Spec,
     Text,
+    refuse,
 )
 from tlcli.recipe.objective import LossSpec, TeacherSpec, teacher_of
 from tlcli.recipe.optimizer import OptimizerSpec
@@ -36,9 +37,11 @@ def _share_or_folder(value: Any) -> Any:
     """A number for text that is one, a path for other text: `--set data.val=0.2` is a share, `extra/val` a folder."""
     if isinstance(value, str):
         try:
-            return float(value)
+            value = float(value)
         except ValueError:
             return named(value)
+    if isinstance(value, int | float) and not 0 <= value < 1:
+        raise ValueError(f"a share must be 0 or more and less than 1; a folder is allowed too (got {value})")
     return value
 
 
@@ -95,21 +98,22 @@ class DataSpec(Spec):
 
     @model_validator(mode="after")
     def _check_shares_and_classes(self) -> Self:
+        refuse(self._misfits())
+        return self
+
+    def _misfits(self) -> Iterator[str]:
         shares = [share for share in (self.val, self.test) if isinstance(share, float)]
         if sum(shares) >= 1:
-            raise ValueError(
-                f"val and test must leave images to train on: their sum must be below 1 (got {sum(shares):g})"
-            )
+            yield f"val and test must leave images to train on: their sum must be below 1 (got {sum(shares):g})"
         if self.folds and isinstance(self.val, Path):
-            raise ValueError(f"folds: validation images come from the folds, so leave val out (got val: {self.val})")
+            yield f"folds: validation images come from the folds, so leave val out (got val: {self.val})"
         if self.classes and len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes must differ from each other")
+            yield "classes: must differ from each other"
         if self.class_weights == "balanced" and self.sampling == "balanced":
-            raise ValueError(
+            yield (
                 "class_weights and sampling exclude each other, because small classes would count twice: keep one of"
                 " them (got balanced for both)"
             )
-        return self
 
     @property
     def is_balanced(self) -> bool:
@@ -172,6 +176,17 @@ class HiddenSpec(Spec):
     dropout: Fraction = 0.0
     activity_l1: Annotated[float, Field(ge=0)] = 0.0
     activity_l2: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _check_batch_norm(self) -> Self:
+        fields = type(self).model_fields
+        names = [] if self.batch_norm else ["batch_norm_momentum", "batch_norm_epsilon"]
+        refuse(
+            f"{name}: has no effect without BatchNorm (got {getattr(self, name):g}). Set batch_norm: true"
+            for name in names
+            if getattr(self, name) != fields[name].default
+        )
+        return self
 
 
 class HeadSpec(Spec):
@@ -300,26 +315,23 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _check_sections_fit(self) -> Self:
+        refuse(self._misfits())
+        return self
+
+    def _misfits(self) -> Iterator[str]:
         names = [phase.name for phase in self.phases]
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"phases: phase names must be unique (got {', '.join(duplicates)} twice)")
+            yield f"phases: phase names must be unique (got {', '.join(duplicates)} twice)"
         probed = [index for index, phase in enumerate(self.phases) if phase.starts_from_probe]
         if self.head.hidden and probed:
-            raise ValueError(
-                "head.hidden: the linear probe needs a head without hidden layers. Remove hidden or the probe"
-            )
+            yield "head.hidden: the linear probe needs a head without hidden layers. Remove hidden or the probe"
         if self.head.max_norm is not None and probed:
-            raise ValueError(
-                "head.max_norm: it would clip the optimum of the linear probe. Remove max_norm or the probe"
-            )
+            yield "head.max_norm: it would clip the optimum of the linear probe. Remove max_norm or the probe"
         if self.data.folds and any(phase.soup > 1 for phase in self.phases):
-            raise ValueError("data.folds: soup needs one set of validation images. Set soup to 1, or use no folds")
+            yield "data.folds: soup needs one set of validation images. Set soup to 1, or use no folds"
         if self.data.folds and any(phase.policy == "depth_search" for phase in self.phases):
-            raise ValueError(
-                "data.folds: policy depth_search needs one set of validation images. Use policy gradual, or no folds"
-            )
+            yield "data.folds: policy depth_search needs one set of validation images. Use policy gradual, or no folds"
         if (probed and 0 not in probed) or any(phase.policy == "lp_ft" for phase in self.phases[1:]):
-            raise ValueError(
-                "phases: init: probe and policy: lp_ft must be in the first phase, because they initialise the head"
-            )
-        return self
+            yield "phases: init: probe and policy: lp_ft must be in the first phase, because they initialise the head"
+        if self.teacher is not None and all(phase.epochs == 0 for phase in self.phases):
+            yield "teacher: no phase trains, so nothing learns from it. Leave it out, or add a phase with epochs"

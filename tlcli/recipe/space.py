@@ -12,7 +12,8 @@ import yaml
 
 from tlcli.errors import Problem, RecipeError, did_you_mean
 from tlcli.recipe import load
-from tlcli.recipe.load import Draft, KeyPath
+from tlcli.recipe.draft import Draft, KeyPath, key_path, read_draft
+from tlcli.recipe.problems import line_order, shortened
 from tlcli.recipe.schema import Recipe
 
 # Short names of two recipe keys.
@@ -27,6 +28,8 @@ FIXED = (
 # Most values of one parameter in a grid, and most combinations.
 MAX_VALUES = 100
 MAX_GRID = 10_000
+# Largest number of a range.
+MAX_NUMBER = 1e15
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,14 @@ class Parameter:
         step = "" if self.step is None else f", step {self.step:g}"
         return f"{self.low:g} … {self.high:g}{', log' if self.log else ''}{step}"
 
-    def ends(self) -> list[str]:
-        """All choices, or both ends of a range, as YAML texts."""
-        return list(self.choices) or [as_yaml(self.low), as_yaml(self.high)]
+    def samples(self) -> list[str]:
+        """All choices, or both ends of a range and a number between them, as YAML texts."""
+        if self.choices:
+            return list(self.choices)
+        # Of a range without steps, a number that is not whole if any may be.
+        between = self.low + self.step if self.step else self.low + (self.high - self.low) * 0.377
+        ends = [as_yaml(self.low), as_yaml(self.high)]
+        return ends if self.is_int else [*ends, as_yaml(float(f"{between:.4g}"))]
 
     def values(self) -> list[Any]:
         """All values of a grid: the choices, or the numbers of a range with steps.
@@ -150,7 +158,8 @@ def read(path: Path, recipe: Recipe) -> Space:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         hint = "Write recipe keys and lists of values, such as head.dropout: [0.0, 0.2]."
-        raise RecipeError([Problem(str(path), f"cannot be read ({error})", hint)]) from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RecipeError([Problem(str(path), f"cannot be read ({why})", hint)]) from error
     return parse(text, recipe, origin=str(path))
 
 
@@ -160,48 +169,59 @@ def parse(text: str, recipe: Recipe, *, origin: str = "space") -> Space:
     Raises:
         RecipeError: With all problems of the space.
     """
-    written = load.read_draft(text, origin)
+    written = read_draft(text, origin)
     parameters: list[Parameter] = []
-    problems: list[Problem] = []
+    problems = list(written.problems)
     for path, value in _leaves(written.tree):
         found = _parameter(".".join(map(str, path)), value, written.origin(path))
         if isinstance(found, Problem):
             problems.append(found)
         else:
             parameters.append(found)
-    names = [parameter.key for parameter in parameters]
-    base = Draft(recipe.model_dump(mode="json"))
+    base, seen = Draft(recipe.model_dump(mode="json")), set[str]()
     for parameter in parameters:
-        if names.count(parameter.key) > 1:
+        if parameter.key in seen:
             problems.append(Problem(f"{parameter.where} {parameter.key}", "is given twice", "Keep one of the two."))
+        seen.add(parameter.key)
         problems += _problems_with(parameter, base)
     if not parameters and not problems:
         problems = [Problem(origin, "has no keys", "For example head.dropout: [0.0, 0.2].")]
     if problems:
-        raise RecipeError(dict.fromkeys(problems))
+        raise RecipeError(sorted(dict.fromkeys(problems), key=line_order))
     return Space(tuple(parameters), text)
 
 
 def _leaves(tree: dict[Any, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """The paths below which values stand: a dict without bounds is a section."""
+    """The paths below which values stand: a dict that is no range is a section."""
     for key, value in tree.items():
         below = (*path, str(key))
-        if isinstance(value, dict) and value and not any(name in value for name in ("low", "high")):
+        if isinstance(value, dict) and value and not _is_range(value):
             yield from _leaves(value, below)
         else:
             yield below, value
 
 
+def _is_range(value: dict[Any, Any]) -> bool:
+    """True for keys and values with a bound, also a mistyped one; no value of a section is a single number."""
+    if any(name in value for name in ("low", "high")):
+        return True
+    is_flat = not any(isinstance(item, dict | list) for item in value.values())
+    return is_flat and any(did_you_mean(str(name), BOUNDS) for name in value)
+
+
 def _parameter(key: str, value: Any, where: str) -> Parameter | Problem:
     """The parameter of a key, or what is wrong with it."""
-    key = ".".join(map(str, load.key_path(ALIASES.get(key, key))))
+    key = ".".join(map(str, key_path(ALIASES.get(key, key))))
     place = f"{where} {key}"
     if fixed := next((name for name in FIXED if key == name or key.startswith(f"{name}.")), None):
         return Problem(place, f"{fixed} is the same for all trials", "Set it in the recipe, or leave it out.")
     if isinstance(value, dict):
         return _range(key, value, where)
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value) and key == "phases":
+        hint = "Write the number of a phase, such as phases.0.lr: [0.001, 0.01]."
+        return Problem(place, "a space names the keys of single phases", hint)
     if not isinstance(value, list) or not value:
-        message = f"needs a list of values, or a range (got {load.shortened(value)})"
+        message = f"needs a list of values, or a range (got {shortened(value)})"
         return Problem(place, message, f"For example {key}: [1, 2], or {key}: {{low: 0.1, high: 1.0, log: true}}.")
     if key == "data.size":
         value = [[item, item] if isinstance(item, int) else item for item in value]
@@ -214,9 +234,10 @@ def _parameter(key: str, value: Any, where: str) -> Parameter | Problem:
 def _range(key: str, value: dict[Any, Any], where: str) -> Parameter | Problem:
     """The range of a key, or what is wrong with it."""
     place = f"{where} {key}"
-    if unknown := next((name for name in value if name not in BOUNDS), None):
-        hint = did_you_mean(str(unknown), BOUNDS) or f"A range has {', '.join(BOUNDS)}."
-        return Problem(place, f"a range has no '{unknown}'", hint)
+    if unknown := [str(name) for name in value if name not in BOUNDS]:
+        close = [suggestion for name in unknown if (suggestion := did_you_mean(name, BOUNDS))]
+        hint = " ".join(close) or f"A range has {', '.join(BOUNDS)}."
+        return Problem(place, "a range has no " + " and no ".join(f"'{name}'" for name in unknown), hint)
     low, high, step = (_number(value.get(name)) for name in ("low", "high", "step"))
     log = value.get("log", False)
     if low is None or high is None or ("step" in value and step is None) or not isinstance(log, bool):
@@ -225,30 +246,37 @@ def _range(key: str, value: dict[Any, Any], where: str) -> Parameter | Problem:
         return Problem(place, f"low must be below high, and step above 0 (got {low:g} to {high:g})")
     if log and (low <= 0 or step is not None):
         return Problem(place, f"log needs low above 0, and no step (got low {low:g})")
+    if step is not None and abs((steps := (high - low) / step) - round(steps)) > 1e-6:
+        last = low + math.floor(steps) * step
+        hint = f"Write high: {last:g} or high: {last + step:g}."
+        return Problem(place, f"steps of {step:g} from {low:g} do not end at high (got {high:g})", hint)
     if not all(isinstance(number, int) for number in (low, high, step or 1)):
         low, high = float(low), float(high)
     return Parameter(key, (), low, high, log, step, where)
 
 
 def _number(value: Any) -> float | None:
-    """A finite number; YAML reads 1e-4 as text. None for anything else."""
+    """A finite number that a float holds; YAML reads 1e-4 as text. None for anything else."""
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
             return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if is_number else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and abs(value) <= MAX_NUMBER else None
 
 
 def _problems_with(parameter: Parameter, base: Draft) -> list[Problem]:
     """What the recipe says against the values of a parameter, one problem per value at most."""
-    problems = []
-    for text in parameter.ends():
+    problems: list[Problem] = []
+    for number, text in enumerate(parameter.samples()):
         try:
             load.check(copy.deepcopy(base), settings=[f"{parameter.key}={text}"])
         except RecipeError as error:
             problem = error.problems[0]
+            if number == 2 and not parameter.choices and not problems:
+                hint = f"Write whole numbers, such as low: {math.ceil(parameter.low)}, high: {int(parameter.high)}."
+                problem = Problem("", "takes some numbers of this range only: " + problem.message, hint)
             problems.append(Problem(f"{parameter.where} {parameter.key}", problem.message, problem.hint))
     # An unknown key is reported once, not for each value.
     return list(dict.fromkeys(problems))

@@ -6,6 +6,8 @@ from typing import Any
 import yaml
 from pydantic_core import ErrorDetails
 
+from tlcli.recipe import yaml_text
+
 # Kinds of errors of pydantic by what the value must be. `{}` takes a value of their context.
 _KINDS: Mapping[str, str] = {
     "bool_parsing": "must be true or false",
@@ -48,7 +50,7 @@ def problem(details: ErrorDetails, lines: Mapping[tuple[str | int, ...], int] | 
 def lines_of(text: str) -> dict[tuple[str | int, ...], int]:
     """The line of every key and list entry of a YAML text, by its path; empty if the text is not valid."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node, _ = yaml_text.read(text)
     except yaml.YAMLError:
         return {}
     lines: dict[tuple[str | int, ...], int] = {}

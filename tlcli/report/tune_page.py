@@ -12,6 +12,8 @@ from tlcli.text import duration, plural
 
 # Most axes of the chart of values.
 MAX_AXES = 6
+# What is said of trials that score alike.
+NO_EFFECT = "No trial differs: the space had no effect"
 
 
 def write_tune_page(folder: Path, result: Mapping[str, Any]) -> None:
@@ -38,6 +40,7 @@ def write_tune_page(folder: Path, result: Mapping[str, Any]) -> None:
         "importance": [(key, percent(share), round(100 * share, 1)) for key, share in result["importance"].items()],
         "trials": [_row(row) for row in ranked(result["trials"], metric)],
         "best": result["best"],
+        "alike": are_alike(result["trials"]),
     }
     write_text(folder / "report.html", render("tune.html", values))
 
@@ -52,19 +55,29 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     return {key: key if ends.count(end) > 1 or end == "name" else end for key, end in zip(keys, ends, strict=True)}
 
 
+def are_alike(trials: Sequence[Mapping[str, Any]]) -> bool:
+    """True if several trials are complete and all of them have the same scores."""
+    complete = [row for row in trials if row["state"] == "complete"]
+    return len(complete) > 1 and len({(row["val_loss"], row["val_accuracy"]) for row in complete}) == 1
+
+
 def ranked(trials: Sequence[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
-    """Complete trials from best to worst, then pruned and failed ones."""
+    """Complete trials from best to worst, of equal ones the lower loss first; then pruned and failed ones."""
     sign, order = -1 if metric == "val_accuracy" else 1, ("complete", "pruned", "failed")
 
-    def key(row: dict[str, Any]) -> tuple[int, float, int]:
+    def key(row: dict[str, Any]) -> tuple[int, float, float, int]:
         score = row[metric]
-        return order.index(row["state"]), 0.0 if score is None else sign * score, row["trial"]
+        return order.index(row["state"]), sign * (score or 0.0), row["val_loss"] or 0.0, row["trial"]
 
     return sorted(trials, key=key)
 
 
 def _result(result: Mapping[str, Any]) -> str:
     best, test = result["best"], result["test"]
+    if are_alike(result["trials"]):
+        return (
+            f"{NO_EFFECT}. Trial {best['trial']} stands for all: {percent(best['val_accuracy'])} on validation images."
+        )
     tested = "" if test is None else f", and {percent(test['accuracy'])} on {plural(test['count'], 'test image')}"
     return f"Trial {best['trial']} is best: {percent(best['val_accuracy'])} on validation images{tested}."
 
@@ -74,7 +87,11 @@ def _tiles(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     others = f"{counts['pruned']} stopped early, {counts['failed']} failed"
     warm = "" if seconds["warm"] is None else f"{seconds['warm']:.1f} s a trial once warm"
     tiles = [
-        ("validation loss", f"{result['best']['val_loss']:.3f}", "of the best trial; it chose"),
+        (
+            "validation loss",
+            f"{result['best']['val_loss']:.3f}",
+            "of all trials" if are_alike(result["trials"]) else "of the best trial; it chose",
+        ),
         ("trials", str(len(result["trials"])), others),
         ("time", duration(seconds["total"]), warm),
     ]

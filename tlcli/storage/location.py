@@ -24,7 +24,9 @@ from tlcli.storage.stores import Kind, Root, add_root, find, folders, has_roots,
 READS_AHEAD = 32
 SCHEMES = (*sorted(EXTRAS), "file", "tar", "zip")
 
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+]+)://?(?=.)")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+]+)://(?=.)")
+# An address as `Path` keeps it: with one slash of two.
+_COLLAPSED = re.compile(r"^([A-Za-z][A-Za-z0-9+]+):/(?=[^/])")
 # The end of the name of an archive, as a part of a path.
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tar\.gz|tar\.bz2|tar\.xz)(?=/|$)")
 _SPLITS = ("train", "val", "valid", "validation", "test")
@@ -52,8 +54,7 @@ class StoredPath(_Path):
     __slots__ = ()
 
     def __str__(self) -> str:
-        # `Path` keeps one slash of two.
-        return _ADDRESS.sub(lambda match: f"{match[1]}://", super().__str__(), count=1)
+        return _COLLAPSED.sub(r"\1://", super().__str__())
 
     def __fspath__(self) -> str:
         raise TypeError(f"{self} is no path of the file system")
@@ -160,8 +161,7 @@ class StoredPath(_Path):
 
 def is_address(text: str) -> bool:
     """True for text that names a place by a scheme, such as `s3://bucket/photos`."""
-    match = _ADDRESS.match(text)
-    return match is not None and ("://" in text or match[1].lower() in SCHEMES)
+    return _ADDRESS.match(text) is not None
 
 
 def locate(text: str | Path) -> Path:
@@ -174,7 +174,7 @@ def locate(text: str | Path) -> Path:
         return text
     words = _ADDRESSES.get(str(text), str(text))
     match = _ADDRESS.match(words)
-    if match is None or not is_address(words):
+    if match is None:
         return _local(words)
     scheme, rest = match[1].lower(), words[match.end() :]
     if scheme == "file":
@@ -267,13 +267,13 @@ def _fetched(file: Path, address: str) -> Path:
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """The name of a stored path relative to a folder; its whole address if it lies elsewhere."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    """The name of a path relative to a folder, one of them stored; the whole path if it lies elsewhere."""
+    return "/".join(path.relative_to(root).parts) if path.is_relative_to(root) else str(path)
 
 
 def join(root: Path, name: str) -> Path:
-    """The path of a name that is relative to a folder, or an address by itself."""
-    if is_address(name):
+    """The path of a name that is relative to a folder, or an address or absolute path by itself."""
+    if is_address(name) or Path(name).is_absolute():
         return locate(name)
     return root / name if isinstance(root, StoredPath) or not has_roots() else locate(root / name)
 

@@ -40,7 +40,8 @@ MAX_BYTES = 2**28
 _PASSING_STATUSES = (408, 425, 429)
 # Modules whose errors are those of a connection or a server.
 _CLIENTS = ("aiohttp", "aiobotocore", "azure", "botocore", "gcsfs", "google", "httpcore", "httpx", "requests")
-_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
+# In abfs://CONTAINER@ACCOUNT/… a name before the @ is no secret.
+_USERINFO = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*@|(?<=http://)[^/@\s]*@|(?<=https://)[^/@\s]*@")
 _QUERY = re.compile(r"(https?://[^\s?'\")>]*)\?[^\s'\")>]*")
 
 
@@ -251,7 +252,7 @@ def _list(address: str) -> dict[str, Object]:
     entries = {}
     for name, about_it in found.items():
         # A page of an HTTP server may also link to other places, and to itself in another order.
-        if about_it["type"] == "file" and name.startswith(base) and "?" not in name:
+        if about_it["type"] == "file" and name.startswith(base) and not (is_http and "?" in name):
             entries[unquote(name[len(base) :]) if is_http else name[len(base) :]] = _object(about_it)
     return {name: entry for name, entry in entries.items() if name and not name.endswith("/")}
 
@@ -282,23 +283,24 @@ def _open(address: str) -> tuple[Any, str]:
         hint = "Unset it, or name a local folder or archive."
         raise DataError("is not on this machine, and TLCLI_OFFLINE is set", where=without_secrets(address), hint=hint)
     try:
-        return _file_system(scheme), _path(scheme, address)
+        import fsspec
+
+        kind = fsspec.get_filesystem_class(scheme)
+        # Only addresses of Azure name an account.
+        named = kind._get_kwargs_from_urls(address) if EXTRAS[scheme] == "az" else {}
+        return _file_system(scheme, named.get("account_name", "")), str(kind._strip_protocol(address))
     except ImportError as error:
         hint = f"pip install 'tlcli[{EXTRAS[scheme]}]'"
         message = f"addresses with {scheme}:// need a library that is not installed"
         raise DataError(message, where=without_secrets(address), hint=hint) from error
 
 
-def _path(scheme: str, address: str) -> str:
-    return str(type(_file_system(scheme))._strip_protocol(address))
-
-
 @cache
-def _file_system(scheme: str) -> Any:
+def _file_system(scheme: str, account: str) -> Any:
     """The file system of a scheme. Its own retries are turned off, where it has a switch: ours would multiply them."""
     import fsspec
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"account_name": account} if account else {}
     if scheme == "s3":
         options["config_kwargs"] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 64}
     elif scheme in ("http", "https"):

@@ -1,8 +1,8 @@
 """The ladder of `quality: best`: a run as with `balanced`, then runs that may be better, each on the evidence so far.
 
-Every rung is a whole run on the same split. The validation images judge it: a rung becomes the one that the next rungs
-start from if it is better with enough confidence, and at the end the runs whose mean predicts better become one
-classifier. Pure functions, without Keras.
+Every rung is a whole run on the same split. The validation images judge it: the next rungs start from the one with the
+lowest loss, and at the end the runs whose mean surely predicts better become one classifier. Pure functions, without
+Keras.
 
 Ref: Caruana et al. 2004, Ensemble selection from libraries of models, ICML; Touvron et al. 2019, arXiv 1906.06423, for
 larger images at the end.
@@ -19,7 +19,7 @@ from tlcli.train import decision
 from tlcli.train.policy import LEARNABLE_CONFIDENCE
 from tlcli.train.rounds import LONG_ROUND as BALANCED_ROUND
 
-# The same bar as for a round of the default recipe.
+# For a run to join the result: the same bar as for a round of the default recipe.
 CONFIDENCE = 0.85
 # Side of the larger images as a multiple of the network's own, and the multiple of pixels to which it is rounded.
 LARGER, ROUNDED = 320 / 224, 32
@@ -158,17 +158,14 @@ def _longer(recipe: Recipe) -> Iterator[str]:
 def verdict(before: Climbed, last: Climbed) -> str:
     """What a rung is worth beside the best before it, for users."""
     sure = whole_percent(confidence_in(before.losses, last.losses))
-    better = f"better than {before.rung.name} at {sure} confidence"
-    return f"{better}: the next rungs start here" if best_so_far([before, last]) is last else f"not enough: {better}"
+    if best_so_far([before, last]) is last:
+        return f"lower loss than {before.rung.name} at {sure} confidence: the next rungs start here"
+    return f"not better than {before.rung.name}"
 
 
 def best_so_far(climbed: Sequence[Climbed]) -> Climbed:
-    """The rung that the next one starts from: the first, or the last that was better than the best before it."""
-    best = climbed[0]
-    for done in climbed[1:]:
-        if confidence_in(best.losses, done.losses) >= CONFIDENCE:
-            best = done
-    return best
+    """The rung that the next one starts from, and the first of the result: the one with the lowest validation loss."""
+    return min(climbed, key=lambda done: done.loss)
 
 
 def confidence_in(before: Sequence[float], after: Sequence[float]) -> float:

@@ -10,6 +10,7 @@ from tlcli.errors import DataError, ModelError, Problem, RecipeError
 from tlcli.features import placement
 from tlcli.model.layer_groups import LayerGroup, LayerGroups
 from tlcli.model.selection import Selection
+from tlcli.recipe import expectation
 from tlcli.recipe.fields import BatchNormPolicy
 from tlcli.recipe.phase import PhaseSpec
 from tlcli.recipe.schema import QUALITIES, HeadSpec, Quality, Recipe
@@ -281,8 +282,12 @@ def group_json(group: LayerGroup) -> dict[str, Any]:
 
 
 def _problems(recipe: Recipe, splits: Splits) -> list[Problem]:
-    """Phases that do not fit the images, or train nothing."""
-    problems = []
+    """Phases that do not fit the images, or train nothing; and expectations of classes that there are not."""
+    problems = [
+        Problem(f"expect[{index}]", f"there is no class {name!r} (got {text!r})", hint)
+        for index, text in enumerate(recipe.expect)
+        for name, hint in expectation.unknown_classes(text, splits.classes)
+    ]
     left_out = max(Counter(splits.folds).values(), default=0)
     batches = -(-(len(splits.train) - left_out) // recipe.performance.batch_size)
     if recipe.optimizer.accumulate > batches:

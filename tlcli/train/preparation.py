@@ -204,7 +204,7 @@ def data_root(recipe: Recipe) -> Path:
         raise DataError(
             "no image folder given",
             where="DATA",
-            hint="Give a folder of class folders, or a manifest: tlcli finetune photos/, or set data.path.",
+            hint="Name a folder of class folders, or a manifest, such as photos/; or set data.path in the recipe.",
         )
     return locate(recipe.data.path)
 

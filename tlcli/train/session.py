@@ -18,6 +18,7 @@ from tlcli.features.placement import ImageCounts, Placement, placement_of
 from tlcli.model import precision
 from tlcli.model.backbone import Backbone
 from tlcli.model.classifier import Classifier, assemble
+from tlcli.model.devices import require_shareable
 from tlcli.model.head import POOLED
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.paths import cache_dir
@@ -303,8 +304,12 @@ def open_session(
         checkpoint: Where the state of the run is saved.
         device: Name of the device, such as `cpu:0`.
         budget: The time budget.
+
+    Raises:
+        UsageError: If several devices cannot share a batch equally.
     """
     recipe, splits = prepared.plan.recipe, prepared.plan.splits
+    require_shareable(recipe.performance.batch_size)
     keras.utils.set_random_seed(recipe.seed)
     classifier = assemble(backbone, recipe.head, classes=prepared.plan.classes, resize=recipe.data.resize)
     feature_cache = extraction.FeatureCache(

@@ -15,7 +15,11 @@ def best_recipe(study: Study, number: int) -> Recipe:
     row = next(row for row in study.rows() if row["trial"] == number)
     settings = [f"{key}={text}" for key, text in row["values"].items()]
     recipe = load.load(str(study.search.recipe), settings=settings)
-    told = {"name": f"{recipe.name}-tuned", "description": f"The best of {len(study.rows())} trials", "report": True}
+    told = {
+        "name": f"{recipe.name.removesuffix('-tuned')}-tuned",
+        "description": f"The best of {len(study.rows())} trials",
+        "report": True,
+    }
     return recipe.model_copy(update=told)
 
 

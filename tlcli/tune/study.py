@@ -125,18 +125,20 @@ class Study:
         Raises:
             RecipeError: If there is no grid of this space.
         """
-        trials = self.trials()
-        if self.search.sampler == "grid" and not trials:
-            combinations = self.space.grid()
-            random.Random(self.search.seed).shuffle(combinations)
-            for values in combinations[: self.search.trials]:
-                self.study.enqueue_trial(values)
-        for trial in trials:
+        for trial in self.trials():
             if trial.state == TrialState.RUNNING:
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 shutil.rmtree(self.search.trial(trial.number + 1), ignore_errors=True)
-                if len(trial.params) == len(self.space.parameters):
-                    self.study.enqueue_trial(trial.params)
+                if len(values := _values(trial)) == len(self.space.parameters):
+                    self.study.enqueue_trial(values)
+        if self.search.sampler == "grid":
+            known = [_values(trial) for trial in self.trials() if not is_cut_off(trial)]
+            combinations = self.space.grid()
+            random.Random(self.search.seed).shuffle(combinations)
+            # More trials may be asked for than before.
+            for values in combinations[: self.search.trials]:
+                if values not in known:
+                    self.study.enqueue_trial(values)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The trials in these states, or all."""
@@ -172,12 +174,14 @@ class Study:
             self.study.tell(trial, value)
 
     def ranked(self) -> list[int]:
-        """The numbers of the complete trials, counted from 1, best first."""
+        """The numbers of the complete trials, counted from 1, best first. Of equal ones the lower loss is better."""
         sign = 1 if self.search.metric == "val_loss" else -1
+
+        def key(trial: FrozenTrial) -> tuple[float, float, int]:
+            return sign * float(trial.value or 0), float(trial.user_attrs.get("val_loss", 0.0)), trial.number
+
         done = [trial for trial in self.trials(TrialState.COMPLETE) if trial.value is not None]
-        return [
-            trial.number + 1 for trial in sorted(done, key=lambda trial: (sign * float(trial.value or 0), trial.number))
-        ]
+        return [trial.number + 1 for trial in sorted(done, key=key)]
 
     def losers(self) -> list[int]:
         """The numbers of the ended trials that are not among the best, counted from 1."""
@@ -200,8 +204,9 @@ class Study:
         }
 
     def importance(self) -> dict[str, float]:
-        """Share (0-1) of the differences between complete trials that each key explains; empty if too few."""
-        if len(self.trials(TrialState.COMPLETE)) < 4 or len(self.space.parameters) < 2:
+        """Share (0-1) of the differences between complete trials that each key explains; empty if too few or none."""
+        complete = self.trials(TrialState.COMPLETE)
+        if len(complete) < 4 or len(self.space.parameters) < 2 or len({trial.value for trial in complete}) < 2:
             return {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -216,6 +221,11 @@ class Study:
 def is_cut_off(trial: FrozenTrial) -> bool:
     """True for a trial that its process did not end."""
     return trial.state == TrialState.FAIL and "seconds" not in trial.user_attrs
+
+
+def _values(trial: FrozenTrial) -> dict[str, Any]:
+    """The values of a trial; of a queued one those that it will get, even if it was cut off before it asked for all."""
+    return dict(trial.system_attrs.get("fixed_params") or trial.params)
 
 
 def _suggest(trial: optuna.Trial, parameter: Parameter) -> None:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from tlcli.model import classifier, graph
-from tlcli.model.devices import require_shareable, use_device
+from tlcli.model.devices import use_device
 from tlcli.model.metadata import origin_of
 from tlcli.report import record
 from tlcli.report.advice import advise
@@ -16,9 +16,9 @@ from tlcli.train.budget import budget_of
 from tlcli.train.checkpoint import Checkpoint
 from tlcli.train.depth_probe import build_backbone, search_depth
 from tlcli.train.events import FolderMade, Noticed, Observer, warn
-from tlcli.train.preparation import BackgroundRead, Prepared, choose_network, output_bytes, prepare
+from tlcli.train.preparation import BackgroundRead, Prepared, output_bytes, prepare
 from tlcli.train.session import Session, open_session
-from tlcli.workflows.request import Request, baseline_of, choice_of, output_folder, visible
+from tlcli.workflows.request import Request, baseline_of, choice_of, network_of, output_folder, visible
 from tlcli.workflows.teacher import with_teacher
 from tlcli.zoo.resolve import ResolvedRecipe
 
@@ -40,7 +40,7 @@ def finetune(
     began, recipe, baseline = time.perf_counter(), resolved.recipe, baseline_of(request)
     warn(observe, resolved.notices)
     with use_device(request.device) as device:
-        network = choose_network(recipe, measure=graph.measure_groups)
+        network = network_of(request, recipe, measure=graph.measure_groups)
         saved = Checkpoint(request.resume).read() if request.resume else None
         # Built before the images are read: wrong weights fail at once. A checkpoint has the weights of its run.
         backbone = build_backbone(recipe, network, weights="random" if saved else None, observe=observe)
@@ -49,7 +49,6 @@ def finetune(
         prepared, backbone, depth = search_depth(visible(request, prepared), backbone, network, observe)
         prepared = with_teacher(prepared, observe)
         out, plan = output_folder(request, prepared.plan), prepared.plan
-        require_shareable(plan.recipe.performance.batch_size)
         with own_folder(out, resume=request.resume is not None, need_bytes=output_bytes(plan)) as folder:
             observe(FolderMade(str(out)))
             run = record.begin_record(plan, device, notices=resolved.notices, depth=depth, baseline=baseline)

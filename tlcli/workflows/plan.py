@@ -7,8 +7,8 @@ from tlcli.model.structure import measure_in_subprocess
 from tlcli.recipe.schema import RANDOM
 from tlcli.report.folder import recorded_split
 from tlcli.train.events import Observer
-from tlcli.train.preparation import Prepared, choose_network, prepare
-from tlcli.workflows.request import Request, require_same_classes
+from tlcli.train.preparation import Prepared, prepare
+from tlcli.workflows.request import Request, network_of, require_same_classes
 from tlcli.zoo.resolve import ResolvedRecipe
 
 
@@ -26,7 +26,7 @@ def plan(
     Raises:
         TlcliError: If the images or the network do not fit the request.
     """
-    network = choose_network(resolved.recipe, measure=measure_in_subprocess)
+    network = network_of(request, resolved.recipe, measure=measure_in_subprocess)
     model = resolved.recipe.model
     if model.weights not in (None, RANDOM):
         weights_check.check_in_subprocess(network.card, model.arguments, network.size, Path(str(model.weights)))

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from tlcli.errors import TlcliError
+from tlcli.model.structure import measure_in_subprocess
 from tlcli.report.ci import Outcome, outcome_of_error, outcome_of_process, unjudged
-from tlcli.workflows.request import Request, check_request, require_baseline
+from tlcli.workflows.request import Request, check_request, network_of, require_baseline
 
 
 @dataclass
@@ -62,10 +63,11 @@ class Runs:
 
 
 def check(request: Request) -> Outcome:
-    """The outcome of a recipe that is only checked: without reading an image or loading Keras."""
+    """The outcome of a recipe that is only checked, without reading an image. Another process may load Keras."""
     try:
         resolved = check_request(request)
         require_baseline(request, resolved.recipe)
+        network_of(request, resolved.recipe, measure=measure_in_subprocess)
     except TlcliError as error:
         return outcome_of_error(request.recipe, error, is_dry=True)
     return Outcome(request.recipe, 0, expectations=unjudged(request.recipe), is_dry=True)

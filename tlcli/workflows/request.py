@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.errors import DataError, OutputError, Problem, RecipeError, UsageError
+from tlcli.errors import DataError, ModelError, OutputError, Problem, RecipeError, UsageError
 from tlcli.evaluate.runtimes import class_names, require_model
-from tlcli.model.structure import measure_in_subprocess
+from tlcli.model.structure import Measure, measure_in_subprocess
 from tlcli.paths import require_new_file
 from tlcli.recipe import baseline, expectation, load
 from tlcli.recipe.schema import RANDOM, Recipe
@@ -16,7 +16,14 @@ from tlcli.report import comparison, folder, record
 from tlcli.report.comparison import Candidates
 from tlcli.storage.location import locate
 from tlcli.train.plan import TrainPlan
-from tlcli.train.preparation import Prepared, check_images, choose_network, data_root, without_test
+from tlcli.train.preparation import (
+    ChosenNetwork,
+    Prepared,
+    check_images,
+    choose_network,
+    data_root,
+    without_test,
+)
 from tlcli.zoo import catalogue, default
 from tlcli.zoo.resolve import ResolvedRecipe, resolve
 
@@ -182,6 +189,21 @@ def require_baseline(request: Request, recipe: Recipe) -> None:
         raise RecipeError([Problem(f"{file} expect", f"{needed[0]!r} {message}", hint)])
 
 
+def network_of(request: Request, recipe: Recipe, *, measure: Measure) -> ChosenNetwork:
+    """The network of a request. Every selection of its recipe is checked against its layer groups.
+
+    Raises:
+        ModelError: If the network does not fit the recipe; it says where the recipe does.
+    """
+    try:
+        return choose_network(recipe, measure=measure)
+    except ModelError as error:
+        if request.resume is not None or not error.where.startswith(("phases[", "model.", "data.")):
+            raise
+        where = load.place(error.where, request.recipe, settings=request.settings, options=request.options)
+        raise type(error)(error.message, where=where, hint=error.hint) from error
+
+
 def _absolute(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()
 
@@ -322,5 +344,5 @@ def _resolve_candidate(request: Request, recipe: str) -> ResolvedRecipe:
     except RecipeError as error:
         # Options and settings apply to all recipes, so the error names the recipe that refuses them.
         raise UsageError(str(error), where=f"--compare {recipe}") from error
-    choose_network(resolved.recipe, measure=measure_in_subprocess)
+    network_of(replace(request, recipe=recipe), resolved.recipe, measure=measure_in_subprocess)
     return resolved

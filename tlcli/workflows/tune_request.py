@@ -12,9 +12,17 @@ from tlcli.recipe import fields, space
 from tlcli.recipe.schema import Recipe
 from tlcli.recipe.space import Space
 from tlcli.report.folder import require_idle
-from tlcli.train.preparation import choose_network, data_root
+from tlcli.train.preparation import data_root
 from tlcli.tune.search import Search, begin, next_folder, unfinished
-from tlcli.workflows.request import Request, check_request, load_recipe, networks_of, refuse_best, with_network
+from tlcli.workflows.request import (
+    Request,
+    check_request,
+    load_recipe,
+    network_of,
+    networks_of,
+    refuse_best,
+    with_network,
+)
 
 
 def begun(
@@ -48,10 +56,9 @@ def begun(
         varied = space.of_models(varied, models)
     search = Search(out=request.out or next_folder(data_root(recipe)), device=request.device, strict=request.strict)
     search = replace(search, **asked, budget_s=_seconds(budget))
-    if search.sampler == "grid":
-        search = replace(search, trials=min(search.trials, len(varied.grid())))
+    search = _within_grid(search, varied)
     # Last, because it may load Keras in another process.
-    choose_network(resolved.recipe, measure=measure_in_subprocess)
+    network_of(request, resolved.recipe, measure=measure_in_subprocess)
     return search, begin(search, recipe, varied)
 
 
@@ -64,7 +71,15 @@ def resumed(out: Path, asked: Mapping[str, Any], budget: str | None) -> Search:
     """
     search = replace(unfinished(out), **asked)
     require_idle(out)
+    search = _within_grid(search, search.space())
     return replace(search, budget_s=_seconds(budget)) if budget else search
+
+
+def _within_grid(search: Search, varied: Space) -> Search:
+    """The search with no more trials than its grid has combinations, if it has one."""
+    if search.sampler != "grid":
+        return search
+    return replace(search, trials=min(search.trials, len(varied.grid())))
 
 
 def _of_trials(recipe: Recipe, *, chosen: str) -> Recipe:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_serializer, model_validator
 
 from tlcli.errors import ModelError, WeightsError, did_you_mean
-from tlcli.recipe import wording
+from tlcli.recipe import wording, yaml_text
 from tlcli.recipe.fields import BatchNormPolicy, Percent
 
 try:
@@ -175,7 +175,7 @@ def _read_text(path: Path) -> str:
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.load(text, Loader=SafeLoader)
+        _, tree = yaml_text.read(text, SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tlcli.errors import ModelError, WeightsError
 from tlcli.paths import bundled
-from tlcli.recipe import wording
+from tlcli.recipe import wording, yaml_text
 
 Kind = Literal["conv", "depthwise", "dense", "other"]
 # The names that Keras has for what PyTorch calls so.
@@ -137,7 +137,7 @@ def read_map(path: Path) -> WeightMap:
         if path.stat().st_size > _MAX_BYTES:
             raise ModelError("is not a map of weights: it is larger than 1 MB", where=str(path))
         text = path.read_text(encoding="utf-8")
-        weight_map = WeightMap.model_validate(yaml.safe_load(text))
+        weight_map = WeightMap.model_validate(yaml_text.read(text)[1])
         for pattern in [*(rule.match for rule in weight_map.rules), *weight_map.ignore]:
             re.compile(pattern)
     except (OSError, UnicodeDecodeError) as error:
