@@ -305,8 +305,8 @@ def test_all_mistakes_of_a_recipe_are_reported_together(command: str, tlcli: Cal
         "run": ["recipe", "run", recipe, folders.photos],
     }[command]
     result = tlcli(*words)
-    lines = result.stderr.removeprefix("Error: ").splitlines()
-    assert (result.code, result.stdout) == (2, "")
+    first, *lines = result.stderr.splitlines()
+    assert (result.code, result.stdout, first) == (2, "", "Error: 3 problems")
     assert [line.removeprefix(str(recipe)).split(":")[1] for line in lines] == ["4", "5", "9"]
     for line, text in zip(lines, ["data.vall: unknown key", "head.dropout", "phases[0].epochs"], strict=True):
         assert text in line

@@ -137,7 +137,7 @@ def print_result(folder: Path, record: RunRecord) -> None:
         print_text(console, text, "dim")
     if sparsity := record.model.get("sparsity"):
         shares = f"{sparsity['head']:.1%} of the head's kernels, {sparsity['all']:.1%} of all kernels"
-        print_text(console, safe(f"zeros {shares} (weights below {sparsity['threshold']:g})"))
+        print_text(console, safe(f"weights below {sparsity['threshold']:g}: {shares}"))
     print_text(console, safe(f"time  {duration(record.seconds['total'])}{_reused(record)}"))
     for verdict in record.expectations:
         mark = safe("met      ", "green") if verdict["passed"] else safe("not met  ", "red")

@@ -12,6 +12,7 @@ from typing import Any
 from tlcli.errors import RunError, TlcliError
 from tlcli.evaluate import run_folder
 from tlcli.paths import write_json, write_text
+from tlcli.recipe import baseline
 from tlcli.recipe.load import load, render
 from tlcli.recipe.schema import Recipe
 from tlcli.report import record
@@ -169,10 +170,15 @@ def _list(candidates: Candidates) -> None:
 
 
 @contextmanager
-def write_candidates(candidates: Candidates, recipes: Sequence[Recipe]) -> Iterator[None]:
+def write_candidates(candidates: Candidates, recipes: Sequence[Recipe], files: Sequence[Path] = ()) -> Iterator[None]:
     """Create the run folder of a comparison and write its candidates, so that it can be resumed.
 
     If the comparison is refused before a run has begun, the folder is removed.
+
+    Args:
+        candidates: The candidates.
+        recipes: Their recipes.
+        files: The files of the recipes, whose baselines go along; none for a ladder.
 
     Raises:
         OutputError: If the folder cannot be created or is already in use.
@@ -183,6 +189,8 @@ def write_candidates(candidates: Candidates, recipes: Sequence[Recipe]) -> Itera
             names = (ASKED,) if candidates.is_ladder else candidates.names
             for name, recipe in zip(names, recipes, strict=True):
                 write_text(Path(candidates.recipe(name)), render(recipe))
+            for name, file in zip(candidates.names, files, strict=False):
+                baseline.carry(file, Path(candidates.recipe(name)))
             _list(candidates)
             yield
         except TlcliError as error:
