@@ -324,6 +324,9 @@ def test_without_strict_an_unreadable_image_is_a_warning(tlcli: Callable, folder
     lines = result.stderr.splitlines()
     assert all(line.startswith("warning: ") for line in lines)
     assert [line for line in lines if line.startswith(f"warning: skipped {folder}/red/broken.jpg: not a valid JPEG")]
+    assert len(lines) == 1, "the sentence for the record is not said again"
+    (sentence,) = result.document["data"]["warnings"]
+    assert sentence.startswith("skipped 1 unreadable image: red/broken.jpg (not a valid JPEG")
 
 
 def test_a_cache_that_cannot_be_written_names_the_remedy(

@@ -167,6 +167,10 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
     from tlcli.workflows.remote_run import uploading
     from tlcli.workflows.request import check_request, networks_of, require_baseline, with_network
 
+    if logs:
+        from tlcli.report.logs import require_installed
+
+        require_installed(logs)
     names = networks_of(request)
     # The first is the one whose images are read while Keras loads.
     resolved, *_ = [check_request(with_network(request, name)) for name in names] or [check_request(request)]

@@ -13,7 +13,7 @@ from tlcli.cli.options import is_quiet
 from tlcli.evaluate.reliability import wilson
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.report.record import RunRecord
-from tlcli.text import compact, duration, plural
+from tlcli.text import compact, duration, plural, whole_percent
 from tlcli.train.plan import PhasePlan, TrainPlan, per_class, totals
 
 SPLITS = ("train", "val", "test")
@@ -181,7 +181,7 @@ def _print_steps(console: Console, record: RunRecord) -> None:
             str(step["epochs"]),
             _change(step["loss_before"], step["val_loss"], 4),
             _change(step["accuracy_before"], step["val_accuracy"], 3),
-            "–" if step["confidence"] is None else f"{step['confidence']:.0%}",
+            "–" if step["confidence"] is None else whole_percent(step["confidence"]),
             duration(step["seconds"]),
             safe("kept", "green") if step["kept"] else safe("rolled back" if step["epochs"] else "skipped", "yellow"),
         ]

@@ -73,18 +73,18 @@ def best_row(rows: Sequence[dict[str, Any]]) -> int:
 
 def differences(recipes: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Dotted keys whose values differ, each with one value per recipe; None for a recipe without the key."""
-    flat = [dict(_flatten(recipe)) for recipe in recipes]
+    flat = [dict(flattened(recipe)) for recipe in recipes]
     keys = dict.fromkeys(key for values in flat for key in values if key not in DESCRIPTIVE_KEYS)
     by_key = {key: [values.get(key) for values in flat] for key in keys}
     return {key: values for key, values in by_key.items() if any(value != values[0] for value in values)}
 
 
-def _flatten(value: Any, path: str = "") -> list[tuple[str, Any]]:
+def flattened(value: Any, path: str = "") -> list[tuple[str, Any]]:
     """Dotted paths of all values in a recipe. Lists of plain values count as values."""
     if isinstance(value, dict):
-        return [pair for key, item in value.items() for pair in _flatten(item, f"{path}.{key}" if path else str(key))]
+        return [pair for key, item in value.items() for pair in flattened(item, f"{path}.{key}" if path else str(key))]
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return [pair for index, item in enumerate(value) for pair in _flatten(item, f"{path}.{index}")]
+        return [pair for index, item in enumerate(value) for pair in flattened(item, f"{path}.{index}")]
     return [(path, value)]
 
 
