@@ -2,7 +2,7 @@
 
 python benchmarks/scale.py --counts 2000 20000 100000 [--json FILE]
 
-Rates are measured on the smallest set; each run begins with empty caches.
+Rates are measured on the images of each run, just before it; both begin with empty caches.
 """
 
 import argparse
@@ -48,10 +48,9 @@ def main() -> None:
         for count in sorted(options.counts):
             data = folder / f"images{count}"
             subprocess.run([sys.executable, Path(__file__).parent / "many_images.py", data, str(count)], check=True)
-            if not rows:
-                plan, _ = tlcli(folder / "plan", "plan", data, *COMMON, "--cluster", options.cluster)
-                rates, costs = plan["scale"]["rates"], plan["scale"]["costs"][0]
-                print(json.dumps(rates))
+            plan, _ = tlcli(folder / f"plan{count}", "plan", data, *COMMON, "--cluster", options.cluster)
+            rates, costs = plan["scale"]["rates"], plan["scale"]["costs"][0]
+            print(json.dumps(rates))
             run, total = tlcli(
                 folder / f"cache{count}",
                 "finetune",

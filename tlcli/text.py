@@ -67,3 +67,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def whole_percent(share: float) -> str:
+    """A share (0-1) as whole percent; below 1 never as 100 %.
+
+    >>> whole_percent(0.85), whole_percent(0.998), whole_percent(1.0)
+    ('85 %', '> 99 %', '100 %')
+    """
+    return "> 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"

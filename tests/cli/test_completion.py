@@ -27,6 +27,13 @@ def ask(shell: str, words: str, folder: Path) -> list[str]:
     return result.stdout.split()
 
 
+def test_a_missing_shell_is_one_line(tlcli: Callable) -> None:
+    result = tlcli("completion")
+    assert result.code == 2
+    (line,) = result.stderr.splitlines()
+    assert "Choose from: bash, zsh, fish" in line
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_is_valid_in_its_shell(shell: str, tlcli: Callable, tmp_path: Path) -> None:
     result = tlcli("completion", shell)

@@ -305,8 +305,8 @@ def test_all_mistakes_of_a_recipe_are_reported_together(command: str, tlcli: Cal
         "run": ["recipe", "run", recipe, folders.photos],
     }[command]
     result = tlcli(*words)
-    lines = result.stderr.removeprefix("Error: ").splitlines()
-    assert (result.code, result.stdout) == (2, "")
+    first, *lines = result.stderr.splitlines()
+    assert (result.code, result.stdout, first) == (2, "", "Error: 3 problems")
     assert [line.removeprefix(str(recipe)).split(":")[1] for line in lines] == ["4", "5", "9"]
     for line, text in zip(lines, ["data.vall: unknown key", "head.dropout", "phases[0].epochs"], strict=True):
         assert text in line
@@ -324,6 +324,9 @@ def test_without_strict_an_unreadable_image_is_a_warning(tlcli: Callable, folder
     lines = result.stderr.splitlines()
     assert all(line.startswith("warning: ") for line in lines)
     assert [line for line in lines if line.startswith(f"warning: skipped {folder}/red/broken.jpg: not a valid JPEG")]
+    assert len(lines) == 1, "the sentence for the record is not said again"
+    (sentence,) = result.document["data"]["warnings"]
+    assert sentence.startswith("skipped 1 unreadable image: red/broken.jpg (not a valid JPEG")
 
 
 def test_a_cache_that_cannot_be_written_names_the_remedy(

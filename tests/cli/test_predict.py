@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -120,11 +121,45 @@ def test_the_page_shows_wrong_labels_and_escapes_names(
     result = tlcli("evaluate", finished[0], data, "--html", page)
     assert result.code == 0, result.stderr
     text = page.read_text(encoding="utf-8")
-    assert "accuracy <b>0.5000</b>" in text
-    assert "green, predicted <b>red</b>" in text
+    assert "50.0 % of 2 images are classified correctly" in text
+    assert '<b class="bad">red</b>' in text
+    assert "but is <b>green</b>" in text
+    assert "No images of blue" in text
+    assert set(re.findall(r'href="#(pair-[0-9-]+)"', text)) == set(re.findall(r'id="(pair-[0-9-]+)"', text)) != set()
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
-    assert text.count("data:image/jpeg;base64,") == 1
+    assert text.count("data:image/jpeg;base64,") == 3, "the mistake, and both images behind the matrix"
     again = tlcli("evaluate", finished[0], data, "--html", page)
     assert again.code == 2
     assert "already exists" in again.stderr
+
+
+def test_csv_keeps_the_class_of_unsure_images(images: Path, finished: tuple, tlcli: Callable) -> None:
+    words = ["predict", finished[0], images, "--csv"]
+    certain = list(csv.DictReader(io.StringIO(tlcli(*words).stdout)))
+    unsure = list(csv.DictReader(io.StringIO(tlcli(*words, "--min-confidence", 1).stdout)))
+    assert {row["unsure"] for row in certain if not row["error"]} == {"false"}
+    assert "true" in {row["unsure"] for row in unsure}
+    assert [row["label"] for row in unsure] == [row["label"] for row in certain]
+
+
+def test_evaluate_leaves_out_and_names_files_that_cannot_be_read(
+    photos: Path, finished: tuple, tlcli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(photos, tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "red" / "05.bmp").write_bytes(b"BM no image")
+    result = tlcli("evaluate", finished[0], "own", "--json")
+    assert (result.code, result.document["count"]) == (1, 29)
+    (unreadable,) = result.document["unreadable"]
+    assert unreadable["path"] == "own/red/05.bmp"
+    assert f"skipped own/red/05.bmp: {unreadable['error']}" in result.stderr
+    assert result.stderr.splitlines()[-1] == "29 of 30 scored, 1 not read"
+    table = list(csv.DictReader(io.StringIO(tlcli("evaluate", finished[0], "own", "--csv").stdout)))
+    assert table[0]["path"] == "own/blue/00.bmp", "as given, as predict does"
+    shutil.rmtree(tmp_path / "own")
+    (tmp_path / "own" / "red").mkdir(parents=True)
+    (tmp_path / "own" / "red" / "05.bmp").write_bytes(b"BM no image")
+    alone = tlcli("evaluate", finished[0], "own")
+    assert alone.code == 2
+    assert "none of 1 image can be read" in alone.stderr

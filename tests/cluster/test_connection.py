@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 
 import pytest
@@ -31,6 +33,15 @@ def test_an_address_where_nothing_answers_is_refused(tlcli: Callable, photos: Pa
     assert result.code == 2
     assert "there is no Ray cluster at 127.0.0.1:1" in result.stderr
     assert "ray start --head" in result.stderr
+
+
+@pytest.mark.usefixtures("has_ray")
+def test_a_server_of_another_kind_is_refused(tlcli: Callable, photos: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        result = tlcli("probe", photos, "--cluster", f"127.0.0.1:{server.server_port}")
+    assert result.code == 2
+    assert "something else answers there" in result.stderr
 
 
 def test_a_missing_library_names_the_extra(tlcli: Callable, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

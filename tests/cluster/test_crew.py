@@ -42,7 +42,8 @@ def test_ordered_results_do_not_run_ahead(cluster: Cluster) -> None:
 def test_a_lost_piece_is_repeated_and_one_that_kills_every_worker_is_given_up(cluster: Cluster, tmp_path: Path) -> None:
     said: list[str] = []
     cluster.report = said.append
-    results = dict(run(cluster, Job("dying", dying, (str(tmp_path),)), 7, numbered))
+    results = dict(run(cluster, Job("dying", dying, (str(tmp_path),), is_ordered=True), 7, numbered))
+    assert list(results) == list(range(7))
     assert (tmp_path / "died").exists()
     assert results.pop(5) is LOST
     assert results == {number: number for number in (0, 1, 2, 3, 4, 6)}

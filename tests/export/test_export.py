@@ -20,6 +20,7 @@ from tlcli.export.snippets import usage
 from tlcli.export.targets import TARGETS, ExportRequest
 from tlcli.model import classifier as classifiers
 from tlcli.model.metadata import read_metadata
+from tlcli.workflows.export_images import export_images
 
 FILES = {"card.json", "labels.txt", "usage.py"}
 
@@ -112,8 +113,66 @@ def test_usage_programs_are_short() -> None:
             usage(ExportRequest(Path("run"), to, raw_input=is_raw), "uint8", (32, 32), "crop").splitlines()
             for is_raw in (False, True)
         )
-        assert len(short) <= 11
+        assert len(short) <= 12
         assert len(long) == len(short) + 3, "cropping and resizing"
+
+
+def test_mistakes_are_answered_before_keras_loads(
+    finished: tuple, keras_bundle: Path, photos: Path, tiny: Path, tmp_path: Path
+) -> None:
+    run = str(finished[0])
+    mistakes = {
+        "already exists": ["export", run, "--to", "keras", "--out", str(keras_bundle)],
+        "--data": ["export", f"{run}/model.keras", "--to", "keras", "--out", str(tmp_path / "x")],
+        "Name the run that it came from": ["export", str(keras_bundle), "--to", "keras", "--out", str(tmp_path / "x")],
+        "pip install 'tlcli[mlflow]'": ["finetune", str(photos), "-r", str(tiny), "--log", "mlflow"],
+        "there is no such run, bundle or file": ["predict", str(tmp_path / "nowhere"), "x.jpg"],
+    }
+    program = """
+import json, sys
+from click.testing import CliRunner
+from tlcli.cli.main import cli
+sys.modules["mlflow"] = None  # as if it were not installed
+results = [CliRunner().invoke(cli, words) for words in json.loads(sys.argv[1])]
+print(json.dumps([[result.exit_code, result.stderr, "keras" in sys.modules] for result in results]))
+"""
+    words = [sys.executable, "-c", program, json.dumps(list(mistakes.values()))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    for remedy, (code, stderr, has_keras) in zip(mistakes, json.loads(done.stdout), strict=True):
+        assert (code, has_keras) == (2, False), stderr
+        assert remedy in stderr
+
+
+def test_training_images_of_the_run_in_data_are_told(
+    finished: tuple, photos: Path, tlcli: Callable, tmp_path: Path
+) -> None:
+    words = ("export", finished[0], "--to", "keras", "--data", photos, "--out", tmp_path / "x", "--json")
+    result = tlcli(*words)
+    counts = finished[1].document["data"]["counts"]
+    assert result.document["comparison"]["trained"] == counts["train"]
+    assert f"trained on {counts['train']} of these 30 images: the accuracies are too high" in result.stderr
+
+
+def test_ranges_of_8_bits_come_from_other_images_than_the_comparison(finished: tuple, photos: Path) -> None:
+    run, classes = finished[0], ("blue", "green", "red")
+    own = export_images(ExportRequest(run, "onnx", "int8"), classes)
+    assert len(own.calibration) == finished[1].document["data"]["counts"]["train"]
+    assert not set(own.calibration) & set(own.paths)
+    alone = export_images(ExportRequest(run / "model.keras", "onnx", "int8", data=photos), classes)
+    assert (len(alone.calibration), len(alone.paths)) == (15, 15)
+    assert not set(alone.calibration) & set(alone.paths)
+    assert [classes[label] for label in alone.labels] == [path.parent.name for path in alone.paths]
+    assert {path.parent.name for path in alone.calibration} == set(classes)
+    given = export_images(ExportRequest(run, "onnx", "int8", data=photos), classes)
+    assert (given.calibration, len(given.paths)) == (own.calibration, 30)
+
+
+def test_a_failed_rename_leaves_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "file").write_text("kept")
+    with pytest.raises(OSError, match="missing"):
+        bundle.take_place(tmp_path / "missing", tmp_path / "old")
+    assert (tmp_path / "old" / "file").read_text() == "kept"
 
 
 @pytest.mark.extras  # Loading TensorFlow twice more takes long.
@@ -124,10 +183,12 @@ def test_the_usage_program_runs(
     folder = keras_bundle if form == "keras" else saved_model.folder
     image = photos / "green" / "03.bmp"
     program = folder / "usage.py"
-    assert len(program.read_text().splitlines()) <= 18
+    assert len(program.read_text().splitlines()) <= 19
     found = subprocess.run([sys.executable, str(program), str(image)], capture_output=True, text=True, check=True)
     (row,) = tlcli("predict", folder, image, "--json", "--trust").document
     label, probability = found.stdout.split()
+    alone = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
+    assert (alone.returncode, alone.stderr.strip()) == (1, "usage: python usage.py IMAGE")
     assert label == row["label"]
     assert float(probability) == pytest.approx(row["probability"], abs=0.05)
 

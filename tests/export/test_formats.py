@@ -72,6 +72,25 @@ def test_a_bundle_predicts_as_the_run(exported: tuple, sound: tuple, photos: Pat
         assert comparison["accuracy"] >= comparison["classifier_accuracy"] - 0.25
 
 
+def test_a_bundle_loads_no_keras(exported: tuple, photos: Path) -> None:
+    folder, (_, quantize, is_raw), _ = exported
+    if quantize != "none" or is_raw:
+        pytest.skip("the runtime is that of plain files")
+    program = """
+import sys
+from tlcli.cli.main import cli
+for words in (["predict", sys.argv[1], sys.argv[2]], ["evaluate", sys.argv[1], sys.argv[2]]):
+    try:
+        cli(words)
+    except SystemExit as ended:
+        assert ended.code == 0
+assert not {"keras", "tensorflow"} & set(sys.modules)
+"""
+    words = [sys.executable, "-c", program, str(folder), str(photos)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_smaller_numbers_make_smaller_files(exported: tuple, sound: tuple) -> None:
     _, (_, quantize, _), document = exported
     # float32 weights, half or a quarter of them; the graph itself takes up to 150 kB.

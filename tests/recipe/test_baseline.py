@@ -26,6 +26,12 @@ def test_a_baseline_keeps_the_numbers_of_each_recipe(tmp_path: Path) -> None:
         "one.yaml",
         "two.yml",
     ]
+    (tmp_path / "copies").mkdir()
+    for name in ("first.yaml", "second.yaml"):
+        baseline.carry(one, tmp_path / "copies" / name)
+        assert baseline.read(tmp_path / "copies" / "first.yaml") == kept
+    baseline.carry(tmp_path / "none.yaml", tmp_path / "copies" / "third.yaml")
+    assert baseline.read(tmp_path / "copies" / "third.yaml") == {}
     record = {**RECORD, "baseline": baseline.read(one)}
     (verdict,) = expectation.check(["val.accuracy >= baseline.val.accuracy"], record)
     assert verdict.passed

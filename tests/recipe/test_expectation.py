@@ -109,7 +109,7 @@ def test_an_unknown_number_gets_a_suggestion(text: str, suggestion: str) -> None
         ("1e999 > val.loss", 1, "too large"),
         ('test.per_class["a"].recal > 1', 1, "unknown number"),
         ('test.per_class["a"] > 1', 1, "unknown number"),
-        ("data.classes > 2", 1, "unknown number"),
+        ("data.classes > 2", 1, "unknown number data.classes. Did you mean"),
         ("status > 1", 1, "no number"),
         ("val.accuracy >= baseline - 0.01", 17, "needs a key after it, such as baseline.val.accuracy"),
         ("val.loss < 1 and 1 < 2", 20, "compares no number of the run"),

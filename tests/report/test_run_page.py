@@ -88,6 +88,24 @@ def test_names_are_text(run: Path) -> None:
     assert page.count(html.escape(HOSTILE, quote=False)[:10]) > 3
 
 
+def test_a_comparison_marks_the_best_by_its_rule(run: Path) -> None:
+    def compare(document: dict) -> None:
+        row = {"recipe": "r", "model": "m", "test_accuracy": None, "seconds": 1.0}
+        scores = {"cheap": (0.9, 0.5), "best": (0.8, 0.4), "equal": (0.7, 0.4)}
+        document["compared"] = [
+            {**row, "run": name, "val_accuracy": accuracy, "val_loss": loss}
+            for name, (accuracy, loss) in scores.items()
+        ]
+
+    change(run, compare)
+    page = write(run)
+    assert "lowest validation loss" in page
+    assert page.count('<span class="badge good">best') == 1
+    assert 'best <span class="badge good">best' in page
+    change(run, lambda document: [row.update(in_result=row["run"] != "cheap") for row in document["compared"]])
+    assert write(run).count('<span class="badge good">in the result') == 2
+
+
 def test_moved_images_are_named_and_the_numbers_stay(run: Path, tmp_path: Path) -> None:
     change(run, lambda document: document["data"].update(path=str(tmp_path / "gone")))
     page = write(run)
@@ -134,10 +152,19 @@ def test_an_interrupted_run_shows_what_it_did_so_far(run: Path) -> None:
 
     change(run, interrupt)
     (run / "predictions.csv").unlink()
-    (run / "history.csv").unlink()
+    lines = (run / "phases.jsonl").read_text(encoding="utf-8").splitlines()
+    (run / "phases.jsonl").write_text(lines[0] + "\n", encoding="utf-8")
     page = write(run)
     assert "The run is interrupted." in page
-    assert "training" in sections(page)
+    assert f"tlcli finetune --resume {run}" in page
+    with (run / "history.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["phase"] == json.loads(lines[1])["step"]]
+    assert page.count('<span class="badge warn">not finished') == 1
+    assert re.search(rf"not finished</span>.*?<td>{len(rows)}</td>", page, re.DOTALL), "its epochs so far"
+    taken = run_page.duration(sum(float(row["seconds"]) for row in rows))
+    assert re.search(rf'<th scope="row" class="text">{rows[0]["phase"]}</th><td>{taken}</td>', page), "the cost"
+    (run / "history.csv").unlink()
+    assert "training" in sections(write(run))
     (run / "phases.jsonl").unlink()
     assert "training" not in sections(write(run))
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -32,8 +34,9 @@ def running(run: Path, *options: object) -> Iterator[str]:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            assert line.startswith("serving on "), process.communicate()[1]
-            yield line.removeprefix("serving on ").strip()
+            found = re.fullmatch(rf"serving {re.escape(str(run))} on (http://\S+) \(Ctrl-C stops\)\n", line)
+            assert found, process.communicate()[1]
+            yield found[1]
         finally:
             process.send_signal(2)
             stderr = process.communicate(timeout=20)[1]
@@ -79,7 +82,49 @@ def test_health_labels_and_openapi(server: str) -> None:
     assert requests.get(f"{server}labels", timeout=9).json() == {"labels": ["blue", "green", "red"]}
     document = requests.get(f"{server}openapi.json", timeout=9).json()
     assert set(document["paths"]) == {"/health", "/labels", "/predict"}
-    assert set(document["paths"]["/predict"]["post"]["requestBody"]["content"]) == {"image/*", "multipart/form-data"}
+    operation = document["paths"]["/predict"]["post"]
+    assert set(operation["requestBody"]["content"]) == {"image/*", "multipart/form-data"}
+    assert set(operation["responses"]) == {"200", "400", "403", "408", "413", "422", "500", "503", "504"}
+    for status, response in operation["responses"].items():
+        schema = response["content"]["application/json"]["schema"]["$ref"]
+        assert schema.endswith("/Answer" if status == "200" else "/ErrorAnswer")
+    assert set(document["components"]["schemas"]["ErrorDetails"]["properties"]) == {"kind", "where", "message", "hint"}
+
+
+def test_a_classifier_that_fails_is_a_json_answer() -> None:
+    """A real server around a classifier whose runtime breaks."""
+    import uvicorn
+
+    from tlcli.errors import ModelError
+    from tlcli.serve.app import make_app
+    from tlcli.serve.predictor import Limits, Predictor
+
+    class Broken:
+        classes, size, resize = ("a", "b"), (32, 32), "crop"
+
+        def __init__(self, error: Exception) -> None:
+            self.error = error
+
+        def probabilities(self, images: np.ndarray) -> np.ndarray:
+            raise self.error
+
+    image = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(image, "PNG")
+    for error, message in (
+        (ValueError("x"), "500 the server failed (ValueError)"),
+        (ModelError("is damaged"), "500 is"),
+    ):
+        app = make_app(Predictor(Broken(error), Limits()), hosts=None)  # type: ignore[arg-type]
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
+        thread = Thread(target=server.run)
+        thread.start()
+        while not server.started:
+            time.sleep(0.05)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        answer = post(f"http://127.0.0.1:{port}/", image.getvalue())
+        server.should_exit = True
+        thread.join(10)
+        assert error_of(answer).startswith(message)
 
 
 def test_hostile_bodies_get_one_clear_error(server: str, photos: Path, tmp_path: Path) -> None:
@@ -160,7 +205,9 @@ def test_slow_and_too_many_requests_are_refused(finished: tuple, photos: Path) -
         with socket.create_connection(("127.0.0.1", port)) as slow:
             slow.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
             time.sleep(0.3)
-            assert error_of(post(url, good)) == "503 too many requests wait"
+            refused = post(url, good)
+            assert error_of(refused) == "503 too many requests wait"
+            assert refused.headers["Retry-After"] == "1"
             slow.settimeout(10)
             assert b" 408 " in slow.recv(4096).splitlines()[0]
         with socket.create_connection(("127.0.0.1", port)) as gone:
@@ -189,7 +236,9 @@ def test_the_page_classifies_in_a_browser(server: str, photos: Path, tmp_path: P
         assert browser.errors() == []
         browser.choose_file("#file", tmp_path / "broken.jpg")
         message = browser.wait_for("document.querySelector('.error')?.textContent")
-        assert message.startswith("not a valid JPEG")
+        assert message.startswith("Not a valid JPEG")
+        browser.evaluate("take({files: [], types: ['text/uri-list']})")
+        assert browser.evaluate("message.textContent").startswith("That is no image file")
         browser.evaluate("draw([{label: '<img src=x onerror=\"window.hacked=1\">', probability: 1}])")
         assert browser.evaluate("document.querySelector('li img') === null && window.hacked === undefined")
         addresses = [url for url in browser.requested() if not url.startswith(("blob:", "data:"))]
@@ -203,6 +252,10 @@ def test_a_port_in_use_and_a_missing_run_are_one_error(server: str, finished: tu
     result = tlcli("serve", finished[0], "--port", port)
     assert result.code == 2
     assert f"127.0.0.1:{port}: cannot be bound (Address already in use)" in result.stderr
+    assert "--port 0" in result.stderr
+    elsewhere = tlcli("serve", finished[0], "--host", "198.51.100.1")
+    assert elsewhere.code == 2
+    assert "Give --host an address of this computer" in elsewhere.stderr
     missing = tlcli("serve", "nowhere")
     assert missing.code == 2
     assert "there is no such run" in missing.stderr

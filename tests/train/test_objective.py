@@ -118,7 +118,7 @@ def test_a_resumed_run_repeats_every_random_choice(mixing, tmp_path, recorder):
     [
         {"data": {"sampling": "balanced"}},
         {"loss": {"name": "focal"}},
-        {"loss": {"gamma": 3.0}},
+        {"loss": {"name": "focal", "gamma": 3.0}},
         {"teacher": {"run": "t"}},
         {"teacher": {"run": "t", "temperature": 5.0}},
         {"augment": {"preset": "none", "cutmix": 1.0}},

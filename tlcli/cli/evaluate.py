@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "evaluate runs/first",
         "evaluate runs/first other-photos/ --json",
-        "evaluate first-onnx other-photos/ --html scores.html",
+        "evaluate runs/first-onnx other-photos/ --html scores.html",
     )
 )
 @click.argument("run", type=RUN)
@@ -33,7 +33,8 @@ def evaluate(run: Path, data: Path | None, as_csv: bool, html: Path | None, tta:
     """Score the classifier of a run.
 
     Uses the test images of RUN, or those in DATA, a folder of class folders or a manifest, which need not have all
-    classes. RUN may also be a bundle of `tlcli export`, or a classifier file.
+    classes. RUN may also be a bundle of `tlcli export`, or a classifier file. An image that cannot be read is named and
+    left out, and the exit code is 1.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
@@ -54,6 +55,8 @@ def evaluate(run: Path, data: Path | None, as_csv: bool, html: Path | None, tta:
         total = evaluation.scores.count
         text = f"warning: the run was trained on {evaluation.trained} of these {total} images: the scores are too high"
         console.print_text(console.err(), console.safe(text, "yellow"))
+    for path, reason in evaluation.unreadable:
+        console.print_text(console.err(), console.safe(f"warning: skipped {path}: {reason}", "yellow"))
     if as_json:
         console.print_json(evaluation.to_json())
     elif as_csv:
@@ -63,6 +66,10 @@ def evaluate(run: Path, data: Path | None, as_csv: bool, html: Path | None, tta:
         if html is not None:
             console.out().print()
             console.out().print(console.safe(f"page       {html}"))
+    if unread := len(evaluation.unreadable):
+        summary = f"{evaluation.scores.count} of {evaluation.scores.count + unread} scored, {unread} not read"
+        console.print_text(console.err(), console.safe(summary, "red"))
+        raise click.exceptions.Exit(1)
 
 
 def _print_csv(evaluation: "Evaluation") -> None:

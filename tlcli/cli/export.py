@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "export runs/first --to litert",
         "export runs/first --to onnx --quantize int8 --max-drop 0.02",
-        "predict first-litert new/*.jpg",
+        "predict runs/first-litert new/*.jpg",
     )
 )
 @click.argument("run", type=RUN)
@@ -63,26 +63,32 @@ def export(
     """
     from tlcli.cli import console, progress
     from tlcli.evaluate.runtimes import require_model
+    from tlcli.export.bundle import require_folder
 
     request = ExportRequest(run, to, quantize, max_drop, raw_input, data, out, sparse)
-    check_request(request)
     require_model(run)
+    check_request(request)
+    require_folder(request.folder)
     with console.loading_keras():
         from tlcli.workflows import export as workflow
     if not is_quiet():
         console.print_text(console.err(), f"converting to {to}", "dim")
     with progress.bar("comparing") as advance:
         bundle = workflow.export(request, progress=advance)
+    if trained := bundle.card["comparison"]["trained"]:
+        total = bundle.card["comparison"]["images"]
+        text = f"warning: the run was trained on {trained} of these {total} images: the accuracies are too high"
+        console.print_text(console.err(), console.safe(text, "yellow"))
     if as_json:
         console.print_json(bundle.to_json())
     else:
-        _print_bundle(bundle, of="validation images of the run" if data is None else f"images of {data}")
+        _print_bundle(bundle, run, of="validation images of the run" if data is None else f"images of {data}")
     if bundle.objections:
         raise click.exceptions.Exit(ExpectationError.exit_code)
 
 
-def _print_bundle(bundle: "Bundle", *, of: str) -> None:
-    """Print what was exported; `of` says which images it was compared on."""
+def _print_bundle(bundle: "Bundle", run: Path, *, of: str) -> None:
+    """Print what was exported from `run`; `of` says which images it was compared on."""
     from tlcli.cli import console
 
     card, found = bundle.card, bundle.card["comparison"]
@@ -102,6 +108,7 @@ def _print_bundle(bundle: "Bundle", *, of: str) -> None:
             f"{found['agreement']:.1%} same label, largest difference of a probability"
             f" {found['largest_difference']:.2g}",
         ),
+        *([("ranges", _calibration(found, run))] if found["calibration"] else []),
         *([("zeros", _sparsity(card["sparse"]))] if card["sparse"] else []),
         ("time", f"{found['milliseconds']:.1f} ms an image (median, {found['threads']} threads)"),
         ("licence", card["licence"] or "unknown"),
@@ -112,6 +119,13 @@ def _print_bundle(bundle: "Bundle", *, of: str) -> None:
     for name, text in lines:
         style = "red" if name == "refused" else ""
         console.print_text(console.out(), console.safe(f"{name:<11}{text}", style))
+
+
+def _calibration(found: dict[str, int], run: Path) -> str:
+    from tlcli.evaluate.runtimes import is_run
+
+    source = "training images of the run" if is_run(run) else "images of --data, on which it is not compared"
+    return f"of 8-bit numbers from {found['calibration']} {source}"
 
 
 def _sparsity(sparse: dict[str, float]) -> str:

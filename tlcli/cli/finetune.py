@@ -109,6 +109,7 @@ def _recipes(compare: str, options: dict[str, Any]) -> list[str]:
 
 def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_json: bool) -> "RunRecord":
     """Fine-tune with several recipes and print the best run; without recipes, resume the comparison of the request."""
+    from tlcli.recipe.load import locate
     from tlcli.report import comparison
     from tlcli.report.folder import own_folder
     from tlcli.workflows.remote_run import uploading
@@ -122,7 +123,8 @@ def compare_and_print(request: "Request", recipes: Sequence[str] | None, *, as_j
         lock: Any = own_folder(candidates.out, resume=True)
     else:
         candidates, resolved = check_candidates(request, recipes or ())
-        lock = comparison.write_candidates(candidates, [candidate.recipe for candidate in resolved])
+        files = [locate(recipe) for recipe in recipes or ()]
+        lock = comparison.write_candidates(candidates, [candidate.recipe for candidate in resolved], files)
 
     def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":
         from tlcli.workflows.candidates import run_candidates
@@ -165,6 +167,10 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
     from tlcli.workflows.remote_run import uploading
     from tlcli.workflows.request import check_request, networks_of, require_baseline, with_network
 
+    if logs:
+        from tlcli.report.logs import require_installed
+
+        require_installed(logs)
     names = networks_of(request)
     # The first is the one whose images are read while Keras loads.
     resolved, *_ = [check_request(with_network(request, name)) for name in names] or [check_request(request)]

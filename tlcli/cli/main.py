@@ -116,7 +116,8 @@ def _as_tlcli_error(error: Exception) -> tuple[TlcliError, int]:
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = f"Try '{context.command_path} --help'." if context else ""
-        return UsageError(error.format_message(), hint=hint), error.exit_code
+        # Click lists choices on lines of their own.
+        return UsageError(" ".join(error.format_message().split()), hint=hint), error.exit_code
     if isinstance(error, OSError) and error.filename:
         return OutputError(error.strerror or str(error), where=str(error.filename), hint=_remedy(error)), 1
     if isinstance(error, OSError) and error.errno in _FULL:

@@ -20,7 +20,7 @@ Row = dict[str, Any]
     epilog=examples(
         "predict runs/first cat.jpg",
         "predict runs/first new/ 'more/**/*.png' --top 3 --csv",
-        "predict first-onnx new/ --min-confidence 0.8 --sort-into sorted/",
+        "predict runs/first-onnx new/ --min-confidence 0.8 --sort-into sorted/",
     )
 )
 @click.argument("run", type=RUN)
@@ -112,14 +112,14 @@ def _progress(*, prints_while_running: bool) -> AbstractContextManager[Callable[
 
 def _print_csv(rows: Iterable[Row]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "rank", "label", "probability", "error"])
+    writer.writerow(["path", "rank", "label", "probability", "error", "unsure"])
     for row in rows:
         path = spreadsheet_cell(row["path"])
         for rank, prediction in enumerate(row.get("top", ()), start=1):
-            label = row["label"] if rank == 1 else prediction["label"]
-            writer.writerow([path, rank, spreadsheet_cell(label), f"{prediction['probability']:.6f}", ""])
+            label, unsure = spreadsheet_cell(prediction["label"]), str(row["label"] != row["top"][0]["label"]).lower()
+            writer.writerow([path, rank, label, f"{prediction['probability']:.6f}", "", unsure])
         if "error" in row:
-            writer.writerow([path, "", "", "", spreadsheet_cell(row["error"])])
+            writer.writerow([path, "", "", "", spreadsheet_cell(row["error"]), ""])
 
 
 def _print_json_lines(rows: Iterable[Row]) -> None:

@@ -18,6 +18,7 @@ from tlcli.cli.options import (
     json_option,
     trust_option,
 )
+from tlcli.text import whole_percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -187,4 +188,4 @@ def _lead(lead: "Lead") -> str:
 
 def _confidence(lead: "Lead") -> str:
     within = "" if lead.is_clear else ", within its standard error"
-    return f" at {100 * lead.confidence:.0f} % confidence{within}"
+    return f" at {whole_percent(lead.confidence)} confidence{within}"

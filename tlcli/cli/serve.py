@@ -1,10 +1,12 @@
 """`tlcli serve`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from tlcli.cli.options import RUN, examples, global_options, trust_option
+from tlcli.text import printable
 
 
 @click.command(epilog=examples("serve runs/first", "serve runs/first --port 9000"))
@@ -31,7 +33,14 @@ def serve(run: Path, host: str, port: int, max_bytes: int, max_pixels: int, max_
         from tlcli.workflows import serve as workflow
 
         predictor = workflow.open_predictor(run, Limits(max_bytes, max_pixels, max_waiting, timeout))
-    if host not in ("127.0.0.1", "::1", "localhost"):
+        from tlcli.serve.server import is_local
+    if not is_local(host):
         warning = f"warning: everyone who reaches {host} can use the server; it has no passwords"
         console.print_text(console.err(), console.safe(warning, "yellow"))
-    workflow.serve(predictor, host, port, announce=lambda url: click.echo(f"serving on {url}"))
+
+    def announce(urls: Sequence[str]) -> None:
+        click.echo(printable(f"serving {run} on {urls[0]} (Ctrl-C stops)"))
+        for url in urls[1:]:
+            click.echo(f"from other computers: {url}")
+
+    workflow.serve(predictor, host, port, announce=announce)

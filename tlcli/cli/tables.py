@@ -13,7 +13,7 @@ from tlcli.cli.options import is_quiet
 from tlcli.evaluate.reliability import wilson
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.report.record import RunRecord
-from tlcli.text import compact, duration, plural
+from tlcli.text import compact, duration, plural, whole_percent
 from tlcli.train.plan import PhasePlan, TrainPlan, per_class, totals
 
 SPLITS = ("train", "val", "test")
@@ -137,7 +137,7 @@ def print_result(folder: Path, record: RunRecord) -> None:
         print_text(console, text, "dim")
     if sparsity := record.model.get("sparsity"):
         shares = f"{sparsity['head']:.1%} of the head's kernels, {sparsity['all']:.1%} of all kernels"
-        print_text(console, safe(f"zeros {shares} (weights below {sparsity['threshold']:g})"))
+        print_text(console, safe(f"weights below {sparsity['threshold']:g}: {shares}"))
     print_text(console, safe(f"time  {duration(record.seconds['total'])}{_reused(record)}"))
     for verdict in record.expectations:
         mark = safe("met      ", "green") if verdict["passed"] else safe("not met  ", "red")
@@ -181,7 +181,7 @@ def _print_steps(console: Console, record: RunRecord) -> None:
             str(step["epochs"]),
             _change(step["loss_before"], step["val_loss"], 4),
             _change(step["accuracy_before"], step["val_accuracy"], 3),
-            "–" if step["confidence"] is None else f"{step['confidence']:.0%}",
+            "–" if step["confidence"] is None else whole_percent(step["confidence"]),
             duration(step["seconds"]),
             safe("kept", "green") if step["kept"] else safe("rolled back" if step["epochs"] else "skipped", "yellow"),
         ]

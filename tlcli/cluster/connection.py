@@ -6,6 +6,7 @@ Ray is imported in this room only, and only if a command has `--cluster`.
 import importlib
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ LOCAL = "local"
 # Seconds to wait for an answer of the address.
 CONNECT_S = 5.0
 OPTION = "--cluster"
+# The first bytes of a client of HTTP/2, and an empty frame of settings, of type 4: RFC 9113, sections 3.4 and 6.5.
+_HTTP_2, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\4\0\0\0\0\0"
 _INSTALL = "Install it: pip install 'tlcli[ray]', here and on all nodes."
 
 
@@ -142,6 +145,16 @@ def _drop(*_: Any, **__: Any) -> None:
 
 
 def _connect(ray: Any, address: str) -> None:
+    """Connect. Ray ends the process on SIGTERM, where this program leaves a run to resume; its own handler is kept."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        _init(ray, address)
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _init(ray: Any, address: str) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == LOCAL:
         ray.init(address=LOCAL, num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
@@ -153,7 +166,7 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Check that something listens at the address, which Ray would do for a minute."""
+    """Check that something at the address speaks HTTP/2, as Ray does. Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if not (host and colon and port.isdigit() and "/" not in address):
         raise UsageError(
@@ -162,9 +175,15 @@ def _require_answer(address: str) -> None:
             hint="Give local, auto or HOST:PORT. The command must run on a machine of the cluster.",
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            connection.sendall(_HTTP_2 + _SETTINGS)
+            reply = connection.recv(len(_SETTINGS))
     except (OSError, OverflowError) as error:
         raise _no_cluster(address, getattr(error, "strerror", None) or str(error)) from error
+    if reply[3:4] != _SETTINGS[3:4]:
+        raise _no_cluster(address, "something else answers there")
 
 
 def _no_cluster(address: str, reason: str) -> UsageError:

@@ -267,7 +267,8 @@ class _Crew:
         self.losses[first] += 1
         is_hopeless = self.losses[first] > MAX_LOSSES
         again = [number for number in had if number != first or not is_hopeless]
-        self.waiting.extendleft(reversed(again))
+        # The first comes first: ordered results wait for it.
+        self.waiting = deque(sorted([*again, *self.waiting]))
         self.cluster.report(f"{self.job.name}: a worker is lost; {plural(len(again), 'block')} of it will be repeated")
         self.looked_at = -math.inf
         if is_hopeless:

@@ -16,7 +16,7 @@ from tlcli.errors import DataError
 from tlcli.evaluate.runtimes.runtime import Runtime
 from tlcli.evaluate.views import PLAIN, Views
 from tlcli.recipe.fields import Resize
-from tlcli.storage.location import StoredPath, is_remote, locate
+from tlcli.storage.location import StoredPath, is_remote, join, locate
 from tlcli.text import plural
 
 BATCH = 32
@@ -106,6 +106,31 @@ def probabilities_by_view(
     return np.stack(rows)
 
 
+def probabilities_of_readable(
+    classifier: Runtime, paths: Sequence[Path], views: Views, *, progress: Progress, read: Read
+) -> tuple[list[int], np.ndarray, list[tuple[str, str]]]:
+    """As `probabilities_by_view`, without the files that cannot be read.
+
+    Returns:
+        Positions of the images that were read, their probabilities `float32 (images, views, classes)`, and the path of
+        every other file with the reason.
+
+    Raises:
+        DataError: If no file can be read.
+    """
+    read_at, rows, failed = [], [], []
+    for position, (path, result) in enumerate(_stream(classifier, paths, progress, read=read, views=views)):
+        if isinstance(result, DataError):
+            failed.append((path.as_posix(), result.message))
+        else:
+            read_at.append(position)
+            rows.append(result)
+    if not rows:
+        first, reason = failed[0]
+        raise DataError(f"{reason}; none of {plural(len(paths), 'image')} can be read", where=first)
+    return read_at, np.stack(rows), failed
+
+
 def _stream(
     classifier: Runtime, paths: Sequence[Path], progress: Progress, *, read: Read, views: Views
 ) -> Iterator[tuple[Path, np.ndarray | DataError]]:
@@ -178,13 +203,27 @@ def as_row(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def labelled_images(data: Path, classes: Sequence[str]) -> tuple[list[Path], list[int], str]:
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images to score a classifier on.
+
+    Attributes:
+        paths: The files; below the folder as the user gave it.
+        labels: Their classes, as indices.
+        description: What they are, for the user.
+        unreadable: Files that cannot be read, with reasons.
+    """
+
+    paths: list[Path]
+    labels: list[int]
+    description: str
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+
+def labelled_images(data: Path, classes: Sequence[str]) -> LabelledImages:
     """The images to score a classifier on: those of a folder of class folders, or of its `test/` or else `val/` folder.
 
     The folder need not have all classes of the classifier.
-
-    Returns:
-        Paths, labels as indices into `classes`, and a description of the images for the user.
 
     Raises:
         DataError: If the folder cannot be read, or has a class that the classifier does not have.
@@ -200,4 +239,7 @@ def labelled_images(data: Path, classes: Sequence[str]) -> tuple[list[Path], lis
     images = [image for image in index.images if image.given == held_out]
     labels = [list(classes).index(index.classes[image.label]) for image in images]
     description = f"{plural(len(images), 'image')} of {data}" + (f"/{held_out}" if held_out else "")
-    return [index.file(image) for image in images], labels, description
+    # Paths that leave the folder do so from where its links lead.
+    home = next((given for given in (data, data.parent) if given.resolve() == index.root), index.root)
+    paths = [index.file(image) if image.path.startswith("..") else join(home, image.path) for image in images]
+    return LabelledImages(paths, labels, description, tuple(index.unreadable))

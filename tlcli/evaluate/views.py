@@ -72,11 +72,11 @@ def views_for(path: Path, count: int) -> Views:
     Raises:
         UsageError: If the record of the run is damaged.
     """
-    # It loads Keras; the command line imports this module before.
-    from tlcli.data.augment import bounds_of
-
     if count == 1 or not is_run(path):
         return Views(count)
+    # It loads Keras, which bundles of other formats do without.
+    from tlcli.data.augment import bounds_of
+
     try:
         spec = AugmentSpec.model_validate(run_folder.read_json(path)["recipe"]["augment"])
     except (ValidationError, KeyError, TypeError) as error:

@@ -63,11 +63,24 @@ def unfinished(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         require_folder(folder)
-        shutil.rmtree(folder, ignore_errors=True)
         temporary.chmod(0o755)
-        temporary.rename(folder)
+        take_place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def take_place(new: Path, folder: Path) -> None:
+    """Rename a folder to one that may exist, so that a failure leaves the old one in its place."""
+    old = new.with_name(f"{new.name}-old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def complete(
@@ -103,7 +116,7 @@ def complete(
         "objections": objections,
         "file": file.name,
         "sha256": sha256_of(file),
-        "bytes": _bytes(file),
+        "bytes": sum(map(_bytes, request.target.parts(folder))),
         "classes": list(about.classes),
         "input": {
             "dtype": dtype,
@@ -121,9 +134,8 @@ def complete(
     write_text(folder / "usage.py", usage(request, dtype, about.size, about.resize))
     write_json(folder / CARD, card)
     if objections:
-        for part in (file, file.with_suffix(".bin")):
-            if part.exists():
-                part.rename(part.with_name(part.name + REFUSED))
+        for part in request.target.parts(folder):
+            part.rename(part.with_name(part.name + REFUSED))
     return card
 
 
@@ -144,5 +156,4 @@ def _training(about: ClassifierMetadata) -> dict[str, Any]:
 def _bytes(file: Path) -> int:
     if file.is_dir():
         return sum(part.stat().st_size for part in file.rglob("*") if part.is_file())
-    weights = file.with_suffix(".bin")
-    return file.stat().st_size + (weights.stat().st_size if file.suffix == ".xml" and weights.exists() else 0)
+    return file.stat().st_size

@@ -35,6 +35,8 @@ class Comparison:
         largest_difference: Largest difference of a probability, 0-1.
         milliseconds: Median time for one image of the network's size.
         threads: Number of threads that the runtime was given.
+        trained: Number of the images that the classifier was trained on.
+        calibration: Number of other images from which 8-bit numbers took their ranges.
     """
 
     images: int
@@ -44,6 +46,8 @@ class Comparison:
     largest_difference: float
     milliseconds: float
     threads: int
+    trained: int = 0
+    calibration: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The values by name."""

@@ -17,8 +17,6 @@ from tlcli.model.classifier import Classifier
 from tlcli.model.metadata import ClassifierMetadata
 from tlcli.model.sparsity import zeroed
 
-# Training images from which the ranges of 8-bit numbers are taken.
-CALIBRATION = 128
 WRITERS: dict[Format, Callable[[Job, Path], None]] = {
     "keras": keras_file.write,
     "saved_model": saved_model.write,
@@ -29,7 +27,7 @@ WRITERS: dict[Format, Callable[[Job, Path], None]] = {
 
 
 def convert(
-    classifier: Classifier, about: ClassifierMetadata, request: ExportRequest, training: Sequence[Path], file: Path
+    classifier: Classifier, about: ClassifierMetadata, request: ExportRequest, calibration: Sequence[Path], file: Path
 ) -> float | None:
     """Write a classifier in another format.
 
@@ -37,7 +35,7 @@ def convert(
         classifier: The classifier, as loaded from its file.
         about: What it states about itself, for a place in the file.
         request: The export.
-        training: Training images, for int8.
+        calibration: Images from which int8 takes its ranges.
         file: The file, or the folder of a SavedModel.
 
     Returns:
@@ -51,17 +49,19 @@ def convert(
         hint = "Set KERAS_BACKEND=tensorflow; the classifier file is the same for all backends."
         raise UsageError(f"export needs TensorFlow (the backend is {keras.backend.backend()})", hint=hint)
     if request.sparse is None:
-        _write(classifier, about, request, training, file)
+        _write(classifier, about, request, calibration, file)
         return None
     with zeroed(classifier.model, request.sparse) as share:
-        _write(classifier, about, request, training, file)
+        _write(classifier, about, request, calibration, file)
         return share
 
 
 def _write(
-    classifier: Classifier, about: ClassifierMetadata, request: ExportRequest, training: Sequence[Path], file: Path
+    classifier: Classifier, about: ClassifierMetadata, request: ExportRequest, calibration: Sequence[Path], file: Path
 ) -> None:
-    images = _calibration(classifier, training) if request.quantize == "int8" else None
+    images = None
+    if request.quantize == "int8":
+        images = np.stack([read_exactly(path, classifier.size, classifier.resize) for path in calibration])
     model = exported_model(classifier, is_raw=request.is_raw)
     try:
         with quiet():
@@ -75,9 +75,3 @@ def _write(
             where=str(request.model),
             hint="Try another format; saved_model takes every network.",
         ) from error
-
-
-def _calibration(classifier: Classifier, training: Sequence[Path]) -> np.ndarray:
-    """At most `CALIBRATION` images, spread over all classes."""
-    chosen = np.unique(np.linspace(0, len(training) - 1, CALIBRATION).round().astype(int))
-    return np.stack([read_exactly(training[position], classifier.size, classifier.resize) for position in chosen])

@@ -8,6 +8,7 @@ _HEAD = """\
 import json, pathlib, sys, numpy as np, {module}
 from PIL import Image, ImageOps
 here = pathlib.Path(__file__).parent
+if len(sys.argv) != 2: sys.exit("usage: python usage.py IMAGE")
 image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
 {resize}pixels = np.asarray(image, "{dtype}")[None]
 """

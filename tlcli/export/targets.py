@@ -12,6 +12,8 @@ Format = Literal["keras", "saved_model", "litert", "onnx", "openvino"]
 Quantize = Literal["none", "float16", "int8", "dynamic"]
 QUANTIZE: tuple[Quantize, ...] = get_args(Quantize)
 # Formats whose numbers stay floating-point: their answers must agree with those of the classifier.
+# Images from which 8-bit numbers take their ranges, at most.
+CALIBRATION = 128
 FLOATS: tuple[Quantize, ...] = ("none", "float16")
 
 
@@ -23,11 +25,17 @@ class Target:
         file: Name of the file or folder in the bundle.
         quantize: The quantisations that it has.
         packages: Modules that writing and running it need, beyond those of tlcli, with the names of their packages.
+        beside: Names of other files that belong to it.
     """
 
     file: str
     quantize: tuple[Quantize, ...]
     packages: Mapping[str, str]
+    beside: tuple[str, ...] = ()
+
+    def parts(self, folder: Path) -> list[Path]:
+        """The file and those that belong to it, in a bundle."""
+        return [folder / name for name in (self.file, *self.beside)]
 
 
 TARGETS: dict[Format, Target] = {
@@ -35,7 +43,7 @@ TARGETS: dict[Format, Target] = {
     "saved_model": Target("saved_model", ("none",), {}),
     "litert": Target("model.tflite", QUANTIZE, {"ai_edge_litert": "ai-edge-litert"}),
     "onnx": Target("model.onnx", QUANTIZE, {"tf2onnx": "tf2onnx", "onnx": "onnx", "onnxruntime": "onnxruntime"}),
-    "openvino": Target("model.xml", ("none", "float16"), {"openvino": "openvino"}),
+    "openvino": Target("model.xml", ("none", "float16"), {"openvino": "openvino"}, ("model.bin",)),
 }
 
 
@@ -87,11 +95,13 @@ class ExportRequest:
 
 
 def check_request(request: ExportRequest) -> None:
-    """Check that the format has the quantisation, and that its packages are installed.
+    """Check all that needs neither Keras nor an image.
 
     Raises:
-        UsageError: It has not, or one of them is missing.
+        UsageError: If the format lacks the quantisation, one of its packages is missing, there is no run or `.keras`
+            file to export, or a file has no images to compare on.
     """
+    _require_exportable(request)
     if request.quantize not in request.target.quantize:
         others = [name for name, target in TARGETS.items() if request.quantize in target.quantize]
         raise UsageError(
@@ -105,3 +115,20 @@ def check_request(request: ExportRequest) -> None:
             where="--to",
             hint=f"Install it: pip install 'tlcli[{request.to}]'",
         )
+
+
+def _require_exportable(request: ExportRequest) -> None:
+    """Check that the source is a run, or a `.keras` file with images to compare on."""
+    # Loads NumPy, which the command line does not need for its help.
+    from tlcli.evaluate.runtimes import is_run
+
+    source = request.model
+    if is_run(source):
+        return
+    if not source.is_file() or source.suffix.lower() != ".keras":
+        what = "is an exported classifier, which cannot be exported again"
+        hint = f"Name the run that it came from: tlcli export RUN --to {request.to}"
+        raise UsageError(what, where=str(source), hint=hint)
+    if request.data is None:
+        hint = "Name a folder of class folders with --data."
+        raise UsageError("a model without its run has no validation images", where=str(source), hint=hint)

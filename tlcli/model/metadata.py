@@ -59,7 +59,7 @@ class TrainingFacts(BaseModel):
     recipe: str = ""
     seed: int = 0
     started: str = ""
-    scores: dict[str, dict[str, float]] = Field(default_factory=dict)
+    scores: dict[str, dict[str, int | float]] = Field(default_factory=dict)
 
 
 def origin_of(recipe: Recipe, card: Mapping[str, Any]) -> NetworkOrigin | None:

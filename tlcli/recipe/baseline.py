@@ -45,6 +45,17 @@ def write(recipe: Path, record: Mapping[str, Any]) -> Path:
     return file
 
 
+def carry(recipe: Path, copy: Path) -> None:
+    """Give a copy of a recipe, a file in another folder, the numbers of the recipe's baseline, if it has one.
+
+    Raises:
+        RecipeError: If a baseline.json is damaged.
+    """
+    if numbers := read(recipe):
+        file = copy.parent / FILE
+        write_json(file, {"baseline": 1, "recipes": {**_read_all(file), copy.name: numbers}})
+
+
 def require_own(recipe: Path) -> None:
     """Refuse a bundled recipe, which has no folder of the user.
 

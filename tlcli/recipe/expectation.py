@@ -198,8 +198,8 @@ def _unknown(path: Path) -> str:
         return ""
     if path.text in SECTIONS:
         return "That key of run.json is no number."
-    written = [prefix + number.replace("phases.*", "phases[0]") for number in (*KEYS, *_NUMBERS) if "**" not in number]
-    hint = did_you_mean(path.text, written)
+    written = [prefix + number.replace("phases.*", "phases[0]") for number in (*KEYS, *_NUMBERS)]
+    hint = did_you_mean(path.text, [name for name in written if "*" not in name])
     return hint or f"Known: {prefix}val.accuracy, {prefix}test.loss, {prefix}seconds.total and the keys of run.json."
 
 

@@ -115,6 +115,12 @@ _DIAGNOSES: dict[tuple[bool, bool], Diagnosis] = {
 }
 
 
+def image_command(run: RunRecord, command: str, *words: str) -> str:
+    """A command that reads the images of a run."""
+    exclude = run.recipe["data"]["exclude"]
+    return shlex.join(["tlcli", command, str(run.data["path"]), *words, *(["--exclude", exclude] if exclude else [])])
+
+
 @dataclass(frozen=True)
 class _FinishedRun:
     """A finished run, with commands that build on it."""
@@ -204,11 +210,6 @@ class _FinishedRun:
                 words += ["--set", f"{key}={_as_yaml(value)}"]
         return shlex.join(words)
 
-    def image_command(self, command: str, *words: str) -> str:
-        """A command that reads the same images."""
-        exclude = self.record.recipe["data"]["exclude"]
-        return shlex.join(["tlcli", command, self.data, *words, *(["--exclude", exclude] if exclude else [])])
-
 
 def _as_yaml(value: Any) -> str:
     """A value in the syntax of `--set`."""
@@ -227,8 +228,8 @@ def _against_bias(run: _FinishedRun) -> list[Suggestion]:
     if run.record.recipe["augment"]["preset"] == "strong":
         suggestions.append(Suggestion("use weaker augmentation", run.rerun("augment.preset=light")))
     if words := run.network_options():
-        suggestions.append(Suggestion("probe a larger network", run.image_command("probe", *words)))
-    return [*suggestions, Suggestion("look for wrong labels", run.image_command("check"))]
+        suggestions.append(Suggestion("probe a larger network", image_command(run.record, "probe", *words)))
+    return [*suggestions, Suggestion("look for wrong labels", image_command(run.record, "check"))]
 
 
 def _against_variance(run: _FinishedRun) -> list[Suggestion]:

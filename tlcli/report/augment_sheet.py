@@ -61,10 +61,10 @@ def _views(images: np.ndarray, spec: AugmentSpec, *, seed: int) -> list[np.ndarr
     """Views of all images, each `uint8 (images, height, width, 3)`."""
     augment, random = Augment(bounds_of(spec), seed=seed), np.random.default_rng(seed)
     # Mixing changes labels and weights, too; the sheet does not show them.
-    numbers = np.zeros(len(images), np.float32)
+    labels, weights = np.zeros((len(images), 1), np.float32), np.ones(len(images), np.float32)
     views = []
     for _ in range(VIEWS):
-        mixed = mix((images, numbers, numbers), spec, random)[0]
+        mixed = mix((images, labels, weights), spec, random)[0]
         view = np.asarray(augment(mixed.astype(np.float32), training=True))
         views.append(np.clip(np.rint(view), 0, 255).astype(np.uint8))
     return views

@@ -7,10 +7,23 @@ from typing import Any
 
 from tlcli.evaluate.reliability import Reliability
 
-# Size of a drawing and its margins: left, right, top, bottom. All in units of the drawing.
-WIDTH, HEIGHT = 440, 260
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 26, 40
 TICKS = 5
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The size of a drawing, and the edges of the plot inside it, in units of the drawing."""
+
+    width: int = 440
+    height: int = 260
+    left: int = 46
+    # The label of the last tick, such as 100%, stands half beside the plot.
+    right: int = 422
+    top: int = 26
+    bottom: int = 220
+
+
+FRAME = Frame()
 
 
 @dataclass
@@ -26,6 +39,7 @@ class Chart:
         bands: Intervals of the horizontal axis: x, width, text, style.
         lines: Points of each line as in SVG, and its style.
         marks: x, y, radius, style and text of each mark.
+        frame: The size of the drawing.
     """
 
     title: str
@@ -36,6 +50,7 @@ class Chart:
     bands: list[tuple[float, float, str, str]] = field(default_factory=list)
     lines: list[tuple[str, str]] = field(default_factory=list)
     marks: list[tuple[float, float, float, str, str]] = field(default_factory=list)
+    frame: Frame = FRAME
 
 
 @dataclass(frozen=True)
@@ -73,14 +88,14 @@ def _learning_chart(steps: Sequence[Mapping[str, Any]], history: Sequence[Mappin
     ]
     values = [value for part in (*training, *validation) for _, value in part]
     values += [step[after] for step in steps if _is_finite(step[after])]
-    x = _Scale(0, max(end for _, end, _ in placed), LEFT, WIDTH - RIGHT)
+    x = _Scale(0, max(end for _, end, _ in placed), FRAME.left, FRAME.right)
     ticks = _value_ticks(sorted(values), is_share=name == "accuracy")
-    y = _Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    y = _Scale(ticks[0], ticks[-1], FRAME.bottom, FRAME.top)
     chart = Chart(f"{name.capitalize()} over the epochs of all steps", _spoken(steps, after, name), "epochs")
     chart.y_ticks = [(y.at(tick), f"{tick:.0%}" if name == "accuracy" else f"{tick:g}") for tick in ticks]
     chart.x_ticks = _epoch_ticks(placed, x)
     for number, ((start, end, _), step) in enumerate(zip(placed, steps, strict=True), start=1):
-        style = "kept" if step["kept"] else "rolled"
+        style = "open" if step["kept"] is None else "kept" if step["kept"] else "rolled"
         chart.bands.append((x.at(start), round(x.at(end) - x.at(start), 1), str(number), style))
         if _is_finite(step[after]):
             label = f"step {number}, {step['step']}: {step[after]:.3f}"
@@ -104,9 +119,9 @@ def range_chart(phase: str, found: Mapping[str, Any]) -> Chart:
     if not rates:
         return chart
     powers = range(math.floor(rates[0]), math.ceil(rates[-1]) + 1)
-    x = _Scale(powers[0], powers[-1], LEFT, WIDTH - RIGHT)
+    x = _Scale(powers[0], powers[-1], FRAME.left, FRAME.right)
     ticks = _value_ticks(sorted(losses), is_share=False)
-    y = _Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    y = _Scale(ticks[0], ticks[-1], FRAME.bottom, FRAME.top)
     chart.x_ticks = [(x.at(power), f"{10.0**power:g}") for power in powers]
     chart.y_ticks = [(y.at(tick), f"{tick:g}") for tick in ticks]
     points = [(x.at(rate), y.at(min(loss, ticks[-1]))) for rate, loss in zip(rates, losses, strict=True)]
@@ -194,7 +209,7 @@ def reliability_chart(before: Reliability | None, after: Reliability) -> Chart:
         before: Without the temperature; None if none was fitted.
         after: As the classifier answers.
     """
-    x, y = _Scale(0, 1, LEFT, WIDTH - RIGHT), _Scale(0, 1, HEIGHT - BOTTOM, TOP)
+    x, y = _Scale(0, 1, FRAME.left, FRAME.right), _Scale(0, 1, FRAME.bottom, FRAME.top)
     listed = "; ".join(f"{part.confidence:.0%} confident, {part.accuracy:.0%} right" for part in after.bins)
     chart = Chart("Accuracy over confidence", f"With temperature: {listed}.", "confidence")
     quarters = [number / 4 for number in range(5)]
@@ -228,10 +243,10 @@ def search_chart(trials: Sequence[Mapping[str, Any]], metric: str) -> Chart:
     listed = "; ".join(f"trial {number} {value:.3f}" for number, value in best[-1:])
     chart = Chart("Trials in their order", f"Best {metric}: {listed or 'none'}.", "trial")
     last = max((trial["trial"] for trial in trials), default=1)
-    x = _Scale(0.5, last + 0.5, LEFT, WIDTH - RIGHT)
+    x = _Scale(0.5, last + 0.5, FRAME.left, FRAME.right)
     # Trials that diverged leave the chart at the top.
     ticks = _value_ticks(sorted(trial[metric] for trial in known), is_share=is_share)
-    y = _Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    y = _Scale(ticks[0], ticks[-1], FRAME.bottom, FRAME.top)
     chart.y_ticks = [(y.at(tick), f"{tick:.0%}" if is_share else f"{tick:g}") for tick in ticks]
     every = max(1, math.ceil(last / 12))
     chart.x_ticks = [(x.at(number), str(number)) for number in range(1, last + 1) if (number - 1) % every == 0]
@@ -263,12 +278,12 @@ def parallel_chart(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str]
     sign = -1 if metric == "val_accuracy" else 1
     ranked = sorted(done, key=lambda trial: sign * trial[metric])
     chart = Chart("Values of all complete trials", "Each line is a trial; the table has its values.", "recipe key")
-    x = _Scale(0, max(len(names) - 1, 1), LEFT + 20, WIDTH - RIGHT - 34)
+    x = _Scale(0, max(len(names) - 1, 1), FRAME.left + 20, FRAME.right - 34)
     columns = {key: _positions([trial["values"][key] for trial in done]) for key in names}
     chart.x_ticks = [(x.at(number), name) for number, name in enumerate(names.values())]
-    chart.y_ticks = [(HEIGHT - BOTTOM, "low"), (TOP, "high")]
+    chart.y_ticks = [(FRAME.bottom, "low"), (FRAME.top, "high")]
     best = ranked[: max(1, len(ranked) // 5)]
-    y = _Scale(0, 1, HEIGHT - BOTTOM - 8, TOP + 8)
+    y = _Scale(0, 1, FRAME.bottom - 8, FRAME.top + 8)
     for trial in [*reversed([trial for trial in ranked if trial not in best]), *reversed(best)]:
         at = [(x.at(number), y.at(columns[key][trial["values"][key]])) for number, key in enumerate(names)]
         chart.lines.append((" ".join(f"{px},{py}" for px, py in at), "val" if trial in best else "ideal"))

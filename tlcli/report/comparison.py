@@ -12,6 +12,7 @@ from typing import Any
 from tlcli.errors import RunError, TlcliError
 from tlcli.evaluate import run_folder
 from tlcli.paths import write_json, write_text
+from tlcli.recipe import baseline
 from tlcli.recipe.load import load, render
 from tlcli.recipe.schema import Recipe
 from tlcli.report import record
@@ -72,18 +73,18 @@ def best_row(rows: Sequence[dict[str, Any]]) -> int:
 
 def differences(recipes: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Dotted keys whose values differ, each with one value per recipe; None for a recipe without the key."""
-    flat = [dict(_flatten(recipe)) for recipe in recipes]
+    flat = [dict(flattened(recipe)) for recipe in recipes]
     keys = dict.fromkeys(key for values in flat for key in values if key not in DESCRIPTIVE_KEYS)
     by_key = {key: [values.get(key) for values in flat] for key in keys}
     return {key: values for key, values in by_key.items() if any(value != values[0] for value in values)}
 
 
-def _flatten(value: Any, path: str = "") -> list[tuple[str, Any]]:
+def flattened(value: Any, path: str = "") -> list[tuple[str, Any]]:
     """Dotted paths of all values in a recipe. Lists of plain values count as values."""
     if isinstance(value, dict):
-        return [pair for key, item in value.items() for pair in _flatten(item, f"{path}.{key}" if path else str(key))]
+        return [pair for key, item in value.items() for pair in flattened(item, f"{path}.{key}" if path else str(key))]
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return [pair for index, item in enumerate(value) for pair in _flatten(item, f"{path}.{index}")]
+        return [pair for index, item in enumerate(value) for pair in flattened(item, f"{path}.{index}")]
     return [(path, value)]
 
 
@@ -169,10 +170,15 @@ def _list(candidates: Candidates) -> None:
 
 
 @contextmanager
-def write_candidates(candidates: Candidates, recipes: Sequence[Recipe]) -> Iterator[None]:
+def write_candidates(candidates: Candidates, recipes: Sequence[Recipe], files: Sequence[Path] = ()) -> Iterator[None]:
     """Create the run folder of a comparison and write its candidates, so that it can be resumed.
 
     If the comparison is refused before a run has begun, the folder is removed.
+
+    Args:
+        candidates: The candidates.
+        recipes: Their recipes.
+        files: The files of the recipes, whose baselines go along; none for a ladder.
 
     Raises:
         OutputError: If the folder cannot be created or is already in use.
@@ -183,6 +189,8 @@ def write_candidates(candidates: Candidates, recipes: Sequence[Recipe]) -> Itera
             names = (ASKED,) if candidates.is_ladder else candidates.names
             for name, recipe in zip(names, recipes, strict=True):
                 write_text(Path(candidates.recipe(name)), render(recipe))
+            for name, file in zip(candidates.names, files, strict=False):
+                baseline.carry(file, Path(candidates.recipe(name)))
             _list(candidates)
             yield
         except TlcliError as error:

@@ -4,18 +4,25 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from tlcli.errors import UsageError
 from tlcli.report import mlflow_log, tensorboard_log
+from tlcli.report.comparison import flattened
 from tlcli.report.plots import draw_confusion
 from tlcli.report.record import RunRecord
 from tlcli.train.events import EpochDone, Event, FolderMade, Noticed, Observer, StepDone
 
 Name = Literal["tensorboard", "mlflow"]
 NAMES: tuple[Name, ...] = get_args(Name)
+_LIBRARIES: dict[Name, tuple[str, Callable[[], UsageError]]] = {
+    "tensorboard": ("tensorboardX", tensorboard_log.missing),
+    "mlflow": ("mlflow", mlflow_log.missing),
+}
 # Columns of history.csv that are no scalars of an epoch.
 _NOT_SCALARS = ("phase", "epoch")
 
@@ -34,6 +41,17 @@ class Log(Protocol):
 
     def close(self, *, is_complete: bool) -> None:
         """End the log."""
+
+
+def require_installed(names: Sequence[str]) -> None:
+    """Check that the libraries of logs are installed, without loading them.
+
+    Raises:
+        UsageError: If one is missing.
+    """
+    for name, (module, missing) in _LIBRARIES.items():
+        if name in names and find_spec(module) is None:
+            raise missing()
 
 
 @contextmanager
@@ -131,18 +149,10 @@ def _tag(column: str) -> str:
     return f"train/{column}" if column in ("loss", "accuracy") else column
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """The values of nested mappings and lists as text, by dotted key, without empty ones.
+def flat(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a recipe as text, by dotted key, without empty ones.
 
     >>> flat({"head": {"dropout": 0.2, "hidden": []}, "phases": [{"train": "head"}]})
     {'head.dropout': '0.2', 'phases.0.train': 'head'}
     """
-    result: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, list):
-            value = {str(number): entry for number, entry in enumerate(value)}
-        if isinstance(value, dict):
-            result |= flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            result[f"{prefix}{key}"] = str(value)
-    return result
+    return {key: str(value) for key, value in flattened(recipe) if value not in (None, [])}

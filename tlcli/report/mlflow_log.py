@@ -20,6 +20,12 @@ MAX_VALUE = 6000
 MAX_BATCH = 100
 
 
+def missing() -> UsageError:
+    """The error without MLflow."""
+    hint = "Install it with: pip install 'tlcli[mlflow]'"
+    return UsageError("MLflow is not installed", where="--log mlflow", hint=hint)
+
+
 class MlflowLog:
     """Scalars, the recipe as parameters, the confusion matrix as an image, and the run folder as artefacts.
 
@@ -34,8 +40,7 @@ class MlflowLog:
         try:
             import mlflow
         except ImportError as error:
-            hint = "Install it with: pip install 'tlcli[mlflow]'"
-            raise UsageError("MLflow is not installed", where="--log mlflow", hint=hint) from error
+            raise missing() from error
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         self._mlflow: Any = mlflow
         try:

@@ -141,7 +141,12 @@ def _thumbnail(path: Path) -> str:
         image = decode(path, min_size=(SIDE, SIDE))
     except DataError:
         return ""
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return data_url(image, SIDE)
+
+
+def data_url(image: Image.Image, side: int) -> str:
+    """An RGB image as a JPEG of at most `side` pixels, as a data URL. The image is changed."""
+    image.thumbnail((side, side), Image.Resampling.BICUBIC)
     data = io.BytesIO()
-    image.save(data, "JPEG", quality=80)
+    image.save(data, "JPEG", quality=78)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")

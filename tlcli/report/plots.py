@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tlcli.paths import replacing
 from tlcli.text import printable
-from tlcli.train.depth_probe import NetworkProbe
+
+if TYPE_CHECKING:
+    # This module loads Keras.
+    from tlcli.train.depth_probe import NetworkProbe
 
 
-def plot_probes(probes: Sequence[NetworkProbe], path: Path, *, title: str) -> None:
+def plot_probes(probes: Sequence["NetworkProbe"], path: Path, *, title: str) -> None:
     """Plot validation accuracy over depth: one curve per network, with a ring at its best depth.
 
     Args:

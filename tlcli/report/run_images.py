@@ -1,7 +1,5 @@
 """The images on the page of a run: which are shown, their thumbnails, and what their predictions rest on."""
 
-import base64
-import io
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from tlcli.data import pixels
 from tlcli.data.hashes import content_hash
 from tlcli.errors import DataError
 from tlcli.recipe.fields import Resize
+from tlcli.report.pages import data_url
 from tlcli.report.predictions import ScoredImage
 from tlcli.storage.location import join
 
@@ -109,11 +108,19 @@ def reader_of_files(root: Path, size: tuple[int, int], resize: Resize) -> ReadPi
         try:
             if content_hash(path) != image.sha256:
                 return "changed since the run"
-            return pixels.read(path, size, resize)
-        except (DataError, OSError) as error:
-            return error.message if isinstance(error, DataError) else str(error.strerror or error)
+        except OSError as error:
+            return str(error.strerror or error)
+        return read_file(path, size, resize)
 
     return read
+
+
+def read_file(path: Path, size: tuple[int, int], resize: Resize) -> np.ndarray | str:
+    """The pixels of a file, uint8 (height, width, 3), RGB 0-255, resized to `size`; or why there are none."""
+    try:
+        return pixels.read(path, size, resize)
+    except (DataError, OSError) as error:
+        return error.message if isinstance(error, DataError) else str(error.strerror or error)
 
 
 def illustrate(chosen: ChosenImages, read: ReadPixels, classifier: "Classifier | None") -> Illustrations:
@@ -131,14 +138,14 @@ def illustrate(chosen: ChosenImages, read: ReadPixels, classifier: "Classifier |
             result.missing[image.path] = found
         else:
             arrays[image.path] = found
-            result.thumbnails[image.path] = _data_url(found)
+            result.thumbnails[image.path] = data_url(Image.fromarray(found), SIDE)
     explained = [image.path for image in chosen.explained if image.path in arrays]
     if classifier is not None and explained:
         from tlcli.evaluate.influence import influence_maps
 
         maps = influence_maps(classifier, np.stack([arrays[path] for path in explained]))
         for path, one in zip(explained, () if maps is None else maps, strict=maps is not None):
-            result.maps[path] = _data_url(_lit(arrays[path], one))
+            result.maps[path] = data_url(Image.fromarray(_lit(arrays[path], one)), SIDE)
     return result
 
 
@@ -149,12 +156,3 @@ def _lit(image: np.ndarray, influence: np.ndarray) -> np.ndarray:
     light = np.asarray(scaled, np.float32)[..., None] / 255
     grey = image.mean(axis=2, keepdims=True) * 0.3
     return (light * image + (1 - light) * grey).astype(np.uint8)
-
-
-def _data_url(pixels: np.ndarray) -> str:
-    """A JPEG of at most `SIDE` pixels as a data URL."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=78)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from tlcli.errors import UsageError
 from tlcli.evaluate.reliability import wilson
 from tlcli.paths import write_text
 from tlcli.report import charts, record, run_sections, score_sections
+from tlcli.report.comparison import best_row
 from tlcli.report.folder import HISTORY
 from tlcli.report.pages import render
 from tlcli.report.predictions import ScoredImage, read_predictions
@@ -79,11 +81,15 @@ def _values(
 ) -> dict[str, Any]:
     """Values for run.html."""
     steps, history = _read_steps(folder / "phases.jsonl"), _read_history(folder / "history.csv")
+    if run.status != "complete":
+        steps += run_sections.unfinished(steps, history)
+    cost = run_sections.cost(run, steps, history)
     scores = run.scores[split] if split else None
     return {
         "title": f"{Path(run.data['path']).name}: {run.model['name']}",
         "status": run.status,
         "error": (run.error or {}).get("message"),
+        "resume": shlex.join(["tlcli", "finetune", "--resume", str(folder)]) if run.status == "interrupted" else "",
         "started": run.started.replace("T", " ").replace("Z", " UTC"),
         "result": _result(run, split),
         "tiles": _tiles(run, split),
@@ -100,14 +106,28 @@ def _values(
         "missing": _missing(run, chosen, pictures),
         "reliability": score_sections.reliability_section(run, scored) if scored else None,
         "data": run_sections.data(run),
-        "cost": run_sections.cost(run, steps, history),
+        "cost": cost.parts,
+        "total": duration(cost.total_s),
+        "is_augmented": run_sections.is_augmented(run),
         "advice": run.advice,
-        "compared": run.compared,
+        **_comparison(run),
         "facts": run_sections.facts(run),
         "expectations": run.expectations,
         "recipe": _text_of(folder / "recipe.yaml").splitlines(),
         "run": str(folder),
     }
+
+
+def _comparison(run: RunRecord) -> dict[str, Any]:
+    """The candidates of a comparison or of a ladder, and which of them are the result by what rule."""
+    rows = run.compared
+    members, mark = [row["run"] for row in rows if row.get("in_result")], "in the result"
+    if members:
+        rule = "The marked runs are the result: one, or the mean of several, chosen by the validation loss."
+    else:
+        members, mark = [rows[best_row(rows)]["run"]] if rows else [], "best"
+        rule = "This is the run with the lowest validation loss; of equal ones, that with the highest accuracy."
+    return {"compared": rows, "in_result": members, "chosen_by": rule, "mark": mark}
 
 
 def _read_steps(file: Path) -> list[dict[str, Any]]:
@@ -157,23 +177,25 @@ def _result(run: RunRecord, split: str | None) -> str:
     return text
 
 
-def _tiles(run: RunRecord, split: str | None) -> list[tuple[str, str, str]]:
-    """Name, number and remark of the main numbers."""
-    tiles = []
+def _tiles(run: RunRecord, split: str | None) -> list[tuple[str, str, list[str]]]:
+    """Name, number and remarks of the main numbers."""
+    tiles: list[tuple[str, str, list[str]]] = []
     for name, title in (("test", "test accuracy"), ("val", "validation accuracy"), ("train", "training accuracy")):
         if scores := run.scores.get(name):
             hits, count = round(scores["accuracy"] * scores["count"]), scores["count"]
-            remark = plural(count, "image") if name == "train" else f"{hits} of {count}, {between(wilson(hits, count))}"
+            remarks = (
+                [plural(count, "image")] if name == "train" else [f"{hits} of {count}", between(wilson(hits, count))]
+            )
             if folds := scores.get("folds"):
-                remark += f"; {folds['count']} folds, deviation {score_sections.percent(folds['deviation'])}"
-            tiles.append((title, score_sections.percent(scores["accuracy"]), remark))
+                remarks += [f"{folds['count']} folds", f"deviation {score_sections.percent(folds['deviation'])}"]
+            tiles.append((title, score_sections.percent(scores["accuracy"]), remarks))
     if split:
         balanced = run.scores[split]["balanced_accuracy"]
-        tiles.append(("balanced accuracy", score_sections.percent(balanced), "mean recall of the classes"))
+        tiles.append(("balanced accuracy", score_sections.percent(balanced), ["mean recall of the classes"]))
     images = sum(run.data["counts"].values())
-    tiles.append(("images", str(images), f"{len(run.data['classes'])} classes"))
+    tiles.append(("images", str(images), [f"{len(run.data['classes'])} classes"]))
     if "total" in run.seconds:
-        tiles.append(("time", duration(run.seconds["total"]), run.hardware["device"]))
+        tiles.append(("time", duration(run.seconds["total"]), [run.hardware["device"]]))
     return tiles
 
 

@@ -1,29 +1,35 @@
 """The parts of a run's page about the run: steps, data, cost, facts."""
 
-import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from tlcli.report.advice import image_command
 from tlcli.report.record import RunRecord
-from tlcli.text import compact, duration
+from tlcli.text import compact, duration, whole_percent
 
 # Classes that are listed before the others are folded away.
 TOP_CLASSES = 30
+_UNKNOWN = "–"
 
 
 def step(number: int, step: Mapping[str, Any]) -> dict[str, Any]:
     """Template values of a line of phases.jsonl."""
     groups = step["trained_groups"]
-    names = ", ".join(groups) if len(groups) <= 2 else f"{groups[0]} … {groups[-1]} ({len(groups)} groups)"
+    names = (
+        ", ".join(groups or ())
+        if groups is None or len(groups) <= 2
+        else f"{groups[0]} … {groups[-1]} ({len(groups)} groups)"
+    )
     return {
         "number": number,
         "name": step["step"],
-        "trained": f"head and {names}" if groups else "head",
-        "parameters": compact(step["trainable_parameters"]),
+        "trained": _UNKNOWN if groups is None else f"head and {names}" if groups else "head",
+        "parameters": _UNKNOWN if groups is None else compact(step["trainable_parameters"]),
         "epochs": step["epochs"],
         "loss": _change(step["loss_before"], step["val_loss"], 3),
         "accuracy": _change(step["accuracy_before"], step["val_accuracy"], 3),
-        "confidence": "–" if step["confidence"] is None else f"{step['confidence']:.0%}",
+        "confidence": _UNKNOWN if step["confidence"] is None else whole_percent(step["confidence"]),
         "kept": step["kept"],
         # The decision is shown beside it.
         "reason": step["reason"].removeprefix("kept: ").removeprefix("rolled back: "),
@@ -32,9 +38,32 @@ def step(number: int, step: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def unfinished(steps: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Steps that an interrupted run did not finish, by their epochs so far, in the shape of a line of phases.jsonl.
+
+    What only a finished step tells is None.
+    """
+    done = {step["step"] for step in steps}
+    nothing = ("trained_groups", "trainable_parameters", "loss_before", "accuracy_before", "val_loss", "val_accuracy")
+    found = []
+    for name in dict.fromkeys(row["phase"] for row in history if row["phase"] not in done):
+        rows = [row for row in history if row["phase"] == name]
+        known = {"step": name, "epochs": len(rows), "seconds": sum(float(row["seconds"]) for row in rows)}
+        empty = dict.fromkeys((*nothing, "confidence", "kept"))
+        found.append({**empty, **known, "reason": "", "from_cache": False})
+    return found
+
+
+def is_augmented(run: RunRecord) -> bool:
+    """True if the training images of a run were changed at random."""
+    spec = run.recipe["augment"]
+    others = ("preset", "views", "label_smoothing")
+    return spec["preset"] != "none" or any(value for key, value in spec.items() if key not in others)
+
+
 def _change(before: float | None, after: float | None, digits: int) -> str:
     if after is None:
-        return "–"
+        return _UNKNOWN
     known = before is not None and abs(before - after) > 10**-digits / 2
     return f"{before:.{digits}f} → {after:.{digits}f}" if known else f"{after:.{digits}f}"
 
@@ -60,15 +89,21 @@ def data(run: RunRecord) -> dict[str, Any]:
         "first": rows[:TOP_CLASSES],
         "others": rows[TOP_CLASSES:],
         "warnings": run.warnings,
-        "command": shlex.join(["tlcli", "check", str(run.data["path"])]),
+        "command": image_command(run, "check"),
     }
 
 
-def cost(
-    run: RunRecord, steps: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, str]]
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Cost:
+    """Template values of each part of the run, and the seconds of all."""
+
+    parts: list[dict[str, Any]]
+    total_s: float
+
+
+def cost(run: RunRecord, steps: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, str]]) -> Cost:
     """Seconds of each part of the run, and images per second of its epochs."""
-    total, prefix = run.seconds.get("total", 0.0), run.seconds.get("prefix", 0.0)
+    prefix = run.seconds.get("prefix", 0.0)
     parts: list[tuple[str, float, float | None]] = [("frozen layers, computed once", prefix, None)]
     for step in steps:
         speeds = [float(row["images_per_second"]) for row in history if row["phase"] == step["step"]]
@@ -76,13 +111,16 @@ def cost(
         name = f"{step['step']} (from the result cache)" if step["from_cache"] else step["step"]
         parts.append((name, seconds, sorted(speeds)[len(speeds) // 2] if speeds else None))
     # A step measures its own pass through the frozen layers, too, so the rest may be smaller than 0.
-    rest = total - sum(seconds for _, seconds, _ in parts)
-    parts.append(("reading images, scoring, saving", max(rest, 0.0), None))
-    return [
+    known = sum(seconds for _, seconds, _ in parts)
+    # A run that was killed has no total.
+    total = max(run.seconds.get("total", 0.0), known)
+    parts.append(("reading images, scoring, saving", total - known, None))
+    shown = [
         {"name": name, "seconds": duration(seconds), "width": round(100 * seconds / total, 1) if total else 0,
          "speed": f"{speed:.0f}" if speed else ""}
         for name, seconds, speed in parts
     ]  # fmt: skip
+    return Cost(shown, total)
 
 
 def facts(run: RunRecord) -> dict[str, str]:

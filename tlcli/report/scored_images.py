@@ -12,13 +12,16 @@ from tlcli.report.folder import read_splits
 from tlcli.storage.location import join, locate
 
 
-def own_images(run: Path, classes: Sequence[str], split: str) -> tuple[list[Path], list[int]]:
+def own_images(
+    run: Path, classes: Sequence[str], split: str, *, instead: str = "name a folder to score on"
+) -> tuple[list[Path], list[int]]:
     """Paths and labels of a split of a run.
 
     Args:
         run: A run folder; a model file or bundle is an error, because it has no images.
         classes: The classes of its classifier.
         split: train, val or test.
+        instead: What else the user can do if an image is missing or changed.
 
     Raises:
         UsageError: The run has no such images.
@@ -33,7 +36,7 @@ def own_images(run: Path, classes: Sequence[str], split: str) -> tuple[list[Path
     root = home_of(locate(record.read(run).data["path"]))
     for row in rows:
         path = join(root, row["path"])
-        hint = "Restore the file, or name a folder to score on."
+        hint = f"Restore the file, or {instead}."
         if not path.is_file():
             raise DataError(f"a {split} image of the run is missing", where=str(path), hint=hint)
         if content_hash(path) != row["sha256"]:

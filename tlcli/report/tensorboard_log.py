@@ -13,6 +13,12 @@ from tlcli.errors import UsageError
 FOLDER = "tensorboard"
 
 
+def missing() -> UsageError:
+    """The error without tensorboardX."""
+    hint = "Install it with: pip install 'tlcli[tensorboard]'"
+    return UsageError("TensorBoard is not installed", where="--log tensorboard", hint=hint)
+
+
 class TensorBoardLog:
     """Scalars, the recipe as text and the confusion matrix as an image.
 
@@ -24,8 +30,7 @@ class TensorBoardLog:
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            hint = "Install it with: pip install 'tlcli[tensorboard]'"
-            raise UsageError("TensorBoard is not installed", where="--log tensorboard", hint=hint) from error
+            raise missing() from error
         self._open = SummaryWriter
         self._writer: Any = None
         self._step = 0

@@ -96,7 +96,7 @@ def _tiles(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("time", duration(seconds["total"]), warm),
     ]
     if test is not None:
-        tiles.insert(0, ("test accuracy", percent(test["accuracy"]), "scored once, for the best trial only"))
+        tiles.insert(0, ("test accuracy", percent(test["accuracy"]), "scored once, for one trial only"))
     return tiles
 
 

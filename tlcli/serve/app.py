@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from tlcli import __version__
-from tlcli.errors import DataError, TooManyPixelsError
-from tlcli.serve.predictor import Busy, Limits, Predictor
+from tlcli.errors import DataError, TlcliError, TooManyPixelsError
+from tlcli.serve.predictor import Busy, Predictor
 
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -53,6 +53,38 @@ class Health(BaseModel):
     """`ok` while the server answers."""
 
     status: str
+
+
+class ErrorDetails(BaseModel):
+    """What is wrong, and what to do; `kind` is `request`, or `internal` for a failure of the server."""
+
+    kind: str
+    where: str
+    message: str
+    hint: str
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorDetails
+
+
+# What each status of an error means.
+ERRORS = {
+    400: "not an image that can be read",
+    403: "another host name",
+    408: "the body is too slow",
+    413: "too many bytes or pixels",
+    422: "top is wrong",
+    500: "the classifier failed",
+    503: "too many requests wait",
+    504: "the answer took too long",
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": meaning[:1].upper() + meaning[1:]}
+    for status, meaning in ERRORS.items()
+}
 
 
 class Refused(Exception):
@@ -98,13 +130,15 @@ def make_app(predictor: Predictor, *, hosts: frozenset[str] | None) -> FastAPI:
         """The class names."""
         return Labels(labels=list(predictor.runtime.classes))
 
-    @app.post("/predict", openapi_extra=_BODY)
+    @app.post("/predict", openapi_extra=_BODY, responses=_RESPONSES)
     async def predict(request: Request, top: int | None = Query(None, ge=1)) -> Answer:
         """Classify the image in the body."""
-        async with predictor.slot():
-            data = await _receive(request, predictor.limits)
+        deadline = asyncio.get_running_loop().time() + predictor.limits.timeout_s
+        async with predictor.slot(deadline):
+            data = await _receive(request, predictor.limits.max_bytes, deadline)
             try:
-                probabilities = await asyncio.wait_for(predictor.predict(data), predictor.limits.timeout_s)
+                async with asyncio.timeout_at(deadline):
+                    probabilities = await predictor.predict(data)
             except TimeoutError:
                 raise Refused(504, "the answer took too long", "Send it again later, or a smaller image.") from None
         return _answer(probabilities, predictor.runtime.classes, top)
@@ -120,15 +154,15 @@ def _is_allowed(host: str, hosts: frozenset[str]) -> bool:
     return True
 
 
-async def _receive(request: Request, limits: Limits) -> bytes:
-    """The image in the body of a request, within the limits of size and time.
+async def _receive(request: Request, max_bytes: int, deadline: float) -> bytes:
+    """The image in the body of a request, of at most `max_bytes`, before `deadline` on the clock of the event loop.
 
     Raises:
         Refused: If the body is too large, too slow, or a form without exactly one file.
     """
     try:
-        async with asyncio.timeout(limits.timeout_s):
-            body = await _read(request, limits.max_bytes)
+        async with asyncio.timeout_at(deadline):
+            body = await _read(request, max_bytes)
             if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
                 # Parsed from the body that was read, which is within the limit.
                 request._body = body
@@ -191,12 +225,21 @@ def _answer_errors(app: FastAPI) -> None:
     async def invalid(_request: Request, _error_: RequestValidationError) -> JSONResponse:
         return _error(422, "top must be a whole number from 1", "Leave it out for all classes.", where="top")
 
+    @app.exception_handler(TlcliError)
+    async def failed(_request: Request, error: TlcliError) -> JSONResponse:
+        return _error(500, error.message, error.hint, where=error.where, kind="internal")
+
+    @app.exception_handler(Exception)
+    async def broken(_request: Request, error: Exception) -> JSONResponse:
+        hint = "The terminal of the server has the details."
+        return _error(500, f"the server failed ({type(error).__name__})", hint, kind="internal")
+
     @app.exception_handler(HTTPException)
     async def unknown(_request: Request, error: HTTPException) -> JSONResponse:
         return _error(error.status_code, str(error.detail), "The addresses are listed in /openapi.json.")
 
 
-def _error(status: int, message: str, hint: str, *, where: str = "") -> JSONResponse:
-    document = {"kind": "request", "where": where, "message": message, "hint": hint}
+def _error(status: int, message: str, hint: str, *, where: str = "", kind: str = "request") -> JSONResponse:
+    document = {"kind": kind, "where": where, "message": message, "hint": hint}
     headers = {"Retry-After": "1"} if status == 503 else None
     return JSONResponse({"error": document}, status_code=status, headers=headers)

@@ -23,7 +23,7 @@ class Limits:
         max_bytes: Size of the body of a request, bytes.
         max_pixels: Pixels of an image.
         max_waiting: Requests that are answered or wait at the same time.
-        timeout_s: Time for receiving a body, and time for the answer, seconds.
+        timeout_s: Time of a request, from its arrival to its answer, seconds.
     """
 
     max_bytes: int = 20_000_000
@@ -60,8 +60,11 @@ class Predictor:
             self.runtime.probabilities(np.zeros((count, *self.runtime.size, 3), np.float32))
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
+    async def slot(self, deadline: float) -> AsyncIterator[None]:
         """Wait for one of the `PARALLEL` slots. Bodies are read in it, which bounds the memory they take.
+
+        Args:
+            deadline: Until when to wait, on the clock of the event loop, seconds.
 
         Raises:
             Busy: If too many wait, or no slot came free in time.
@@ -71,7 +74,8 @@ class Predictor:
         self._waiting += 1
         try:
             try:
-                await asyncio.wait_for(self._slots.acquire(), self.limits.timeout_s)
+                async with asyncio.timeout_at(deadline):
+                    await self._slots.acquire()
             except TimeoutError:
                 raise Busy from None
             try:
@@ -119,8 +123,8 @@ class Predictor:
     ) -> None:
         if not batch:
             return
-        images = np.stack([image for image, _ in batch])
         try:
+            images = np.stack([image for image, _ in batch])
             rows = await loop.run_in_executor(self._network, self.runtime.probabilities, images)
         except Exception as error:  # every waiting request must get an answer
             for _, answer in batch:

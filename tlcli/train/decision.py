@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from scipy import special
 
 from tlcli.recipe.phase import UntilSpec
+from tlcli.text import whole_percent
 
 # At this required confidence every gain counts.
 ANY_GAIN_CONFIDENCE = 0.5
@@ -81,9 +82,9 @@ def decide_by_gain(before: Sequence[float] | None, after: Sequence[float] | None
     if gain <= until.min_delta:
         reason = f"rolled back: {improved} (more than {until.min_delta:g} required)"
         return Decision(kept=False, confidence=level, reason=reason)
-    improved += f" at {percent(level)} confidence"
+    improved += f" at {whole_percent(level)} confidence"
     if level < until.confidence:
-        reason = f"rolled back: {improved} ({percent(until.confidence)} required)"
+        reason = f"rolled back: {improved} ({whole_percent(until.confidence)} required)"
         return Decision(kept=False, confidence=level, reason=reason)
     return Decision(kept=True, confidence=level, reason=f"kept: {improved}")
 
@@ -179,12 +180,3 @@ def confidence(gains: Sequence[float]) -> float:
     if deviation == 0.0:
         return 0.5 if mean == 0 else float(mean > 0)
     return float(special.stdtr(len(gains) - 1, mean * math.sqrt(len(gains)) / deviation))
-
-
-def percent(share: float) -> str:
-    """A share (0-1) as whole percent; below 1 never as 100 %.
-
-    >>> percent(0.85), percent(0.998), percent(1.0)
-    ('85 %', '> 99 %', '100 %')
-    """
-    return "> 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"

@@ -21,7 +21,7 @@ from tlcli.model.layer_groups import LayerGroup, LayerGroups
 from tlcli.paths import cache_dir
 from tlcli.recipe.phase import UntilSpec
 from tlcli.recipe.schema import Recipe
-from tlcli.text import plural
+from tlcli.text import plural, whole_percent
 from tlcli.train import decision, linear_probe
 from tlcli.train.events import Advanced, Noticed, Observer, ignore
 from tlcli.train.linear_probe import Features
@@ -381,12 +381,12 @@ def _choose(network: NetworkProbe, until: UntilSpec) -> DepthChoice:
     best, top, lead = network.best, network.depths[-1], network.lead_over_top
     if best is top:
         return DepthChoice(top.drop_top, f"the top is the best depth (val_loss {top.val_loss:.4f})", network.depths)
-    confidence, required = decision.percent(lead.confidence), max(until.confidence, MIN_CONFIDENCE)
+    confidence, required = whole_percent(lead.confidence), max(until.confidence, MIN_CONFIDENCE)
     gain = f"val_loss is {lead.gain:.4f} lower at {best.group} than at the top, at {confidence} confidence"
     if lead.confidence >= required and lead.gain > until.min_delta:
         reason = f"{plural(best.drop_top - top.drop_top, 'group')} dropped: {gain}"
         return DepthChoice(best.drop_top, reason, network.depths)
-    missing = decision.percent(required) if lead.confidence < required else f"more than {until.min_delta:g}"
+    missing = whole_percent(required) if lead.confidence < required else f"more than {until.min_delta:g}"
     return DepthChoice(top.drop_top, f"no group dropped: {gain} ({missing} required)", network.depths)
 
 

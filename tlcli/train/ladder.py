@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tlcli.recipe.schema import Recipe
+from tlcli.text import whole_percent
 from tlcli.train import decision
 from tlcli.train.policy import LEARNABLE_CONFIDENCE
 from tlcli.train.rounds import LONG_ROUND as BALANCED_ROUND
@@ -156,7 +157,7 @@ def _longer(recipe: Recipe) -> Iterator[str]:
 
 def verdict(before: Climbed, last: Climbed) -> str:
     """What a rung is worth beside the best before it, for users."""
-    sure = decision.percent(confidence_in(before.losses, last.losses))
+    sure = whole_percent(confidence_in(before.losses, last.losses))
     if best_so_far([before, last]) is last:
         return f"lower loss than {before.rung.name} at {sure} confidence: the next rungs start here"
     return f"not better than {before.rung.name}"

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from tlcli.model.head import OUTPUT_LAYER
-from tlcli.recipe.optimizer import CLIPPING, Algorithm, OptimizerSpec
+from tlcli.recipe.optimizer import CLIPPING, DECAYING, Algorithm, OptimizerSpec
 
 # Epochs in a row without a better one after which `plateau` halves the learning rate, for the rest of the step.
 PLATEAU_EPOCHS = 2
@@ -73,7 +73,6 @@ _KERAS_NAMES: dict[Algorithm, dict[str, str]] = {
     "muon": {"beta_1": "adam_beta_1", "beta_2": "adam_beta_2"},
 }
 _CLIPPING = {"clip_norm": "global_clipnorm", "clip_norm_each": "clipnorm", "clip_value": "clipvalue"}
-DECAYING: tuple[Algorithm, ...] = ("adamw", "lion", "muon")
 
 
 @dataclass(frozen=True)

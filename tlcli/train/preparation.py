@@ -164,19 +164,20 @@ def prepare(
     else:
         images = _read(recipe, network.size, progress)
     index, pixels = images.index, images.pixels
-    _report_skipped(index, observe)
-    index = _readable(index, pixels, strict=strict, observe=observe)
+    skipped = _report_skipped(index, observe)
+    index, unreadable = _readable(index, pixels, strict=strict, observe=observe)
     _report_excluded(index, recipe, observe)
     val, test = _fraction(recipe.data.val), _fraction(recipe.data.test)
     splits = split.make_splits(index, val=val, test=test, near=images.near, recorded=recorded, folds=recipe.data.folds)
     findings = quick_findings(index)
     warnings = (*(f"{finding.message}. {finding.remedy}" for finding in findings), *splits.warnings)
-    splits = replace(splits, warnings=warnings)
-    passed = "" if warnings or pixels.failures or index.unreadable else "quick checks passed; "
+    # Skipped files have been reported one by one; the record has a line for all.
+    splits = replace(splits, warnings=(*skipped, *unreadable, *warnings))
+    passed = "" if warnings or unreadable else "quick checks passed; "
     observe(Noticed(f"{passed}for all checks: tlcli check {shlex.quote(str(data_root(recipe)))}"))
     if not network.groups.trainable_parameters:
         observe(Noticed(f"{network.card.name} allows no training of its own weights: only the head is trained"))
-    warn(observe, splits.warnings)
+    warn(observe, warnings)
     plan = make_plan(recipe, network.card, groups=network.groups, splits=splits, classes=index.classes)
     return Prepared(plan, index, pixels)
 
@@ -236,21 +237,27 @@ def _fraction(value: float | Path) -> float:
     return value if isinstance(value, float) else 0.0
 
 
-def _readable(index: FolderIndex, pixels: Pixels, *, strict: bool, observe: Observer) -> FolderIndex:
-    """The index without images that cannot be decoded: one warning per file, or an error if `strict`."""
+def _readable(
+    index: FolderIndex, pixels: Pixels, *, strict: bool, observe: Observer
+) -> tuple[FolderIndex, tuple[str, ...]]:
+    """The index without images that cannot be decoded, and a sentence about these for the record.
+
+    There is one warning per file, or an error if `strict`.
+    """
     broken = [image for image in index.images if image.sha256 in pixels.failures]
     bad = [*index.unreadable, *((image.path, pixels.failures[image.sha256]) for image in broken)]
+    listed = "; ".join(f"{path} ({reason})" for path, reason in bad[:_MAX_LISTED])
+    listed += f" and {len(bad) - _MAX_LISTED} more" if len(bad) > _MAX_LISTED else ""
     if bad and strict:
-        listed = "; ".join(f"{path} ({reason})" for path, reason in bad[:_MAX_LISTED])
-        more = f" and {len(bad) - _MAX_LISTED} more" if len(bad) > _MAX_LISTED else ""
         raise DataError(
-            f"{plural(len(bad), 'unreadable image')}: {listed}{more}",
+            f"{plural(len(bad), 'unreadable image')}: {listed}",
             where=str(index.root),
             hint="Repair or remove them, or leave out --strict to skip them.",
         )
     for path, reason in bad:
         observe(Noticed(f"skipped {join(index.root, path)}: {reason}", is_warning=True))
-    return index.without({image.sha256 for image in broken})
+    sentence = f"skipped {plural(len(bad), 'unreadable image')}: {listed}"
+    return index.without({image.sha256 for image in broken}), (sentence,) if bad else ()
 
 
 def _report_excluded(index: FolderIndex, recipe: Recipe, observe: Observer) -> None:
@@ -266,11 +273,15 @@ def _report_excluded(index: FolderIndex, recipe: Recipe, observe: Observer) -> N
     observe(Noticed(f"left out {plural(len(index.excluded), 'image')} listed in {file}"))
 
 
-def _report_skipped(index: FolderIndex, observe: Observer) -> None:
-    """Report the files that are skipped because they are not images."""
+def _report_skipped(index: FolderIndex, observe: Observer) -> tuple[str, ...]:
+    """Report the files that are skipped because they are not images. Returns the sentence, if there are any."""
     files = [path for path in index.ignored if not path.endswith("/")]
+    if not files:
+        return ()
     if len(files) == 1:
-        observe(Noticed(f"skipped 1 file that is not an image: {files[0]}"))
-    elif files:
+        sentence = f"skipped 1 file that is not an image: {files[0]}"
+    else:
         kinds = sorted({Path(path).suffix.lower() or "no suffix" for path in files})
-        observe(Noticed(f"skipped {len(files)} files that are not images ({', '.join(kinds[:8])})"))
+        sentence = f"skipped {len(files)} files that are not images ({', '.join(kinds[:8])})"
+    observe(Noticed(sentence))
+    return (sentence,)

@@ -23,7 +23,7 @@ class Rates:
         list_per_s: Images a second that this machine lists, hashes, splits and compares.
         decode_per_s: Images a second that all workers decode.
         frozen_per_s: Images a second that go through the frozen layers on all workers.
-        probe_per_s: Images a second for which the head is solved.
+        probe_per_s: Images of all splits a second for which the head is solved, on those for training.
         trained_flops_per_s: Multiply-adds a second of training, on this machine.
         bytes_per_s: Bytes a second that this machine sends to a worker and gets back.
     """

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tlcli.errors import RunError
+from tlcli.text import whole_percent
 from tlcli.train import averaging, checkpoint, decision, events, freeze, interpolation, optimizer, policy
 from tlcli.train.calibration import ImageScores, score
 from tlcli.train.checkpoint import Progress
@@ -234,7 +235,7 @@ def outcome_of(state: StepState, result: decision.Decision, position: float, par
         learnable=progress.learnable,
     )
     if result.kept and position < 1:
-        reason = f"{outcome.reason}; interpolated weights ({decision.percent(position)} of the step)"
+        reason = f"{outcome.reason}; interpolated weights ({whole_percent(position)} of the step)"
         outcome = replace(outcome, reason=reason)
     if state.is_out_of_time and progress.epoch < state.step.epochs:
         reason = f"{outcome.reason}; stopped early: the time budget does not allow another epoch"

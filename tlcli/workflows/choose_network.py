@@ -8,7 +8,7 @@ import keras
 
 from tlcli.model import graph
 from tlcli.model.devices import use_device
-from tlcli.text import duration
+from tlcli.text import duration, whole_percent
 from tlcli.train.depth_probe import build_backbone
 from tlcli.train.events import Noticed, NoticeOnce, Observer
 from tlcli.train.network_choice import ProbedNetwork, best_of, probe_network
@@ -43,7 +43,7 @@ def choose(
             observe(Noticed(f"probe of {name:<{width}}  {size:>9}  {scores}  {duration(row.seconds)}"))
     keras.backend.clear_session()
     best, lead = best_of(probed)
-    gain = f"validation loss {lead.gain:.4f} lower than the next at {100 * lead.confidence:.0f} % confidence"
+    gain = f"validation loss {lead.gain:.4f} lower than the next at {whole_percent(lead.confidence)} confidence"
     spent = duration(sum(row.seconds for row in probed))
     observe(Noticed(f"chosen: {names[best]} ({gain}; the choice took {spent})"))
     chosen = replace(with_network(request, names[best]), chosen_from=tuple(row.to_json() for row in probed))

@@ -57,7 +57,8 @@ def _folder(path: Path) -> str:
 
 
 def _installed(package: str) -> str:
+    """The package and its version: an extra may have another name."""
     try:
-        return metadata.version(package)
+        return f"{package} {metadata.version(package)}"
     except metadata.PackageNotFoundError:
         return "not installed"

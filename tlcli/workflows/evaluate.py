@@ -7,7 +7,7 @@ import numpy as np
 
 from tlcli.data import pixels
 from tlcli.evaluate.evaluation import Evaluation
-from tlcli.evaluate.predict import labelled_images, probabilities_by_view
+from tlcli.evaluate.predict import LabelledImages, labelled_images, probabilities_of_readable
 from tlcli.evaluate.runtimes import open_model
 from tlcli.evaluate.scores import image_rows, score
 from tlcli.evaluate.views import views_for
@@ -21,7 +21,7 @@ def evaluate(run: Path, data: Path | None, *, html: Path | None = None, tta: int
     """Score a classifier on the test split of its run, or on other images.
 
     The test images are read as in the run, so that its recorded scores come out; other images at full size, as in plain
-    Keras.
+    Keras. Files that cannot be read are left out.
 
     Args:
         run: A run folder, a bundle or a classifier file.
@@ -32,25 +32,28 @@ def evaluate(run: Path, data: Path | None, *, html: Path | None = None, tta: int
 
     Raises:
         UsageError: If `data` is None and there are no test images.
-        DataError: If images are missing or unreadable, or of a class that the classifier does not have.
+        DataError: If images of the run are missing, no image can be read, or one is of a class that the classifier does
+            not have.
     """
     classifier = open_model(run)
     if data is None:
         paths, labels = own_images(run, classifier.classes, "test")
-        title, trained = f"{len(paths)} test images of {run}", 0
+        given = LabelledImages(paths, labels, f"{len(paths)} test images of {run}")
     else:
-        paths, labels, title = labelled_images(data, classifier.classes)
-        trained = count_trained(run, paths)
+        given = labelled_images(data, classifier.classes)
     read = pixels.read if data is None else pixels.read_exactly
     views = views_for(run, tta)
-    by_view = probabilities_by_view(classifier, paths, views, progress=progress, read=read)
+    read_at, by_view, failed = probabilities_of_readable(classifier, given.paths, views, progress=progress, read=read)
+    paths, labels = [given.paths[at] for at in read_at], [given.labels[at] for at in read_at]
+    trained = 0 if data is None else count_trained(run, paths)
     probabilities = by_view.mean(axis=1)
     scores = score(np.array(labels), probabilities, classifier.classes)
     plain = score(np.array(labels), by_view[:, 0], classifier.classes) if tta > 1 else None
     missing = tuple(row.name for row in scores.per_class if not row.support)
     rows = image_rows(paths, labels, probabilities, classifier.classes)
-    evaluation = Evaluation(scores, title, missing, trained, views, plain, rows)
+    title, unreadable = given.description, (*given.unreadable, *failed)
+    evaluation = Evaluation(scores, title, missing, trained, views, plain, rows, unreadable)
     if html is not None:
         on = f"{title}, mean of {tta} views" if tta > 1 else title
-        write_evaluation_page(evaluation.to_json(), on, rows, html)
+        write_evaluation_page(evaluation, on, html)
     return evaluation

@@ -341,6 +341,7 @@ def _names(recipes: Sequence[str]) -> list[str]:
 def _resolve_candidate(request: Request, recipe: str) -> ResolvedRecipe:
     try:
         resolved = check_request(replace(request, recipe=recipe))
+        require_baseline(replace(request, recipe=recipe), resolved.recipe)
     except RecipeError as error:
         # Options and settings apply to all recipes, so the error names the recipe that refuses them.
         raise UsageError(str(error), where=f"--compare {recipe}") from error

@@ -1,6 +1,6 @@
 """Serve: answer requests with a classifier."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tlcli.errors import UsageError
@@ -24,14 +24,14 @@ def open_predictor(run: Path, limits: Limits) -> Predictor:
     return Predictor(open_model(run), limits)
 
 
-def serve(predictor: Predictor, host: str, port: int, *, announce: Callable[[str], None]) -> None:
+def serve(predictor: Predictor, host: str, port: int, *, announce: Callable[[Sequence[str]], None]) -> None:
     """Serve a classifier until the process is stopped.
 
     Args:
         predictor: The opened classifier.
         host: The address to bind.
         port: The port to bind; 0 for a free one.
-        announce: Receives the URL when it answers.
+        announce: Receives the URLs when it answers, that for this computer first.
 
     Raises:
         UsageError: If the address cannot be bound.

@@ -43,7 +43,7 @@ def tune(search: Search, observe: Observer, *, reading: BackgroundRead | None = 
     require_ended(rows)
     best = study.ranked()[0]
     write_text(search.best, load.render(best_recipe(study, best)))
-    observe(Noticed(f"trial {best} is best; training its recipe and scoring it on the test images"))
+    observe(Noticed(f"training the recipe of trial {best} and scoring it on the test images"))
     run = _run_best(search, observe)
     seconds = round(before + time.perf_counter() - began, 2)
     result = write_record(search, result_of(study, run, best, seconds=seconds))

@@ -90,6 +90,9 @@ def is_run(path: Path) -> bool:
 
 def _classifier(path: Path) -> Path:
     """The file or SavedModel to open."""
+    if not path.exists():
+        hint = "Name the run folder that `tlcli finetune` printed, a bundle of `tlcli export`, or a file of either."
+        raise UsageError("there is no such run, bundle or file", where=str(path), hint=hint)
     if is_run(path):
         return run_folder.classifier_file(path)
     file = bundle.classifier_of(path) if bundle.is_bundle(path) else path

@@ -111,4 +111,6 @@ def unreadable(path: Path, runtime: str, error: Exception) -> ModelError:
 
 def missing(package: str, extra: str) -> ModelError:
     """The error for a runtime that is not installed."""
-    return ModelError(f"needs {package}, which is not installed", hint=f"Install it: pip install 'tlcli[{extra}]'")
+    return ModelError(
+        f"this classifier needs {package}, which is not installed", hint=f"Install it: pip install 'tlcli[{extra}]'"
+    )

@@ -62,6 +62,8 @@ def _require_sound_scales(file: Path) -> None:
     scales = [
         details["quantization_parameters"]["scales"] for details in import_interpreter()(str(file)).get_tensor_details()
     ]
-    if not all(np.isfinite(values).all() and (values < MAX_SCALE).all() for values in scales):
-        hint = "Use float weights (--quantize none), or a pretrained network."
+    hint = "Use float weights (--quantize none), or a pretrained network."
+    if not all(np.isfinite(values).all() for values in scales):
+        raise ModelError("the network computes NaN or infinite numbers", where="--quantize", hint=hint)
+    if not all((values < MAX_SCALE).all() for values in scales):
         raise ModelError("the weights are too large for 8-bit numbers", where="--quantize", hint=hint)
