@@ -151,7 +151,7 @@ def _open_hdf5(path: Path) -> Iterator[h5py.File]:
         else:
             with h5py.File(path, "r") as file:
                 yield file
-    except (OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         why = content.reason(path, error, "a zip archive" if zipfile.is_zipfile(path) else "an HDF5 file")
         raise WeightsError(f"cannot be read as Keras weights: {why}", where=str(path), hint=_FETCH_AGAIN) from error
 
