@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.extras  # Two trainings of a minute.
+
 
 @pytest.fixture(scope="module")
 def demo(tlcli: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple:

@@ -340,7 +340,7 @@ def test_the_own_test_images_give_the_recorded_scores(finished: tuple, tlcli: Ca
     recorded = record["scores"]["test"]
     assert {"count", "accuracy", "loss", "top_k", "per_class", "confusion", "classes"} <= set(scores)
     assert scores["loss"] == pytest.approx(recorded["loss"], abs=1e-6, rel=1e-6)
-    assert {**scores, "loss": 0} == {**recorded, "loss": 0, "missing": scores["missing"]}
+    assert {**scores, "loss": 0} == {**recorded, "loss": 0, "missing": scores["missing"], "unreadable": []}
     assert sum(map(sum, scores["confusion"])) == scores["count"] == 6
 
 

@@ -27,7 +27,9 @@ def test_a_run_on_folds(photos: Path, tiny: Path, tlcli: Callable, tmp_path: Pat
         predictions = [row for row in csv.DictReader(stream) if row["split"] == "val"]
     hits = sum(row["label"] == row["predicted"] for row in predictions)
     assert hits / len(predictions) == pytest.approx(record["scores"]["val"]["accuracy"])
-    assert "; 3 folds, deviation " in (run / "report.html").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "<span>3 folds</span>" in page
+    assert ">deviation " in page
     # The final classifier has seen all of them, so they are no validation images of it.
     assert tlcli("evaluate", run, "--split", "val").code == 2
     again = tlcli("finetune", "--resume", run)

@@ -102,7 +102,7 @@ def test_a_sparse_export_has_zeros_and_is_scored_again(run: tuple, tlcli: Callab
     ("change", "message"),
     [
         ("optimizer.rho=0.5", "ftrl has l1, l2, l2_shrinkage, learning_rate_power, initial_accumulator_value"),
-        ("phases=[{name: a, train: all, batch_norm_momentum: 0.5}]", "batch_norm_momentum needs batch_norm: train"),
+        ("phases=[{name: a, train: all, batch_norm_momentum: 0.5}]", "batch_norm_momentum: needs batch_norm: train"),
         ("optimizer.lr=fast", "optimizer.lr"),
         ("data.folds=3", "soup needs one set of validation images"),
         ("phases=[{name: a, train: all, patience: 5 epochs}]", "patience"),

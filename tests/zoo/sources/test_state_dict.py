@@ -52,6 +52,7 @@ def test_features_are_those_of_the_installed_pytorch(name):
     np.testing.assert_allclose(actual.transpose(0, 3, 1, 2), expected, rtol=1e-3, atol=2e-4 * np.abs(expected).max())
 
 
+@pytest.mark.extras  # Takes long.
 def test_a_published_file_becomes_a_network_of_ones_own(tlcli, sample, photos, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("TLCLI_ZOO", str(tmp_path / "zoo"))
     file = sample("cifar10_resnets_pytorch") / "resnet20-12fca82f.th"
