@@ -3,12 +3,22 @@
 import json
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from tlcli.errors import OutputError
+
+# Errors of a damaged zip archive, such as .npz and .keras. NumPy and zipfile verify the checksum of each member. An
+# unknown version or compression is a NotImplementedError, a password a RuntimeError; a wrong shape may need more memory
+# than there is.
+DAMAGED_ZIP = (
+    *(OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, RuntimeError),
+    *(MemoryError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def bundled(kind: Literal["recipes", "models"]) -> Path:

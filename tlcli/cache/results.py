@@ -1,8 +1,6 @@
 """Cached results on disk: plain state and arrays under a content key."""
 
 import json
-import zipfile
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +9,7 @@ from typing import Any
 import numpy as np
 
 from tlcli.cache.eviction import evict_files_to_budget
-from tlcli.paths import replacing
-
-# Errors of a damaged zip archive, such as .npz and .keras. NumPy and zipfile verify the checksum of each member. An
-# unknown version or compression is a NotImplementedError, a password a RuntimeError; a wrong shape may need more memory
-# than there is.
-DAMAGED_ZIP = (
-    *(OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, RuntimeError),
-    *(MemoryError, zipfile.BadZipFile, zlib.error),
-)
+from tlcli.paths import DAMAGED_ZIP, replacing
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from tlcli.cache.results import DAMAGED_ZIP
 from tlcli.errors import ModelError
+from tlcli.paths import DAMAGED_ZIP
 from tlcli.recipe.fields import Resize
 from tlcli.recipe.schema import Recipe
 from tlcli.zoo.card import ModelCard

@@ -9,9 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlcli.cache.results import DAMAGED_ZIP
 from tlcli.errors import RunError
-from tlcli.paths import replacing, write_json
+from tlcli.paths import DAMAGED_ZIP, replacing, write_json
 
 FOLDER = "checkpoint"
 Arrays = list[np.ndarray]

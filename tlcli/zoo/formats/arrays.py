@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tlcli.cache.results import DAMAGED_ZIP
 from tlcli.errors import WeightsError
+from tlcli.paths import DAMAGED_ZIP
 from tlcli.zoo.formats import torch_file
 
 SUFFIXES = (".safetensors", ".npz", *torch_file.SUFFIXES)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlcli.cache.results import DAMAGED_ZIP
 from tlcli.errors import ModelError
+from tlcli.paths import DAMAGED_ZIP
 from tlcli.zoo.formats import content
 
 _DAMAGED = "The file may be damaged or incomplete; fetch it again."

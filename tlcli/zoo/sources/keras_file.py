@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
-from tlcli.cache.results import DAMAGED_ZIP
 from tlcli.errors import ModelError, did_you_mean
+from tlcli.paths import DAMAGED_ZIP
 from tlcli.zoo.formats import content, keras_2, model_config
 from tlcli.zoo.sources import keras_2_model, kerashub, kerashub_graph, saved_model_layer, weights_file
 
