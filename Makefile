@@ -23,7 +23,7 @@ test: lint
 
 # Optional libraries, and what takes longer; in the same .venv.
 test-extras: $(READY_EXTRAS)
-	$(BIN)/pytest -n 2 --dist loadfile -m extras
+	$(BIN)/pytest -n 2 --dist loadfile -m 'extras and not slow'
 
 # Long trainings on real images, and the commands of the documentation.
 test-slow: $(READY_EXTRAS)

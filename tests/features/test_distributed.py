@@ -71,6 +71,7 @@ def expected(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> list[np.ndar
     return Pass(lab, tmp_path_factory.mktemp("plain")).run()
 
 
+@pytest.mark.slow
 def test_depths_and_features_without_a_cache_are_the_same_bytes(lab: Any, tmp_path: Path, ray_nodes: Any) -> None:
     classifier = lab.classifier(lab.recipe({"train": "head"}))
     images = Images(lab.train.pixels, np.arange(74).repeat(8))
