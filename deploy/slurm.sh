@@ -1,6 +1,6 @@
 #!/bin/bash
 # One run on several nodes of a Slurm cluster:
-#   sbatch deploy/slurm.sh /data/photos --out /work/runs/photos
+#   sbatch deploy/slurm.sh /data/photos --out /srv/tlcli/runs/photos
 #SBATCH --job-name=tlcli
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1

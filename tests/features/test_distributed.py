@@ -91,7 +91,8 @@ def test_depths_and_features_without_a_cache_are_the_same_bytes(lab: Any, tmp_pa
 def test_augmented_views_are_the_same_bytes(lab: Any, tmp_path: Path, ray_nodes: Any) -> None:
     with use_cluster(ray_nodes.address):
         features = Pass(lab, tmp_path / "cluster", RANDOM).run()
-    require_same(features, Pass(lab, tmp_path / "plain", RANDOM).run())
+    plain = Pass(lab, tmp_path / "plain", RANDOM).run()
+    assert [part.tobytes() for part in features] == [part.tobytes() for part in plain]
 
 
 def test_a_lost_worker_and_a_lost_node_change_nothing(

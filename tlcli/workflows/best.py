@@ -80,13 +80,13 @@ def climb(
         TlcliError: If the images or the machine do not fit the recipe, or the first rung fails.
     """
     observe(FolderMade(str(candidates.out)))
-    climb, done, left_out = _Climb(candidates, recipe, observe, reading), list[_Done](), set[str]()
+    state, done, left_out = _Climb(candidates, recipe, observe, reading), list[_Done](), set[str]()
     networks = default.others_installed(recipe.model)
     while rung := ladder.next_rung(
         recipe, [one.climbed for one in done], networks, left_out=left_out, left_s=_left_s(recipe, done)
     ):
         try:
-            is_done = _run(climb, rung, done)
+            is_done = _run(state, rung, done)
         except RunError as error:
             if not done:
                 raise
@@ -106,38 +106,38 @@ def _left_s(recipe: Recipe, done: Sequence[_Done]) -> float | None:
     return None if budget is None else seconds_of(budget) - sum(one.climbed.seconds for one in done)
 
 
-def _run(climb: _Climb, rung: Rung, done: Sequence[_Done]) -> bool:
+def _run(state: _Climb, rung: Rung, done: Sequence[_Done]) -> bool:
     """Run a rung, or what is left of it. False if its probe says that it is not worth it."""
-    candidates = climb.candidates
+    candidates = state.candidates
     if rung.name not in candidates.names:
-        left_s = _left_s(climb.recipe, done)
+        left_s = _left_s(state.recipe, done)
         budget = () if left_s is None else (f"performance.budget={left_s:.0f}s",)
-        climb.candidates = comparison.add_candidate(candidates, rung.name, (*rung.settings, *budget, "report=false"))
+        state.candidates = comparison.add_candidate(candidates, rung.name, (*rung.settings, *budget, "report=false"))
     if candidates.is_complete(rung.name):
         return True
-    climb.observe(Noticed(f"rung {len(done) + 1}, {rung.name}: {rung.reason}"))
+    state.observe(Noticed(f"rung {len(done) + 1}, {rung.name}: {rung.reason}"))
     # Keras numbers layer names across the whole process and keeps the graphs of earlier runs.
     keras.backend.clear_session()
-    request = candidate_request(climb.candidates, rung.name)
-    within = NoticeOnce(climb.observe, climb.notices, within_run=True)
-    if rung.needs_probe and request.resume is None and not _has_better_probe(request, climb, done):
+    request = candidate_request(state.candidates, rung.name)
+    within = NoticeOnce(state.observe, state.notices, within_run=True)
+    if rung.needs_probe and request.resume is None and not _has_better_probe(request, state, done):
         return False
-    finetune(request, check_request(request), within, reading=climb.reading)
+    finetune(request, check_request(request), within, reading=state.reading)
     return True
 
 
-def _has_better_probe(request: Request, climb: _Climb, done: Sequence[_Done]) -> bool:
+def _has_better_probe(request: Request, state: _Climb, done: Sequence[_Done]) -> bool:
     """True if the linear probe of a rung is better than that of the best so far. Its features stay in the cache."""
     best = done[[one.climbed for one in done].index(ladder.best_so_far([one.climbed for one in done]))]
     first = record.read(best.folder).phases[0]
     if first["epochs"]:
         return True
     with use_device(request.device):
-        probed = probe_one(request, NoticeOnce(climb.observe, climb.notices), climb.reading)
+        probed = probe_one(request, NoticeOnce(state.observe, state.notices), state.reading)
     keras.backend.clear_session()
     is_better = probed.val_loss < first["val_loss"]
     told = f"linear probe: val_loss {probed.val_loss:.4f}, {best.climbed.rung.name} {first['val_loss']:.4f}"
-    climb.observe(Noticed(told if is_better else f"{told}; left out"))
+    state.observe(Noticed(told if is_better else f"{told}; left out"))
     return is_better
 
 
