@@ -10,6 +10,7 @@ TlcliError
 │   └── WeightsError      exit 2   weights are missing, damaged or do not fit
 ├── OutputError           exit 2   the run folder cannot be used
 ├── RunError              exit 1   a run started and failed
+│   └── DivergedError     exit 1   a loss is not finite
 └── ExpectationError      exit 3   an expectation or a gate was not met
 """
 
@@ -89,6 +90,10 @@ class RunError(TlcliError):
 
     kind = "run"
     exit_code = 1
+
+
+class DivergedError(RunError):
+    """A loss is not finite."""
 
 
 class ExpectationError(TlcliError):

@@ -174,6 +174,12 @@ class Lab:
             recipe, classifier, self.groups, self.train, val, self.empty, feature_cache, Checkpoint(run), observe
         )
 
+    def shrink_features(self, session: Session) -> None:
+        """Make the features of the network as small as those of an untrained deep one."""
+        norm = session.classifier.model.get_layer("top_bn")
+        for weight in (norm.gamma, norm.beta):
+            weight.assign(weight * 1e-18)
+
     def entered(self, session: Session) -> Session:
         """The session after entering its first step."""
         step = policy.next_step(session.recipe.phases, self.groups, [])

@@ -74,6 +74,17 @@ def test_the_final_classifier_equals_an_ordinary_run_on_all_images(whole, lab, t
     assert same(*(checkpoint.copy_values(one.classifier.model.weights) for one in (whole, ordinary)))
 
 
+def test_a_step_that_diverges_is_rolled_back_for_all_folds(lab, tmp_path):
+    solved = {"train": "head", "init": "probe", "epochs": 0}
+    session = folded(lab, lab.recipe(solved, {"train": "top:1", "lr": 10, "batch_norm": "affine"}), tmp_path)
+    lab.shrink_features(session)
+    folds.run(session)
+    assert [outcome.kept for outcome in session.outcomes] == [True, False]
+    assert "loss is nan in epoch 1" in session.outcomes[1].reason
+    assert np.isfinite(session.out_of_fold).all()
+    assert all(np.isfinite(weight).all() for weight in checkpoint.copy_values(session.classifier.model.weights))
+
+
 def test_the_pooled_predictions_of_all_folds_decide(lab, tmp_path, recorder):
     """Every round is judged by all images, each by a classifier that was not trained on it."""
     unfreeze = {"policy": "gradual", "step": 2, "epochs": 3, "interpolate": True, "until": {"confidence": 0.85}}

@@ -105,6 +105,21 @@ def test_a_feature_that_hardly_ever_differs_gets_no_large_weight():
     assert kernel[3].max() < np.delete(kernel, 3, axis=0).max()
 
 
+@pytest.mark.parametrize(("scale", "is_told"), [(1.0, False), (1e-18, True), (1e-36, False)])
+def test_features_near_zero_give_a_finite_head_and_are_named(scale, is_told):
+    """Untrained deep networks have such features. Where float32 ends, they count as constant."""
+    train, val = (
+        Features(split.x * np.float32(scale), split.y) for split in (features(150, seed=0), features(90, seed=1))
+    )
+    solution = linear_probe.solve(train, val, classes=3)
+    assert np.isfinite(solution.kernel).all()
+    assert np.isfinite(solution.bias).all()
+    assert ("hardly differ" in solution.warning) == is_told
+    if scale > 1e-30:
+        plain = linear_probe.solve(features(150, seed=0), features(90, seed=1), classes=3)
+        np.testing.assert_allclose(probabilities(solution, val.x), probabilities(plain, val.x / scale), atol=1e-2)
+
+
 def test_features_that_are_all_constant_predict_the_shares_of_the_classes():
     y = np.repeat([0, 1, 2], [30, 20, 10])
     train = Features(np.full((60, 8), 0.1, np.float32), y)

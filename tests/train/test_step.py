@@ -1,5 +1,6 @@
 """One step: order of the images, learning rates, best epoch, loss, seeds, and failures."""
 
+import json
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -12,7 +13,7 @@ from tlcli.errors import RunError
 from tlcli.train import calibration, checkpoint, compile, phases, policy
 from tlcli.train.calibration import predict, score
 from tlcli.train.compile import batches_of, reseed
-from tlcli.train.events import Advanced, BatchDone, EpochDone, StepBegun, StepDone
+from tlcli.train.events import Advanced, BatchDone, EpochDone, Noticed, StepBegun, StepDone
 
 
 @dataclass
@@ -317,6 +318,27 @@ def test_a_nan_validation_loss_stops_the_run(lab, tmp_path):
     with pytest.raises(RunError, match=r"phase phase0: the validation loss is nan in epoch 1\. .* rate 10 .*lr=1\."):
         phases.run(session)
     assert checkpoint.Checkpoint(tmp_path).read().state["history"] == []
+
+
+def test_a_diverged_step_is_rolled_back_by_name_and_the_next_one_trains(lab, tmp_path, recorder):
+    """The features of an untrained deep network are so small that the weights of the probe are huge."""
+    wild = {"train": "top:1", "lr": 10, "epochs": 3, "batch_norm": "affine", "soup": 2, "interpolate": True}
+    recipe = lab.recipe({"train": "head", "init": "probe", "epochs": 0}, wild, {"train": "head", "lr": 1e-3})
+    session = lab.session(recipe, tmp_path, observe=recorder())
+    lab.shrink_features(session)
+    phases.run(session)
+    head, diverged, after = session.outcomes
+    assert [outcome.kept for outcome in (head, diverged)] == [True, False]
+    assert diverged.reason.startswith("rolled back: the ")
+    assert " loss is nan in epoch 1. The learning rate 10 is probably too high. " in diverged.reason
+    assert diverged.reason.endswith("--set phases.1.lr=1.")
+    assert after.loss_before == diverged.loss_before
+    assert {row["phase"] for row in session.history} == {"phase2"}
+    assert np.isfinite(score(session, session.val).losses).all()
+    json.dumps([policy.record(outcome) for outcome in session.outcomes], allow_nan=False)
+    warnings = [event.message for event in session.observe.of(Noticed) if event.is_warning]
+    assert len(warnings) == 1
+    assert "linear probe: the features of the frozen network hardly differ" in warnings[0]
 
 
 def test_half_precision_runs_can_be_resumed(lab, tmp_path, recorder):

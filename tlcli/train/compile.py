@@ -95,6 +95,7 @@ class StepState:
         best_weights: Values of `moving` after the best epoch; before it, those before the step.
         snapshots: Values of `moving` after the best epochs, best first, if the phase averages them.
         is_out_of_time: True if the time budget does not allow another epoch.
+        diverged: Which loss was not finite, and what to try; empty if all were.
     """
 
     step: policy.Step
@@ -108,6 +109,7 @@ class StepState:
     best_weights: checkpoint.Arrays = field(default_factory=list)
     snapshots: list[checkpoint.Arrays] = field(default_factory=list)
     is_out_of_time: bool = False
+    diverged: str = ""
 
     def is_better(self, scored: ImageScores) -> bool:
         """True if these scores beat those of the best weights."""

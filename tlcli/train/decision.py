@@ -7,7 +7,8 @@ A step is kept if all of these hold on the validation images, compared image by 
 3. At least one misclassified image becomes correct. This counts only if `until.confidence` is above 0.5 and at least
    `MIN_MISCLASSIFIED` images were misclassified before.
 
-A step is also kept if there are no validation images, or no scores from before it.
+A step is also kept if there are no validation images, or no scores from before it. It is rolled back if a loss is not
+finite.
 
 `step.py` scores the images, proposes interpolated weights with a larger `confident_gain`, and carries the decision out.
 """
@@ -38,6 +39,15 @@ class Decision:
     kept: bool
     confidence: float | None
     reason: str
+
+
+def diverged(reason: str) -> Decision:
+    """The decision on a step with a loss that is not finite: none of its epochs is kept.
+
+    >>> diverged("the training loss is nan in epoch 1").reason
+    'rolled back: the training loss is nan in epoch 1'
+    """
+    return Decision(kept=False, confidence=None, reason=f"rolled back: {reason}")
 
 
 # For a step without epochs, whose head is solved by the linear probe.

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tlcli.data.pixels import Examples
+from tlcli.errors import DivergedError
 from tlcli.model.head import OUTPUT_LAYER
 from tlcli.recipe.phase import UntilSpec
 from tlcli.train import checkpoint, decision, events, freeze, interpolation, linear_probe, phases, policy
@@ -56,6 +57,7 @@ class Trained:
             one if none improved the metric.
         probabilities: Of the validation images, by position between `start`, 0, and `end`, 1.
         rows: Its rows of the history.
+        diverged: Which loss was not finite, and what to try; empty if all were.
     """
 
     progress: Progress
@@ -63,6 +65,7 @@ class Trained:
     end: Arrays
     probabilities: Mapping[float, np.ndarray]
     rows: list[dict[str, Any]]
+    diverged: str = ""
 
     def weights_at(self, position: float) -> Arrays:
         """Values of the moving variables at a position between `start` and `end`."""
@@ -119,6 +122,7 @@ def _start_from_probe(session: Session, members: Sequence[Member]) -> None:
     none = linear_probe.Features(everything.x[:0], everything.y[:0])
     strength = statistics.median_low(strengths)
     solution = linear_probe.solve(everything, none, classes=classes, balanced=balanced, inverse_l2=strength)
+    phases.warn_of_weights(session, solution)
     head.set_weights([solution.kernel, solution.bias])
 
 
@@ -152,6 +156,7 @@ def _run_step(session: Session, members: Sequence[Member], step: policy.Step) ->
     state = prepared.state
     state.progress, position = _pool(trained, [member.val for member in members], state.phase.until)
     state.progress.learnable = _learnable(members)
+    state.diverged = next((one.diverged for one in trained if one.diverged), "")
     result = decide(state)
     if result.kept:
         for member, one in zip(members, trained, strict=True):
@@ -179,7 +184,7 @@ def _prepare(session: Session, step: policy.Step, earlier: _Prepared | None) -> 
     checkpoint.assign_values(session.stage.trainee.optimizer.variables, earlier.optimizer)
     start = checkpoint.copy_values(earlier.state.moving)
     state = replace(earlier.state, progress=Progress(), start_weights=start, best_weights=start, is_out_of_time=False)
-    return replace(earlier, state=state)
+    return replace(earlier, state=replace(state, diverged=""))
 
 
 def _train(session: Session, state: StepState) -> Trained:
@@ -187,8 +192,8 @@ def _train(session: Session, state: StepState) -> Trained:
     rows = len(session.history)
     score_start(session, state)
     train_epochs(session, state, state.step.epochs)
-    end = state.best_weights if state.progress.best_epoch else checkpoint.copy_values(state.moving)
-    done = Trained(state.progress, state.start_weights, end, {}, session.history[rows:])
+    end = state.best_weights if state.progress.best_epoch or state.diverged else checkpoint.copy_values(state.moving)
+    done = Trained(state.progress, state.start_weights, end, {}, session.history[rows:], state.diverged)
     del session.history[rows:]
     positions = interpolation.POSITIONS if state.phase.interpolate and state.progress.epoch else ()
     probabilities = {}
@@ -281,6 +286,8 @@ def _refit(session: Session, start: Arrays) -> None:
         begun = events.StepBegun(state.step, outcome.best_epoch, batches, len(session.train), parameters)
         session.observe(begun)
         train_epochs(session, state, outcome.best_epoch)
+        if state.diverged:
+            raise DivergedError(state.diverged, where=f"phase {name}")
         end = checkpoint.copy_values(state.moving)
         checkpoint.assign_values(state.moving, interpolation.between(state.start_weights, end, outcome.interpolation))
         verify_frozen(state)

@@ -15,6 +15,12 @@ INVERSE_L2 = tuple(10.0 ** (half / 2) for half in range(-8, 5))
 # The strength without validation images.
 DEFAULT_INVERSE_L2 = INVERSE_L2[4]
 
+# Features that differ less count as constant: float32 cannot hold the weights that would tell them apart.
+MIN_DEVIATION = 1e-30
+# Weights of a head from which on training deeper layers changes the features by far more than the head can bear. Those
+# on pretrained networks are below 10.
+HUGE_WEIGHT = 1e6
+
 # Size of a chunk of features: a megabyte stays in the processor's cache between the two products that read it.
 CHUNK_BYTES = 2**20
 
@@ -38,6 +44,15 @@ class Solution:
     kernel: np.ndarray
     bias: np.ndarray
     inverse_l2: float
+
+    @property
+    def warning(self) -> str:
+        """A sentence about weights above `HUGE_WEIGHT`; empty if there are none."""
+        largest = float(np.abs(self.kernel).max())
+        if largest < HUGE_WEIGHT:
+            return ""
+        problem = f"the features of the frozen network hardly differ, and the head has weights of {largest:.0e}"
+        return f"linear probe: {problem}. Training deeper layers may diverge. Use pretrained weights, or init: random."
 
 
 def solve(
@@ -104,7 +119,7 @@ class _Problem:
     Attributes:
         train: Training images.
         mean: Mean of each channel, `float32 (channels,)`.
-        deviation: Root of the mean variance of the channels; 1 if all features are 0.
+        deviation: Root of the mean variance of the channels; 1 if it is below `MIN_DEVIATION`.
         class_weights: Weight of an image of each class, `float64 (classes,)`. Over all images they sum to 1.
     """
 
@@ -167,7 +182,8 @@ def _problem(train: Features, classes: int, *, balanced: bool) -> _Problem:
     count = len(train.y)
     mean = sum(train.x[chunk].sum(axis=0, dtype=np.float64) for chunk in _chunks(train.x)) / count
     squares = sum(((train.x[chunk] - mean) ** 2).sum(axis=0) for chunk in _chunks(train.x))
-    deviation = float(np.sqrt(np.mean(squares) / count)) or 1.0
+    deviation = float(np.sqrt(np.mean(squares) / count))
+    deviation = deviation if deviation >= MIN_DEVIATION else 1.0
     images = np.bincount(train.y, minlength=classes)
     weights = 1 / np.maximum(images, 1) / np.count_nonzero(images) if balanced else np.full(classes, 1 / count)
     return _Problem(train, mean.astype(np.float32), deviation, weights)

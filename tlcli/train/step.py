@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlcli.errors import RunError
+from tlcli.errors import DivergedError
 from tlcli.text import whole_percent
 from tlcli.train import averaging, checkpoint, decision, events, freeze, interpolation, optimizer, policy
 from tlcli.train.calibration import ImageScores, score
@@ -26,7 +26,7 @@ def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved |
         resumed: A checkpoint from within this step, to continue from.
 
     Raises:
-        RunError: If the loss is not finite.
+        DivergedError: If a loss is not finite, and there is no classifier from before the step to go back to.
         RuntimeError: If a frozen weight changed; an internal error.
     """
     state = prepare_step(session, step)
@@ -43,11 +43,22 @@ def run_step(session: Session, step: policy.Step, *, resumed: checkpoint.Saved |
 def train_epochs(session: Session, state: StepState, epochs: int, *, save: Callable[[], None] = lambda: None) -> None:
     """Train until the step has this many epochs, or runs out of patience or time. `save` is called after each.
 
-    At the end, the weights are their moving averages if the optimiser keeps any.
+    At the end, the weights are their moving averages if the optimiser keeps any. A loss that is not finite ends the
+    step, and `state.diverged` names it.
+
+    Raises:
+        DivergedError: If a loss is not finite, and there is no classifier from before the step to go back to.
     """
     while state.progress.epoch < epochs and not _is_out_of_patience(session, state):
         began = time.perf_counter()
-        setup_s = _run_epoch(session, state)
+        try:
+            setup_s = _run_epoch(session, state)
+        except DivergedError as error:
+            if not _follows_classifier(session, state):
+                raise
+            state.diverged = f"{error.message}. {error.hint}"
+            state.progress.seconds += time.perf_counter() - began
+            return
         state.is_out_of_time = session.budget.would_exceed(time.perf_counter() - began - setup_s)
         save()
         if state.is_out_of_time:
@@ -64,12 +75,17 @@ def batches_per_epoch(session: Session) -> int:
 def score_start(session: Session, state: StepState) -> None:
     """Score the weights before the step on the validation images, unless they are an untrained head."""
     progress = state.progress
-    if len(session.val) and (session.outcomes or state.phase.starts_from_probe):
+    if len(session.val) and _follows_classifier(session, state):
         scored = score(session, session.val)
         state.set_best_scores(scored)
         progress.learnable = decision.learnable(scored.hits.tolist(), scored.certainties.tolist())
         progress.start_scores, progress.start_hits = progress.best_scores, progress.best_hits
         progress.start_loss, progress.start_accuracy = progress.best_loss, progress.best_accuracy
+
+
+def _follows_classifier(session: Session, state: StepState) -> bool:
+    """True if there is a classifier from before the step, not an untrained head."""
+    return bool(session.outcomes) or state.phase.starts_from_probe
 
 
 def _restore(session: Session, state: StepState, saved: checkpoint.Saved) -> None:
@@ -144,7 +160,7 @@ def _require_finite(session: Session, state: StepState, name: str, value: float)
     if np.isfinite(value):
         return
     lr = session.learning_rate(state.phase)
-    raise RunError(
+    raise DivergedError(
         f"the {name} is {value} in epoch {state.progress.epoch}",
         where=f"phase {state.step.name}",
         hint=f"The learning rate {lr:g} is probably too high. Try --set phases.{state.step.phase}.lr={lr / 10:g}.",
@@ -187,8 +203,8 @@ def _save(session: Session, state: StepState) -> None:
 def _finish(session: Session, state: StepState, parameters: int) -> policy.Outcome:
     """Carry out the decision on the step, and verify that no frozen weight changed."""
     progress, phase = state.progress, state.phase
-    mixed = averaging.mix_best(session, state)
-    can_interpolate = phase.interpolate and progress.epoch and len(session.val)
+    mixed = 1 if state.diverged else averaging.mix_best(session, state)
+    can_interpolate = phase.interpolate and progress.epoch and len(session.val) and not state.diverged
     position = interpolation.improve(session, state) if can_interpolate else 1.0
     result = decide(state)
     if result.kept and mixed > 1:
@@ -247,6 +263,8 @@ def decide(state: StepState) -> decision.Decision:
     """The decision on a step by the scores of its progress."""
     if not state.step.epochs:
         return decision.PROBE_DECISION
+    if state.diverged:
+        return decision.diverged(state.diverged)
     progress = state.progress
     scores, hits = (progress.start_scores, progress.best_scores), (progress.start_hits, progress.best_hits)
     return decision.decide(scores, hits, state.phase.until)
