@@ -81,7 +81,7 @@ CASES = [
     (lambda path, _: path.write_text("no image"), "x.jpg", "unreadable", "error", "not a valid JPEG, PNG"),
     (lambda path, make_image: path.write_bytes(jpeg(make_image())[:-300]), "x.jpg", "truncated", "error", "truncated"),
     (lambda path, _: path.touch(), "x.png", "empty", "error", "empty"),
-    (bomb, "x.png", "bomb", "error", "exceeds limit"),
+    (bomb, "x.png", "bomb", "error", "too many to decode"),
     (saved(format="PNG"), "x.jpg", "wrong_extension", "info", "is PNG"),
     (saved(format="JPEG"), "no_suffix", "wrong_extension", "info", "is JPEG"),
     (rotated, "x.jpg", "rotated", "info", ""),

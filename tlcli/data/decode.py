@@ -75,6 +75,17 @@ _UNSUPPORTED = (
     (re.compile(rb"\0\0\x01\0"), "icon files are not supported; convert it to PNG"),
 )
 
+# What the words of Pillow mean for users.
+_MEANINGS = (
+    (
+        re.compile(r"exceeds limit"),
+        f"the image has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, too many to decode",
+    ),
+    (re.compile(r"Decompressed data too large"), "the image holds more text than is read"),
+    (re.compile(r"truncat", re.IGNORECASE), "the image is truncated: the file ends before it does"),
+    (re.compile(r"Unsupported BMP"), "the image is damaged, or a kind of BMP that is not supported"),
+)
+
 _TRANSPOSE_OF_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -84,6 +95,11 @@ _TRANSPOSE_OF_ORIENTATION = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class RefusedImageError(ValueError):
+    """A file that is not decoded, with a reason in words for users."""
+
 
 # Without a handler of its own, Pillow's log lines would reach stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -174,11 +190,11 @@ def open_image(data: bytes) -> Image.Image:
         Exception: One of `DECODER_ERRORS`.
     """
     if not data:
-        raise ValueError("the file is empty")
+        raise RefusedImageError("the file is empty")
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(_why_unsupported(data)) from None
+        raise RefusedImageError(_why_unsupported(data)) from None
 
 
 def as_rgb(image: Image.Image, min_size: tuple[int, int] | None) -> Image.Image:
@@ -206,16 +222,15 @@ def orientation(image: Image.Image) -> int:
 
 
 def reason_of(error: BaseException) -> str:
-    """A decoder error as one short line for the user."""
+    """A decoder error as one short line for the user, without the words of the decoder."""
+    if isinstance(error, RefusedImageError):
+        return str(error)
     if isinstance(error, MemoryError):
         return "decoding needs more memory than is available"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
-    text = str(error).partition(", could be")[0]
-    is_plain = isinstance(error, OSError | ValueError | Image.DecompressionBombError)
-    if is_plain and text and not text.startswith("decoder error"):
-        return text
-    return f"the image data is broken ({type(error).__name__}: {text})"
+    meanings = (meaning for words, meaning in _MEANINGS if words.search(str(error)))
+    return next(meanings, "the image data is broken")
 
 
 def _why_unsupported(data: bytes) -> str:

@@ -25,7 +25,7 @@ MAX_PIXELS = 50_000_000
 # Standard deviation of gray levels (0-255) below which an image has one colour only.
 MIN_CONTRAST = 1.0
 
-_BOMB = re.compile(r"exceeds limit|Decompressed data too large|more memory than is available")
+_BOMB = re.compile(r"too many to decode|more text than is read|more memory than is available")
 _TRUNCATED = re.compile(r"truncat", re.IGNORECASE)
 # Message and remedy of each kind of failure.
 _FAILURES = {
