@@ -1,4 +1,7 @@
-"""Text for people: safe display of foreign names, plurals, short numbers and times."""
+"""Text for people: safe display of foreign names, plurals, short numbers and times; why a file cannot be read."""
+
+import errno
+from json import JSONDecodeError
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -76,3 +79,27 @@ def whole_percent(share: float) -> str:
     ('85 %', '> 99 %', '100 %')
     """
     return "> 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
+
+
+def why_unreadable(error: BaseException) -> str:
+    """Why the content of a file cannot be read, as a clause without the words of the library that read it.
+
+    >>> why_unreadable(KeyError("recipes"))
+    "it has no 'recipes'"
+    >>> why_unreadable(UnicodeDecodeError("utf-8", b"x", 0, 1, "invalid start byte"))
+    'it is not text in UTF-8'
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8"
+    if isinstance(error, JSONDecodeError):
+        return f"it is not JSON: line {error.lineno}, column {error.colno}"
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}" if error.args else "a key is missing"
+    if isinstance(error, TypeError | RecursionError):
+        return "it has other keys or values than tlcli writes"
+    # Readers of archives seek to wherever a damaged one points.
+    if type(error).__name__ == "BadZipFile" or (isinstance(error, OSError) and error.errno == errno.EINVAL):
+        return "its bytes are damaged, or not all there"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).strip().partition("\n")[0][:200] or type(error).__name__).rstrip(".")

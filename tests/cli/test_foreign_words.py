@@ -11,7 +11,7 @@ from tlcli.zoo.formats import content
 RAW = (
     "BadZipFile", "not a zip file", "Unable to synchronously", "signature not found", "validation error",
     "Input should", "input should", "Invalid IPv6", "urlopen", "Traceback", "This is a bug",
-    "UnicodeDecodeError", "codec",
+    "UnicodeDecodeError", "codec", "unicode string", "Expecting", "__init__", "broken data stream", "Error(",
 )  # fmt: skip
 CARD = "name: x\nsource: 3\ntitle: t\nsize: big\nmin_size: 0\npreprocessing: odd\nlicence: MIT\n"
 
@@ -28,6 +28,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "card.yaml").write_text(CARD)
     (tmp_path / "latin.yaml").write_bytes(b"name: \xe9")
     (tmp_path / "map.yaml").write_text("rules:\n  - {match: a, layer: b}\n")
+    (tmp_path / "control.yaml").write_bytes(b"recipe: 1\nname: a\x00b\n")
+    for name, text in {"cut": b'{"status": ', "odd": b'{"colour": 1}', "latin": b'{"status": "\xe9"}'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_bytes(text)
+    (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04" + bytes(90))
     (tmp_path / "w.npz").write_bytes(b"PK")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -44,6 +49,17 @@ CASES = [
     (["inspect", "empty.h5"], "empty.h5: is not a Keras model: it is empty", "fetch it again"),
     (["inspect", "card.yaml"], "line 2, source: must be text (got '3'); line 4, size: must be a whole number", ""),
     (["inspect", "latin.yaml"], "latin.yaml: is not text in UTF-8", "A card is a YAML file"),
+    (["recipe", "validate", "latin.yaml"], "latin.yaml: cannot be read (it is not text in UTF-8)", ""),
+    (["recipe", "validate", "control.yaml"], "(it has a character that YAML does not allow, near position 18)", ""),
+    (["plan", "PHOTOS", "-r", "latin.yaml"], "latin.yaml: cannot be read (it is not text in UTF-8)", ""),
+    (["report", "cut"], "cut/run.json: is damaged (it is not JSON: line 1, column 12)", "Restore the file"),
+    (["report", "latin"], "latin/run.json: is damaged (it is not text in UTF-8)", "Restore the file"),
+    (["report", "odd"], "odd/run.json: is damaged (it has other keys or values than tlcli writes)", "Restore the file"),
+    (
+        ["plan", "bad.zip"],
+        "bad.zip: is not a readable archive (its bytes are damaged, or not all there)",
+        "pack it again",
+    ),
     (["zoo", "unpack", "a.jpg"], "it is a JPEG image, not a zip archive", "Nothing was unpacked"),
     (["plan", "PHOTOS", "-m", "http://[bad"], "an address alone names no network", "Fetch any other file yourself"),
     (["plan", "PHOTOS", "-m", "tfhub:http://[bad"], "tfhub:http://[bad: is not a valid address", "Check its spelling"),

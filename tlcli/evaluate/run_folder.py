@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.errors import ModelError, UsageError
+from tlcli.text import why_unreadable
 
 RECORD = "run.json"
 # The file with the candidates of a comparison, in its run folder.
@@ -36,7 +37,8 @@ def read_json(folder: Path) -> dict[str, Any]:
 def damaged(folder: Path, reason: Exception | str) -> UsageError:
     """The error for a damaged run.json."""
     hint = "Restore the file, or name model.keras in the same folder instead."
-    return UsageError(f"is damaged ({reason})", where=str(folder / RECORD), hint=hint)
+    why = reason if isinstance(reason, str) else why_unreadable(reason)
+    return UsageError(f"is damaged ({why})", where=str(folder / RECORD), hint=hint)
 
 
 def _no_record(folder: Path) -> UsageError:

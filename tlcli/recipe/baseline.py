@@ -7,6 +7,7 @@ from typing import Any
 
 from tlcli.errors import Problem, RecipeError
 from tlcli.paths import bundled, write_json
+from tlcli.text import why_unreadable
 
 FILE = "baseline.json"
 # Scores with a number per pair of classes would make long differences in version control.
@@ -75,7 +76,7 @@ def _read_all(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RecipeError([Problem(str(file), f"is not a baseline ({error})", hint)]) from error
+        raise RecipeError([Problem(str(file), f"is not a baseline ({why_unreadable(error)})", hint)]) from error
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise RecipeError([Problem(str(file), "is not a baseline (its recipes must be keys and values)", hint)])
     return entries

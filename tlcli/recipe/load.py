@@ -15,6 +15,7 @@ from tlcli.recipe import yaml_text
 from tlcli.recipe.draft import Draft, KeyPath, dotted, key_path, read_draft
 from tlcli.recipe.problems import line_order, problems_of
 from tlcli.recipe.schema import Recipe
+from tlcli.text import why_unreadable
 
 DEFAULT = "unfreeze-until-plateau"
 # Command-line options whose name differs from the last part of their recipe key.
@@ -113,8 +114,7 @@ def _read_file(path: Path) -> Draft:
             raise RecipeError([Problem(str(path), "is larger than 1 MB", "A recipe is a short YAML file.")])
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RecipeError([Problem(str(path), f"cannot be read ({why})")]) from error
+        raise RecipeError([Problem(str(path), f"cannot be read ({why_unreadable(error)})")]) from error
     return read_draft(text, str(path))
 
 

@@ -15,6 +15,7 @@ from tlcli.recipe import load
 from tlcli.recipe.draft import Draft, KeyPath, key_path, read_draft
 from tlcli.recipe.problems import line_order, shortened
 from tlcli.recipe.schema import Recipe
+from tlcli.text import why_unreadable
 
 # Short names of two recipe keys.
 ALIASES = {"model": "model.name", "size": "data.size"}
@@ -158,8 +159,7 @@ def read(path: Path, recipe: Recipe) -> Space:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         hint = "Write recipe keys and lists of values, such as head.dropout: [0.0, 0.2]."
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RecipeError([Problem(str(path), f"cannot be read ({why})", hint)]) from error
+        raise RecipeError([Problem(str(path), f"cannot be read ({why_unreadable(error)})", hint)]) from error
     return parse(text, recipe, origin=str(path))
 
 

@@ -20,7 +20,10 @@ def read(text: str, loader: Any = yaml.SafeLoader) -> tuple[yaml.Node | None, An
     Raises:
         yaml.YAMLError: If it is not YAML, is nested too deep, or aliases make it too large.
     """
-    opened = loader(text)
+    try:
+        opened = loader(text)
+    except yaml.reader.ReaderError as error:
+        raise _forbidden(error) from error
     try:
         node = opened.get_single_node()
         if node is None:
@@ -29,11 +32,18 @@ def read(text: str, loader: Any = yaml.SafeLoader) -> tuple[yaml.Node | None, An
         return node, opened.construct_document(node)
     except RecursionError:
         raise yaml.YAMLError(f"it has more than {MAX_LEVELS} levels") from None
+    except yaml.reader.ReaderError as error:
+        raise _forbidden(error) from error
     except (ValueError, OverflowError) as error:
         # A date that does not exist, or a number of thousands of digits.
         raise yaml.YAMLError(f"a value cannot be read: {error}") from error
     finally:
         opened.dispose()
+
+
+def _forbidden(error: yaml.reader.ReaderError) -> yaml.YAMLError:
+    """The error for a control character, in one line."""
+    return yaml.YAMLError(f"it has a character that YAML does not allow, near position {error.position + 1}")
 
 
 def _count(node: yaml.Node, counts: dict[int, int], level: int) -> int:

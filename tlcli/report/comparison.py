@@ -18,6 +18,7 @@ from tlcli.recipe.schema import Recipe
 from tlcli.report import record
 from tlcli.report.folder import USAGE_EXIT_CODE, own_folder
 from tlcli.report.record import RunRecord
+from tlcli.text import why_unreadable
 
 # Recipe keys that describe a run and do not affect it.
 DESCRIPTIVE_KEYS = ("name", "description", "report")
@@ -151,7 +152,9 @@ def read_candidates(out: Path) -> Candidates:
         return Candidates(out, tuple(listed["recipes"]), listed["strict"], listed["device"], listed["ladder"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(
-            f"is damaged ({error!r})", where=str(out / run_folder.COMPARISON), hint="Start a new comparison."
+            f"is damaged ({why_unreadable(error)})",
+            where=str(out / run_folder.COMPARISON),
+            hint="Start a new comparison.",
         ) from error
 
 

@@ -11,6 +11,7 @@ from tlcli.data.layout import SPLIT_NAMES
 from tlcli.data.source import ImageFile
 from tlcli.errors import UsageError
 from tlcli.report.folder import csv_text, read_splits
+from tlcli.text import why_unreadable
 
 FILE = "predictions.csv"
 COLUMNS = ("path", "label", "split", "predicted", "probability", "uncalibrated")
@@ -106,4 +107,4 @@ def read_predictions(run: Path) -> list[ScoredImage]:
             ]
     except (KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
         hint = "Remove the file: tlcli report then makes the predictions again."
-        raise UsageError(f"is damaged ({error!r})", where=str(file), hint=hint) from error
+        raise UsageError(f"is damaged ({why_unreadable(error)})", where=str(file), hint=hint) from error

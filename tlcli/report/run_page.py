@@ -28,7 +28,7 @@ from tlcli.report.run_images import (
 )
 from tlcli.report.score_sections import between
 from tlcli.storage.location import locate
-from tlcli.text import duration, plural
+from tlcli.text import duration, plural, why_unreadable
 
 if TYPE_CHECKING:
     # This module loads Keras.
@@ -135,7 +135,7 @@ def _read_steps(file: Path) -> list[dict[str, Any]]:
         steps = [json.loads(line) for line in io.StringIO(_text_of(file))]
         return [{key: step[key] for key in STEP_KEYS} for step in steps]
     except (ValueError, TypeError, KeyError) as error:
-        raise _damaged(file, repr(error)) from error
+        raise _damaged(file, why_unreadable(error)) from error
 
 
 def _read_history(file: Path) -> list[dict[str, str]]:
@@ -157,7 +157,7 @@ def _text_of(file: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(file, str(error)) from error
+        raise _damaged(file, why_unreadable(error)) from error
 
 
 def _result(run: RunRecord, split: str | None) -> str:

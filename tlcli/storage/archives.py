@@ -22,6 +22,7 @@ from tlcli.cache.eviction import evict_files_to_budget
 from tlcli.errors import DataError
 from tlcli.paths import cache_dir, replacing, write_text
 from tlcli.storage.objects import MAX_BYTES, Object
+from tlcli.text import why_unreadable
 
 ZIP, TARS = ".zip", (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SUFFIXES = (ZIP, *TARS)
@@ -88,7 +89,9 @@ class ZipFolder:
             with self._zip.open(info) as stream:
                 content = stream.read(count)
         except _DAMAGE as error:
-            raise OSError(errno.EIO, f"the member of the archive is damaged ({error})", where) from error
+            raise OSError(
+                errno.EIO, f"the member of the archive is damaged ({why_unreadable(error)})", where
+            ) from error
         _require_readable_size(len(content), where)
         return content
 
@@ -298,5 +301,6 @@ def _require_readable_size(size: int, where: str) -> None:
 
 
 def _damaged(file: Path, error: Exception) -> DataError:
-    reason = str(error).partition("\n")[0][:200]
-    return DataError(f"is not a readable archive ({reason})", where=str(file), hint="Get or pack it again.")
+    return DataError(
+        f"is not a readable archive ({why_unreadable(error)})", where=str(file), hint="Get or pack it again."
+    )

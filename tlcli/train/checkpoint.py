@@ -11,6 +11,7 @@ import numpy as np
 
 from tlcli.errors import RunError
 from tlcli.paths import DAMAGED_ZIP, replacing, write_json
+from tlcli.text import why_unreadable
 
 FOLDER = "checkpoint"
 Arrays = list[np.ndarray]
@@ -142,7 +143,7 @@ class Checkpoint:
 
     def _damaged(self, error: Exception) -> RunError:
         return RunError(
-            f"the checkpoint is damaged ({error!r})",
+            f"the checkpoint is damaged ({why_unreadable(error)})",
             where=str(self.folder),
             hint="Start the run again without --resume.",
         )

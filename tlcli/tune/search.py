@@ -17,6 +17,7 @@ from tlcli.recipe import load, space
 from tlcli.recipe.schema import Recipe
 from tlcli.recipe.space import Space
 from tlcli.report.folder import RUNS, USAGE_EXIT_CODE, own_folder
+from tlcli.text import why_unreadable
 
 Sampler = Literal["tpe", "random", "grid"]
 Metric = Literal["val_loss", "val_accuracy"]
@@ -131,7 +132,9 @@ def read_record(out: Path) -> dict[str, Any]:
         if not isinstance(content, dict) or not {*content["search"]} <= known:
             raise ValueError("not a search")
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"is damaged ({error!r})", where=str(file), hint="Start a new search.") from error
+        raise UsageError(
+            f"is damaged ({why_unreadable(error)})", where=str(file), hint="Start a new search."
+        ) from error
     return content
 
 

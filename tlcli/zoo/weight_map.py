@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tlcli.errors import ModelError, WeightsError
 from tlcli.paths import bundled
 from tlcli.recipe import wording, yaml_text
+from tlcli.text import why_unreadable
 
 Kind = Literal["conv", "depthwise", "dense", "other"]
 # The names that Keras has for what PyTorch calls so.
@@ -142,8 +143,7 @@ def read_map(path: Path) -> WeightMap:
             re.compile(pattern)
     except (OSError, UnicodeDecodeError) as error:
         hint = f"Bundled maps: {', '.join(bundled_maps())}."
-        why = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise ModelError(f"cannot be read ({why})", where=str(path), hint=hint) from error
+        raise ModelError(f"cannot be read ({why_unreadable(error)})", where=str(path), hint=hint) from error
     except (ValidationError, yaml.YAMLError, re.error) as error:
         raise ModelError(
             f"is not a map of weights ({_first_problem(error, text)})",

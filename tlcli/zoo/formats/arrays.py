@@ -6,6 +6,7 @@ import numpy as np
 
 from tlcli.errors import WeightsError
 from tlcli.paths import DAMAGED_ZIP
+from tlcli.text import why_unreadable
 from tlcli.zoo.formats import torch_file
 
 SUFFIXES = (".safetensors", ".npz", *torch_file.SUFFIXES)
@@ -51,5 +52,5 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except DAMAGED_ZIP as error:
-        reason = str(error).partition("\n")[0]
+        reason = "it holds pickled objects" if "pickle" in str(error) else why_unreadable(error)
         raise WeightsError(f"cannot be read as an .npz of arrays ({reason})", where=str(path), hint=_DAMAGED) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 from tlcli.errors import ModelError
 from tlcli.paths import DAMAGED_ZIP
+from tlcli.text import why_unreadable
 from tlcli.zoo.formats import content
 
 _DAMAGED = "The file may be damaged or incomplete; fetch it again."
@@ -41,7 +42,9 @@ def read(path: Path) -> ModelConfig:
     try:
         tree = json.loads(text)
     except ValueError as error:
-        raise ModelError(f"has an invalid model configuration ({error})", where=str(path), hint=_DAMAGED) from error
+        raise ModelError(
+            f"has an invalid model configuration ({why_unreadable(error)})", where=str(path), hint=_DAMAGED
+        ) from error
     if not isinstance(tree, dict):
         raise ModelError("has no model configuration", where=str(path), hint=_DAMAGED)
     if version >= "3":

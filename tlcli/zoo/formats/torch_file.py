@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tlcli.errors import WeightsError
+from tlcli.text import why_unreadable
 from tlcli.zoo.formats import pickled
 from tlcli.zoo.formats.pickled import PickleError, Storage, Tensor
 
@@ -62,7 +63,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     except PickleError as error:
         raise WeightsError(str(error), where=str(path), hint=_HINT) from error
     except OSError as error:
-        raise WeightsError(f"cannot be read ({error.strerror or error})", where=str(path)) from error
+        raise WeightsError(f"cannot be read ({why_unreadable(error)})", where=str(path)) from error
     raise WeightsError("is not a PyTorch file", where=str(path), hint=_HINT)
 
 
@@ -87,7 +88,7 @@ def _read_zip(file: BinaryIO, path: Path) -> dict[str, np.ndarray]:
             tree, _ = pickled.load(io.BytesIO(content("data.pkl")))
             return _network(tree, lambda storage: _member(content, storage), size)
     except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError, struct.error) as error:
-        raise PickleError(f"is damaged ({str(error)[:100]})") from error
+        raise PickleError(f"is damaged ({why_unreadable(error)})") from error
 
 
 def _prefix(members: dict[str, Any]) -> str:
