@@ -11,7 +11,7 @@ READY_EXTRAS := $(VENV)/.ready-extras
 
 READY_DOCS := $(VENV)/.ready-docs
 
-.PHONY: demo test test-slow test-extras docs release lint bench bench-bundled pretrain clean
+.PHONY: demo test test-slow test-extras docs links release lint bench bench-bundled pretrain clean
 
 # The whole job in a minute or two: fine-tune on handwritten digits and photographs, offline.
 demo: $(READY)
@@ -33,6 +33,10 @@ test-slow: $(READY_EXTRAS)
 docs: $(READY_DOCS)
 	$(BIN)/codespell
 	$(BIN)/zensical build --strict --clean
+
+# Asks every link of the documentation that leads out of it. Needs the internet, so it is part of no test.
+links: $(READY)
+	$(BIN)/python scripts/check_links.py
 
 # Wheel and source archive in dist/: checked as the package index does, installed in an empty environment, and run there.
 release: $(READY)

@@ -25,23 +25,25 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="a run folder, instead of a new run on digits")
     run = parser.parse_args().run
     with tempfile.TemporaryDirectory() as home:
-        run = run or _train(Path(home))
-        _shoot((run / "report.html").absolute().as_uri(), "report.png", Path(home))
+        run = run.absolute() if run else _train(Path(home))
+        _shoot((run / "report.html").as_uri(), "report.png", Path(home))
         drawing = Path(home) / "drawing.html"
-        _tlcli("inspect", "efficientnet_lite0", "--train", "top:3", "--format", "html", "--out", drawing)
+        _tlcli(
+            "inspect", "efficientnet_lite0", "--train", "top:3", "--format", "html", "--out", drawing, cwd=Path(home)
+        )
         _shoot(drawing.as_uri(), "inspect.png", Path(home))
 
 
 def _train(home: Path) -> Path:
-    """A run of the tutorial."""
-    _tlcli("demo", "--images", home / "digits")
+    """The run of the tutorial. Its paths, which the page shows, are those of the tutorial."""
+    _tlcli("demo", "--images", "digits", cwd=home)
     options = ("--quality", "fast", "--set", "augment.preset=none")
-    _tlcli("finetune", home / "digits", *options, "--out", home / "digits-run")
-    return home / "digits-run"
+    _tlcli("finetune", "digits", *options, "--out", "runs/digits", cwd=home)
+    return home / "runs" / "digits"
 
 
-def _tlcli(*words: object) -> None:
-    subprocess.run(["tlcli", *map(str, words)], check=True)
+def _tlcli(*words: object, cwd: Path) -> None:
+    subprocess.run(["tlcli", *map(str, words)], check=True, cwd=cwd)
 
 
 def _shoot(address: str, name: str, home: Path) -> None:

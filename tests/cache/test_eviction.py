@@ -53,6 +53,22 @@ def test_used_kept_and_locked_entries_stay(folder_of_three: Path) -> None:
     assert entries_in(folder_of_three) == {"aa"}
 
 
+def test_the_order_of_use_holds_when_the_clock_was_set_back(folder_of_three: Path) -> None:
+    """All entries come from the future; those used now are the last ones all the same."""
+    for key in ("aa", "bb", "cc"):
+        notes = folder_of_three / key / "notes.json"
+        later = notes.stat().st_mtime + 365 * 86_400
+        os.utime(notes, (later, later))
+    mark_used(folder_of_three / "bb")
+    add_entry(folder_of_three, "dd", 100)
+    mark_used(folder_of_three / "dd")
+    mark_used(folder_of_three / "bb")
+    evict_to_budget(200, folder_of_three, ())
+    assert entries_in(folder_of_three) == {"bb", "dd"}
+    evict_to_budget(100, folder_of_three, ())
+    assert entries_in(folder_of_three) == {"bb"}
+
+
 def test_other_files_and_folders_stay(tmp_path: Path) -> None:
     for name in ("my notes", "abc", ".hidden"):
         (tmp_path / name).mkdir()

@@ -1,5 +1,6 @@
 """Disks that are full or read-only, two runs on one cache, and a clock that was set back."""
 
+import csv
 import json
 import os
 import time
@@ -140,3 +141,50 @@ def test_a_clock_that_was_set_back_changes_nothing(
     fresh = forks.run("finetune", photos, "-r", tiny, "--out", tmp_path / "fresh", **settings)
     assert fresh.code == 0, fresh
     assert weights(tmp_path / "fresh") == weights(finished[0])
+
+
+def seconds_in(run: Path) -> list[float]:
+    """All durations that a run has written down."""
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    lines = [json.loads(line) for line in (run / "phases.jsonl").read_text(encoding="utf-8").splitlines()]
+    with (run / "history.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    parts = (record["seconds"]["total"], record["seconds"]["prefix"], *record["seconds"]["phases"])
+    return [*parts, *(line["seconds"] for line in lines), *(float(row["seconds"]) for row in rows)]
+
+
+def test_a_clock_that_is_set_back_during_a_run_changes_nothing(
+    finished: tuple, photos: Path, tiny: Path, forks: Forks, tmp_path: Path
+) -> None:
+    """In the middle of a run; and before an interrupted run is resumed."""
+    settings = {"TLCLI_CACHE": tmp_path / "cache"}
+    fresh = ("finetune", photos, "-r", tiny, "--set", "performance.reuse_results=false", "--out")
+    whole = forks.run(*fresh, tmp_path / "whole", **settings)
+    assert whole.code == 0, whole
+    jumped = forks.run(*fresh, tmp_path / "jumped", clock_back_after_s=whole.seconds / 2, **settings)
+    assert jumped.code == 0, jumped
+    assert forks.run(*fresh, tmp_path / "resumed", kill_after_s=whole.seconds / 2, **settings).code != 0
+    before = json.loads((tmp_path / "resumed" / "run.json").read_text(encoding="utf-8"))["started"]
+    resumed = forks.run("finetune", "--resume", tmp_path / "resumed", clock_back_after_s=0, **settings)
+    assert resumed.code == 0, resumed
+    for name in ("jumped", "resumed"):
+        assert weights(tmp_path / name) == weights(finished[0])
+        seconds = seconds_in(tmp_path / name)
+        assert len(seconds) > 5
+        assert all(0 <= second < 600 for second in seconds), (name, seconds)
+    record = json.loads((tmp_path / "resumed" / "run.json").read_text(encoding="utf-8"))
+    assert record["started"] == before
+    # What was cached before serves after: no image goes through the frozen layers again.
+    again = forks.run("finetune", photos, "-r", tiny, "--out", tmp_path / "again", clock_back_after_s=0, **settings)
+    assert again.code == 0, again
+    assert "from the cache" in again.output, again
+
+
+def test_the_budget_of_a_search_ends_though_the_clock_was_set_back(
+    photos: Path, tiny: Path, forks: Forks, tmp_path: Path
+) -> None:
+    (tmp_path / "space.yaml").write_text("phases.0.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\n", encoding="utf-8")
+    words = ("tune", photos, "-r", tiny, "--space", tmp_path / "space.yaml", "--budget", "20s", "--out", tmp_path / "s")
+    ended = forks.run(*words, clock_back_after_s=3, kill_after_s=300, TLCLI_CACHE=tmp_path / "cache")
+    assert ended.code == 0, ended
+    assert json.loads((tmp_path / "s" / "tune.json").read_text(encoding="utf-8"))["seconds"]["total"] >= 0

@@ -13,6 +13,16 @@ SERVER = """
 import json, os, signal, sys, time
 import h5py, keras, matplotlib.pyplot, optuna, scipy, sklearn.linear_model, tensorflow
 import tlcli.cli.main, tlcli.workflows.finetune, tlcli.workflows.tune, tlcli.workflows.pretrain
+
+def set_clock_back(after_s):
+    # From some seconds on, this process believes that it is a year ago. Clocks that measure durations go on.
+    real, real_gmtime, real_localtime, began = time.time, time.gmtime, time.localtime, time.monotonic()
+    def now():
+        return real() - 365 * 86_400 * (time.monotonic() - began >= after_s)
+    time.time, time.time_ns = now, lambda: int(now() * 1e9)
+    time.gmtime = lambda seconds=None: real_gmtime(now() if seconds is None else seconds)
+    time.localtime = lambda seconds=None: real_localtime(now() if seconds is None else seconds)
+
 print("ready", flush=True)
 for line in sys.stdin:
     job = json.loads(line)
@@ -22,6 +32,8 @@ for line in sys.stdin:
             os.dup2(os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.update(job["environment"])
+        if job["clock_back_after_s"] is not None:
+            set_clock_back(job["clock_back_after_s"])
         sys.argv = ["tlcli", *job["words"]]
         tlcli.cli.main.main()
         os._exit(0)
@@ -70,16 +82,22 @@ class Forks:
         assert self.server.stdout is not None
         return self.server.stdout.readline().strip()
 
-    def run(self, *words: object, kill_after_s: float | None = None, **environment: object) -> Ended:
-        """Run a command; after some seconds, kill it without warning."""
-        self.start(*words, kill_after_s=kill_after_s, **environment)
+    def run(self, *words: object, **options: object) -> Ended:
+        """Run a command, with the options of `start`."""
+        self.start(*words, **options)
         return self.wait()
 
-    def start(self, *words: object, kill_after_s: float | None = None, **environment: object) -> None:
-        """Start a command."""
+    def start(
+        self,
+        *words: object,
+        kill_after_s: float | None = None,
+        clock_back_after_s: float | None = None,
+        **environment: object,
+    ) -> None:
+        """Start a command. After some seconds, kill it without warning, or set its clock back by a year."""
         self.log.write_text("")
         job: dict[str, Any] = {"words": [str(word) for word in words], "log": str(self.log)}
-        job["kill_after_s"] = kill_after_s
+        job |= {"kill_after_s": kill_after_s, "clock_back_after_s": clock_back_after_s}
         job["environment"] = {name: str(value) for name, value in environment.items()}
         assert self.server.stdin is not None
         self.server.stdin.write(json.dumps(job) + "\n")

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ KEY = re.compile(r"[0-9a-f]+")
 
 # Seconds for which the part of an interrupted pass is kept.
 KEEP_PART_S = 7 * 24 * 3600
+SECOND_NS = 10**9
 
 _LEFTOVER = re.compile(r"\.([0-9a-f]+)-\w+")
 _TOO_SMALL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -89,9 +90,26 @@ class _StoredEntry(NamedTuple):
 
 def mark_used(path: Path) -> None:
     """Set the time of an entry's last use to now. Does nothing if the entry is gone."""
-    # The entry may belong to another user, or another process may have removed it. A mapping of it stays usable.
+    stamp(path / METADATA, path.parent.glob(f"*/{METADATA}"))
+
+
+def stamp(path: Path, others: Iterable[Path]) -> None:
+    """Set the time of a file to now, or to a second after the last of all others if the clock was set back.
+
+    So the order of use holds whatever the clock does. Does nothing if the file is gone or belongs to another user.
+    """
+    newest_ns = max((_mtime_ns(other) for other in others if other != path), default=0)
+    moment_ns = max(time.time_ns(), newest_ns + SECOND_NS)
+    # Another process may have removed the file. A mapping of it stays usable.
     with suppress(OSError):
-        os.utime(path / METADATA)
+        os.utime(path, ns=(moment_ns, moment_ns))
+
+
+def _mtime_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def evict_to_fit(space: DiskSpace, keep: Collection[str]) -> None:

@@ -1,14 +1,13 @@
 """Cached results on disk: plain state and arrays under a content key."""
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tlcli.cache.eviction import evict_files_to_budget
+from tlcli.cache.eviction import evict_files_to_budget, stamp
 from tlcli.paths import DAMAGED_ZIP, replacing
 
 
@@ -42,9 +41,7 @@ class ResultCache:
                 arrays = [archive[f"arr_{index}"] for index in range(len(archive.files) - 1)]
         except DAMAGED_ZIP:
             return None
-        # The file may belong to another user.
-        with suppress(OSError):
-            path.touch()
+        stamp(path, self.folder.glob("*.npz"))
         return CachedResult(state, arrays)
 
     def keep(self, key: str, result: CachedResult) -> None:
@@ -58,4 +55,5 @@ class ResultCache:
         state = np.frombuffer(json.dumps(result.state, allow_nan=False).encode(), np.uint8)
         with replacing(self.folder / f"{key}.npz") as temporary, temporary.open("wb") as stream:
             np.savez(stream, *result.arrays, state=state)
+        stamp(self.folder / f"{key}.npz", self.folder.glob("*.npz"))
         evict_files_to_budget(self.budget, self.folder, "*.npz")

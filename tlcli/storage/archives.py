@@ -7,7 +7,6 @@ random, and the images of a table are copied into the cache once. No name of a m
 import errno
 import hashlib
 import json
-import os
 import shutil
 import tarfile
 import zipfile
@@ -18,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from tlcli.cache.eviction import evict_files_to_budget
+from tlcli.cache.eviction import evict_files_to_budget, stamp
 from tlcli.errors import DataError
 from tlcli.paths import cache_dir, replacing, write_text
 from tlcli.storage.objects import MAX_BYTES, Object
@@ -28,6 +27,8 @@ ZIP, TARS = ".zip", (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SUFFIXES = (ZIP, *TARS)
 # All copies together; the least recently used are removed first.
 BUDGET = 50 * 2**30
+# Names of the copies in the cache.
+COPIES = "*.bin*"
 # Part of the key of every copy: raise it when the same archive gives another pack.
 FORMAT_VERSION = 1
 
@@ -105,7 +106,7 @@ class Pack:
         self._data, self._members = document["data"], document["members"]
         for path in (index, Path(self._data)):
             if path.is_relative_to(_folder()):
-                os.utime(path)
+                stamp(path, _folder().glob(COPIES))
 
     def entries(self) -> Mapping[str, Object]:
         """Every member by name."""
@@ -279,7 +280,7 @@ def _folder() -> Path:
 
 def evict() -> None:
     """Remove the copies that were not used for longest until all fit the budget."""
-    evict_files_to_budget(BUDGET, _folder(), "*.bin*")
+    evict_files_to_budget(BUDGET, _folder(), COPIES)
 
 
 def _safe(name: str, file: Path) -> str:

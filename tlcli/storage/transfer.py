@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tlcli.cache.eviction import stamp
 from tlcli.errors import DataError, OutputError
 from tlcli.paths import cache_dir
 from tlcli.storage import objects
@@ -78,7 +79,7 @@ def download(place: Path) -> Path:
         with locked(home):
             if not (home / place.name).is_dir():
                 copy_to(place, home / place.name, found)
-            os.utime(home)
+            stamp(home, home.parent.iterdir())
     _remove_old(home.parent, keep=home)
     return home / place.name
 

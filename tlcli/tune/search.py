@@ -159,5 +159,8 @@ def discard_files(search: Search, numbers: Iterable[int]) -> None:
 
 
 def deadline(search: Search) -> float | None:
-    """The time after which no trial starts, seconds since the epoch; None for no limit."""
-    return None if search.budget_s is None else time.time() + search.budget_s
+    """The time after which no trial starts, seconds of `time.monotonic`; None for no limit.
+
+    All processes of a machine share that clock, and nobody sets it back.
+    """
+    return None if search.budget_s is None else time.monotonic() + search.budget_s

@@ -3,6 +3,7 @@
 import importlib
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,13 @@ def run_trials_on(cluster: Cluster, search: Search, observe: Observer, until: fl
     Raises:
         TlcliError: As for trials in this process.
     """
-    job = _job(cluster, "trials", _trials, (search, until), most=search.jobs)
-    for _, notices in _results(cluster, job, range(search.trials)):
+
+    def arguments(number: int) -> tuple[int, float | None]:
+        # Nodes have clocks of their own, so each gets the time that is left. It begins as soon as it is given a trial.
+        return number, None if until is None else until - time.monotonic()
+
+    job = _job(cluster, "trials", _trials, (search,), most=search.jobs)
+    for _, notices in _results(cluster, job, range(search.trials), arguments):
         for notice in notices:
             observe(notice)
 
@@ -37,7 +43,7 @@ def run_candidates_on(
     """Run candidates, each as a task. Returns the errors of those that fail in training, by name."""
     failed: dict[str, RunError] = {}
     job = _job(cluster, "recipes", _candidate, (candidates,), most=len(names))
-    for name, (notices, error) in _results(cluster, job, names):
+    for name, (notices, error) in _results(cluster, job, names, lambda name: (name,)):
         for notice in notices:
             observe(notice)
         if error is not None:
@@ -61,23 +67,26 @@ def _job(
     return crew.Job(name, prepare, arguments, cpus=_cpus(cluster), ahead=1, most=most)
 
 
-def _results(cluster: Cluster, job: crew.Job, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    """Each item and its result."""
-    for number, result in crew.run(cluster, job, len(items), lambda number: (items[number],)):
+def _results(
+    cluster: Cluster, job: crew.Job, items: Sequence[Any], arguments: Callable[[Any], tuple[Any, ...]]
+) -> Iterator[tuple[Any, Any]]:
+    """Each item and the result of the job on its arguments."""
+    for number, result in crew.run(cluster, job, len(items), lambda number: arguments(items[number])):
         if result is crew.LOST:
             hint = "It may lack memory. Run the command with --resume to continue."
             raise RunError("every worker that runs it is lost", where=f"{job.name}: {items[number]}", hint=hint)
         yield items[number], result
 
 
-def _trials(search: Search, until: float | None) -> crew.Work:
+def _trials(search: Search) -> crew.Work:
     """Prepares: the function that runs the next trial, if there is one, and returns its notices."""
     _require_shared(search.out)
     run_next_trial = _load("trials").run_next_trial
     has_run: list[int] = []
 
-    def work(number: int) -> list[Noticed]:
+    def work(number: int, left_s: float | None) -> list[Noticed]:
         notices: list[Noticed] = []
+        until = None if left_s is None else time.monotonic() + left_s
         run_next_trial(search, _keeper(notices), worker=number, until=until, is_cold=not has_run)
         has_run.append(number)
         return notices

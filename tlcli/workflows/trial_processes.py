@@ -26,7 +26,7 @@ def run_in_processes(search: Search, observe: Observer, until: float | None) -> 
     Args:
         search: The search. Its folder and its study exist.
         observe: Receives the notices and warnings of all processes.
-        until: The time after which no trial starts, seconds since the epoch.
+        until: The time after which no trial starts, seconds of `time.monotonic`.
 
     Raises:
         DataError: If the images do not fit the recipe.

@@ -33,7 +33,7 @@ def run_trials(
         search: The search. Its folder and its study exist.
         observe: Receives a `Noticed` for every trial, warnings, and the progress of reading images.
         worker: Number of this process, from 0.
-        until: The time after which no trial starts, seconds since the epoch.
+        until: The time after which no trial starts, seconds of `time.monotonic`.
         reading: A background read of the images, if one has started.
 
     Raises:
@@ -42,7 +42,7 @@ def run_trials(
     """
     study = Study(search, search.space(), worker)
     is_cold = True
-    while (until is None or time.time() < until) and (trial := study.ask()):
+    while (until is None or time.monotonic() < until) and (trial := study.ask()):
         steps = _run(study, trial, observe, reading, is_cold=is_cold)
         # Values that fit no network fail before anything is loaded.
         is_cold = is_cold and not steps
@@ -55,14 +55,14 @@ def run_next_trial(search: Search, observe: Observer, *, worker: int, until: flo
         search: The search. Its folder and its study exist.
         observe: Receives events as from `run_trials`.
         worker: Number of this trial among those of all processes, from 0.
-        until: The time after which no trial starts, seconds since the epoch.
+        until: The time after which no trial starts, seconds of `time.monotonic`.
         is_cold: Whether this process has run no trial before.
 
     Raises:
         TlcliError: As `run_trials`.
     """
     study = Study(search, search.space(), worker)
-    if (until is None or time.time() < until) and (trial := study.ask()):
+    if (until is None or time.monotonic() < until) and (trial := study.ask()):
         _run(study, trial, observe, None, is_cold=is_cold)
 
 
