@@ -15,8 +15,9 @@ from pathlib import Path
 from PIL import Image
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
-# Width and height of the window, pixels.
-WINDOW = (1100, 900)
+# Width of the window, and heights that cut no line of text in two, pixels.
+WIDTH = 1100
+HEIGHTS = {"report.png": 870, "inspect.png": 900}
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def _shoot(address: str, name: str, home: Path) -> None:
         raise SystemExit("no Chromium here")
     raw = home / name
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=3000")
-    size = f"--window-size={WINDOW[0]},{WINDOW[1]}"
+    size = f"--window-size={WIDTH},{HEIGHTS[name]}"
     subprocess.run([program, *options, size, f"--screenshot={raw}", address], check=True, capture_output=True)
     IMAGES.mkdir(exist_ok=True)
     with Image.open(raw) as image:
