@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from tlcli.errors import DivergedError
 from tlcli.train import checkpoint, freeze, phases, policy
 from tlcli.train.compile import batches_of
 
@@ -24,6 +25,17 @@ def test_a_gradient_sum_adds_gradients_and_changes_no_weight():
         gradient_sum.apply([keras.ops.convert_to_tensor(np.array(gradient, np.float32))], [variable])
     assert keras.ops.convert_to_numpy(variable).tolist() == [3.0, -4.0]
     assert gradient_sum.norms() == [5.0]
+    # A head on features near zero has such gradients.
+    gradient_sum.apply([keras.ops.convert_to_tensor(np.array([3e30, 4e30], np.float32))], [variable])
+    assert gradient_sum.norms() == [pytest.approx(5e30)]
+
+
+def test_a_gradient_that_is_not_finite_is_an_error(lab, tmp_path):
+    session = lab.session(lab.recipe({"policy": "surgical"}), tmp_path)
+    kernel = session.classifier.model.get_layer("head_probabilities").kernel
+    kernel.assign(kernel * np.nan)
+    with pytest.raises(DivergedError, match=r"phase phase0: the gradient is not finite\. .* init: random"):
+        phases.measure_gradients(session, survey_of(session))
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "affine"])

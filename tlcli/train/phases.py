@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from tlcli.cache.results import CachedResult
+from tlcli.errors import DivergedError
 from tlcli.model.head import OUTPUT_LAYER
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.train import checkpoint, events, freeze, linear_probe, policy
@@ -36,11 +37,16 @@ class GradientSum(keras.optimizers.SGD):
 
     def norms(self) -> list[float]:
         """The Euclidean norm of each sum, in the order of the variables."""
-        return [float(np.linalg.norm(ops.convert_to_numpy(total.value))) for total in self._totals]
+        # The squares of large gradients exceed float32.
+        return [float(np.linalg.norm(ops.convert_to_numpy(total.value).astype(np.float64))) for total in self._totals]
 
 
 def measure_gradients(session: Session, survey: policy.GradientSurvey) -> dict[str, float]:
-    """The relative gradient norm of every layer group, over up to `SURVEY_BATCHES` training batches."""
+    """The relative gradient norm of every layer group, over up to `SURVEY_BATCHES` training batches.
+
+    Raises:
+        DivergedError: If a gradient is not finite.
+    """
     phase = session.recipe.phases[survey.phase]
     session.observe(events.Noticed(f"{phase.name}: measuring the gradient of every layer group"))
     step = policy.Step(survey.phase, 0, f"{phase.name} survey", session.groups.names, survey.layers, 1)
@@ -58,6 +64,9 @@ def measure_gradients(session: Session, survey: policy.GradientSurvey) -> dict[s
         # The survey asks what the labels say, without a teacher.
         trainee.train_on_batch(inputs, targets[:, :classes], weights)
     mean_norms = [norm / len(batches) for norm in gradient_sum.norms()]
+    if not np.isfinite(mean_norms).all():
+        hint = "The weights of the head are too large for this network. Use the policy all, or init: random."
+        raise DivergedError("the gradient is not finite", where=f"phase {phase.name}", hint=hint)
     return _relative_norms(trainable, mean_norms, session.groups, layer_names(session))
 
 
