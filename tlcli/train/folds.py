@@ -155,7 +155,8 @@ def _run_step(session: Session, members: Sequence[Member], step: policy.Step) ->
         raise RuntimeError("there are no folds")
     state = prepared.state
     state.progress, position = _pool(trained, [member.val for member in members], state.phase.until)
-    state.progress.learnable = _learnable(members)
+    if state.phase.until.after_rollback == "if_learnable":
+        state.progress.learnable = _learnable(members)
     state.diverged = next((one.diverged for one in trained if one.diverged), "")
     result = decide(state)
     if result.kept:

@@ -78,7 +78,8 @@ def score_start(session: Session, state: StepState) -> None:
     if len(session.val) and _follows_classifier(session, state):
         scored = score(session, session.val)
         state.set_best_scores(scored)
-        progress.learnable = decision.learnable(scored.hits.tolist(), scored.certainties.tolist())
+        if state.phase.until.after_rollback == "if_learnable":
+            progress.learnable = decision.learnable(scored.hits.tolist(), scored.certainties.tolist())
         progress.start_scores, progress.start_hits = progress.best_scores, progress.best_hits
         progress.start_loss, progress.start_accuracy = progress.best_loss, progress.best_accuracy
 
