@@ -56,6 +56,8 @@ def from_scratch(run: Path, out: Path) -> Request:
         "data.test": recipe.data.test,
         "model.name": recipe.model.name,
         **{f"augment.{name}": value for name, value in bounds.items()},
+        # Only its score is shown.
+        "report": False,
     }
     return Request(recipe="from-scratch", options=options, out=out)
 
