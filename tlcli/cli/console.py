@@ -18,7 +18,7 @@ from tlcli.evaluate.quiet import quiet
 from tlcli.text import printable
 
 # Keras and TensorFlow import these for plots, wrappers and converters if they are installed, which takes a second.
-NOT_FOR_KERAS = ("matplotlib", "pandas", "sklearn")
+NOT_FOR_KERAS = ("cv2", "matplotlib", "pandas", "sklearn")
 NOT_FOR_TENSORFLOW = ("jax",)
 # Width of tables outside a terminal, characters.
 PIPE_WIDTH = 120
