@@ -14,6 +14,7 @@ from tlcli.train import averaging, checkpoint, decision, events, freeze, interpo
 from tlcli.train.calibration import ImageScores, score
 from tlcli.train.checkpoint import Progress
 from tlcli.train.compile import StepState, batches_of, prepare_step, reseed
+from tlcli.train.feed import feed
 from tlcli.train.session import Session
 
 
@@ -152,7 +153,7 @@ def _fit(session: Session, state: StepState) -> tuple[float, float, float]:
     reseed(trainee, order)
     steps = batches_per_epoch(session)
     callback = BatchCallback(session, state, steps)
-    batches = batches_of(session, step, epoch, order)
+    batches = feed(batches_of(session, step, epoch, order))
     logs = trainee.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[callback], shuffle=False).history
     return float(logs["loss"][0]), float(logs["accuracy"][0]), callback.setup_s
 
