@@ -57,7 +57,7 @@ def train_epochs(session: Session, state: StepState, epochs: int, *, save: Calla
         except DivergedError as error:
             if not _follows_classifier(session, state):
                 raise
-            state.diverged = f"{error.message}. {error.hint.rstrip(".")}"
+            state.diverged = f"{error.message}. {error.hint.rstrip('.')}"
             state.progress.seconds += time.perf_counter() - began
             return
         state.is_out_of_time = session.budget.would_exceed(time.perf_counter() - began - setup_s)
