@@ -16,8 +16,8 @@ import numpy as np
 from tlcli.cluster.hosts import ADDRESSES, COUNT, Host, this_host
 from tlcli.errors import RunError, UsageError
 
-# Seconds to wait for the other hosts at the start and at the end, and for a sign of life in between.
-START_S, END_S, ALIVE_S = 300, 60, 60
+# Seconds to wait for the other hosts at the start, and for a sign of life later.
+START_S, ALIVE_S = 300, 60
 
 
 @contextmanager
@@ -41,6 +41,7 @@ def joined(host: Host | None) -> Iterator[None]:
             os.dup2(nowhere.fileno(), 1)
         with explained():
             yield
+            _leave(host)
     finally:
         os.dup2(stdout, 1)
         os.close(stdout)
@@ -60,7 +61,10 @@ def explained() -> Iterator[None]:
 
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # JAX raises a ValueError where it has compiled the program before.
+        if isinstance(error, ValueError) and "Gloo" not in str(error):
+            raise
         reason = str(error).partition("\n")[0][:200]
         hint = "Their own messages say why. Start all again; --resume RUN continues an interrupted run."
         raise RunError(f"the other hosts do not answer ({reason})", where=COUNT, hint=hint) from error
@@ -80,15 +84,28 @@ def _join(host: Host) -> None:
 
     if jax.distributed.is_initialized():
         return
-    timeouts = {"initialization_timeout": START_S, "shutdown_timeout_seconds": END_S}
+    # Otherwise, a process ends without an error of ours, after a minute, if another one is lost.
+    jax.config.update("jax_enable_recoverability", True)
+    timeouts = {"initialization_timeout": START_S, "heartbeat_timeout_seconds": ALIVE_S}
     try:
-        jax.distributed.initialize(host.address, host.count, host.number, heartbeat_timeout_seconds=ALIVE_S, **timeouts)
+        jax.distributed.initialize(host.address, host.count, host.number, **timeouts)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         hint = f"Start the command on all {host.count} hosts; the first must be reachable from the others."
         raise RunError(f"the {host.count} hosts did not meet ({reason})", where=ADDRESSES, hint=hint) from error
     # Weights that are not pretrained must be the same everywhere.
     keras.utils.set_random_seed(0)
+
+
+def _leave(host: Host) -> None:
+    """Wait until all hosts are done; the first one ends last, because the others end when they lose it."""
+    import jax
+
+    all_are_done = np.ones(1, np.int32)
+    _all(all_are_done)
+    if not host.is_first:
+        jax.distributed.shutdown()
+    _all(all_are_done)
 
 
 def count() -> int:
