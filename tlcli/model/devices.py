@@ -58,6 +58,7 @@ def _computing_on(device: str, host: Host | None) -> Iterator[str]:
             same_kind = [available[name] for name in available if name.partition(":")[0] == requested]
             _require_equal_hosts(same_kind, host)
             with keras.distribution.DataParallel(devices=same_kind, auto_shard_dataset=False).scope():
+                hosts.connect()
                 yield f"{requested}:{ALL}"
         else:
             with keras.device(available[chosen]):

@@ -97,6 +97,19 @@ def _join(host: Host) -> None:
     keras.utils.set_random_seed(0)
 
 
+def connect() -> None:
+    """Connect all devices while all hosts are here: later, each would wait half a minute for the others, no longer."""
+    if count() == 1:
+        return
+    import jax
+
+    _all(np.ones(1, np.int32))
+    devices = keras.distribution.distribution().device_mesh.devices.size
+    layout = keras.distribution.distribution().get_data_layout((devices,)).backend_layout
+    ones = np.ones(devices, np.float32)
+    jax.block_until_ready(keras.ops.sum(jax.make_array_from_process_local_data(layout, ones, ones.shape)))
+
+
 def _leave(host: Host) -> None:
     """Wait until all hosts are done; the first one ends last, because the others end when they lose it."""
     import jax
