@@ -20,8 +20,8 @@ model: {name: mobilenet, weights: random, arguments: {alpha: 0.25}, drop_top: 9}
 head: {dropout: 0.2}
 phases:
   - {name: head, train: head, init: probe, epochs: 2}
-  - {name: unfreeze, train: "top:2", epochs: 2, lr: 1.0e-3, batch_norm: train, until: {confidence: 0.0, min_delta: -9}}
-  - {name: stem, train: stem, epochs: 1, until: {confidence: 0.0, min_delta: -9}}
+  - {name: unfreeze, train: "top:2", epochs: 2, lr: 1.0e-3, batch_norm: train}
+  - {name: stem, train: stem, epochs: 1}
 report: false
 """
 

@@ -156,7 +156,6 @@ def test_variables_that_contradict_each_other_are_refused(
         (("finetune", "--device", "gpu:1"), "--device: several hosts use all of their devices (got gpu:1)"),
         (("finetune",), f"{COUNT}: several hosts need JAX (Keras runs on tensorflow)"),
         (("probe",), f"{COUNT}: only one training by `tlcli finetune` runs on several hosts"),
-        (("finetune", "--compare", "head-only,full"), f"{COUNT}: only one training by `tlcli finetune`"),
     ],
 )
 def test_what_several_hosts_cannot_do_is_refused(
