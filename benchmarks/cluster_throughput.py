@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # As `--cluster local` starts them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import tlcli
     from tlcli.cache import arrays
     from tlcli.cluster.connection import use_cluster

@@ -101,8 +101,7 @@ def _run_step(session: Session, members: Sequence[Member], step: policy.Step) ->
     parameters = sum(int(np.prod(variable.shape)) for variable in prepared.state.trainable)
     batches = batches_per_epoch(session)
     session.observe(events.StepBegun(step, step.epochs, batches, len(session.pool), parameters))
-    trained = _train(session, members, step, prepared)
-    state = prepared.state
+    trained, state = _train(session, members, step, prepared)
     state.progress, position = _pool(trained, [member.val for member in members], state.phase.until)
     state.progress.learnable = _learnable(members)
     result = decide(state)
@@ -116,17 +115,23 @@ def _run_step(session: Session, members: Sequence[Member], step: policy.Step) ->
     return outcome_of(state, result, position, parameters)
 
 
-def _train(session: Session, members: Sequence[Member], step: policy.Step, prepared: PreparedStep) -> Sequence[Trained]:
-    """Train all members: one after the other, or on the cluster of the command, but for a time budget."""
+def _train(
+    session: Session, members: Sequence[Member], step: policy.Step, prepared: PreparedStep
+) -> tuple[Sequence[Trained], StepState]:
+    """Train all members: one after the other, or on the cluster of the command, but for a time budget.
+
+    Returns:
+        What the step made of each member, and the step after the last one that was trained here.
+    """
     if (cluster := connection.current()) is not None and math.isinf(session.budget.total_s):
-        return train_on(cluster, session, members, step)
+        return train_on(cluster, session, members, step), prepared.state
     trained = []
     for number, member in enumerate(members):
         use(session, member)
         prepared = prepare(session, step, prepared)
         with _as_fold(session, number, len(members)):
             trained.append(train(session, member, prepared))
-    return trained
+    return trained, prepared.state
 
 
 def _pool(trained: Sequence[Trained], val: Sequence[Examples], until: UntilSpec) -> tuple[Progress, float]:
