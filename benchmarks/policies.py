@@ -22,7 +22,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tlcli.report.record import RunRecord
+    from tlcli.workflows.request import Request
 
 SETS = ("tf_flowers", "trashnet", "clothing", "sign_digits", "bccd_cells")
 # Flowers with shuffled labels, and shades of three colours with a fifth of the labels wrong.
@@ -30,9 +34,8 @@ NULLS = ("shuffled", "noisy-colours")
 MODELS = ("mobilenet_v2", "efficientnet_lite0")
 DEFAULT = "unfreeze-until-plateau"
 FIXED = ("two-phase", "full", "lp-ft")
-WAYS = {"fast": (DEFAULT, "quality=fast"), "balanced": (DEFAULT, "quality=balanced")} | {
-    name: (name,) for name in FIXED
-}
+QUALITIES = {name: (DEFAULT, f"quality={name}") for name in ("fast", "balanced", "best")}
+WAYS = QUALITIES | {name: (name,) for name in FIXED}
 TEST, VAL = 0.30, 0.15
 SIZE = 224
 
@@ -47,7 +50,7 @@ def main() -> None:
         if any(all(run[key] == value for key, value in job.items()) for run in runs):
             continue
         runs.append(job | run_in_subprocess(__file__, job))
-        print(json.dumps({key: value for key, value in runs[-1].items() if key != "steps"}), flush=True)
+        print(json.dumps({key: value for key, value in runs[-1].items() if key not in ("steps", "rungs")}), flush=True)
         result = {"runs": runs, "summary": summarise(runs)}
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(summarise(runs), indent=1))
@@ -60,7 +63,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--sets", nargs="+", choices=(*SETS, *NULLS), default=[*SETS, *NULLS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    usual = [way for way in WAYS if way != "best"]
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=usual, help="default: all but best, which takes long"
+    )
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -90,9 +96,7 @@ def run(job: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
         os.environ["TLCLI_CACHE"] = str(Path(home) / "cache")
         data = Path(home) / "images"
         lay_out(job["set"], job["seed"], args.data, data)
-        from tlcli.train import events
-        from tlcli.workflows import finetune
-        from tlcli.workflows.request import Request, check_request
+        from tlcli.workflows.request import Request
 
         recipe, *settings = WAYS[job["way"]]
         settings += [f"model.name={job['model']}", f"seed={job['seed']}"]
@@ -102,7 +106,7 @@ def run(job: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
             options["model.weights"] = args.weights
         began, began_cpu = time.perf_counter(), time.process_time()
         request = Request(recipe=recipe, settings=tuple(settings), options=options, out=Path(home) / "run")
-        _, record = finetune.finetune(request, check_request(request), events.ignore)
+        record = _train(request, is_ladder=job["way"] == "best")
         test = record.scores["test"]
         return {
             "correct": round(test["accuracy"] * test["count"]),
@@ -116,7 +120,27 @@ def run(job: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
                 }
                 for step in record.phases
             ],
+            "rungs": [
+                {key: row[key] for key in ("recipe", "in_result", "val_loss", "test_accuracy", "seconds")}
+                for row in record.compared or []
+            ],
         }
+
+
+def _train(request: "Request", *, is_ladder: bool) -> "RunRecord":
+    from tlcli.train import events
+    from tlcli.workflows.request import check_request
+
+    if not is_ladder:
+        from tlcli.workflows.finetune import finetune
+
+        return finetune(request, check_request(request), events.ignore)[1]
+    from tlcli.workflows import best_request
+    from tlcli.workflows.best import climb
+
+    candidates, recipe = best_request.begun(request)
+    with best_request.owned(candidates, recipe, resume=None):
+        return climb(candidates, recipe, events.ignore)[1]
 
 
 def lay_out(name: str, seed: int, source: Path, target: Path) -> None:

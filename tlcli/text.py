@@ -7,6 +7,8 @@ def printable(text: str, *, keep: str = "") -> str:
     >>> printable("a\tb\x1b[31m")
     'a\\x09b\\x1b[31m'
     """
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char in keep else _escaped(char) for char in text)
 
 

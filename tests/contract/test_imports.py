@@ -129,7 +129,8 @@ with console.loading_keras():
 print(*sys.modules)
 import matplotlib, sklearn.metrics
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     modules = set(done.stdout.split())
     assert {"tlcli.workflows.finetune", "keras", "tensorflow"} <= modules
-    assert {"sklearn", "scipy.stats", "matplotlib", "pandas"} & modules == set()
+    assert {"sklearn", "scipy.stats", "matplotlib", "pandas", "jax"} & modules == set()

@@ -83,6 +83,15 @@ def test_outputs_and_gradients_do_not_change(body: Callable[[Any], Any]) -> None
     assert_same(network(body), np.random.default_rng(1).normal(size=(5, 8, 8, 4)).astype("float32"))
 
 
+def test_a_convolution_that_only_another_output_reads_is_not_folded() -> None:
+    image = keras.Input((8, 8, 4))
+    convolved = conv()(image)
+    model = randomize_norms(keras.Model(image, [norm()(convolved), keras.layers.ReLU()(convolved)]))
+    pixels = np.random.default_rng(1).normal(size=(5, 8, 8, 4)).astype("float32")
+    for output, expected in zip(fold_batch_norm(model)(pixels), model(pixels, training=False), strict=True):
+        np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("build", [keras.applications.MobileNetV2, keras.applications.DenseNet121], ids=["v2", "dense"])
 def test_outputs_and_gradients_of_whole_networks_do_not_change(build: Callable[..., keras.Model]) -> None:
     options = {"alpha": 0.35} if build is keras.applications.MobileNetV2 else {}

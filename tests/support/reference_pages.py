@@ -57,7 +57,7 @@ NESTED = {
     "phases[].reason": "the decision in words",
     "phases[].seconds": "time of the step",
     "phases[].interpolation": "how far from the old weights to the new ones, 0 to 1",
-    "phases[].learnable": "confidence that wrong answers are less certain than right ones, or null",
+    "phases[].learnable": "confidence that wrong answers are less certain than right ones, or null if not asked for",
     "phases[].out_of_time": "true if the budget ended the step",
     "phases[].from_cache": "true if the result of an earlier run was used",
     "scores.*.count": "number of images of `train`, `val` or `test`",

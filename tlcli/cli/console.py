@@ -1,11 +1,13 @@
 """Consoles for stdout (results) and stderr (progress, logs), tables, and the quiet import of Keras."""
 
+import gc
 import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -15,8 +17,9 @@ from rich.text import Text
 from tlcli.evaluate.quiet import quiet
 from tlcli.text import printable
 
-# Keras imports these for its own plots and wrappers if they are installed, which takes a second.
-NOT_FOR_KERAS = ("matplotlib", "pandas", "sklearn")
+# Keras and TensorFlow import these for plots, wrappers and converters if they are installed, which takes a second.
+NOT_FOR_KERAS = ("cv2", "matplotlib", "pandas", "sklearn")
+NOT_FOR_TENSORFLOW = ("jax",)
 # Width of tables outside a terminal, characters.
 PIPE_WIDTH = 120
 
@@ -119,13 +122,14 @@ def _cell(cell: str | Text) -> Text:
 
 @contextmanager
 def loading_keras() -> Iterator[None]:
-    """Import Keras inside this context: without start-up messages, and without the modules in `NOT_FOR_KERAS`.
+    """Import Keras inside this context: without start-up messages, and without modules that it imports for nothing.
 
     Offline, no socket is opened.
     """
     from tlcli.zoo.download import no_sockets
 
-    hidden = dict.fromkeys(set(NOT_FOR_KERAS) - set(sys.modules))
+    unwanted = {*NOT_FOR_KERAS, *(() if _runs_on_jax() else NOT_FOR_TENSORFLOW)}
+    hidden = dict.fromkeys(unwanted - set(sys.modules))
     sys.modules.update(hidden)  # type: ignore[arg-type]  # None makes an import fail as if the module were not installed
     try:
         with no_sockets(), _quiet():
@@ -133,6 +137,19 @@ def loading_keras() -> Iterator[None]:
     finally:
         for name in hidden:
             del sys.modules[name]
+        # Each later search for garbage would otherwise go through a million objects of TensorFlow.
+        gc.freeze()
+
+
+def _runs_on_jax() -> bool:
+    """True if JAX is the backend of Keras, by the environment or the settings of Keras."""
+    if backend := os.environ.get("KERAS_BACKEND"):
+        return backend == "jax"
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    try:
+        return '"jax"' in Path(home, "keras.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager

@@ -10,12 +10,12 @@ import numpy as np
 from tlcli.data.pixels import read_exactly
 from tlcli.errors import DataError
 from tlcli.model.classifier import Classifier
+from tlcli.model.eager import call_once
 
 # Images that are asked twice. They take well under a second.
 MAX_IMAGES = 32
-# Images a call. Without tracing, Keras holds the outputs of all layers until the end: 75 MB for an image of 224 pixels
-# in EfficientNet-Lite0.
-BATCH = 4
+# Pixels a call. All images of 224 pixels are one call, whose largest output takes 150 MB in EfficientNet-Lite0.
+PIXELS = MAX_IMAGES * 224 * 224
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ def measure_agreement(classifier: Classifier, files: Sequence[Path], in_run: np.
         expected.append(probabilities)
     if not images:
         return None
-    # Called without tracing, which would take longer than the answers.
-    parts = [np.stack(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
-    answers = np.concatenate([keras.ops.convert_to_numpy(classifier.model(part, training=False)) for part in parts])
+    batch = max(1, PIXELS // (classifier.size[0] * classifier.size[1]))
+    parts = [np.stack(images[start : start + batch]) for start in range(0, len(images), batch)]
+    answers = np.concatenate([keras.ops.convert_to_numpy(call_once(classifier.model, part)) for part in parts])
     return Agreement(
         images=len(images),
         same_label=float((answers.argmax(axis=1) == np.stack(expected).argmax(axis=1)).mean()),

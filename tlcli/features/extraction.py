@@ -33,7 +33,7 @@ from tlcli.model.precision import AUTO, FULL, computing_in, measure_seconds
 from tlcli.storage.shared_cache import shared_cache
 
 # Part of every key: increase it if the same images and weights give other features.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 # Batch for measuring the faster precision: four steps in each should take seconds.
 MEASURED_IMAGES = 16
 # Parts of a layer's config that do not change its output in inference mode.

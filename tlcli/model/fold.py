@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tlcli.model.depthwise import depthwise_conv
 from tlcli.model.graph import in_inference_mode, layer_calls
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
@@ -86,7 +87,7 @@ def _convolve_and_normalize(layer: Any, norm: Any, x: Any) -> Any:
     kernel, x = ops.cast(layer.kernel, "float32"), ops.cast(x, layer.compute_dtype)
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         kernel = ops.cast(kernel * ops.reshape(scale, (1, 1, *kernel.shape[2:])), x.dtype)
-        x = ops.depthwise_conv(x, kernel, layer.strides, layer.padding, "channels_last", layer.dilation_rate)
+        x = depthwise_conv(x, kernel, layer)
     else:
         x = _convolve(layer, ops.cast(kernel * scale, x.dtype), x)
     return x + ops.cast(bias, x.dtype)

@@ -128,7 +128,7 @@ def in_inference_mode(operation: Any) -> Callable[..., Any]:
 def layer_calls(model: keras.Model) -> list[Node]:
     """The layer calls of this model in topological order, as close to the order of `model.layers` as possible."""
     nodes: dict[int, Node] = {}
-    pending = [_node_of(model.outputs[0])]
+    pending = [_node_of(tensor) for tensor in model.outputs]
     while pending:
         node = pending.pop()
         if id(node) not in nodes:

@@ -33,7 +33,8 @@ class Progress:
         start_scores: As `best_scores`, before the step.
         start_hits: As `best_hits`, before the step.
         snapshot_ranks: Validation score of each kept snapshot, less is better, best first.
-        learnable: Confidence (0-1) that errors before the step are learnable, see `decision.learnable`.
+        learnable: Confidence (0-1) that errors before the step are learnable, see `decision.learnable`; None if
+            nothing asks for it.
     """
 
     epoch: int = 0

@@ -103,7 +103,8 @@ def _run_step(session: Session, members: Sequence[Member], step: policy.Step) ->
     session.observe(events.StepBegun(step, step.epochs, batches, len(session.pool), parameters))
     trained, state = _train(session, members, step, prepared)
     state.progress, position = _pool(trained, [member.val for member in members], state.phase.until)
-    state.progress.learnable = _learnable(members)
+    if state.phase.until.after_rollback == "if_learnable":
+        state.progress.learnable = _learnable(members)
     result = decide(state)
     if result.kept:
         for member, one in zip(members, trained, strict=True):

@@ -67,7 +67,8 @@ class Outcome:
         reason: Why, for users.
         seconds: Duration of the step.
         interpolation: Position of the weights from 0 (before the step) to 1 (the best epoch).
-        learnable: Confidence (0-1) that the errors before the step are learnable, see `decision.learnable`.
+        learnable: Confidence (0-1) that the errors before the step are learnable, see `decision.learnable`; None if
+            nothing asks for it.
         out_of_time: True if the step was stopped early or skipped because of the time budget.
         from_cache: True if this is a cached result.
     """

@@ -27,6 +27,7 @@ from tlcli.model.head import POOLED
 from tlcli.model.hosts import count as host_count
 from tlcli.model.hosts import require_same
 from tlcli.model.layer_groups import LayerGroups
+from tlcli.model.traces import release_traces
 from tlcli.paths import cache_dir
 from tlcli.recipe.fields import bytes_of
 from tlcli.recipe.phase import PhaseSpec
@@ -140,6 +141,8 @@ class Session:
     def enter(self, step: policy.Step) -> None:
         """Open the stage of a step; its features are read from the cache or computed."""
         placement = self.placement_of(step)
+        self._stage = None
+        release_traces()
         with self._timed_pass(placement):
             also = self._later_cut_points(step, placement) if placement.is_stored else []
             source = self._image_source()

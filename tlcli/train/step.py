@@ -14,6 +14,7 @@ from tlcli.train import averaging, checkpoint, decision, events, freeze, interpo
 from tlcli.train.calibration import ImageScores, score
 from tlcli.train.checkpoint import Progress
 from tlcli.train.compile import StepState, batches_of, prepare_step, reseed
+from tlcli.train.feed import feed
 from tlcli.train.session import Session
 
 
@@ -67,7 +68,8 @@ def score_start(session: Session, state: StepState) -> None:
     if len(session.val) and (session.outcomes or state.phase.starts_from_probe):
         scored = score(session, session.val)
         state.set_best_scores(scored)
-        progress.learnable = decision.learnable(scored.hits.tolist(), scored.certainties.tolist())
+        if state.phase.until.after_rollback == "if_learnable":
+            progress.learnable = decision.learnable(scored.hits.tolist(), scored.certainties.tolist())
         progress.start_scores, progress.start_hits = progress.best_scores, progress.best_hits
         progress.start_loss, progress.start_accuracy = progress.best_loss, progress.best_accuracy
 
@@ -135,7 +137,7 @@ def _fit(session: Session, state: StepState) -> tuple[float, float, float]:
     reseed(trainee, order)
     steps = batches_per_epoch(session)
     callback = BatchCallback(session, state, steps)
-    batches = batches_of(session, step, epoch, order)
+    batches = feed(batches_of(session, step, epoch, order))
     logs = trainee.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[callback], shuffle=False).history
     return float(logs["loss"][0]), float(logs["accuracy"][0]), callback.setup_s
 
