@@ -130,7 +130,7 @@ def loading_keras() -> Iterator[None]:
 
     unwanted = {*NOT_FOR_KERAS, *(() if _runs_on_jax() else NOT_FOR_TENSORFLOW)}
     hidden = dict.fromkeys(unwanted - set(sys.modules))
-    sys.modules.update(hidden)  # type: ignore[arg-type]  # None makes an import fail as if the module were not installed
+    sys.modules.update(hidden)  # None makes an import fail as if the module were not installed
     try:
         with no_sockets(), _quiet():
             yield
