@@ -29,7 +29,7 @@ def measure(prepared: Any, classifier: Any, images: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         decoded, passed = Watch(ignore, ""), Watch(ignore, "")
         pixels.open_cache(prepared.index, size=plan.size, mode="crop", folder=Path(name) / "pixels", progress=decoded)
-        rows = np.resize(np.arange(len(prepared.index.images)), images)
+        rows = np.resize(np.arange(len(prepared.pixels.array)), images)
         cache = FeatureCache(Path(name) / "features", 2**40, prepared.pixels.contents)
         extractor = FeatureExtractor(classifier, Images(prepared.pixels.array, rows), View())
         extractor.extract([POOLED], cache, progress=passed)
@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # As `--cluster local` starts them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import tlcli
     from tlcli.cache import arrays
     from tlcli.cluster.connection import use_cluster

@@ -99,6 +99,20 @@ def open_arrays(
     return [_require_array(states[entry.key], folder / entry.key) for entry in entries]
 
 
+def is_stored(folder: Path, entry: Entry) -> bool:
+    """True if an entry is complete and undamaged."""
+    return inspect(folder / entry.key, entry).array is not None
+
+
+def forget(folder: Path, entry: Entry) -> None:
+    """Remove an entry, and what an interrupted pass on other machines has finished of it, if there is one."""
+    if not folder.is_dir():
+        return
+    with FileLock(folder / f"{entry.key}.lock"):
+        remove_entry(folder / entry.key)
+        shutil.rmtree(partial_path(folder / entry.key), ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class _Request:
     """The arguments of one call of `open_arrays`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlcli.cli.options import (
+    QUIET,
     Interrupted,
     complete_recipes,
     examples,
@@ -65,11 +66,25 @@ def finetune(as_json: bool, compare: str | None, logs: tuple[str, ...], **option
     DATA is a folder of class folders, a folder with train/, val/ and test/ of class folders inside, or a manifest: a
     CSV, TSV, JSONL or Parquet file with the columns path and label.
     """
+    from tlcli.cluster.hosts import this_host
+    from tlcli.workflows.several_hosts import as_host
+
+    if (host := this_host()) is not None and not host.is_first:
+        # The first host says what there is to say.
+        click.get_current_context().meta[QUIET] = True
+    with as_host(request_from(options)) as request:
+        _finetune(request, compare, options, as_json=as_json, logs=logs)
+
+
+def _finetune(
+    request: "Request", compare: str | None, options: dict[str, Any], *, as_json: bool, logs: tuple[str, ...]
+) -> None:
+    """Fine-tune with one recipe or several, and print the result."""
     from tlcli.report import comparison
     from tlcli.workflows.remote_run import staged, upload_finished
     from tlcli.workflows.request import networks_of
 
-    request = staged(request_from(options))
+    request = staged(request)
     is_comparison = compare is not None or (request.resume and comparison.holds_candidates(request.resume))
     if is_comparison and networks_of(request):
         hint = "Name one network, or leave out --compare."
@@ -166,6 +181,7 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
     from tlcli.workflows import best_request
     from tlcli.workflows.remote_run import uploading
     from tlcli.workflows.request import check_request, networks_of, require_baseline, with_network
+    from tlcli.workflows.several_hosts import check_hosts
 
     if logs:
         from tlcli.report.logs import require_installed
@@ -175,6 +191,7 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
     # The first is the one whose images are read while Keras loads.
     resolved, *_ = [check_request(with_network(request, name)) for name in names] or [check_request(request)]
     require_baseline(request, resolved.recipe)
+    check_hosts(request, resolved.recipe)
     if request.resume is not None:
         require_idle(request.resume)
     is_ladder = resolved.recipe.quality == "best"
@@ -266,7 +283,11 @@ def _run_and_print(
 
 def _print_run(folder: Path, run: "RunRecord", *, as_json: bool) -> None:
     from tlcli.cli import console, tables
+    from tlcli.cluster.hosts import this_host
 
+    if (host := this_host()) is not None and not host.is_first:
+        # The first host prints the result.
+        return
     if as_json:
         console.print_json({"run": str(folder), **vars(run)})
     else:

@@ -129,6 +129,8 @@ def reporting(report: Callable[[str], None]) -> Iterator[None]:
 def _load_ray() -> Any:
     # Ray reports its use over the network otherwise.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray gives workers the niceness 15. Beside other work on this machine, they would get little of it.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Only later versions of Ray behave so; this one warns about it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:

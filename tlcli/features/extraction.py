@@ -27,6 +27,8 @@ from tlcli.features.frozen import PASS_BATCH, FrozenLayers, FrozenModel, View, b
 from tlcli.model.classifier import Classifier, lower_model
 from tlcli.model.graph import tensors_at
 from tlcli.model.head import POOLED
+from tlcli.model.hosts import count as host_count
+from tlcli.model.hosts import true_everywhere
 from tlcli.model.precision import AUTO, FULL, computing_in, measure_seconds
 from tlcli.storage.shared_cache import shared_cache
 
@@ -97,6 +99,7 @@ class FeatureExtractor:
             return self._compute(list(cut_points), progress)
         names = list(cut_points)
         entries = self._entries(names, cache)
+        _share_entries(cache.folder, [*entries, *self._entries(also, cache)])
         if not all((cache.folder / entry.key).is_dir() for entry in entries):
             names += also
             entries += self._entries(also, cache)
@@ -157,6 +160,15 @@ class FeatureExtractor:
         contents = [cache.contents[row] for row in self.images.rows]
         facts = [FORMAT_VERSION, PASS_BATCH, *self.classifier.size, self.classifier.resize, rendering, contents]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _share_entries(folder: Path, entries: Sequence[Entry]) -> None:
+    """Make the same entries missing on all hosts, because they can compute them only together."""
+    if host_count() == 1:
+        return
+    stored = true_everywhere([arrays.is_stored(folder, entry) for entry in entries])
+    for entry in (entry for entry, is_stored in zip(entries, stored, strict=True) if not is_stored):
+        arrays.forget(folder, entry)
 
 
 def measure_precision(classifier: Classifier, images: Images) -> dict[str, float]:

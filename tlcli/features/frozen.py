@@ -13,6 +13,7 @@ from keras import ops
 from tlcli.data.augment import Augment, Bounds
 from tlcli.model.devices import on_devices
 from tlcli.model.fold import fold_batch_norm
+from tlcli.model.hosts import gathered
 from tlcli.model.precision import FULL, computing_in
 
 # Largest batch of a pass. Part of every key, because the random state of a view is set once per batch.
@@ -72,7 +73,7 @@ class FrozenModel(keras.Model):
         constants = [(weight, ops.convert_to_tensor(value)) for weight, value in self.constants]
         with keras.StatelessScope(constants), computing_in(self.lower, self.precision):
             features = self._compute(images)
-        return keras.tree.map_structure(lambda output: ops.cast(output, "float32"), features)
+        return gathered(keras.tree.map_structure(lambda output: ops.cast(output, "float32"), features))
 
 
 def computes_in_half(images: int, exact: int) -> bool:

@@ -7,7 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from tlcli.cluster.hosts import COUNT, Host, this_host
 from tlcli.errors import UsageError
+from tlcli.model import hosts
 from tlcli.model.compiled import keep_compiled
 from tlcli.model.precision import FULL
 
@@ -16,19 +18,33 @@ ALL = "all"
 
 
 @contextmanager
-def use_device(device: str) -> Iterator[str]:
+def use_device(device: str, *, joins_hosts: bool = False) -> Iterator[str]:
     """Compute on a device within the context, with networks that are built in float32.
 
     Args:
         device: `auto`, `cpu`, `gpu`, `tpu`, or one of these with a number, such as `gpu:1`, or with `all`, such as
-            `gpu:all`: all devices of that kind, which share every batch, on JAX.
+            `gpu:all`: all devices of that kind, which share every batch, on JAX. Several hosts use all of their
+            devices.
+        joins_hosts: True to compute together with the other hosts, if the variables of Keras name any.
 
     Yields:
         The name of the device.
 
     Raises:
-        UsageError: The machine has no such device, or Keras runs on another backend than TensorFlow and JAX.
+        UsageError: The machine has no such device, Keras runs on another backend than TensorFlow and JAX, or the
+            variables name several hosts and the command does not join them.
+        RunError: Not all hosts come.
     """
+    host = this_host()
+    if host is not None:
+        _require_joining(device, joins_hosts)
+    with hosts.joined(host), _computing_on(device, host) as name:
+        yield name
+
+
+@contextmanager
+def _computing_on(device: str, host: Host | None) -> Iterator[str]:
+    """Compute on a device, or on all of several hosts."""
     _require_backend(device)
     keep_compiled()
     available = {name.lower().replace("cuda", "gpu"): name for name in keras.distribution.list_devices()}
@@ -37,9 +53,12 @@ def use_device(device: str) -> Iterator[str]:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(FULL)
     try:
-        if number == ALL:
+        if number == ALL or host is not None:
+            requested = chosen.partition(":")[0]
             same_kind = [available[name] for name in available if name.partition(":")[0] == requested]
+            _require_equal_hosts(same_kind, host)
             with keras.distribution.DataParallel(devices=same_kind, auto_shard_dataset=False).scope():
+                hosts.connect()
                 yield f"{requested}:{ALL}"
         else:
             with keras.device(available[chosen]):
@@ -57,6 +76,27 @@ def _require_backend(device: str) -> None:
     if device.lower().endswith(f":{ALL}") and backend != "jax":
         hint = "pip install 'tlcli[jax]', and set KERAS_BACKEND=jax."
         raise UsageError(f"several devices need JAX (Keras runs on {backend})", where=f"--device {device}", hint=hint)
+
+
+def _require_joining(device: str, joins_hosts: bool) -> None:
+    """Refuse several hosts where a command does not support them, and a single device of several hosts."""
+    if not joins_hosts:
+        hint = f"Unset {COUNT}, or train one recipe with one network."
+        raise UsageError("only one training by `tlcli finetune` runs on several hosts", where=COUNT, hint=hint)
+    if device.partition(":")[2] not in ("", ALL):
+        hint = "Leave it out, or give auto, cpu, gpu or tpu."
+        raise UsageError(f"several hosts use all of their devices (got {device})", where="--device", hint=hint)
+
+
+def _require_equal_hosts(devices: list[str], host: Host | None) -> None:
+    """Check that all hosts have the same number of devices."""
+    if host is None:
+        return
+    import jax
+
+    if jax.local_device_count() * host.count != len(devices):
+        own, hint = jax.local_device_count(), "Start the command where they have equally many devices."
+        raise UsageError(f"this host has {own} of {len(devices)} devices", where=COUNT, hint=hint)
 
 
 def devices_in_use() -> int:
@@ -101,7 +141,9 @@ def on_devices(compute: Callable[[Any], Any], inputs: np.ndarray) -> Any:
         return compute(inputs)
     missing = -len(inputs) % devices_in_use()
     padded = np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
-    shared = keras.distribution.distribute_tensor(
-        keras.ops.convert_to_tensor(padded), distribution.get_data_layout(padded.shape)
-    )
+    import jax
+
+    # Several devices are those of JAX. Each takes its rows from the batch of its host.
+    layout = distribution.get_data_layout(padded.shape).backend_layout
+    shared = jax.make_array_from_process_local_data(layout, padded, padded.shape)
     return keras.tree.map_structure(lambda output: output[: len(inputs)], compute(shared))

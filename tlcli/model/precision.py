@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from tlcli.model import hosts
 from tlcli.model.backbone import PREPROCESS
 from tlcli.paths import write_json
 
@@ -32,12 +33,14 @@ _MEASURED_STEPS = 3
 
 
 def is_worth_measuring(operations: float, device: str) -> bool:
-    """True if training takes long enough to measure its precision first.
+    """True if training takes long enough to measure its precision first. Several hosts could measure differently.
 
     Args:
         operations: Floating point operations of the training.
         device: Device name, such as `cpu:0`.
     """
+    if hosts.count() > 1:
+        return False
     return operations >= (MIN_OPERATIONS_CPU if device.startswith("cpu") else MIN_OPERATIONS_ACCELERATOR)
 
 

@@ -26,8 +26,8 @@ EPSILON = 1e-7
 PRIOR_DEVIATION = 0.5
 # Bound of the absolute logarithm of the temperature.
 _MAX_LOG_TEMPERATURE = 3.0
-# Most training images that are scored for the advice.
-MAX_TRAIN_SCORED = 2000
+# Most training images that are scored for the advice, which needs their error rate to a percent or two.
+MAX_TRAIN_SCORED = 500
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:

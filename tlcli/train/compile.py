@@ -11,6 +11,7 @@ import numpy as np
 from tlcli.data.mixing import mix
 from tlcli.data.sampling import epoch_order
 from tlcli.model import precision
+from tlcli.model.hosts import share_of
 from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
 from tlcli.train import checkpoint, events, freeze, loss, optimizer, policy
@@ -37,7 +38,8 @@ def batches_of(
         order: Random state of the order of the images and of mixing.
 
     Yields:
-        Inputs of the trainee, `loss.targets` float32 (batch, …), and sample weights float32 (batch,).
+        Inputs of the trainee, `loss.targets` float32 (batch, …), and sample weights float32 (batch,); of several hosts,
+        each gets its share of the batch.
     """
     recipe, train = session.recipe, session.train
     first_view = np.random.default_rng([recipe.seed, step.phase, step.number]).integers(0, 2**31, len(train))
@@ -53,7 +55,8 @@ def batches_of(
         inputs = session.stage.training_inputs(train, chosen, first_view[chosen] + epoch)
         labels = np.eye(classes, dtype=np.float32)[train.labels[chosen]]
         answers = None if taught is None else taught[chosen]
-        yield mix((inputs, loss.targets(labels, answers), weights[train.labels[chosen]]), recipe.augment, order)
+        batch = mix((inputs, loss.targets(labels, answers), weights[train.labels[chosen]]), recipe.augment, order)
+        yield share_of(batch)
 
 
 def _class_weights(session: Session) -> np.ndarray:

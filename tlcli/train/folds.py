@@ -10,66 +10,27 @@ section 7.10.
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from tlcli.cluster import connection
 from tlcli.data.pixels import Examples
 from tlcli.errors import DivergedError
 from tlcli.model.head import OUTPUT_LAYER
 from tlcli.recipe.phase import UntilSpec
-from tlcli.train import checkpoint, decision, events, freeze, interpolation, linear_probe, phases, policy
+from tlcli.train import checkpoint, decision, events, interpolation, linear_probe, phases, policy
 from tlcli.train.budget import Budget
-from tlcli.train.calibration import predict, score_probabilities
+from tlcli.train.calibration import score_probabilities
 from tlcli.train.checkpoint import Arrays, Progress
 from tlcli.train.compile import StepState, prepare_step
+from tlcli.train.fold_tasks import train_on
+from tlcli.train.member import Member, PreparedStep, Trained, prepare, train, use
 from tlcli.train.session import Session
-from tlcli.train.step import batches_per_epoch, decide, outcome_of, score_start, train_epochs, verify_frozen
-
-
-@dataclass
-class Member:
-    """The classifier of one fold.
-
-    Attributes:
-        train: The images of all other folds.
-        val: The images of its own.
-        weights: All weights of its classifier, after the kept steps.
-        probabilities: Of `val`, float32 (images, classes), by these weights; None while the head is untrained.
-    """
-
-    train: Examples
-    val: Examples
-    weights: Arrays
-    probabilities: np.ndarray | None = None
-
-
-@dataclass
-class Trained:
-    """What a step made of a member.
-
-    Attributes:
-        progress: Its epochs and scores.
-        start: Values of the moving variables before the step; likewise `end`, after the best epoch, or after the last
-            one if none improved the metric.
-        probabilities: Of the validation images, by position between `start`, 0, and `end`, 1.
-        rows: Its rows of the history.
-        diverged: Which loss was not finite, and what to try; empty if all were.
-    """
-
-    progress: Progress
-    start: Arrays
-    end: Arrays
-    probabilities: Mapping[float, np.ndarray]
-    rows: list[dict[str, Any]]
-    diverged: str = ""
-
-    def weights_at(self, position: float) -> Arrays:
-        """Values of the moving variables at a position between `start` and `end`."""
-        return interpolation.between(self.start, self.end, position)
+from tlcli.train.step import batches_per_epoch, decide, outcome_of, train_epochs, verify_frozen
 
 
 def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
@@ -82,7 +43,7 @@ def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
     start, members = _restore(session, saved) if saved else _start(session)
     while step := policy.next_step(session.recipe.phases, session.groups, session.outcomes, session.norms):
         if isinstance(step, policy.GradientSurvey):
-            _use(session, Member(session.pool, _none_of(session.pool), members[0].weights))
+            use(session, Member(session.pool, _none_of(session.pool), members[0].weights))
             phases.survey_gradients(session, step)
             continue
         _save(session, start, members)
@@ -137,23 +98,12 @@ def _run_within_budget(session: Session, members: Sequence[Member], step: policy
 
 def _run_step(session: Session, members: Sequence[Member], step: policy.Step) -> policy.Outcome:
     """Train every member, and keep the step for all of them or for none."""
-    prepared: _Prepared | None = None
-    trained = []
-    for number, member in enumerate(members):
-        _use(session, member)
-        prepared = _prepare(session, step, prepared)
-        if number == 0:
-            parameters = sum(int(np.prod(variable.shape)) for variable in prepared.state.trainable)
-            batches = batches_per_epoch(session)
-            session.observe(events.StepBegun(step, step.epochs, batches, len(session.pool), parameters))
-        if member.probabilities is None and prepared.state.phase.starts_from_probe:
-            # The head is solved already: these count if no step is kept.
-            member.probabilities = predict(session, member.val)
-        with _as_fold(session, number, len(members)):
-            trained.append(_train(session, prepared.state))
-    if prepared is None:
-        raise RuntimeError("there are no folds")
-    state = prepared.state
+    use(session, members[0])
+    prepared = prepare(session, step, None)
+    parameters = sum(int(np.prod(variable.shape)) for variable in prepared.state.trainable)
+    batches = batches_per_epoch(session)
+    session.observe(events.StepBegun(step, step.epochs, batches, len(session.pool), parameters))
+    trained, state = _train(session, members, step, prepared)
     state.progress, position = _pool(trained, [member.val for member in members], state.phase.until)
     if state.phase.until.after_rollback == "if_learnable":
         state.progress.learnable = _learnable(members)
@@ -161,7 +111,7 @@ def _run_step(session: Session, members: Sequence[Member], step: policy.Step) ->
     result = decide(state)
     if result.kept:
         for member, one in zip(members, trained, strict=True):
-            _use(session, member)
+            use(session, member)
             checkpoint.assign_values(state.moving, one.weights_at(position))
             member.weights = checkpoint.copy_values(session.classifier.model.weights)
             member.probabilities = one.probabilities[position]
@@ -169,40 +119,23 @@ def _run_step(session: Session, members: Sequence[Member], step: policy.Step) ->
     return outcome_of(state, result, position, parameters)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A compiled step, and the variables of its optimiser before the first batch."""
+def _train(
+    session: Session, members: Sequence[Member], step: policy.Step, prepared: PreparedStep
+) -> tuple[Sequence[Trained], StepState]:
+    """Train all members: one after the other, or on the cluster of the command, but for a time budget.
 
-    state: StepState
-    optimizer: Arrays
-
-
-def _prepare(session: Session, step: policy.Step, earlier: _Prepared | None) -> _Prepared:
-    """The step at its start, for the current weights. What another member compiled is used again if it fits."""
-    if earlier is None or freeze.fingerprint(earlier.state.frozen) != earlier.state.frozen_fingerprint:
-        state = prepare_step(session, step)
-        return _Prepared(state, checkpoint.copy_values(session.stage.trainee.optimizer.variables))
-    checkpoint.assign_values(session.stage.trainee.optimizer.variables, earlier.optimizer)
-    start = checkpoint.copy_values(earlier.state.moving)
-    state = replace(earlier.state, progress=Progress(), start_weights=start, best_weights=start, is_out_of_time=False)
-    return replace(earlier, state=replace(state, diverged=""))
-
-
-def _train(session: Session, state: StepState) -> Trained:
-    """Train one member, and score it at several positions between start and end."""
-    rows = len(session.history)
-    score_start(session, state)
-    train_epochs(session, state, state.step.epochs)
-    end = state.best_weights if state.progress.best_epoch or state.diverged else checkpoint.copy_values(state.moving)
-    done = Trained(state.progress, state.start_weights, end, {}, session.history[rows:], state.diverged)
-    del session.history[rows:]
-    positions = interpolation.POSITIONS if state.phase.interpolate and state.progress.epoch else ()
-    probabilities = {}
-    for position in (1.0, *positions):
-        checkpoint.assign_values(state.moving, done.weights_at(position))
-        probabilities[position] = predict(session, session.val)
-    verify_frozen(state)
-    return replace(done, probabilities=probabilities)
+    Returns:
+        What the step made of each member, and the step after the last one that was trained here.
+    """
+    if (cluster := connection.current()) is not None and math.isinf(session.budget.total_s):
+        return train_on(cluster, session, members, step), prepared.state
+    trained = []
+    for number, member in enumerate(members):
+        use(session, member)
+        prepared = prepare(session, step, prepared)
+        with _as_fold(session, number, len(members)):
+            trained.append(train(session, member, prepared))
+    return trained, prepared.state
 
 
 def _pool(trained: Sequence[Trained], val: Sequence[Examples], until: UntilSpec) -> tuple[Progress, float]:
@@ -273,7 +206,7 @@ def _report_epochs(session: Session, state: StepState, parts: Sequence[Sequence[
 
 def _refit(session: Session, start: Arrays) -> None:
     """Repeat the kept steps on all images, each for the mean of the best epochs, without decisions."""
-    _use(session, Member(session.pool, _none_of(session.pool), start))
+    use(session, Member(session.pool, _none_of(session.pool), start))
     # The steps have been planned within the time budget; this classifier must not end half trained.
     session.budget = Budget()
     for outcome in session.outcomes:
@@ -292,12 +225,6 @@ def _refit(session: Session, start: Arrays) -> None:
         end = checkpoint.copy_values(state.moving)
         checkpoint.assign_values(state.moving, interpolation.between(state.start_weights, end, outcome.interpolation))
         verify_frozen(state)
-
-
-def _use(session: Session, member: Member) -> None:
-    """Make a member the classifier of the session."""
-    session.train, session.val = member.train, member.val
-    checkpoint.assign_values(session.classifier.model.weights, member.weights)
 
 
 def _chosen(examples: Examples, mask: np.ndarray) -> Examples:

@@ -11,6 +11,7 @@ from keras import ops
 from tlcli.cache.results import CachedResult
 from tlcli.errors import DivergedError
 from tlcli.model.head import OUTPUT_LAYER
+from tlcli.model.hosts import from_first
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.train import checkpoint, events, freeze, linear_probe, policy
 from tlcli.train.cached_results import as_cached, cache_result, probe_key, restore_cached, run_and_cache
@@ -209,4 +210,4 @@ def start_from_probe(session: Session) -> None:
         tell_of_weights(session, solution)
         if key:
             cache_result(session, key, result)
-    head.set_weights(result.arrays)
+    head.set_weights(from_first(result.arrays))

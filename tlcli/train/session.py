@@ -1,5 +1,8 @@
 """The session: what the steps of one run share, such as images, classifier, caches and outcomes."""
 
+import hashlib
+import importlib.metadata
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +14,7 @@ import keras
 import numpy as np
 
 from tlcli.cache.results import ResultCache
+from tlcli.cluster.hosts import this_host
 from tlcli.data.augment import bounds_of
 from tlcli.data.pixels import Examples, Images
 from tlcli.features import extraction, frozen
@@ -20,6 +24,8 @@ from tlcli.model.backbone import Backbone
 from tlcli.model.classifier import Classifier, assemble
 from tlcli.model.devices import require_shareable
 from tlcli.model.head import POOLED
+from tlcli.model.hosts import count as host_count
+from tlcli.model.hosts import require_same
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.model.traces import release_traces
 from tlcli.paths import cache_dir
@@ -309,14 +315,15 @@ def open_session(
         budget: The time budget.
 
     Raises:
-        UsageError: If several devices cannot share a batch equally.
+        UsageError: If several devices cannot share a batch equally, or several hosts have other images or settings.
     """
     recipe, splits = prepared.plan.recipe, prepared.plan.splits
     require_shareable(recipe.performance.batch_size)
+    require_same(_digest(prepared), "images or settings")
     keras.utils.set_random_seed(recipe.seed)
     classifier = assemble(backbone, recipe.head, classes=prepared.plan.classes, resize=recipe.data.resize)
     feature_cache = extraction.FeatureCache(
-        cache_dir() / "activations", bytes_of(recipe.performance.cache_budget), prepared.pixels.contents
+        cache_dir() / _feature_folder(), bytes_of(recipe.performance.cache_budget), prepared.pixels.contents
     )
     train, val, test = (prepared.pixels.examples(images) for images in (splits.train, splits.val, splits.test))
     return Session(
@@ -330,11 +337,26 @@ def open_session(
         checkpoint,
         device=device,
         budget=budget,
-        # Results of folds are not cached.
-        results=None if splits.folds else result_cache(recipe),
+        # Results of folds are not cached. Several hosts could know different ones.
+        results=None if splits.folds or host_count() > 1 else result_cache(recipe),
         folds=splits.folds,
         taught=prepared.taught,
     )
+
+
+def _digest(prepared: Prepared) -> bytes:
+    """A hash of what a run does, but for where its files lie: 32 bytes."""
+    plan = prepared.plan
+    settings = plan.recipe.model_dump(mode="json", exclude={"data", "model", "teacher"})
+    images = [[image.sha256, image.label, split] for image, split in plan.splits.rows()]
+    facts = [importlib.metadata.version("tlcli"), settings, plan.card.name, plan.size, plan.classes, images]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+
+
+def _feature_folder() -> str:
+    """The folder of features in the cache. Hosts may share the cache, and would wait for the lock of each other."""
+    host = this_host()
+    return "activations" if host is None or host.is_first else f"activations-host-{host.number}"
 
 
 def result_cache(recipe: Recipe) -> ResultCache | None:

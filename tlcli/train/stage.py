@@ -16,6 +16,7 @@ from tlcli.model.classifier import Classifier, Cut, cut_at
 from tlcli.model.devices import on_devices
 from tlcli.model.fold import fold_batch_norm
 from tlcli.model.head import POOLED
+from tlcli.model.hosts import gathered
 from tlcli.model.precision import FULL, computing_in
 
 
@@ -59,7 +60,8 @@ class Trainee(keras.Model):
         if self.upper is not None and self._folded_upper is not None:
             with computing_in(self.upper, precision):
                 x = self.upper(x, training=True) if training and self.uses_batch_statistics else self._folded_upper(x)
-        return self.top(x, training=training)
+        probabilities = self.top(x, training=training)
+        return probabilities if training else gathered(probabilities)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from tlcli.model import classifier, graph
+from tlcli.model import classifier, graph, hosts
 from tlcli.model.devices import use_device
 from tlcli.model.metadata import origin_of
 from tlcli.report import record
@@ -39,7 +39,7 @@ def finetune(
     """
     began, recipe, baseline = time.perf_counter(), resolved.recipe, baseline_of(request)
     warn(observe, resolved.notices)
-    with use_device(request.device) as device:
+    with use_device(request.device, joins_hosts=request.joins_hosts) as device:
         network = network_of(request, recipe, measure=graph.measure_groups)
         saved = Checkpoint(request.resume).read() if request.resume else None
         # Built before the images are read: wrong weights fail at once. A checkpoint has the weights of its run.
@@ -54,7 +54,7 @@ def finetune(
             run = record.begin_record(plan, device, notices=resolved.notices, depth=depth, baseline=baseline)
             if request.resume:
                 record.carry_over(run, record.read(out), taken_s=saved.state["taken_s"] if saved else 0.0)
-            with recorded(folder, run, began):
+            with recorded(folder, run, began), hosts.explained():
                 run.model |= backbone.weights_record | choice_of(request) if saved is None else {}
                 folder.write_start(run, plan, resumed=saved is not None)
                 budget = budget_of(recipe.performance.budget, resolved.began, spent_s=run.seconds.get("total", 0.0))

@@ -43,6 +43,7 @@ class Request:
         device: Where to train, as after `--device`.
         hides_test: True to leave the test images out of scores and files, as trials of a search do.
         place: Where the run folder will lie, if that is not on this machine.
+        joins_hosts: True to train together with the other hosts that the variables of Keras name.
         chosen_from: The networks that the network of the recipe was chosen from, for run.json.
     """
 
@@ -56,6 +57,7 @@ class Request:
     device: str = "auto"
     hides_test: bool = False
     place: Path | None = None
+    joins_hosts: bool = False
     chosen_from: tuple[dict[str, Any], ...] = ()
 
 
