@@ -83,7 +83,7 @@ def _start_from_probe(session: Session, members: Sequence[Member]) -> None:
     none = linear_probe.Features(everything.x[:0], everything.y[:0])
     strength = statistics.median_low(strengths)
     solution = linear_probe.solve(everything, none, classes=classes, balanced=balanced, inverse_l2=strength)
-    phases.warn_of_weights(session, solution)
+    phases.tell_of_weights(session, solution)
     head.set_weights([solution.kernel, solution.bias])
 
 

@@ -187,10 +187,10 @@ def skipped_step(session: Session, step: policy.Step, reason: str) -> policy.Out
     )
 
 
-def warn_of_weights(session: Session, solution: linear_probe.Solution) -> None:
-    """Warn of a head whose weights are so large that deeper layers cannot be trained from it."""
+def tell_of_weights(session: Session, solution: linear_probe.Solution) -> None:
+    """Say it if the weights of the head are so large that deeper layers may not be trained from it."""
     if solution.warning and any(phase.train != "head" for phase in session.recipe.phases):
-        session.observe(events.Noticed(solution.warning, is_warning=True))
+        session.observe(events.Noticed(solution.warning))
 
 
 def start_from_probe(session: Session) -> None:
@@ -207,7 +207,7 @@ def start_from_probe(session: Session) -> None:
     if result is None:
         solution = linear_probe.solve(train, val, classes=classes, balanced=balanced)
         result = CachedResult({"inverse_l2": solution.inverse_l2}, [solution.kernel, solution.bias])
-        warn_of_weights(session, solution)
+        tell_of_weights(session, solution)
         if key:
             cache_result(session, key, result)
     head.set_weights(from_first(result.arrays))
