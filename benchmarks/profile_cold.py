@@ -1,8 +1,9 @@
 """Where each second of a cold run goes: imports, decoding, tracing, arithmetic, scoring, report and files.
 
 Fine-tunes by the default recipe with empty caches, for several numbers of images, networks and qualities, and prints a
-table of seconds. The images are those of the largest classes of all folders, each content once. A run that has been
-measured is not repeated: results are in the JSON file after each.
+table: elapsed seconds, CPU seconds of the process, and of its main thread, which runs Python. On a busy machine only
+CPU seconds can be compared; processes that decode images are not in them. The images are those of the largest classes
+of all folders, each content once. Results are in the JSON file after each run, and a run in it is not repeated.
 
     python benchmarks/profile_cold.py tf_flowers trashnet --json results-profile-cold.json
     python benchmarks/profile_cold.py tf_flowers --images 200 --networks mobilenet_v2_035 --qualities fast
@@ -120,14 +121,21 @@ def measure(by_class: dict[str, list[Path]], count: int, network: str, quality: 
 
 
 def print_table(results: dict[str, Any]) -> None:
-    """Wall seconds by section and run."""
+    """Seconds by section and run."""
+    kinds = ("wall", "cpu", "thread")
     sections = list(dict.fromkeys(section for result in results.values() for section in result["wall"]))
     for name, result in results.items():
-        wall, thread = result["wall"], result["thread"]
-        print(f"\n{name}: {sum(wall.values()):.1f} s, steps {result['steps']}")
+        print(f"\n{name}, steps {result['steps']}")
+        print(f"  {'':<28} {'elapsed':>9} {'CPU':>9} {'Python':>9}")
         for section in sections:
-            if section in wall:
-                print(f"  {section:<28} {wall[section]:7.2f} s   main thread {thread[section]:6.2f} s CPU")
+            if section in result["wall"]:
+                print(f"  {section:<28} " + " ".join(f"{result[kind][section]:9.2f}" for kind in kinds))
+        print(f"  {'all':<28} " + " ".join(f"{sum(result[kind].values()):9.2f}" for kind in kinds))
+
+
+def now() -> list[float]:
+    """Seconds elapsed, of CPU time of the process, and of CPU time of this thread."""
+    return [time.time(), time.process_time(), time.thread_time()]
 
 
 class Clock:
@@ -140,10 +148,10 @@ class Clock:
 
     def charge(self) -> None:
         """Add the seconds since the last call to the current section."""
-        now = [time.time(), time.process_time(), time.thread_time()]
-        for seconds, new, old in zip(self.seconds.values(), now, self._last, strict=True):
+        times = now()
+        for seconds, new, old in zip(self.seconds.values(), times, self._last, strict=True):
             seconds[self.stack[-1]] += new - old
-        self._last = now
+        self._last = times
 
     @contextlib.contextmanager
     def within(self, section: str) -> Iterator[None]:
@@ -209,7 +217,7 @@ class Graphs:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.calls: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+        self.calls: dict[tuple[str, int], list[list[float]]] = defaultdict(list)
         self.depth = 0
 
     def patch(self) -> None:
@@ -222,23 +230,23 @@ class Graphs:
             if self.depth:
                 return call(function, *args, **kwargs)
             self.depth += 1
-            section, began = clock.stack[-1], (time.time(), time.thread_time())
-            self.traced = [0.0, 0.0]
+            section, began = clock.stack[-1], now()
+            self.traced = [0.0, 0.0, 0.0]
             try:
                 return call(function, *args, **kwargs)
             finally:
                 self.depth -= 1
-                seconds = (time.time() - began[0] - self.traced[0], time.thread_time() - began[1] - self.traced[1])
-                self.calls[section, id(function)].append(seconds)
+                parts = zip(now(), began, self.traced, strict=True)
+                self.calls[section, id(function)].append([end - start - traced for end, start, traced in parts])
 
         def timed_trace(function: Any, *args: Any, **kwargs: Any) -> Any:
             section = clock.stack[-1].partition(":")[0]
-            began = (time.time(), time.thread_time())
+            began = now()
             if clock.stack[-1].endswith(": tracing"):
                 return trace(function, *args, **kwargs)
             with clock.within(f"{section}: tracing"):
                 result = trace(function, *args, **kwargs)
-            self.traced = [time.time() - began[0], time.thread_time() - began[1]]
+            self.traced = [end - start for end, start in zip(now(), began, strict=True)]
             return result
 
         Function.__call__, Function._initialize = timed_call, timed_trace
@@ -248,7 +256,7 @@ class Graphs:
         for (section, _), calls in self.calls.items():
             if len(calls) < 2:
                 continue
-            for kind, index in (("wall", 0), ("thread", 1)):
+            for kind, index in (("wall", 0), ("cpu", 1), ("thread", 2)):
                 first, *rest = (seconds[index] for seconds in calls)
                 more = max(0.0, first - statistics.median(rest))
                 self.clock.seconds[kind][section] -= more

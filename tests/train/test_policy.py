@@ -261,6 +261,20 @@ def test_a_small_gain_is_kept_but_ends_the_phase(metric, before, after, min_rela
     assert policy.with_end_reason(replace(outcomes[-1], kept=False), phase).reason == "because"
 
 
+@pytest.mark.parametrize(
+    ("min_relative_gain", "accuracy", "rounds"), [(0.0, 0.99, 5), (0.3, 0.98, 5), (0.3, 0.99, 1), (0.3, 1.0, 1)]
+)
+def test_a_round_that_must_pay_needs_wrong_answers(min_relative_gain, accuracy, rounds):
+    phase = PhaseSpec(name="unfreeze", policy="gradual", epochs=1, until={"min_relative_gain": min_relative_gain})
+    outcomes = []
+    while step := policy.next_step([phase], groups(), outcomes):
+        found = replace(outcome(step, kept=True), loss_before=0.8, val_loss=0.5, val_accuracy=accuracy)
+        outcomes.append(policy.with_end_reason(found, phase))
+    assert len(outcomes) == rounds
+    end = f"because; no further round: {100 * accuracy:.0f} % of the validation answers are right"
+    assert outcomes[-1].reason == ("because" if rounds > 1 else end)
+
+
 @pytest.mark.parametrize(("step", "first"), [("40%", 2), ("1%", 1), ("100%", 5), (3, 3)])
 def test_a_round_takes_a_number_or_a_share_of_the_groups(step, first):
     steps = walk(PhaseSpec(name="unfreeze", policy="gradual", step=step), [True] * 5, groups())

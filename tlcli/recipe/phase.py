@@ -53,8 +53,9 @@ class UntilSpec(AutoSpec):
         confidence: Smallest probability that the gain is real, by a one-sided paired test on the validation
             images; 0.5 keeps every gain.
         min_relative_gain: Share by which a kept round must have lowered the validation loss (or the share of wrong
-            answers if the metric is accuracy) for another round to follow; a list has one value per round, and
-            the last one holds for all later rounds. `auto`: by `quality`.
+            answers if the metric is accuracy) for another round to follow; above 0, none follows either if fewer than
+            2 % of the validation answers are wrong. A list has one value per round, and the last one holds for all
+            later rounds. `auto`: by `quality`.
         patience: Rounds without a kept gain in a row before the phase ends; a list has one value per round. `auto`: by
             `quality`.
         after_rollback: Whether another round may follow one that was rolled back, within `patience`: `always`, or

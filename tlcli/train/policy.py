@@ -8,11 +8,14 @@ from typing import Any
 from tlcli.model.layer_groups import LayerGroups
 from tlcli.model.selection import Selection, select
 from tlcli.recipe.phase import PhaseSpec
+from tlcli.text import whole_percent
 
 # Rounds that may follow the one that unfreezes everything.
 REPEATED_ROUNDS = 2
 # Confidence from which errors count as learnable.
 LEARNABLE_CONFIDENCE = 0.95
+# Share of wrong answers below which there is too little to correct for a round that must pay.
+WORTH_CORRECTING = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +239,7 @@ def _next_in_phase(
             return None
         if rollbacks and not _may_follow(outcomes[-1], phase):
             return None
-        if outcomes[-1].kept and _is_small_gain(outcomes[-1], phase):
+        if outcomes[-1].kept and (_is_small_gain(outcomes[-1], phase) or _is_nearly_right(outcomes[-1], phase)):
             return None
     steps = steps_of(phase, index, groups, norms)
     return steps[len(outcomes)] if len(outcomes) < len(steps) else None
@@ -250,13 +253,18 @@ def _may_follow(rolled_back: Outcome, phase: PhaseSpec) -> bool:
 
 
 def with_end_reason(outcome: Outcome, phase: PhaseSpec) -> Outcome:
-    """The outcome; if its gain is too small for another round, or its errors look like chance, its reason says so."""
+    """The outcome; if no round may follow because of its gain or what is left to correct, its reason says so."""
     is_last = phase.until.max_rollbacks_after(outcome.step.number) == 1 if phase.is_gradual else True
     if not is_last and not outcome.kept and not _may_follow(outcome, phase):
         end = "no further round: the errors that are left do not look learnable"
         return replace(outcome, reason=f"{outcome.reason}; {end}")
-    if not phase.is_gradual or not outcome.kept or not _is_small_gain(outcome, phase):
+    if not phase.is_gradual or not outcome.kept:
         return outcome
+    if not _is_small_gain(outcome, phase):
+        if not _is_nearly_right(outcome, phase):
+            return outcome
+        end = f"no further round: {whole_percent(outcome.val_accuracy or 0.0)} of the validation answers are right"
+        return replace(outcome, reason=f"{outcome.reason}; {end}")
     metric = "loss" if phase.until.metric == "val_loss" else "error rate"
     gain, required = _relative_gain(outcome, phase), phase.until.relative_gain_after(outcome.step.number)
     end = f"no further round: {metric} reduced by {100 * gain:.0f} % (until.min_relative_gain: {100 * required:.0f} %)"
@@ -266,6 +274,12 @@ def with_end_reason(outcome: Outcome, phase: PhaseSpec) -> Outcome:
 def _is_small_gain(outcome: Outcome, phase: PhaseSpec) -> bool:
     """True if the gain of a kept step is below `until.min_relative_gain`, so that a gradual phase ends."""
     return _relative_gain(outcome, phase) < phase.until.relative_gain_after(outcome.step.number)
+
+
+def _is_nearly_right(outcome: Outcome, phase: PhaseSpec) -> bool:
+    """True if a kept step that needs a gain for another round leaves too few wrong answers for one."""
+    is_asked = phase.until.relative_gain_after(outcome.step.number) > 0
+    return is_asked and outcome.val_accuracy is not None and outcome.val_accuracy > 1 - WORTH_CORRECTING
 
 
 def _relative_gain(outcome: Outcome, phase: PhaseSpec) -> float:
