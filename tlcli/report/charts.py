@@ -92,7 +92,7 @@ def _learning_chart(steps: Sequence[Mapping[str, Any]], history: Sequence[Mappin
     ticks = _value_ticks(sorted(values), is_share=name == "accuracy")
     y = _Scale(ticks[0], ticks[-1], FRAME.bottom, FRAME.top)
     chart = Chart(f"{name.capitalize()} over the epochs of all steps", _spoken(steps, after, name), "epochs")
-    chart.y_ticks = [(y.at(tick), f"{tick:.0%}" if name == "accuracy" else f"{tick:g}") for tick in ticks]
+    chart.y_ticks = [(y.at(tick), f"{100 * tick:.3g}%" if name == "accuracy" else f"{tick:g}") for tick in ticks]
     chart.x_ticks = _epoch_ticks(placed, x)
     for number, ((start, end, _), step) in enumerate(zip(placed, steps, strict=True), start=1):
         style = "open" if step["kept"] is None else "kept" if step["kept"] else "rolled"
@@ -140,7 +140,10 @@ def _value_ticks(ordered: Sequence[float], *, is_share: bool) -> list[float]:
     """Ticks for sorted values. A step that diverged does not flatten all others: it leaves the chart at the top."""
     if not ordered:
         return [0.0, 1.0]
-    return _round_ticks(ordered[0], 1.0 if is_share else min(ordered[-1], 3 * ordered[len(ordered) // 2] + 0.1))
+    if is_share:
+        # At least a tenth of the whole, which also ends the axis at 100 % where all values are that.
+        return _round_ticks(min(ordered[0], 0.9), 1.0)
+    return _round_ticks(ordered[0], min(ordered[-1], 3 * ordered[len(ordered) // 2] + 0.1))
 
 
 def _placed(
