@@ -17,6 +17,7 @@ CODES = {
     "WeightsError": ("weights", 2),
     "OutputError": ("output", 2),
     "RunError": ("run", 1),
+    "DivergedError": ("run", 1),
     "ExpectationError": ("expectation", 3),
 }
 
