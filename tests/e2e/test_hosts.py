@@ -118,33 +118,6 @@ def test_a_lost_host_ends_the_run_which_can_be_resumed(photos: Path, recipe: Pat
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "complete"
 
 
-@pytest.mark.slow
-def test_ray_train_starts_the_hosts(photos: Path, recipe: Path, tmp_path: Path) -> None:
-    for library in ("jax", "ray"):
-        pytest.importorskip(library, reason=f"needs tlcli[{library}]")
-    run, script = tmp_path / "run", Path(__file__).resolve().parents[2] / "deploy" / "ray_train.py"
-    words = (
-        photos,
-        "--out",
-        run,
-        "--recipe",
-        recipe,
-        "--workers",
-        HOSTS,
-        "--address",
-        "local",
-        "--set",
-        "report=false",
-    )
-    variables = {**os.environ, "TLCLI_CACHE": str(tmp_path / "cache")}
-    started = [sys.executable, str(script), *map(str, words)]
-    done = subprocess.run(started, capture_output=True, text=True, check=False, env=variables)
-    assert done.returncode == 0, done.stderr[-2000:]
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    assert (record["status"], record["hardware"]["device"]) == ("complete", "cpu:all")
-    assert len(curve(run)) == 3
-
-
 def test_the_variables_name_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(COUNT, "1")
     assert this_host() is None
