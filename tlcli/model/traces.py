@@ -21,7 +21,8 @@ def release_traces() -> None:
     if keras.backend.backend() == "tensorflow":
         from tensorflow.python.framework.ops import gradient_registry
 
-        registered = gradient_registry._registry
+        # Private: a version of TensorFlow without it keeps the graphs, and trains all the same.
+        registered = getattr(gradient_registry, "_registry", {})
         for name in [name for name, entry in registered.items() if _is_traced(entry)]:
             del registered[name]
     if tlcli.is_program:
