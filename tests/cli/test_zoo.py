@@ -1,12 +1,12 @@
 """`tlcli zoo`."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from audited_sockets import run_python
 from file_server import FileServer, file_server
 
 from tlcli.paths import bundled
@@ -14,16 +14,6 @@ from tlcli.zoo import catalogue, download
 
 FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 NARROW = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_96_no_top.h5"
-# Writes the name of every event of sockets that a process causes, apart from pairs of connected sockets.
-AUDIT = """
-import os, sys
-def hook(event, arguments):
-    is_new = event == "socket.__new__" and int(arguments[1]) != 1
-    if is_new or event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind"):
-        with open(os.environ["SOCKETS"], "a") as file:
-            print(event, file=file)
-sys.addaudithook(hook)
-"""
 
 
 @pytest.fixture
@@ -239,28 +229,16 @@ def test_a_card_file_is_added_with_its_weights(tlcli: Callable) -> None:
     assert Path(str(card.weights)).read_bytes() == source.with_suffix(".weights.h5").read_bytes()
 
 
-def run_tlcli(folder: Path, *words: object, **environment: str) -> tuple[int, str, set[str]]:
-    """Runs the program with an audit hook on sockets; returns its exit code, output, and the events."""
-    (folder / "sitecustomize.py").write_text(AUDIT)
-    log = folder / "sockets.txt"
-    log.write_text("")
-    known = os.environ | environment | {"PYTHONPATH": str(folder), "SOCKETS": str(log)}
-    result = subprocess.run(
-        [sys.executable, "-m", "tlcli", *map(str, words)], capture_output=True, text=True, env=known, timeout=300
-    )
-    return result.returncode, result.stdout + result.stderr, set(log.read_text().split())
-
-
 def test_offline_no_socket_is_opened(server: FileServer, tmp_path: Path, photos: Path, tiny: Path) -> None:
-    _, _, online = run_tlcli(tmp_path, "zoo", "pull", "mobilenet_v2")
+    _, _, online = run_python(tmp_path, "-m", "tlcli", "zoo", "pull", "mobilenet_v2")
     assert "socket.connect" in online, "the hook works"
     server.requests.clear()
     settings = {"TLCLI_OFFLINE": "1", "TLCLI_CACHE": str(tmp_path / "empty")}
-    code, text, events = run_tlcli(tmp_path, "zoo", "pull", "mobilenet_v2", **settings)
+    code, text, events = run_python(tmp_path, "-m", "tlcli", "zoo", "pull", "mobilenet_v2", **settings)
     assert (code, events) == (2, set()), text
     assert "TLCLI_OFFLINE is set" in text
     words = ["--recipe", tiny, "--set", "model={name: auto}", "--out", tmp_path / "run"]
-    code, text, events = run_tlcli(tmp_path, "finetune", photos, *words, **settings)
+    code, text, events = run_python(tmp_path, "-m", "tlcli", "finetune", photos, *words, **settings)
     assert (code, events) == (0, set()), text
     assert "weights of efficientnet_lite0: licence Apache-2.0" in text
     assert server.requests == []
