@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_work import dying, kill_node, slow, squares
+from ray_work import dying, dying_in_company, kill_node, slow, squares
 
 from tlcli.cluster import crew
 from tlcli.cluster.connection import Cluster
@@ -48,6 +48,17 @@ def test_a_lost_piece_is_repeated_and_one_that_kills_every_worker_is_given_up(cl
     assert results.pop(5) is LOST
     assert results == {number: number for number in (0, 1, 2, 3, 4, 6)}
     assert sum("a worker is lost" in text for text in said) >= 2 + crew.MAX_LOSSES
+
+
+def test_a_piece_is_not_blamed_for_the_one_behind_it(cluster: Cluster, tmp_path: Path) -> None:
+    company = tmp_path / "company"
+
+    def piece(number: int) -> tuple[int]:
+        company.touch() if number else company.unlink(missing_ok=True)
+        return (number,)
+
+    job = Job("dying", dying_in_company, (str(company),), is_ordered=True, most=1)
+    assert list(run(cluster, job, 2, piece)) == [(0, 0), (1, 1)]
 
 
 def test_an_error_of_the_work_reaches_the_user(cluster: Cluster, tmp_path: Path) -> None:

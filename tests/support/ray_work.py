@@ -104,6 +104,18 @@ def dying(folder: str) -> Callable[..., int]:
     return work
 
 
+def dying_in_company(company: str) -> Callable[..., int]:
+    """Prepares: 0 is lost as long as this file says that another piece waits behind it."""
+
+    def work(number: int) -> int:
+        time.sleep(0.5)
+        if number == 0 and Path(company).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    return work
+
+
 def slow(seconds: float) -> Callable[..., int]:
     """Prepares: the function that takes some time."""
 

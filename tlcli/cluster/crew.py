@@ -20,7 +20,7 @@ from tlcli.text import plural
 
 # Pieces that a worker has at a time, if they are small.
 PIECES_AHEAD = 2
-# How often a piece may be lost with its worker. It is the likely cause if it always is.
+# How often a piece may be lost with a worker that had no other. It is the likely cause if it always is.
 MAX_LOSSES = 3
 # Seconds between two looks at the nodes.
 LOOK_EVERY_S = 2.0
@@ -111,7 +111,9 @@ class _Crew:
         starting: Worker by the reference of its preparation.
         busy: Worker and number by the reference of a result.
         ready: The workers that are prepared.
-        losses: How often a piece was lost.
+        suspects: Pieces that were lost with a worker. Each is repeated by a worker that has nothing else: only then
+            does a second loss say which piece is to blame.
+        losses: How often a piece was lost alone.
         turn: For ordered results: the number of the piece that is yielded next.
         failed_starts: Workers in a row that were lost before they were prepared.
     """
@@ -123,6 +125,7 @@ class _Crew:
     starting: dict[Any, Any] = field(default_factory=dict)
     busy: dict[Any, tuple[Any, int]] = field(default_factory=dict)
     ready: list[Any] = field(default_factory=list)
+    suspects: set[int] = field(default_factory=set)
     losses: Counter[int] = field(default_factory=Counter)
     turn: int = 0
     failed_starts: int = 0
@@ -228,15 +231,20 @@ class _Crew:
     def _hand_out(self) -> None:
         """Give waiting pieces to workers that have few, the idle ones first."""
         load = Counter(id(worker) for worker, _ in self.busy.values())
+        for worker, number in self.busy.values():
+            if number in self.suspects:
+                load[id(worker)] = self.job.ahead
         for level in range(self.job.ahead):
             for worker in self.ready:
-                if self.waiting and load[id(worker)] <= level and self._may_begin(self.waiting[0]):
+                if self.waiting and load[id(worker)] <= level and self._may_begin(self.waiting[0], load[id(worker)]):
                     number = self.waiting.popleft()
                     self.busy[worker.work.remote(*self.piece(number))] = (worker, number)
-                    load[id(worker)] += 1
+                    load[id(worker)] += self.job.ahead if number in self.suspects else 1
 
-    def _may_begin(self, number: int) -> bool:
-        """For ordered results: True if the piece is not too far ahead of the one whose turn it is."""
+    def _may_begin(self, number: int, load: int) -> bool:
+        """False if the piece needs an idle worker, or ordered results would run too far ahead."""
+        if load and number in self.suspects:
+            return False
         return not self.job.is_ordered or number < self.turn + 2 * self.job.ahead * len(self.ready)
 
     def _collect(self, reference: Any) -> Iterator[tuple[int, Any]]:
@@ -257,22 +265,22 @@ class _Crew:
         """Take the pieces of a lost worker back."""
         import ray
 
-        # In the order in which they were handed out: it worked on the first.
         had = [number for other, number in self.busy.values() if other is worker]
-        first = had[0]
         self.busy = {reference: has for reference, has in self.busy.items() if has[0] is not worker}
         if worker in self.ready:
             self.ready.remove(worker)
         ray.kill(worker)
-        self.losses[first] += 1
-        is_hopeless = self.losses[first] > MAX_LOSSES
-        again = [number for number in had if number != first or not is_hopeless]
+        self.suspects.update(had)
+        # Of several, any may be to blame: an answer that was ready is lost as well if it was not sent yet.
+        if len(had) == 1:
+            self.losses[had[0]] += 1
+        given_up = [number for number in had if self.losses[number] > MAX_LOSSES]
+        again = [number for number in had if number not in given_up]
         # The first comes first: ordered results wait for it.
         self.waiting = deque(sorted([*again, *self.waiting]))
         self.cluster.report(f"{self.job.name}: a worker is lost; {plural(len(again), 'block')} of it will be repeated")
         self.looked_at = -math.inf
-        if is_hopeless:
-            yield first, LOST
+        yield from ((number, LOST) for number in given_up)
 
     def _require_lost(self, error: Exception) -> None:
         """Raise the error unless it says that a worker is lost."""
