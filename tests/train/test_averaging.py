@@ -6,8 +6,9 @@ import pytest
 
 from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.recipe.phase import PhaseSpec
-from tlcli.train import averaging, checkpoint, optimizer, phases
+from tlcli.train import averaging, checkpoint, optimizer, phases, policy
 from tlcli.train.calibration import score
+from tlcli.train.compile import prepare_step
 from tlcli.train.events import BatchDone, EpochDone
 
 RANDOM = np.random.default_rng(0)
@@ -125,6 +126,17 @@ def test_the_mean_of_the_best_epochs_is_taken_if_it_is_better(lab, unsteady, tmp
     assert outcome.val_loss < min(losses)
     for left, right in zip(weights_of(session), mean, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_a_worse_mean_leaves_the_weights_of_the_last_epoch(lab, tmp_path):
+    """Interpolation starts from them if no epoch was better than before."""
+    session = lab.session(lab.recipe({"train": "head", "epochs": 3, "soup": 3}), tmp_path)
+    state = prepare_step(session, policy.next_step(session.recipe.phases, session.groups, [], {}))
+    last = checkpoint.copy_values(state.moving)
+    state.snapshots = [[value + share for value in last] for share in (1, 3)]
+    state.progress.best_loss, state.progress.best_accuracy = 0.0, 1.0
+    assert averaging.mix_best(session, state) == 1
+    assert [array.tobytes() for array in checkpoint.copy_values(state.moving)] == [array.tobytes() for array in last]
 
 
 def test_a_worse_mean_leaves_the_best_epoch(lab, tmp_path):

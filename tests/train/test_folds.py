@@ -152,6 +152,17 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(whole, lab, tmp_path, reco
     assert same(*(checkpoint.copy_values(one.classifier.model.weights) for one in (resumed, whole)))
 
 
+def test_a_run_that_was_cut_off_while_it_was_scored_is_resumed(lab, tmp_path):
+    """No step is left, and none is repeated on all images."""
+    recipe = lab.recipe({"train": "head", "init": "probe", "epochs": 0})
+    cut = folded(lab, recipe, tmp_path)
+    folds.run(cut)
+    resumed = folded(lab, recipe, tmp_path, seed=99)
+    folds.run(resumed, saved=resumed.checkpoint.read())
+    expected = calibration.predict(cut, cut.pool)
+    np.testing.assert_allclose(calibration.predict(resumed, resumed.pool), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_epochs_are_reported_as_means_over_the_folds(whole):
     rows = [row for row in whole.history if "all images" not in row["phase"]]
     assert [(row["phase"], row["epoch"]) for row in rows] == [

@@ -1,10 +1,12 @@
 """Runs with a time budget: shortened and skipped steps, and the measured time of an epoch."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from tlcli.cache.results import ResultCache
 from tlcli.train import phases, policy
 from tlcli.train.budget import DEFAULT_SETUP_S, Budget
 from tlcli.train.calibration import score
@@ -52,6 +54,41 @@ def test_gradients_are_not_measured_if_their_step_does_not_fit_the_budget(lab, t
     resumed = lab.session(recipe, tmp_path / "run")
     phases.run(resumed, saved=resumed.checkpoint.read())
     assert [outcome.out_of_time for outcome in resumed.outcomes] == [False, True, False]
+
+
+def test_a_resumed_run_without_time_for_another_step_can_be_scored(lab, tmp_path, recorder):
+    recipe = lab.recipe({"train": "head", "init": "probe", "epochs": 0}, {"policy": "all", "epochs": 2})
+    cut = lab.session(recipe, tmp_path, observe=recorder(is_batch_of("phase1", 1)))
+    with pytest.raises(KeyboardInterrupt):
+        phases.run(cut)
+    resumed = lab.session(recipe, tmp_path, seed=7)
+    resumed.budget = Budget(0.001, 0.0)
+    phases.run(resumed, saved=resumed.checkpoint.read())
+    probe, skipped = resumed.outcomes
+    assert (probe.kept, skipped.kept, skipped.epochs, skipped.out_of_time) == (True, False, 0, True)
+    assert score(resumed, resumed.val).losses.mean() == pytest.approx(probe.val_loss, rel=1e-3)
+
+
+def test_an_epoch_that_the_budget_cuts_short_is_said_and_not_cached(lab, tmp_path):
+    """Also if it is the last one."""
+    recipe = lab.recipe({"train": "head", "init": "probe", "epochs": 0}, {"policy": "all", "epochs": 1})
+
+    def run(name, budget):
+        session = replace(lab.session(recipe, tmp_path / name), results=ResultCache(tmp_path / "results", 10**8))
+        session.budget = budget
+        phases.run(session)
+        return session.outcomes[1]
+
+    class Ending(Budget):
+        """Over with the first batch."""
+
+        is_over = True
+
+    short = run("short", Ending(1e9, time.perf_counter(), setup_s=0.0))
+    assert (short.epochs, short.out_of_time) == (1, True)
+    assert "stopped early" in short.reason
+    assert not run("whole", Budget()).from_cache
+    assert run("again", Budget()).from_cache
 
 
 def everything(lab) -> policy.Step:

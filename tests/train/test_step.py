@@ -320,6 +320,22 @@ def test_a_nan_validation_loss_stops_the_run(lab, tmp_path):
     assert checkpoint.Checkpoint(tmp_path).read().state["history"] == []
 
 
+def test_an_epoch_with_a_nan_validation_loss_is_never_the_best(lab, tmp_path):
+    """By accuracy it could be: without a largest probability, the answer is the first class."""
+    barely = {"train": "head", "lr": 1e-38}
+    wild = {"train": "top:1", "lr": 10, "epochs": 1, "until": {"metric": "val_accuracy"}}
+    val = replace(lab.val, labels=np.zeros_like(lab.val.labels))
+    session = replace(lab, val=val).session(lab.recipe(barely, wild, performance={"batch": 64}), tmp_path)
+    scale = session.classifier.model.get_layer("block2_bn").gamma
+    scale.assign(scale * 1e30)
+    kernel = np.full((8, 3), 1e-32)
+    kernel[:, 0] = 0
+    session.classifier.model.get_layer("head_probabilities").kernel.assign(kernel)
+    phases.run(session)
+    assert "validation loss is nan" in session.outcomes[1].reason
+    json.dumps([policy.record(outcome) for outcome in session.outcomes], allow_nan=False)
+
+
 def test_a_diverged_step_is_rolled_back_by_name_and_the_next_one_trains(lab, tmp_path, recorder):
     """The features of an untrained deep network are so small that the weights of the probe are huge."""
     wild = {"train": "top:1", "lr": 10, "epochs": 3, "batch_norm": "affine", "soup": 2, "interpolate": True}

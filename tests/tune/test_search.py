@@ -170,6 +170,7 @@ def test_networks_are_chosen_by_their_probe(photos: Path, tlcli: Callable, tmp_p
     assert {row["model"] for row in rows} == {"mobilenet_synthetic", "squeezenet"}
     best = min(rows, key=lambda row: row["val_loss"])
     assert result.document["model"]["name"] == best["model"]
+    assert best["val_loss"] == pytest.approx(result.document["phases"][0]["val_loss"], rel=1e-4), "judged as a step is"
     assert all(row["seconds"] > 0 for row in rows)
     assert f"chosen: {best['model']} (validation loss " in result.stderr
 

@@ -70,8 +70,8 @@ def finetune(as_json: bool, compare: str | None, logs: tuple[str, ...], **option
     from tlcli.workflows.several_hosts import as_host
 
     if (host := this_host()) is not None and not host.is_first:
-        # The first host says what there is to say.
-        click.get_current_context().meta[QUIET] = True
+        # The first host says what there is to say, also to other programs.
+        click.get_current_context().meta[QUIET], logs = True, ()
     with as_host(request_from(options)) as request:
         _finetune(request, compare, options, as_json=as_json, logs=logs)
 

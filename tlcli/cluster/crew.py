@@ -115,7 +115,8 @@ class _Crew:
             does a second loss say which piece is to blame.
         losses: How often a piece was lost alone.
         turn: For ordered results: the number of the piece that is yielded next.
-        failed_starts: Workers in a row that were lost before they were prepared.
+        failed_starts: New workers in a row that were lost before they were prepared.
+        reused: References of `starting` whose worker comes from an earlier crew. Its node may have been lost since.
     """
 
     cluster: Cluster
@@ -129,6 +130,7 @@ class _Crew:
     losses: Counter[int] = field(default_factory=Counter)
     turn: int = 0
     failed_starts: int = 0
+    reused: set[Any] = field(default_factory=set)
     looked_at: float = -math.inf
     nodes: frozenset[str] = frozenset()
 
@@ -201,11 +203,14 @@ class _Crew:
 
         # Lost pieces are handed out again here: Ray would wait for the lost worker to come back.
         options = {"num_cpus": self.job.cpus, "num_gpus": self.job.gpus, "max_restarts": 0, "max_task_retries": 0}
-        idle = self.cluster.idle.get(self._kind)
-        worker = idle.pop() if idle else ray.remote(**options)(_Worker).remote()
+        others = self.cluster.idle.get(self._kind)
+        idle = others.pop() if others else None
+        worker = idle or ray.remote(**options)(_Worker).remote()
         variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
         reference = worker.prepare.remote(self.job.prepare, self.job.arguments, self.job.cpus, variables)
         self.starting[reference] = worker
+        if idle is not None:
+            self.reused.add(reference)
 
     def _welcome(self, reference: Any) -> None:
         """A worker is prepared, or was lost before."""
@@ -216,7 +221,7 @@ class _Crew:
             versions, node = ray.get(reference)
         except Exception as error:
             self._require_lost(error)
-            self.failed_starts += 1
+            self.failed_starts += reference not in self.reused
             if self.failed_starts > MAX_LOSSES:
                 raise self._failed(error) from error
             return

@@ -13,6 +13,8 @@ Batch = tuple[Any, ...]
 def mix(batch: Batch, spec: AugmentSpec, random: np.random.Generator) -> Batch:
     """The batch after mixup or CutMix. If both are on, each batch undergoes one of them at random."""
     if spec.mixup and spec.cutmix:
+        # All batches of an epoch have one type.
+        batch = (batch[0].astype(np.float32), *batch[1:])
         return mixup(batch, spec.mixup, random) if random.random() < 0.5 else cutmix(batch, spec.cutmix, random)
     if spec.cutmix:
         return cutmix(batch, spec.cutmix, random)

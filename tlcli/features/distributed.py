@@ -104,7 +104,9 @@ def _run(
 def worker_devices(cluster: Cluster) -> tuple[int, int]:
     """Cores and GPUs of a worker that holds a network."""
     nodes = cluster.nodes()
-    return min(WORKER_CPUS, max(node.cpus for node in nodes) or 1), int(any(node.gpus for node in nodes))
+    # Workers go where the GPUs are.
+    fitting = [node for node in nodes if node.gpus] or nodes
+    return min(WORKER_CPUS, max(node.cpus for node in fitting) or 1), int(any(node.gpus for node in fitting))
 
 
 def _block_rows(model: keras.Model, batch: int) -> int:

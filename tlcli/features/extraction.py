@@ -98,14 +98,14 @@ class FeatureExtractor:
         if cache is None:
             return self._compute(list(cut_points), progress)
         names = list(cut_points)
-        entries = self._entries(names, cache)
+        entries, shared = self._entries(names, cache), shared_cache()
+        if shared is not None:
+            shared.fetch(cache.folder, [entry.key for entry in entries])
         _share_entries(cache.folder, [*entries, *self._entries(also, cache)])
         if not all((cache.folder / entry.key).is_dir() for entry in entries):
             names += also
             entries += self._entries(also, cache)
-        forward, keys, shared = self._forward(names), [entry.key for entry in entries], shared_cache()
-        if shared is not None:
-            shared.fetch(cache.folder, keys)
+        forward, keys = self._forward(names), [entry.key for entry in entries]
         stored = arrays.open_arrays(cache.folder, entries, forward, budget=cache.budget, progress=progress)
         if shared is not None:
             shared.put(cache.folder, keys)

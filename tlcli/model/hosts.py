@@ -18,6 +18,8 @@ from tlcli.errors import RunError, UsageError
 
 # Seconds to wait for the other hosts at the start, and for a sign of life later.
 START_S, ALIVE_S = 300, 60
+# How errors of JAX begin that another host cannot have caused.
+OWN_ERRORS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
 @contextmanager
@@ -64,6 +66,9 @@ def explained() -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         # JAX raises a ValueError where it has compiled the program before.
         if isinstance(error, ValueError) and "Gloo" not in str(error):
+            raise
+        # An error of this host alone, such as too little memory.
+        if str(error).startswith(OWN_ERRORS):
             raise
         reason = str(error).partition("\n")[0][:200]
         hint = "Their own messages say why. Start all again; --resume RUN continues an interrupted run."

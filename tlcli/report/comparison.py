@@ -110,6 +110,7 @@ class Candidates:
         strict: The option `--strict`.
         device: The option `--device`.
         is_ladder: True for the rungs of a ladder, which come one by one: recipes/asked.yaml is what was asked for.
+        chosen_from: The networks that the network of the ladder was chosen from, for run.json.
     """
 
     out: Path
@@ -117,6 +118,7 @@ class Candidates:
     strict: bool
     device: str
     is_ladder: bool = False
+    chosen_from: tuple[dict[str, Any], ...] = ()
 
     def folder(self, name: str) -> Path:
         """The run folder of a candidate."""
@@ -149,7 +151,8 @@ def read_candidates(out: Path) -> Candidates:
     """
     try:
         listed = json.loads((out / run_folder.COMPARISON).read_text(encoding="utf-8"))
-        return Candidates(out, tuple(listed["recipes"]), listed["strict"], listed["device"], listed["ladder"])
+        names, chosen_from = tuple(listed["recipes"]), tuple(listed.get("chosen_from", ()))
+        return Candidates(out, names, listed["strict"], listed["device"], listed["ladder"], chosen_from)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(
             f"is damaged ({why_unreadable(error)})",
@@ -169,7 +172,8 @@ def add_candidate(ladder: Candidates, name: str, settings: Sequence[str]) -> Can
 def _list(candidates: Candidates) -> None:
     """Write compare.json."""
     listed = {"recipes": candidates.names, "strict": candidates.strict, "device": candidates.device}
-    write_json(candidates.out / run_folder.COMPARISON, listed | {"ladder": candidates.is_ladder})
+    listed |= {"ladder": candidates.is_ladder, "chosen_from": candidates.chosen_from}
+    write_json(candidates.out / run_folder.COMPARISON, listed)
 
 
 @contextmanager

@@ -72,11 +72,13 @@ def mix_best(session: Session, state: StepState) -> int:
     """
     if len(state.snapshots) < 2:
         return 1
+    last = checkpoint.copy_values(state.moving)
     weights: Arrays = [np.mean(np.stack(values), axis=0) for values in zip(*state.snapshots, strict=True)]
     checkpoint.assign_values(state.moving, weights)
     mean = checkpoint.copy_values(state.moving)
     scored = score(session, session.val)
     if not state.is_better(scored):
+        checkpoint.assign_values(state.moving, last)
         return 1
     state.set_best_scores(scored)
     state.best_weights = mean

@@ -98,6 +98,7 @@ class StepState:
         best_weights: Values of `moving` after the best epoch; before it, those before the step.
         snapshots: Values of `moving` after the best epochs, best first, if the phase averages them.
         is_out_of_time: True if the time budget does not allow another epoch.
+        is_cut_short: True if the time budget ended the last epoch before its last batch.
         diverged: Which loss was not finite, and what to try; empty if all were.
     """
 
@@ -112,6 +113,7 @@ class StepState:
     best_weights: checkpoint.Arrays = field(default_factory=list)
     snapshots: list[checkpoint.Arrays] = field(default_factory=list)
     is_out_of_time: bool = False
+    is_cut_short: bool = False
     diverged: str = ""
 
     def is_better(self, scored: ImageScores) -> bool:

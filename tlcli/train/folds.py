@@ -53,6 +53,7 @@ def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
     _save(session, start, members)
     session.out_of_fold = _out_of_fold(session, members)
     _refit(session, start)
+    session.reopen()
 
 
 def _start(session: Session) -> tuple[Arrays, list[Member]]:

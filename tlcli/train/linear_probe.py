@@ -107,6 +107,12 @@ def score(solution: Solution, features: Features) -> tuple[np.ndarray, np.ndarra
     return losses, hits
 
 
+def probabilities(solution: Solution, features: Features) -> np.ndarray:
+    """Probabilities of all classes, `float32 (images, classes)`."""
+    parts = [features.x[chunk] @ solution.kernel + solution.bias for chunk in _chunks(features.x)]
+    return np.exp(_log_probabilities(np.concatenate(parts)))
+
+
 def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Negative log-probability of the labelled class, float `(images,)`, from logits `(images, classes)`."""
     return -_log_probabilities(logits)[np.arange(len(labels)), labels]

@@ -7,6 +7,7 @@ from typing import Any
 
 from tlcli.model.backbone import Backbone
 from tlcli.train import linear_probe
+from tlcli.train.calibration import score_probabilities
 from tlcli.train.depth_probe import Lead, by_split, compare_losses, features_at, labels_by_split, require_validation
 from tlcli.train.events import Observer
 from tlcli.train.preparation import Prepared
@@ -19,10 +20,10 @@ class ProbedNetwork:
     Attributes:
         model: Name of the network.
         size: Input height and width, pixels.
-        val_loss: Mean cross-entropy on the validation images.
+        val_loss: Mean cross-entropy on the validation images, at the temperature that fits them.
         val_accuracy: 0-1.
         seconds: Time of building the network, reading the images at its size, the features and the probe.
-        losses: Cross-entropy of each validation image.
+        losses: Cross-entropy of each validation image, likewise.
     """
 
     model: str
@@ -55,14 +56,15 @@ def probe_network(prepared: Prepared, backbone: Backbone, observe: Observer, *, 
     parts = by_split(x, labels_by_split(prepared))
     balanced = plan.recipe.data.is_balanced
     solution = linear_probe.solve(parts["train"], parts["val"], classes=len(plan.classes), balanced=balanced)
-    losses, hits = linear_probe.score(solution, parts["val"])
+    # As the steps of a run are scored, with which a ladder compares it.
+    scored = score_probabilities(linear_probe.probabilities(solution, parts["val"]), parts["val"].y)
     return ProbedNetwork(
         plan.card.name,
         plan.size,
-        float(losses.mean()),
-        float(hits.mean()),
+        float(scored.losses.mean()),
+        float(scored.hits.mean()),
         round(time.perf_counter() - began, 2),
-        tuple(losses.tolist()),
+        tuple(scored.losses.tolist()),
     )
 
 

@@ -120,6 +120,7 @@ def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:
             is_first = False
             outcome = restore_cached(session, step) or _run_within_budget(session, step)
         _add_outcome(session, outcome)
+    session.reopen()
 
 
 def _start(session: Session, saved: checkpoint.Saved | None) -> None:

@@ -148,6 +148,12 @@ class Session:
             source = self._image_source()
             self._stage = open_stage(self.classifier, placement, source, also=also, progress=self._report_progress)
 
+    def reopen(self) -> None:
+        """Open the stage of the last kept step for scores, if a resumed run had nothing left to train."""
+        if self._stage is None:
+            kept = [outcome for outcome in self.outcomes if outcome.kept]
+            self.enter((kept or self.outcomes)[-1].step)
+
     def cost_of(self, step: policy.Step) -> StepCost:
         """The cost of a step in multiply-adds, if none of its features are stored yet."""
         placement, counts = self.placement_of(step), self._image_counts()
@@ -347,7 +353,8 @@ def open_session(
 def _digest(prepared: Prepared) -> bytes:
     """A hash of what a run does, but for where its files lie: 32 bytes."""
     plan = prepared.plan
-    settings = plan.recipe.model_dump(mode="json", exclude={"data", "model", "teacher"})
+    files: Any = {"data": {"path", "val", "test", "exclude"}, "model": {"name", "weights"}, "teacher": True}
+    settings = plan.recipe.model_dump(mode="json", exclude=files)
     images = [[image.sha256, image.label, split] for image, split in plan.splits.rows()]
     facts = [importlib.metadata.version("tlcli"), settings, plan.card.name, plan.size, plan.classes, images]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()

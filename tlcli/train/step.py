@@ -119,11 +119,11 @@ def _run_epoch(session: Session, state: StepState) -> float:
     session.budget.record_epoch(flops, trained_s - setup_s, setup_s if progress.epoch == 1 else None)
     with averaging.averaged(session.stage.trainee.optimizer, state.trainable):
         scored = score(session, session.val) if len(session.val) else None
+        val_loss = None if scored is None else float(scored.losses.mean())
+        if val_loss is not None:
+            # The last update of an epoch can diverge without an effect on the training loss.
+            _require_finite(session, state, "validation loss", val_loss)
         is_best = _update_best(state, scored)
-    val_loss = None if scored is None else float(scored.losses.mean())
-    if val_loss is not None:
-        # The last update of an epoch can diverge without an effect on the training loss.
-        _require_finite(session, state, "validation loss", val_loss)
     progress.seconds += time.perf_counter() - began
     done = events.EpochDone(
         step=state.step,
@@ -255,7 +255,7 @@ def outcome_of(state: StepState, result: decision.Decision, position: float, par
     if result.kept and position < 1:
         reason = f"{outcome.reason}; interpolated weights ({whole_percent(position)} of the step)"
         outcome = replace(outcome, reason=reason)
-    if state.is_out_of_time and progress.epoch < state.step.epochs:
+    if state.is_cut_short or (state.is_out_of_time and progress.epoch < state.step.epochs):
         reason = f"{outcome.reason}; stopped early: the time budget does not allow another epoch"
         outcome = replace(outcome, reason=reason, out_of_time=True)
     return policy.with_end_reason(outcome, state.phase)
@@ -335,3 +335,4 @@ class BatchCallback(keras.callbacks.Callback):
         self.session.observe(events.BatchDone(self.state.step, epoch, batch + 1, loss, accuracy, images_per_second))
         if self.session.budget.is_over:
             self.model.stop_training = True
+            self.state.is_cut_short = batch + 1 < self.batches

@@ -1,12 +1,13 @@
 """Best: climb the ladder of `quality: best`, and make one classifier of the runs that predict better together."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import keras
 
-from tlcli.errors import RunError
+from tlcli.errors import ModelError, RunError
 from tlcli.evaluate.run_folder import classifier_file
 from tlcli.evaluate.runtimes import open_model
 from tlcli.model import classifier
@@ -54,6 +55,7 @@ class _Climb:
         observe: Receives every event.
         reading: A background read of the images, if one has started.
         notices: Notices that have been passed on.
+        other_s: Seconds spent on probes and on rungs that failed.
     """
 
     candidates: Candidates
@@ -61,6 +63,7 @@ class _Climb:
     observe: Observer
     reading: BackgroundRead | None
     notices: set[str] = field(default_factory=set)
+    other_s: float = 0.0
 
 
 def climb(
@@ -68,7 +71,7 @@ def climb(
 ) -> tuple[Path, RunRecord]:
     """Climb the ladder, or what is left of it. Returns the run folder and its record.
 
-    A rung that fails in training is reported and left out, unless it is the first.
+    A rung that fails in training, or whose network does not fit, is reported and left out, unless it is the first.
 
     Args:
         candidates: The rungs that have begun. Their folder exists and is locked.
@@ -83,34 +86,37 @@ def climb(
     state, done, left_out = _Climb(candidates, recipe, observe, reading), list[_Done](), set[str]()
     networks = default.others_installed(recipe.model)
     while rung := ladder.next_rung(
-        recipe, [one.climbed for one in done], networks, left_out=left_out, left_s=_left_s(recipe, done)
+        recipe, [one.climbed for one in done], networks, left_out=left_out, left_s=_left_s(state, done)
     ):
+        began = time.perf_counter()
         try:
             is_done = _run(state, rung, done)
-        except RunError as error:
+        except (RunError, ModelError) as error:
             if not done:
                 raise
             observe(Noticed(f"{rung.name} failed: {error}", is_warning=True))
             is_done = False
+        state.other_s += time.perf_counter() - began
         if is_done:
             done.append(_judge(candidates.folder(rung.name), rung))
+            state.other_s = max(state.other_s - done[-1].climbed.seconds, 0.0)
             _report(done, observe)
         else:
             left_out.add(rung.name)
-    return candidates.out, _finish(candidates.out, recipe, done, observe)
+    return candidates.out, _finish(candidates, recipe, done, observe)
 
 
-def _left_s(recipe: Recipe, done: Sequence[_Done]) -> float | None:
+def _left_s(state: _Climb, done: Sequence[_Done]) -> float | None:
     """Seconds of the time budget that are left; None without a budget."""
-    budget = recipe.performance.budget
-    return None if budget is None else seconds_of(budget) - sum(one.climbed.seconds for one in done)
+    budget = state.recipe.performance.budget
+    return None if budget is None else seconds_of(budget) - state.other_s - sum(one.climbed.seconds for one in done)
 
 
 def _run(state: _Climb, rung: Rung, done: Sequence[_Done]) -> bool:
     """Run a rung, or what is left of it. False if its probe says that it is not worth it."""
     candidates = state.candidates
     if rung.name not in candidates.names:
-        left_s = _left_s(state.recipe, done)
+        left_s = _left_s(state, done)
         budget = () if left_s is None else (f"performance.budget={left_s:.0f}s",)
         state.candidates = comparison.add_candidate(candidates, rung.name, (*rung.settings, *budget, "report=false"))
     if candidates.is_complete(rung.name):
@@ -119,10 +125,12 @@ def _run(state: _Climb, rung: Rung, done: Sequence[_Done]) -> bool:
     # Keras numbers layer names across the whole process and keeps the graphs of earlier runs.
     keras.backend.clear_session()
     request = candidate_request(state.candidates, rung.name)
+    # The time budget of the rung begins here, with its probe.
+    resolved = check_request(request)
     within = NoticeOnce(state.observe, state.notices, within_run=True)
     if rung.needs_probe and request.resume is None and not _has_better_probe(request, state, done):
         return False
-    finetune(request, check_request(request), within, reading=state.reading)
+    finetune(request, resolved, within, reading=state.reading)
     return True
 
 
@@ -164,8 +172,9 @@ def _report(done: Sequence[_Done], observe: Observer) -> None:
     observe(Noticed(f"{last.rung.name}  {scores}  {verdict}"))
 
 
-def _finish(out: Path, recipe: Recipe, done: Sequence[_Done], observe: Observer) -> RunRecord:
+def _finish(candidates: Candidates, recipe: Recipe, done: Sequence[_Done], observe: Observer) -> RunRecord:
     """Choose the result, and write its files, record and page."""
+    out = candidates.out
     climbed = [one.climbed for one in done]
     probabilities, labels = [one.predictions.probabilities for one in done], done[0].predictions.labels
     choice = choose(probabilities, labels, first=climbed.index(ladder.best_so_far(climbed)))
@@ -180,6 +189,8 @@ def _finish(out: Path, recipe: Recipe, done: Sequence[_Done], observe: Observer)
         run = record.read(members[0])
     write_text(out / "recipe.yaml", render(recipe))
     run.recipe |= recipe.model_dump(mode="json", include={"name", "description", "quality", "expect", "report"})
+    if candidates.chosen_from:
+        run.model["chosen_from"] = list(candidates.chosen_from)
     run.compared = _rows(done, choice)
     run.seconds["total"] = round(sum(one.climbed.seconds for one in done), 2)
     run.expectations = [verdict.to_json() for verdict in expectation.check(recipe.expect, asdict(run))]

@@ -25,7 +25,8 @@ def begun(request: Request) -> tuple[Candidates, Recipe]:
         hint = "Leave one out."
         raise UsageError("folds and quality best are two ways to use the images", where="--folds", hint=hint)
     out = request.out or free_folder(recipe)
-    return Candidates(out, (), request.strict, request.device, is_ladder=True), recipe
+    chosen_from = request.chosen_from
+    return Candidates(out, (), request.strict, request.device, is_ladder=True, chosen_from=chosen_from), recipe
 
 
 def asked(candidates: Candidates) -> Recipe:
