@@ -61,6 +61,22 @@ def test_a_piece_is_not_blamed_for_the_one_behind_it(cluster: Cluster, tmp_path:
     assert list(run(cluster, job, 2, piece)) == [(0, 0), (1, 1)]
 
 
+def test_workers_that_died_between_two_crews_are_replaced(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They say nothing about new workers, of which not one may fail here."""
+    import ray
+
+    def squared() -> list[tuple[int, int]]:
+        return list(run(cluster, Job("squares", squares, (1,), is_ordered=True), 12, numbered))
+
+    expected = squared()
+    monkeypatch.setattr(crew, "MAX_LOSSES", 0)
+    idle = [worker for workers in cluster.idle.values() for worker in workers]
+    assert idle
+    for worker in idle:
+        ray.kill(worker)
+    assert squared() == expected
+
+
 def test_an_error_of_the_work_reaches_the_user(cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="7: is no number"):
         list(run(cluster, Job("dying", dying, (str(tmp_path),)), 1, lambda number: (7,)))

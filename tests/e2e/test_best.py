@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tlcli.errors import ModelError
 from tlcli.report import record
 from tlcli.report.ensemble_run import write_ensemble
 from tlcli.report.predictions import read_predictions
@@ -97,17 +98,43 @@ def test_the_mean_of_several_runs_is_a_run(best: tuple, tmp_path: Path, tlcli: C
             assert row.predicted == label, "where the members agree, so does the mean"
 
 
+def cut_off(folder: Path, target: Path, *rungs: str) -> Path:
+    """A copy of a ladder, as if it had been killed before these rungs."""
+    shutil.copytree(folder, target)
+    for rung in rungs:
+        shutil.rmtree(target / "compared" / rung)
+    for name in ("run.json", "model.keras", "report.html"):
+        (target / name).unlink()
+    for file in [target / "compare.json", *target.glob("recipes/*.yaml")]:
+        file.write_text(file.read_text(encoding="utf-8").replace(str(folder), str(target)), encoding="utf-8")
+    return target
+
+
+def test_a_ladder_goes_on_without_rungs_that_fail(
+    best: tuple, tmp_path: Path, tlcli: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one whose images do not fit the network. How its network was chosen is not forgotten."""
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise ModelError("has a fixed size")
+
+    monkeypatch.setattr("tlcli.workflows.best.finetune", refuse)
+    broken = cut_off(best[0], tmp_path / "broken", "longer", "again-1")
+    compare, probes = broken / "compare.json", [{"model": "mobilenet_synthetic", "val_loss": 0.5}]
+    listed = json.loads(compare.read_text(encoding="utf-8")) | {"chosen_from": probes}
+    compare.write_text(json.dumps(listed), encoding="utf-8")
+    resumed = tlcli("finetune", "--resume", broken, "--json")
+    assert resumed.code == 0, resumed.stderr
+    assert "longer failed: has a fixed size" in resumed.stderr
+    assert [row["recipe"] for row in resumed.document["compared"]] == ["balanced"]
+    assert resumed.document["model"]["chosen_from"] == probes
+
+
 def test_an_interrupted_ladder_continues(best: tuple, tmp_path: Path, tlcli: Callable) -> None:
     """As if it had been killed in the last rung: what is complete is not trained again."""
     folder, result = best
-    broken = tmp_path / "broken"
-    shutil.copytree(folder, broken)
-    shutil.rmtree(broken / "compared" / "again-1")
-    for name in ("run.json", "model.keras", "report.html"):
-        (broken / name).unlink()
+    broken = cut_off(folder, tmp_path / "broken", "again-1")
     compare = json.loads((broken / "compare.json").read_text(encoding="utf-8"))
-    for file in [broken / "compare.json", *broken.glob("recipes/*.yaml")]:
-        file.write_text(file.read_text(encoding="utf-8").replace(str(folder), str(broken)), encoding="utf-8")
     resumed = tlcli("finetune", "--resume", broken, "--json")
     assert resumed.code == 0, resumed.stderr
     assert "rung 3, again-1" in resumed.stderr

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tlcli.cluster.hosts import ADDRESSES, COUNT, NUMBER, Host, this_host
+from tlcli.errors import RunError
+from tlcli.model.hosts import explained
 
 HOSTS = 2
 RECIPE = """\
@@ -38,8 +40,8 @@ def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "tlcli", "finetune", *map(str, words)]
 
 
-def start_hosts(cache: Path, *words: object) -> list[subprocess.Popen[str]]:
-    """The same command on two hosts with two devices each."""
+def start_hosts(cache: Path, *words: object, second: tuple[str, ...] = ()) -> list[subprocess.Popen[str]]:
+    """The same command on two hosts with two devices each; the second one has more options."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -48,7 +50,7 @@ def start_hosts(cache: Path, *words: object) -> list[subprocess.Popen[str]]:
         variables = {ADDRESSES: address, COUNT: str(HOSTS), NUMBER: str(number)}
         variables |= environment(cache, devices=2)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        hosts.append(subprocess.Popen(command(*words), env=variables, **pipes))
+        hosts.append(subprocess.Popen(command(*words, *(second if number else ())), env=variables, **pipes))
     return hosts
 
 
@@ -97,6 +99,16 @@ def test_two_hosts_learn_as_one_with_as_many_devices(photos: Path, recipe: Path,
     kept = [[(line["step"], line["kept"]) for line in map(json.loads, lines)] for lines in decisions]
     assert kept[0] == kept[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "cache", "small.yaml", "together"]
+
+
+@pytest.mark.extras
+def test_hosts_with_other_settings_are_refused(photos: Path, recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jax", reason="needs tlcli[jax]")
+    words = (photos, "--recipe", recipe, "--out", tmp_path / "run")
+    hosts = start_hosts(tmp_path / "cache", *words, second=("--set", "data.sampling=balanced"))
+    for number, (code, _, stderr) in enumerate(map(finish, hosts)):
+        assert code == 2, stderr[-2000:]
+        assert number or f"Error: {COUNT}: host 1 has other images or settings than this one" in stderr
 
 
 @pytest.mark.slow
@@ -165,3 +177,15 @@ def test_what_several_hosts_cannot_do_is_refused(
     result = tlcli(name, photos, "--model", "mobilenet_synthetic", *options)
     assert result.code == 2, result.stderr
     assert where in result.stderr
+
+
+@pytest.mark.extras
+def test_an_error_of_one_host_alone_is_not_laid_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    jax = pytest.importorskip("jax", reason="needs tlcli[jax]")
+    for name, value in {ADDRESSES: "127.0.0.1:1", COUNT: "2", NUMBER: "0"}.items():
+        monkeypatch.setenv(name, value)
+    own, lost = "RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes", "UNKNOWN: Gloo all-reduce failed"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Out of memory"), explained():
+        raise jax.errors.JaxRuntimeError(own)
+    with pytest.raises(RunError, match="the other hosts do not answer"), explained():
+        raise jax.errors.JaxRuntimeError(lost)

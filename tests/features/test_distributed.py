@@ -10,9 +10,10 @@ import pytest
 from laboratory import SIDE
 from ray_work import cluster, kill_node, kill_worker, ray_nodes
 
-from tlcli.cluster.connection import Cluster, use_cluster
+from tlcli.cluster.connection import Cluster, Node, use_cluster
 from tlcli.data.augment import Bounds
 from tlcli.data.pixels import Images
+from tlcli.features.distributed import worker_devices
 from tlcli.features.extraction import FeatureCache, FeatureExtractor, extract_depths, pooled_model
 from tlcli.features.frozen import View
 from tlcli.model.head import POOLED
@@ -72,6 +73,19 @@ def expected(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> list[np.ndar
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [([(8, 0), (2, 1)], (2, 1)), ([(8, 0), (2, 0)], (4, 0)), ([(16, 4)], (4, 1))],
+    ids=["a GPU on a small node", "none", "a large node"],
+)
+def test_workers_fit_where_the_gpus_are(nodes: list[tuple[int, int]], expected: tuple[int, int]) -> None:
+    class Nodes:
+        def nodes(self) -> list[Node]:
+            return [Node(str(number), "host", cpus, gpus) for number, (cpus, gpus) in enumerate(nodes)]
+
+    assert worker_devices(Nodes()) == expected
+
+
 def test_depths_and_features_without_a_cache_are_the_same_bytes(lab: Any, tmp_path: Path, ray_nodes: Any) -> None:
     classifier = lab.classifier(lab.recipe({"train": "head"}))
     images = Images(lab.train.pixels, np.arange(74).repeat(8))

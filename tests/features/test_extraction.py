@@ -280,6 +280,28 @@ def test_additional_cut_points_are_stored_only_if_a_pass_is_needed(look_up, feat
     assert (look(POOLED, []), entries()) == ([(ALL, ALL)], 3)
 
 
+def test_hosts_compare_their_caches_after_the_remote_one_was_read(look_up, feature_cache, monkeypatch):
+    """Otherwise an entry that some of them fetch would leave the others waiting for help to compute it."""
+    steps = []
+
+    class Remote:
+        def fetch(self, folder, keys):
+            steps.append("fetch")
+
+        def put(self, folder, keys):
+            steps.append("put")
+
+    def agree(facts):
+        steps.append("agree")
+        return facts
+
+    monkeypatch.setattr(extraction, "shared_cache", Remote)
+    monkeypatch.setattr(extraction, "host_count", lambda: 2)
+    monkeypatch.setattr(extraction, "true_everywhere", agree)
+    look_up().outputs()
+    assert steps == ["fetch", "agree", "put"]
+
+
 def test_views_differ_from_each_other(look_up):
     views = [View(), *(View(number, BOUNDS, seed) for number in (1, 2) for seed in (7, 8))]
     features = [look_up(view=view).outputs()[0] for view in views]
