@@ -56,7 +56,11 @@ def start_hosts(cache: Path, *words: object, second: tuple[str, ...] = ()) -> li
 
 def finish(host: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a host."""
-    stdout, stderr = host.communicate(timeout=300)
+    try:
+        stdout, stderr = host.communicate(timeout=300)
+    finally:
+        # One that has not ended within this time would go on for ever.
+        host.kill()
     return host.returncode, stdout, stderr
 
 
