@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from tlcli.cli.console import out, print_table, print_text, safe, table
+from tlcli.cli.console import out, print_table, print_text, safe
 from tlcli.cli.options import is_quiet
 from tlcli.evaluate.reliability import wilson
 from tlcli.model.layer_groups import LayerGroups
@@ -73,7 +73,7 @@ def _print_split(console: Console, plan: TrainPlan) -> None:
     if len(rows) > SPLIT_CLASSES:
         rows = [*rows[:15], [f"… {len(rows) - 15} more", "", "", ""]]
     rows.append(["all", *(str(totals(plan.splits)[split]) for split in SPLITS)])
-    console.print(table(["class", *SPLITS], rows))
+    print_table(console, ["class", *SPLITS], rows)
 
 
 def _print_groups(console: Console, groups: LayerGroups) -> None:
@@ -92,7 +92,7 @@ def _print_groups(console: Console, groups: LayerGroups) -> None:
         for group in groups.groups
     ]
     columns = ["group", "layers", "parameters", "share", "output", "FLOPs", "BatchNorm", "cut"]
-    console.print(table(columns, rows, optional=["cut", "BatchNorm", "FLOPs", "layers"]))
+    print_table(console, columns, rows, optional=["cut", "BatchNorm", "FLOPs", "layers"])
 
 
 def _print_phases(console: Console, phases: Sequence[PhasePlan]) -> None:
@@ -110,7 +110,7 @@ def _print_phases(console: Console, phases: Sequence[PhasePlan]) -> None:
         for phase in phases
     ]
     columns = ["phase", "policy", "trains", "parameters", "epochs", "lr", "BatchNorm", "cached features"]
-    print_table(console, columns, rows, text_columns=3, optional=["BatchNorm", "policy", "lr"])
+    print_table(console, columns, rows, text_columns=3, optional=["BatchNorm", "policy", "lr", "parameters"])
     for phase in phases:
         if phase.uncached_reason:
             print_text(console, safe(f"{phase.name}: features are not cached: {phase.uncached_reason}", "dim"))
@@ -232,7 +232,7 @@ def print_comparison(comparison: dict[str, Any]) -> None:
         console.print()
         rows = [[key, *(_brief(value) for value in values)] for key, values in comparison["differences"].items()]
         names = [Path(row["run"]).name for row in runs]
-        console.print(table(["recipe key", *names], rows, text_columns=1 + len(names)))
+        print_table(console, ["recipe key", *names], rows, text_columns=1 + len(names))
 
 
 def _print_compared(
@@ -283,7 +283,7 @@ def print_scores(scores: dict[str, Any], title: str) -> None:
         for row in scores["per_class"]
         if row["support"]
     ]
-    console.print(table(["class", "images", "precision", "recall", "F1"], rows))
+    print_table(console, ["class", "images", "precision", "recall", "F1"], rows)
     console.print()
     if len(scores["classes"]) <= MATRIX_CLASSES:
         _print_confusion_matrix(console, scores["classes"], scores["confusion"])
@@ -299,14 +299,14 @@ def _print_confusion_matrix(console: Console, names: Sequence[str], matrix: Sequ
     console.print("rows: true class, columns: predicted class", style="bold")
     # Long names are shortened to the width of their column, but not below 8 characters, to stay distinct.
     limit = max(8, min(24, (console.width - 20) // len(names) - 3))
-    console.print(table(["", *(_short(name, limit) for name in names)], rows))
+    print_table(console, ["", *(_short(name, limit) for name in names)], rows)
 
 
 def _print_top_confusions(console: Console, names: Sequence[str], matrix: Sequence[Sequence[int]]) -> None:
     wrong = [(n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n]
     rows = [[names[i], names[j], str(n)] for n, i, j in sorted(wrong, reverse=True)[:10]]
     console.print("most frequent confusions", style="bold")
-    console.print(table(["true class", "predicted", "images"], rows, text_columns=2))
+    print_table(console, ["true class", "predicted", "images"], rows, text_columns=2)
 
 
 def _groups(names: list[str]) -> str:

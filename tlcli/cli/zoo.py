@@ -82,7 +82,9 @@ def list_cards(pattern: str, as_json: bool, local: bool, **limits: Any) -> None:
         for card in chosen
     ]
     columns = ["name", "network", "licence", "parameters", "size", "ImageNet", "weights"]
-    console.print_table(console.out(), columns, rows, text_columns=3, optional=["network", "licence"])
+    console.print_table(
+        console.out(), columns, rows, text_columns=3, optional=["network", "licence", "size", "parameters"]
+    )
 
 
 def _passes(
