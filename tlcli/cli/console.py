@@ -77,7 +77,7 @@ def print_table(
     """
     cells = [[_cell(cell) for cell in row] for row in rows]
     widths = [max([cell_len(name), *(row[at].cell_len for row in cells)]) for at, name in enumerate(columns)]
-    limit = _width_limit()
+    limit = width_limit()
     first = [columns.index(name) for name in optional if name in columns]
     shown = _fitting(widths, limit, text_columns=text_columns, first=first)
     result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -99,7 +99,7 @@ def print_table(
 
 def print_lines(console: Console, table: Table) -> None:
     """Print a table without blanks at the ends of its lines: in a pipe as wide as it is, else within the terminal."""
-    options = console.options.update(max_width=_width_limit() or MAX_WIDTH)
+    options = console.options.update(max_width=width_limit() or MAX_WIDTH)
     for line in console.render_lines(table, options, pad=False):
         text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
         text.rstrip()
@@ -127,7 +127,7 @@ def _total(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * (len(widths) - 1)
 
 
-def _width_limit() -> int | None:
+def width_limit() -> int | None:
     """Width of the terminal, or what COLUMNS says, characters; None in a pipe, where tables may have any width."""
     return out().width if sys.stdout.isatty() or "COLUMNS" in os.environ else None
 

@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from tlcli.cli.console import out, print_table, print_text, safe
+from tlcli.cli.console import MAX_WIDTH, out, print_table, print_text, safe, width_limit
 from tlcli.cli.options import is_quiet
 from tlcli.evaluate.reliability import wilson
 from tlcli.model.layer_groups import LayerGroups
+from tlcli.report.comparison import brief
 from tlcli.report.record import RunRecord
 from tlcli.text import compact, duration, plural, whole_percent
 from tlcli.train.plan import PhasePlan, TrainPlan, per_class, totals
@@ -22,6 +23,8 @@ BEST = "best: lowest validation loss, by which rounds are kept too"
 MATRIX_CLASSES = 12
 # With more classes than this, a plan lists only the first ones.
 SPLIT_CLASSES = 20
+# Longest value of a recipe in a comparison on a terminal, characters.
+VALUE_WIDTH = 24
 
 
 def print_plan(plan: TrainPlan, notices: Sequence[str] = (), weights: str = "") -> None:
@@ -230,7 +233,8 @@ def print_comparison(comparison: dict[str, Any]) -> None:
         print_text(console, safe("The runs have different splits. Their scores cannot be compared.", "yellow"))
     if comparison["differences"]:
         console.print()
-        rows = [[key, *(_brief(value) for value in values)] for key, values in comparison["differences"].items()]
+        limit = VALUE_WIDTH if width_limit() else MAX_WIDTH
+        rows = [[key, *(brief(value, limit) for value in values)] for key, values in comparison["differences"].items()]
         names = [Path(row["run"]).name for row in runs]
         print_table(console, ["recipe key", *names], rows, text_columns=1 + len(names))
 
@@ -333,10 +337,6 @@ def _epochs(steps: int, epochs: int) -> str:
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _brief(value: Any) -> str:
-    return _short("–" if value is None else str(value), 24)
 
 
 def _short(name: str, limit: int) -> str:
