@@ -86,6 +86,16 @@ def _umask() -> int:
     return current
 
 
+def require_empty_folder(path: Path, option: str) -> None:
+    """Check that a folder is new or empty.
+
+    Raises:
+        OutputError: It has files, or is a file.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError("is not an empty folder", where=str(path), hint=f"Name a new folder for {option}.")
+
+
 def require_new_file(path: Path, option: str, *, outside: Path | None = None) -> None:
     """Check that a new file can be written, before the work for it starts.
 

@@ -359,3 +359,10 @@ def test_copying_a_recipe_does_not_overwrite_a_file(tlcli: Callable, folders: Fo
     assert result.code == 2
     assert "already exists" in result.stderr
     assert path.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("words", [("--size", "224"), ("--size", "224", "--json"), ("--size", "224x224", "1")])
+def test_an_option_of_two_values_says_so(words: tuple[str, ...], tlcli: Callable, photos: Path) -> None:
+    result = tlcli("plan", photos, *words)
+    assert result.code == 2
+    assert "It takes height and width in pixels, such as --size 224 224." in result.stderr

@@ -42,6 +42,16 @@ def test_csv_cells_are_no_formulas(
     assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows.values() for cell in row.values())
 
 
+def test_errors_are_marked_as_such(images: Path, finished: tuple, tlcli: Callable) -> None:
+    """Without colour, too."""
+    result = tlcli("predict", finished[0], images / "broken.jpg", images / "red")
+    assert f"{images / 'broken.jpg'}  error: " in result.stdout.splitlines()[0]
+    assert "  error: " not in result.stdout.splitlines()[1]
+    for pattern, reason in (("none-*.jpg", "no file matches"), ("none.jpg", "there is no such file")):
+        missing = tlcli("predict", finished[0], images / pattern)
+        assert f"{pattern}: {reason}. Name files" in missing.stderr
+
+
 def test_json_lines_are_the_entries_of_json(images: Path, finished: tuple, tlcli: Callable) -> None:
     lines = tlcli("predict", finished[0], images, "--top", 2, "--jsonl")
     whole = tlcli("predict", finished[0], images, "--top", 2, "--json")

@@ -216,6 +216,8 @@ def test_presets_and_custom_bounds():
     assert bounds_of(AugmentSpec(preset="none")) == Bounds()
     assert bounds_of(AugmentSpec()) == Bounds("horizontal", 10.0, 0.1, 0.05)
     assert bounds_of(AugmentSpec(preset="custom", flip="vertical", shift=0.2)) == Bounds("vertical", shift=0.2)
+    assert bounds_of(AugmentSpec(flip="none")) == Bounds("none", 10.0, 0.1, 0.05)
+    assert bounds_of(AugmentSpec(preset="none", flip="none")) == Bounds()
     strong, light = bounds_of(AugmentSpec(preset="strong")), bounds_of(AugmentSpec(preset="light"))
     for name in ("rotation", "zoom", "shift", "brightness", "contrast", "saturation"):
         assert getattr(strong, name) > getattr(light, name)

@@ -104,7 +104,11 @@ def test_the_suggested_commands_work(
     assert re.search(r"7/\w+\.png  \d \d+\.\d%$", tlcli(*commands[0][1:]).stdout.splitlines()[-1])
 
 
-def test_a_second_demo_in_the_same_place_is_refused(demo: tuple, tlcli: Callable) -> None:
-    result = tlcli("demo", "--out", demo[0])
+@pytest.mark.parametrize("option", ["--out", "--images"])
+def test_it_writes_into_no_folder_that_has_files(option: str, tlcli: Callable, photos: Path) -> None:
+    """It could be the user's own images, which would get ten more classes."""
+    before = sorted(photos.iterdir())
+    result = tlcli("demo", option, photos)
     assert result.code == 2
-    assert "already exists and is not empty" in result.stderr
+    assert f"{photos}: is not an empty folder. Name a new folder for {option}." in result.stderr
+    assert sorted(photos.iterdir()) == before

@@ -166,6 +166,8 @@ def test_all_problems_are_reported_in_the_order_of_the_file():
         ("augment.views=7", None),
         ("data.size=[96]", "size"),
         ("augment.rotation=10", "preset: custom"),
+        ("augment={preset: none, flip: vertical}", "preset: custom"),
+        ("augment.flip=none", None),
         ("augment.hue=0.1", "preset: custom"),
         ("augment.jpeg=0", "greater than or equal to 1"),
         ("augment.preset=randaugmnt", "Did you mean 'randaugment'?"),

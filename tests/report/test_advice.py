@@ -1,6 +1,7 @@
 """Advice: the diagnosis from two error rates, and commands that work as they are."""
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ def run(finished: tuple) -> Callable[..., record.RunRecord]:
         (0.10, 0.30, 400, "both"),
         # One wrong image in ten is within chance.
         (0.00, 0.10, 10, "unclear"),
+        (0.00, 0.67, 3, "unclear"),
         (0.00, 0.00, 10, "unclear"),
         (0.20, 0.10, 400, "bias"),
     ],
@@ -43,7 +45,8 @@ def test_the_diagnosis(run: Callable, train_error: float, val_error: float, coun
     assert result is not None
     assert result.diagnosis == diagnosis
     few = f"{count} validation images do not tell; " if diagnosis == "unclear" else ""
-    assert result.because.startswith(f"{few}error rate {train_error:.1%} on training images, {val_error:.1%} ± ")
+    assert result.because.startswith(f"{few}error rate {train_error:.1%} on training images, {val_error:.1%} on val")
+    assert re.search(r"images \(95 % interval \d+% to \d+%\)$", result.because)
     assert result.suggestions
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -224,6 +225,23 @@ def test_faults_of_http_are_repeated_and_then_named_without_secrets(http: FileSe
     assert http.requests[-1][1] == "b.jpg?signature=secret"
     assert "word" not in repr(missing.value)
     assert "secret" not in repr(missing.value)
+
+
+def test_a_server_that_fails_is_not_a_missing_object(http: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec says of every failure to ask about an object over HTTP that there is none."""
+    monkeypatch.setattr(objects, "FIRST_WAIT_S", 0.001)
+    http.files = {"a.jpg": b"x"}
+    http.failures = [503] * 3
+    assert objects.about(f"{http.url}a.jpg").bytes == 1
+    http.failures = [503] * 99
+    with pytest.raises(OSError, match="the server answered 503, 5 times in a row"):
+        objects.about(f"{http.url}a.jpg")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    for ask in (lambda: objects.about(f"{nobody}a.jpg"), lambda: objects.Objects(nobody).entries()):
+        with pytest.raises(OSError, match="there is no connection"):
+            ask()
 
 
 def test_reads_run_ahead_of_each_other(http: FileServer) -> None:

@@ -48,3 +48,29 @@ def test_an_incomplete_run_is_refused(count: int, finished: tuple, tmp_path: Pat
     record.write(runs[-1], run)
     with pytest.raises(UsageError, match="the run is interrupted, it has no classifier yet"):
         compare(runs)
+
+
+@pytest.mark.parametrize("command", ["compare", "report"])
+def test_folders_that_are_no_complete_runs_are_left_out_by_name(
+    command: str, finished: tuple, tlcli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a pattern like runs/photos-* names them, with the exports of a run beside it."""
+    for name in ("a", "b", "cut"):
+        shutil.copytree(finished[0], tmp_path / name)
+    cut = record.read(tmp_path / "cut")
+    cut.status = "interrupted"
+    record.write(tmp_path / "cut", cut)
+    (tmp_path / "a-litert").mkdir()
+    (tmp_path / "a-litert" / "card.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    result = tlcli(command, "a", "a-litert", "b", "cut", "--json")
+    assert result.code == 0, result.stderr
+    assert result.document["skipped"] == {
+        "a-litert": "is a bundle of `tlcli export`, not a run",
+        "cut": "the run is interrupted, it has no classifier yet",
+    }
+    assert "left out: a-litert: is a bundle of `tlcli export`" in result.stderr
+    for names, reason in ((["a", "b", "c"], "there is no such run"), (["a", "cut"], "the run is interrupted")):
+        refused = tlcli(command, *names)
+        assert refused.code == 2
+        assert f"{names[-1]}: {reason}" in refused.stderr

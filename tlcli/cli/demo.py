@@ -22,19 +22,22 @@ MAX_IMAGES = 5
 
 @click.command()
 @click.option("--out", "-o", type=LOCAL, help="Folder for images and runs. [default: runs/demo-<n>]")
-@click.option("--images", type=LOCAL, help="Only write the images, as class folders, to a folder.")
+@click.option("--images", type=LOCAL, help="Only write the images, as class folders, to a new folder.")
 @global_options
 def demo(out: Path | None, images: Path | None) -> None:
     """Run a complete example on digits and photographs, offline."""
     from tlcli.cli import console
     from tlcli.cli.finetune import run_and_print
+    from tlcli.paths import require_empty_folder
     from tlcli.workflows.demo import from_scratch, write_digits
     from tlcli.workflows.request import Request
 
     if images is not None:
+        require_empty_folder(images, "--images")
         click.echo(str(write_digits(images)))
         return
     home = out or _next_folder()
+    require_empty_folder(home, "--out")
     data, run = home / "digits", home / "run"
     if not is_quiet():
         err = console.err()

@@ -40,6 +40,11 @@ from tlcli.text import printable
 
 INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# What options take that take two values.
+_PAIRS = {
+    "--size": "It takes height and width in pixels, such as --size 224 224.",
+    "--diff": "It takes two networks or runs, such as --diff runs/first runs/second.",
+}
 START = """Transfer learning on image folders.
 
 \b
@@ -114,16 +119,23 @@ def _as_tlcli_error(error: Exception) -> tuple[TlcliError, int]:
     if isinstance(error, TlcliError):
         return error, error.exit_code
     if isinstance(error, click.ClickException):
-        context = getattr(error, "ctx", None)
-        hint = f"Try '{context.command_path} --help'." if context else ""
         # Click lists choices on lines of their own.
-        return UsageError(" ".join(error.format_message().split()), hint=hint), error.exit_code
+        return UsageError(" ".join(error.format_message().split()), hint=_usage(error)), error.exit_code
     if isinstance(error, OSError) and error.filename:
         return OutputError(error.strerror or str(error), where=str(error.filename), hint=_remedy(error)), 1
     if isinstance(error, OSError) and error.errno in _FULL:
         return OutputError(f"the disk is full ({error.strerror})", hint=_remedy(error)), 1
     hint = "This is a bug in tlcli. Run the command again with --debug for a traceback to report."
     return InternalError(f"{type(error).__name__}: {error}", hint=hint), InternalError.exit_code
+
+
+def _usage(error: click.ClickException) -> str:
+    """The hint for a wrong command line; empty if there is none."""
+    names = [getattr(error, "option_name", ""), *getattr(getattr(error, "param", None), "opts", ())]
+    if pairs := [_PAIRS[name] for name in names if name in _PAIRS]:
+        return pairs[0]
+    context = getattr(error, "ctx", None)
+    return f"Try '{context.command_path} --help'." if context else ""
 
 
 def _remedy(error: OSError) -> str:

@@ -134,4 +134,5 @@ def _print_lines(rows: Iterable[Row]) -> None:
         top = "  ".join(f"{prediction['label']} {prediction['probability']:.1%}" for prediction in row.get("top", ()))
         if top and row["label"] != row["top"][0]["label"]:
             top = f"{row['label']}  {top}"
-        console.out().print(console.safe(f"{row['path']}  ") + console.safe(top or row["error"], "" if top else "red"))
+        said = console.safe(top) if top else console.safe(f"error: {row['error']}", "red")
+        console.out().print(console.safe(f"{row['path']}  ") + said)

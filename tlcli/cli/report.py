@@ -24,10 +24,11 @@ def report(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
 
     The page is one HTML file that works offline. Every run writes it at its end, unless its recipe says report: false.
     """
-    from tlcli.cli import console
+    from tlcli.cli import console, tables
     from tlcli.workflows import report as workflow
 
     result = workflow.report(runs, out, loading=console.loading_keras())
+    tables.warn_of_skipped(result["skipped"])
     if result["missing"]:
         text = f"warning: {len(result['missing'])} images of the page cannot be shown; the page says why"
         console.print_text(console.err(), console.safe(text, "yellow"))

@@ -1,14 +1,14 @@
 """Plans, results and scores as tables on stdout."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from tlcli.cli.console import MAX_WIDTH, out, print_table, print_text, safe, width_limit
+from tlcli.cli.console import MAX_WIDTH, err, out, print_table, print_text, safe, width_limit
 from tlcli.cli.options import is_quiet
 from tlcli.evaluate.reliability import wilson
 from tlcli.model.layer_groups import LayerGroups
@@ -218,6 +218,12 @@ def _print_advice(console: Console, advice: dict[str, Any]) -> None:
         print_text(console, safe(f"- {suggestion['what']}"))
         if suggestion["command"]:
             console.print(safe(f"  {suggestion['command']}", "cyan"))
+
+
+def warn_of_skipped(skipped: Mapping[str, str]) -> None:
+    """Say which folders are left out of a comparison, and why."""
+    for folder, reason in skipped.items():
+        print_text(err(), safe(f"left out: {folder}: {reason}", "yellow"))
 
 
 def print_comparison(comparison: dict[str, Any]) -> None:

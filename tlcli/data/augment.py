@@ -77,11 +77,9 @@ class Bounds:
 
 
 def bounds_of(spec: AugmentSpec) -> Bounds:
-    """The bounds of a preset, or of the operations that a custom spec names."""
-    if spec.preset != "custom":
-        return Bounds(**PRESETS[spec.preset])
-    values = {name: getattr(spec, name) for name in OPERATIONS}
-    return Bounds(**{name: value for name, value in values.items() if value is not None})
+    """The bounds of a preset and of the operations that the spec names."""
+    values = {name: value for name in OPERATIONS if (value := getattr(spec, name)) is not None}
+    return Bounds(**(PRESETS.get(spec.preset, {}) | values))
 
 
 class Augment(keras.layers.Layer):

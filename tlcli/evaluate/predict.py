@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from glob import glob
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,8 @@ def _expand(pattern: str) -> list[Path]:
         return [path]
     matches = [Path(match) for match in sorted(glob(pattern, recursive=True)) if Path(match).is_file()]
     if not matches:
-        raise DataError("there is no such file", where=pattern, hint=hint)
+        message = "no file matches" if has_magic(pattern) else "there is no such file"
+        raise DataError(message, where=pattern, hint=hint)
     return matches
 
 

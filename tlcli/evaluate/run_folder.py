@@ -14,6 +14,8 @@ RECORD = "run.json"
 COMPARISON = "compare.json"
 # The file that the folder of a search has.
 SEARCH = "tune.json"
+# The file that a bundle has.
+BUNDLE_CARD = "card.json"
 
 
 def read_json(folder: Path) -> dict[str, Any]:
@@ -53,6 +55,9 @@ def _no_record(folder: Path) -> UsageError:
         else:
             hint = f"Finish it with: tlcli tune --resume {quoted}"
         return UsageError("is the folder of a search, not of a run", where=str(folder), hint=hint)
+    if (folder / BUNDLE_CARD).is_file():
+        hint = "Name the run folder that it was made from."
+        return UsageError("is a bundle of `tlcli export`, not a run", where=str(folder), hint=hint)
     what = "is not a run folder: it has no run.json" if folder.exists() else "there is no such run"
     return UsageError(what, where=str(folder), hint="Name the run folder that `tlcli finetune` printed.")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tlcli.errors import ModelError, OutputError, UsageError
 from tlcli.evaluate.predict import UNSURE, Prediction
-from tlcli.paths import replacing
+from tlcli.paths import replacing, require_empty_folder
 from tlcli.storage.location import StoredPath, locate
 
 
@@ -23,8 +23,7 @@ def require_sortable(folder: Path, classes: Sequence[str], *, min_confidence: fl
         ModelError: A class name is no name of a folder.
         UsageError: A class is called `unsure`.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError("is not an empty folder", where=str(folder), hint="Name a new folder for --sort-into.")
+    require_empty_folder(folder, "--sort-into")
     for name in classes:
         if name in ("", ".", "..") or any(char in name for char in "/\\\0"):
             hint = "Leave out --sort-into."

@@ -15,18 +15,18 @@ OPERATIONS = (
 
 
 class AugmentSpec(Spec):
-    """Random changes to training images. Single operations need `preset: custom`; each value is a bound.
+    """Random changes to training images. Single operations but `flip` need `preset: custom`; each value is a bound.
 
     Attributes:
         preset: `light`: mirror, ±10°, ±10 % zoom, ±5 % shift. `strong`: mirror, ±20°, ±25 % zoom, ±10 % shift,
             brightness, contrast, saturation. `randaugment` and `trivialaugment`: mirror, and random operations for each
             image. `custom`: the operations below. Do not mirror digits, letters or anything that has a left and a
-            right: use `custom`.
+            right: add `flip: none`.
         views: Views of each image whose features are cached when training starts above frozen layers: the plain one
             and `views` - 1 augmented ones. Each epoch uses one of them. `live`: each epoch renders new views.
-        flip: Mirror half of the images, `horizontal` exchanges left and right. Needs `preset: custom`, as all down to
-            `trivialaugment`.
+        flip: Mirror half of the images, `horizontal` exchanges left and right. null: as the preset does.
         transpose: True to swap rows and columns of half of the images; with `flip: both` all eight orientations occur.
+            Needs `preset: custom`, as all down to `trivialaugment`.
         rotation: Largest angle to either side, degrees.
         shear: Largest angle of a horizontal shear to either side, degrees.
         zoom: Largest relative change of scale.
@@ -82,6 +82,8 @@ class AugmentSpec(Spec):
 
     def _misfits(self) -> Iterator[str]:
         operations = [name for name in OPERATIONS if getattr(self, name) is not None]
+        if "flip" in operations and (self.preset != "none" or self.flip == "none"):
+            operations.remove("flip")
         if operations and self.preset != "custom":
             yield f"{', '.join(operations)}: single operations need preset: custom (got preset: {self.preset})"
         if self.randaugment and self.trivialaugment:

@@ -290,7 +290,8 @@ def default_text(recipe: Recipe) -> str:
     """
     lines = ["head.dropout: [0.0, 0.2, 0.4]", "augment.label_smoothing: [0.0, 0.1]"]
     if recipe.augment.preset != "custom":
-        lines.append("augment.preset: [none, light, strong]")
+        presets = "none, light, strong" if recipe.augment.flip in (None, "none") else "light, strong"
+        lines.append(f"augment.preset: [{presets}]")
     phase, number = recipe.phases[-1], len(recipe.phases) - 1
     if phase.epochs == 0:
         lines.append(f"phases.{number}.epochs: [5, 10, 20]")

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from tlcli.evaluate.reliability import wilson
 from tlcli.recipe import load
 from tlcli.recipe.schema import RANDOM
 from tlcli.report.comparison import differences
@@ -21,6 +22,8 @@ Diagnosis = Literal["bias", "variance", "both", "neither", "unclear"]
 BIAS_ERROR = 0.05
 # Variance is high if the error rate on the validation images is higher by this much and by this many standard errors.
 VARIANCE_GAP, VARIANCE_STANDARD_ERRORS = 0.05, 2.0
+# With fewer validation images, no standard error says anything.
+FEW_VALIDATION_IMAGES = 10
 # A class with fewer training images needs more of them first.
 FEW_IMAGES = 100
 # At most this many classes are named.
@@ -87,8 +90,11 @@ def advise(record: RunRecord, folder: Path) -> Advice | None:
     # The lower bound keeps the standard error above 0 when no image, or every image, is wrong.
     standard_error = math.sqrt(max(val * (1 - val), 1 / (4 * count)) / count)
     has_bias = train >= BIAS_ERROR
-    has_variance = val - train >= max(VARIANCE_GAP, VARIANCE_STANDARD_ERRORS * standard_error)
-    because = f"error rate {train:.1%} on training images, {val:.1%} ± {standard_error:.1%} on validation images"
+    gap = max(VARIANCE_GAP, VARIANCE_STANDARD_ERRORS * standard_error)
+    has_variance = count >= FEW_VALIDATION_IMAGES and val - train >= gap
+    low, high = wilson(round(val * count), count) or (0.0, 1.0)
+    because = f"error rate {train:.1%} on training images, {val:.1%} on validation images"
+    because += f" (95 % interval {low:.0%} to {high:.0%})"
     run = _FinishedRun(record, folder)
     suggestions = [*(_against_bias(run) if has_bias else ()), *(_against_variance(run) if has_variance else ())]
     suggestions = suggestions or _for_good_scores(run, standard_error)

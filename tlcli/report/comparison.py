@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.errors import RunError, TlcliError
+from tlcli.errors import RunError, TlcliError, UsageError
 from tlcli.evaluate import run_folder
 from tlcli.paths import write_json, write_text
 from tlcli.recipe import baseline
@@ -47,6 +47,31 @@ def side_by_side(runs: Sequence[Path]) -> dict[str, Any]:
         "best": rows[best_row(rows)]["run"] if len(splits) == 1 and rows[0]["val_accuracy"] is not None else None,
         "differences": differences([_with_card_name(run_record) for run_record in records]),
     }
+
+
+def choose_complete(folders: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
+    """The complete runs of several folders, as a pattern like runs/photos-* names them.
+
+    Returns:
+        The runs, and the other folders with reasons: bundles, searches, runs that are not complete.
+
+    Raises:
+        UsageError: If a folder does not exist, a record is damaged, or fewer than two runs are complete.
+    """
+    runs: list[Path] = []
+    problems: dict[Path, UsageError] = {}
+    for folder in folders:
+        try:
+            run_folder.require_complete(folder)
+            runs.append(folder)
+        except UsageError as error:
+            # A record that is damaged is named itself.
+            if not folder.is_dir() or error.where != str(folder):
+                raise
+            problems[folder] = error
+    if problems and len(runs) < 2:
+        raise next(iter(problems.values()))
+    return runs, {str(folder): error.message for folder, error in problems.items()}
 
 
 def summary_row(run: RunRecord, folder: Path) -> dict[str, Any]:

@@ -249,6 +249,9 @@ def _list(address: str) -> dict[str, Object]:
     base = path.partition("?")[0].rstrip("/") + "/"
     is_http = address.startswith("http")
     found = files.find(base if is_http else path, detail=True)
+    if is_http and not found:
+        # To find files leaves out folders that cannot be listed. This one must be.
+        files.ls(base)
     entries = {}
     for name, about_it in found.items():
         # A page of an HTTP server may also link to other places, and to itself in another order.
@@ -320,7 +323,8 @@ def _retrying(action: Callable[[], Result], where: str) -> Result:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return action()
-        except Exception as error:
+        except Exception as raised:
+            error = _uncovered(raised)
             if not _is_of_store(error):
                 raise
             if not _may_pass(error):
@@ -329,6 +333,14 @@ def _retrying(action: Callable[[], Result], where: str) -> Result:
                 raise OSError(errno.EIO, f"{_reason(error)}, {ATTEMPTS} times in a row", where) from None
         time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.5, 1))
     raise AssertionError("the last attempt returns or raises")
+
+
+def _uncovered(error: Exception) -> Exception:
+    """What fsspec's HTTP file system takes for a missing file, though the server was not reached or failed."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception) or not _is_of_store(cause):
+        return error
+    return error if _status(cause) in (404, 410) else cause
 
 
 def _is_of_store(error: Exception) -> bool:
@@ -376,5 +388,7 @@ def _reason(error: Exception) -> str:
         return "the server did not answer in time"
     if "not completed" in str(error) or "Incomplete" in type(error).__name__:
         return "the answer was cut off"
+    if "Connect call failed" in str(error):
+        return "there is no connection: the server does not take any"
     text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
     return without_secrets(text.partition("\n")[0])[:200]

@@ -5,20 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.report import record
-from tlcli.report.comparison import side_by_side
+from tlcli.report.comparison import choose_complete, side_by_side
 
 
 def compare(runs: Sequence[Path]) -> dict[str, Any]:
     """The scores and differences of finished runs, as JSON values.
 
     Args:
-        runs: Run folders. A single run that is the result of a comparison stands for all runs of that comparison.
+        runs: Run folders. A single run that is the result of a comparison stands for all runs of that comparison. Of
+            several folders, those that are not complete runs are left out.
 
     Raises:
-        UsageError: If a folder is not a complete run.
+        UsageError: If a folder does not exist or is damaged, or fewer than two of several are complete runs.
     """
     if len(runs) == 1 and (rows := record.read(runs[0]).compared):
         # The run folder may have moved since. The compared runs are still inside.
         parent = runs[0] / Path(rows[0]["run"]).parent.name
         runs = [parent / Path(row["run"]).name for row in rows]
-    return side_by_side(runs)
+    runs, skipped = choose_complete(runs)
+    return side_by_side(runs) | {"skipped": skipped}

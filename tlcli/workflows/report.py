@@ -10,6 +10,7 @@ from tlcli.errors import UsageError
 from tlcli.evaluate.run_folder import classifier_file
 from tlcli.paths import require_new_file
 from tlcli.report import record
+from tlcli.report.comparison import choose_complete
 from tlcli.report.comparison_page import write_comparison_page
 from tlcli.report.run_page import FILE, write_run_page
 
@@ -26,15 +27,17 @@ def report(runs: Sequence[Path], out: Path | None, *, loading: AbstractContextMa
         loading: The context in which Keras is imported, for the maps of one run.
 
     Returns:
-        The JSON shape of `tlcli report --json`: the file, its bytes, the seconds that it took, and for one run the
-        paths of images that the page cannot show, with reasons.
+        The JSON shape of `tlcli report --json`: the file, its bytes, the seconds that it took, and with reasons the
+        paths of images that the page of one run cannot show, and which of several folders are not complete runs.
 
     Raises:
-        UsageError: If a folder is not a run folder, a file in it is damaged, or one of several runs is not complete.
+        UsageError: If a folder is not a run folder, a file in it is damaged, or fewer than two of several are complete.
         ModelError: If the classifier of a complete run is missing or changed.
         OutputError: If the page cannot be written.
     """
-    began, missing = time.perf_counter(), {}
+    began, missing, skipped = time.perf_counter(), dict[str, str](), dict[str, str]()
+    if len(runs) > 1:
+        runs, skipped = choose_complete(runs)
     for run in runs:
         record.read(run)
     if len(set(runs)) < len(runs):
@@ -47,7 +50,8 @@ def report(runs: Sequence[Path], out: Path | None, *, loading: AbstractContextMa
     else:
         write_comparison_page(runs, file)
     seconds = round(time.perf_counter() - began, 2)
-    return {"file": file.as_posix(), "bytes": file.stat().st_size, "seconds": seconds, "missing": missing}
+    found = {"file": file.as_posix(), "bytes": file.stat().st_size, "seconds": seconds}
+    return found | {"missing": missing, "skipped": skipped}
 
 
 def _write_one(run: Path, file: Path, loading: AbstractContextManager[None]) -> dict[str, str]:
