@@ -40,6 +40,15 @@ def test_help_is_complete(words: tuple[str, ...], tlcli: Callable) -> None:
     assert result.stdout == tlcli(*words, "-h").stdout
 
 
+@pytest.mark.parametrize("columns", [60, 80])
+def test_descriptions_of_commands_are_whole(columns: int) -> None:
+    with click.Context(cli, info_name="tlcli", terminal_width=columns) as context:
+        lines = cli.get_help(context).partition("Commands:\n")[2].splitlines()
+    assert "check Find faulty images: broken files, copies, leaks. compare" in " ".join(" ".join(lines).split())
+    assert max(map(len, lines)) <= columns
+    assert (len(lines) == len(cli.commands)) == (columns == 80), "one line for each on 80 columns"
+
+
 @pytest.mark.parametrize("words", COMMANDS[1:], ids=" ".join)
 def test_every_command_is_documented(words: tuple[str, ...]) -> None:
     made = CHECKOUT / "docs" / "reference" / "commands.md"

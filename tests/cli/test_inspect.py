@@ -5,12 +5,15 @@ import hashlib
 import io
 import os
 import shutil
+import tomllib
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+CHECKOUT = Path(__file__).resolve().parents[2]
+GOLDEN = CHECKOUT / "tests" / "golden"
 GROUP_KEYS = {
     "name": str,
     "layers": int,
@@ -332,8 +335,24 @@ def test_doctor_lists_versions_devices_and_folders(tlcli: Callable) -> None:
     assert found["folders"]["cache"].startswith(os.environ["TLCLI_CACHE"])
     assert found["folders"]["recipes"].endswith("(17)")
     assert found["folders"]["models"].endswith("(199)")
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(found["extras"]) == set(project["optional-dependencies"])
+    assert found["extras"]["dev"].startswith(f"build {metadata.version('build')}, ")
     result = tlcli("doctor")
     assert (result.code, result.stderr) == (0, "")
     for section, lines in found.items():
         assert section in result.stdout.splitlines()
         assert all(f"  {name:<24} {value}" in result.stdout for name, value in lines.items())
+
+
+def test_doctor_says_what_is_in_the_way_of_a_folder(
+    tlcli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setenv("TLCLI_CACHE", str(file))
+    monkeypatch.setenv("TLCLI_ZOO", str(file / "zoo"))
+    monkeypatch.setenv("TLCLI_CONFIG", str(file))
+    folders = tlcli("doctor", "--json").document["folders"]
+    assert folders["cache"] == folders["settings"] == f"{file} (is a file, not a folder)"
+    assert folders["own zoo"] == f"{file / 'zoo'} ({file} is a file, not a folder)"

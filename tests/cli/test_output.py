@@ -120,8 +120,55 @@ def test_names_are_shown_literally(text: str) -> None:
 
 
 def test_table_cells_are_not_markup(capsys: pytest.CaptureFixture) -> None:
-    console.out().print(console.table(["[red]", "[/]"], [["[bold]", "[/bold]"]]))
+    console.print_table(console.out(), ["[red]", "[/]"], [["[bold]", "[/bold]"]])
     assert capsys.readouterr().out.split() == ["[red]", "[/]", "[bold]", "[/bold]"]
+
+
+WIDE = ["network", "what it is", "parameters", "weights"]
+ROWS = [["a_network_with_a_long_name_21k", "a title of many words", "3.00 M", "download"], ["b", "short", "5", "–"]]
+
+
+@pytest.mark.parametrize(
+    ("width", "words", "left_out"),
+    [
+        (80, ["network", "what it is", "parameters", "weights"], ""),
+        # A text is wrapped before a column is left out that need not be.
+        (70, ["network", "what it is", "parameters", "weights"], ""),
+        (60, ["network", "what it is", "parameters"], "weights"),
+        (50, ["network", "what it is"], "parameters, weights"),
+        (30, ["network"], "what it is, parameters, weights"),
+    ],
+)
+def test_names_are_whole_and_other_columns_left_out(
+    width: int, words: list[str], left_out: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    console.print_table(console.out(), WIDE, ROWS, text_columns=2)
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert re.split("  +", header) == words
+    assert lines[0].split()[0] == ROWS[0][0]
+    notes = [line for line in lines if line.startswith("Left out")]
+    assert notes == ([f"Left out at {width} columns (75 needed): {left_out}."] if left_out else [])
+    assert max(len(line) for line in lines if line not in notes) <= width
+
+
+def test_a_name_wider_than_the_terminal_is_folded(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "28")
+    console.print_table(console.out(), WIDE, ROWS, text_columns=2, optional=["what it is", "weights"])
+    lines = capsys.readouterr().out.partition("Left out")[0].splitlines()
+    assert "a_network" in lines[1]
+    assert "parameters" in lines[0]
+    assert max(map(len, lines)) <= 28
+
+
+def test_a_pipe_gets_all_columns_and_no_blanks_at_the_ends_of_lines(capsys: pytest.CaptureFixture) -> None:
+    console.print_table(console.out(), ["name", "number", "text"], [["x" * 150, "1", "y" * 80], ["z", "2", ""]])
+    header, long, short = capsys.readouterr().out.splitlines()
+    assert long.split() == ["x" * 150, "1", "y" * 80]
+    assert header.split() == ["name", "number", "text"]
+    assert short == f"{'z':<152}{'2':>6}"
 
 
 def test_json_with_nan_is_refused(capsys: pytest.CaptureFixture) -> None:

@@ -125,7 +125,7 @@ def test_100_000_images_are_compared_in_seconds() -> None:
     calls: list[tuple[int, int]] = []
     pairs = near_duplicates.near_pairs(hashes, progress=lambda *call: calls.append(call))
     assert sum(len(left) for left, _ in pairs) == 0
-    assert calls[-1] == (5, 5)
+    assert calls[::5] == [(0, 100_000), (100_000, 100_000)]
 
 
 def hashes_of(image: Image.Image, path: Path, **settings: object) -> Hashes | None:

@@ -72,6 +72,32 @@ def test_compare_prints_a_table_or_json(another: Callable, tlcli: Callable) -> N
     assert any(line.split() == ["seed", "1", "2"] for line in result.stdout.splitlines())
 
 
+def test_values_are_shown_as_in_yaml(another: Callable, tlcli: Callable) -> None:
+    runs = [
+        another("a", accuracy=0.7, loss=0.1, report=True, phases=[{"step": ["30%", "20%"], "interpolate": True}]),
+        another("b", accuracy=0.9, loss=0.5, report=True, phases=[{"step": 1, "lr": 1e-5}]),
+    ]
+    found = [line.split("  ") for line in tlcli("compare", *runs).stdout.splitlines() if line.startswith("phases")]
+    assert [[cell.strip() for cell in line if cell] for line in found] == [
+        ["phases.0.step", "[30%, 20%]", "1"],
+        ["phases.0.interpolate", "true", "–"],
+        ["phases.0.lr", "–", "1.0e-05"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "EfficientNet_Lite0", "keras:EfficientNetLite0"])
+def test_two_spellings_of_a_network_are_no_difference(name: str, another: Callable) -> None:
+    models = [{"name": text, "weights": None} for text in ("efficientnet_lite0", name, "/a/efficientnet_lite0")]
+    runs = [another(str(number), accuracy=0.7, loss=0.1, model=model) for number, model in enumerate(models)]
+    for run in runs:
+        document = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        document["model"] |= {"name": "efficientnet_lite0", "source": "keras:EfficientNetLite0"}
+        (run / "run.json").write_text(json.dumps(document), encoding="utf-8")
+    assert comparison.side_by_side(runs[:2])["differences"] == {}
+    shown = comparison.side_by_side(runs)["differences"]
+    assert shown == {"model.name": ["efficientnet_lite0", "efficientnet_lite0", "/a/efficientnet_lite0"]}
+
+
 def test_a_folder_that_is_not_a_run_is_refused(another: Callable, tlcli: Callable, tmp_path: Path) -> None:
     run = another("a", accuracy=0.7, loss=0.1)
     result = tlcli("compare", run, tmp_path / "nowhere")

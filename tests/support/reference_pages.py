@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from tlcli.cli.main import cli
 from tlcli.report.record import RunRecord
 from tlcli.zoo import catalogue
+from tlcli.zoo.presets import PAGES
 
 RENEW = "RENEW_GOLDEN=1 .venv/bin/pytest tests/contract/test_reference_pages.py"
 MADE = f"\nThis page is made from the program, by `{RENEW}`.\n"
@@ -226,7 +227,7 @@ def weights_licences() -> list[tuple[str, str]]:
     by_licence: dict[str, list[str]] = {}
     pages: dict[str, int] = {}
     for name, card in sorted(catalogue.load().items()):
-        if page := re.fullmatch(r"see the page of the model, (.*) on Kaggle", card.licence or ""):
+        if page := re.fullmatch(rf"see {re.escape(PAGES)}(.*)", card.licence or ""):
             pages[page[1]] = pages.get(page[1], 0) + 1
         else:
             by_licence.setdefault(card.licence or "not stated", []).append(f"`{name}`")

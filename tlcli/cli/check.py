@@ -107,7 +107,7 @@ def _print_result(result: "CheckResult") -> None:
     if not result.findings:
         return
     out.print()
-    out.print(_table(result.findings))
+    console.print_lines(out, _table(result.findings))
     for finding in result.findings:
         if finding.severity != "info":
             out.print()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,8 +21,12 @@ from tlcli.text import printable
 # Keras and TensorFlow import these for plots, wrappers and converters if they are installed, which takes a second.
 NOT_FOR_KERAS = ("cv2", "matplotlib", "pandas", "sklearn")
 NOT_FOR_TENSORFLOW = ("jax",)
-# Width of tables outside a terminal, characters.
+# Width outside a terminal of what is arranged in columns, such as images, characters. Tables have no limit there.
 PIPE_WIDTH = 120
+# Spaces between the columns of a table, and the width to which texts are wrapped before a column is left out.
+GAP, MIN_TEXT = 2, 12
+# Wider than any table, characters.
+MAX_WIDTH = 100_000
 
 
 def out() -> Console:
@@ -58,11 +63,33 @@ def print_table(
     optional: Sequence[str] = (),
     hint: str = "",
 ) -> None:
-    """Print a table, and below it the columns that did not fit. `hint` says where to find them."""
-    console.print(table(columns, rows, text_columns=text_columns, optional=optional))
-    shown = fitting_columns(columns, rows, optional=optional)
-    if hidden := [name for name in columns if name not in shown]:
-        needed = table_width(columns, rows, columns)
+    """Print a plain table that fits the terminal, and below it the columns that did not. A pipe gets all columns.
+
+    Args:
+        console: Where.
+        columns: Headings. The first column that is shown holds names, which are folded only if they are wider than
+            the terminal.
+        rows: One cell per heading.
+        text_columns: The first columns, aligned left. The others hold numbers and are aligned right.
+        optional: Columns to leave out on a narrow terminal, in this order, until the others fit. If these are not
+            enough, texts are wrapped, and then the last columns are left out.
+        hint: Where to find the columns that are left out.
+    """
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    widths = [max([cell_len(name), *(row[at].cell_len for row in cells)]) for at, name in enumerate(columns)]
+    limit = width_limit()
+    first = [columns.index(name) for name in optional if name in columns]
+    shown = _fitting(widths, limit, text_columns=text_columns, first=first)
+    result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for at in shown:
+        is_text, is_name = at < text_columns, at == shown[0] and (limit is None or widths[at] <= limit)
+        justify: Literal["left", "right"] = "left" if is_text else "right"
+        result.add_column(safe(columns[at]), justify=justify, overflow="fold", no_wrap=is_name or not is_text)
+    for row in cells:
+        result.add_row(*(row[at] for at in shown))
+    print_lines(console, result)
+    if hidden := [name for at, name in enumerate(columns) if at not in shown and name]:
+        needed = _total(widths)
         print_text(
             console,
             f"Left out at {console.width} columns ({needed} needed): {', '.join(hidden)}. {hint}".rstrip(),
@@ -70,50 +97,39 @@ def print_table(
         )
 
 
-def table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str | Text]],
-    *,
-    text_columns: int = 1,
-    optional: Sequence[str] = (),
-) -> Table:
-    """A plain table that fits the terminal.
-
-    Args:
-        columns: Headings.
-        rows: One cell per heading.
-        text_columns: The first columns, aligned left. The others hold numbers and are aligned right.
-        optional: Columns to leave out on a narrow terminal, in this order, until the others fit.
-    """
-    shown = fitting_columns(columns, rows, optional=optional)
-    cells = [[_cell(cell) for cell in row] for row in rows]
-    result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for position, name in enumerate(columns):
-        if name in shown:
-            is_text = position < text_columns
-            result.add_column(safe(name), justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
-    for row in cells:
-        result.add_row(*(cell for cell, name in zip(row, columns, strict=True) if name in shown))
-    return result
+def print_lines(console: Console, table: Table) -> None:
+    """Print a table without blanks at the ends of its lines: in a pipe as wide as it is, else within the terminal."""
+    options = console.options.update(max_width=width_limit() or MAX_WIDTH)
+    for line in console.render_lines(table, options, pad=False):
+        text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
+        text.rstrip()
+        console.print(text)
 
 
-def fitting_columns(
-    columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, optional: Sequence[str]
-) -> list[str]:
-    """The columns that fit the terminal after leaving out optional ones, in their order."""
-    shown = list(columns)
-    for name in optional:
-        if name in shown and table_width(columns, rows, shown) > out().width:
-            shown.remove(name)
+def _fitting(widths: Sequence[int], limit: int | None, *, text_columns: int, first: Sequence[int]) -> list[int]:
+    """Positions of the columns that fit `limit`, after leaving out those of `first` in their order, then the last."""
+    shown = list(range(len(widths)))
+    if limit is None:
+        return shown
+    for at in first:
+        if _total([widths[at] for at in shown]) > limit:
+            shown.remove(at)
+    least = [min(width, MIN_TEXT) if at < text_columns else width for at, width in enumerate(widths)]
+    if widths[shown[0]] <= limit:
+        least[shown[0]] = widths[shown[0]]
+    while len(shown) > 1 and _total([least[at] for at in shown]) > limit:
+        shown.pop()
     return shown
 
 
-def table_width(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], shown: Sequence[str]) -> int:
-    """Width in characters of a table with the columns `shown`."""
-    widths = [
-        max([len(name), *(_cell(row[position]).cell_len for row in rows)]) for position, name in enumerate(columns)
-    ]
-    return sum(size + 2 for size, name in zip(widths, columns, strict=True) if name in shown) - 2
+def _total(widths: Sequence[int]) -> int:
+    """Width of a table whose columns have these widths, characters."""
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def width_limit() -> int | None:
+    """Width of the terminal, or what COLUMNS says, characters; None in a pipe, where tables may have any width."""
+    return out().width if sys.stdout.isatty() or "COLUMNS" in os.environ else None
 
 
 def _cell(cell: str | Text) -> Text:

@@ -60,7 +60,7 @@ def print_header(out: Console, report: dict[str, Any]) -> None:
     grid.add_column(overflow="fold")
     for name, value in header_facts(report).items():
         grid.add_row(safe(name, "dim"), safe(value))
-    out.print(grid)
+    console.print_lines(out, grid)
 
 
 def header_facts(report: dict[str, Any]) -> dict[str, str]:

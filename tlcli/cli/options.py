@@ -41,6 +41,11 @@ class Group(click.Group):
             raise click.UsageError(f"there is no command '{args[0]}'. {hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands with their descriptions, which Click would cut on a narrow terminal."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands[name].get_short_help_str(1000)) for name in sorted(self.commands)])
+
 
 def global_options(function: Function) -> Function:
     """Add `--quiet` and `--debug`, which every command has, and turn the places that the user names into paths."""

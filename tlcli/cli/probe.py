@@ -134,7 +134,7 @@ def _print_network(out: "Console", network: "NetworkProbe", counts: dict[str, in
     out.print()
     columns = ["group", "drop_top", "channels", "FLOPs", "val accuracy", "val loss", "test acc", "1/L2"]
     rows = [_row(depth, is_best=depth is network.best) for depth in network.depths]
-    out.print(console.table(columns, rows, optional=["1/L2", "channels", "FLOPs", "drop_top"]))
+    console.print_table(out, columns, rows, optional=["1/L2", "channels", "FLOPs", "drop_top"])
     out.print()
     console.print_text(out, console.safe(_verdict(network)))
 

@@ -26,9 +26,8 @@ def list_recipes(as_json: bool) -> None:
     if as_json:
         console.print_json(rows)
     else:
-        console.out().print(
-            console.table(["recipe", "description"], [list(row.values()) for row in rows], text_columns=2)
-        )
+        cells = [list(row.values()) for row in rows]
+        console.print_table(console.out(), ["recipe", "description"], cells, text_columns=2)
 
 
 @recipe.command()

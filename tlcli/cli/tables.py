@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from tlcli.cli.console import err, out, print_table, print_text, safe, table
+from tlcli.cli.console import MAX_WIDTH, err, out, print_table, print_text, safe, width_limit
 from tlcli.cli.options import is_quiet
 from tlcli.evaluate.reliability import wilson
 from tlcli.model.layer_groups import LayerGroups
+from tlcli.report.comparison import brief
 from tlcli.report.record import RunRecord
 from tlcli.text import compact, duration, plural, whole_percent
 from tlcli.train.plan import PhasePlan, TrainPlan, per_class, totals
@@ -22,6 +23,8 @@ BEST = "best: lowest validation loss, by which rounds are kept too"
 MATRIX_CLASSES = 12
 # With more classes than this, a plan lists only the first ones.
 SPLIT_CLASSES = 20
+# Longest value of a recipe in a comparison on a terminal, characters.
+VALUE_WIDTH = 24
 
 
 def print_plan(plan: TrainPlan, notices: Sequence[str] = (), weights: str = "") -> None:
@@ -73,7 +76,7 @@ def _print_split(console: Console, plan: TrainPlan) -> None:
     if len(rows) > SPLIT_CLASSES:
         rows = [*rows[:15], [f"… {len(rows) - 15} more", "", "", ""]]
     rows.append(["all", *(str(totals(plan.splits)[split]) for split in SPLITS)])
-    console.print(table(["class", *SPLITS], rows))
+    print_table(console, ["class", *SPLITS], rows)
 
 
 def _print_groups(console: Console, groups: LayerGroups) -> None:
@@ -92,7 +95,7 @@ def _print_groups(console: Console, groups: LayerGroups) -> None:
         for group in groups.groups
     ]
     columns = ["group", "layers", "parameters", "share", "output", "FLOPs", "BatchNorm", "cut"]
-    console.print(table(columns, rows, optional=["cut", "BatchNorm", "FLOPs", "layers"]))
+    print_table(console, columns, rows, optional=["cut", "BatchNorm", "FLOPs", "layers"])
 
 
 def _print_phases(console: Console, phases: Sequence[PhasePlan]) -> None:
@@ -110,7 +113,7 @@ def _print_phases(console: Console, phases: Sequence[PhasePlan]) -> None:
         for phase in phases
     ]
     columns = ["phase", "policy", "trains", "parameters", "epochs", "lr", "BatchNorm", "cached features"]
-    print_table(console, columns, rows, text_columns=3, optional=["BatchNorm", "policy", "lr"])
+    print_table(console, columns, rows, text_columns=3, optional=["BatchNorm", "policy", "lr", "parameters"])
     for phase in phases:
         if phase.uncached_reason:
             print_text(console, safe(f"{phase.name}: features are not cached: {phase.uncached_reason}", "dim"))
@@ -236,9 +239,10 @@ def print_comparison(comparison: dict[str, Any]) -> None:
         print_text(console, safe("The runs have different splits. Their scores cannot be compared.", "yellow"))
     if comparison["differences"]:
         console.print()
-        rows = [[key, *(_brief(value) for value in values)] for key, values in comparison["differences"].items()]
+        limit = VALUE_WIDTH if width_limit() else MAX_WIDTH
+        rows = [[key, *(brief(value, limit) for value in values)] for key, values in comparison["differences"].items()]
         names = [Path(row["run"]).name for row in runs]
-        console.print(table(["recipe key", *names], rows, text_columns=1 + len(names)))
+        print_table(console, ["recipe key", *names], rows, text_columns=1 + len(names))
 
 
 def _print_compared(
@@ -289,7 +293,7 @@ def print_scores(scores: dict[str, Any], title: str) -> None:
         for row in scores["per_class"]
         if row["support"]
     ]
-    console.print(table(["class", "images", "precision", "recall", "F1"], rows))
+    print_table(console, ["class", "images", "precision", "recall", "F1"], rows)
     console.print()
     if len(scores["classes"]) <= MATRIX_CLASSES:
         _print_confusion_matrix(console, scores["classes"], scores["confusion"])
@@ -305,14 +309,14 @@ def _print_confusion_matrix(console: Console, names: Sequence[str], matrix: Sequ
     console.print("rows: true class, columns: predicted class", style="bold")
     # Long names are shortened to the width of their column, but not below 8 characters, to stay distinct.
     limit = max(8, min(24, (console.width - 20) // len(names) - 3))
-    console.print(table(["", *(_short(name, limit) for name in names)], rows))
+    print_table(console, ["", *(_short(name, limit) for name in names)], rows)
 
 
 def _print_top_confusions(console: Console, names: Sequence[str], matrix: Sequence[Sequence[int]]) -> None:
     wrong = [(n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n]
     rows = [[names[i], names[j], str(n)] for n, i, j in sorted(wrong, reverse=True)[:10]]
     console.print("most frequent confusions", style="bold")
-    console.print(table(["true class", "predicted", "images"], rows, text_columns=2))
+    print_table(console, ["true class", "predicted", "images"], rows, text_columns=2)
 
 
 def _groups(names: list[str]) -> str:
@@ -339,10 +343,6 @@ def _epochs(steps: int, epochs: int) -> str:
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _brief(value: Any) -> str:
-    return _short("–" if value is None else str(value), 24)
 
 
 def _short(name: str, limit: int) -> str:

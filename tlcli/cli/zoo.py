@@ -55,6 +55,9 @@ def list_cards(pattern: str, as_json: bool, local: bool, **limits: Any) -> None:
     """List the networks whose name matches PATTERN.
 
     PATTERN may have wildcards. Put it in quotes: 'efficientnet*'.
+
+    The column `weights` says where they are: bundled, installed (in a package), cached or own; or how they come at the
+    first use: by a download, in a package to install, or by KerasHub, which downloads them from Kaggle.
     """
     from tlcli import text
     from tlcli.cli import console
@@ -77,12 +80,14 @@ def list_cards(pattern: str, as_json: bool, local: bool, **limits: Any) -> None:
             "–" if card.parameters is None else text.compact(card.parameters),
             str(card.size),
             "–" if card.imagenet_top1 is None else f"{card.imagenet_top1:.1%}",
-            states[card.name].where,
+            states[card.name].word,
         ]
         for card in chosen
     ]
     columns = ["name", "network", "licence", "parameters", "size", "ImageNet", "weights"]
-    console.print_table(console.out(), columns, rows, text_columns=3, optional=["network", "licence"])
+    console.print_table(
+        console.out(), columns, rows, text_columns=3, optional=["network", "licence", "size", "parameters"]
+    )
 
 
 def _passes(
@@ -103,7 +108,7 @@ def _passes(
 @json_option
 @global_options
 def show(name: str, as_json: bool) -> None:
-    """Show the card of a network.
+    """Show what is known of a network.
 
     NAME is a name from `tlcli zoo list` or a file, as for --model.
     """
@@ -123,17 +128,20 @@ def show(name: str, as_json: bool) -> None:
         return
     if not card["source"].startswith("file:"):
         card["data"] = card["data"] or "ImageNet"
+    card["weights"] = card["weights"] or str(state)
+    card["paper"] = card["paper"] and f"https://arxiv.org/abs/{card['paper']}"
     for key, value in card.items():
-        console.out().print(console.safe(f"{key:<14} {_shown(value)}"))
+        if value is not None and value not in ("", (), {}):
+            console.out().print(console.safe(f"{key:<14} {_shown(value)}"))
 
 
 def _shown(value: Any) -> str:
     """A value of a card as text."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {entry}" for key, entry in value.items() if entry is not None) or "–"
+        return ", ".join(f"{key} {entry}" for key, entry in value.items() if entry is not None)
     if isinstance(value, list | tuple):
-        return ", ".join(entry["name"] for entry in value) or "–"
-    return f"{value:,}" if isinstance(value, int) else str(value or "–")
+        return ", ".join(entry["name"] for entry in value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @zoo.command(

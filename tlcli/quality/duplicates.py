@@ -58,7 +58,7 @@ def near_duplicate_findings(
     Args:
         index: The images.
         hashes: Content (sha256) to its hashes, for contents that have some.
-        progress: Called with (bands compared, bands).
+        progress: Called with (images compared, images).
     """
     images = _first_of_each_content(image for image in index.images if image.sha256 in hashes)
     if len(images) < 2:

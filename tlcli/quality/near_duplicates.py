@@ -72,7 +72,8 @@ def near_pairs(
     """All near pairs, each once, in portions: their smaller and larger indices, `int64 (pairs,)` each.
 
     Memory grows with the hashes, not with the pairs. Frequency hashes that differ in at most 4 bits are equal in one of
-    5 bands (pigeonhole principle), so only hashes with an equal band are compared.
+    5 bands (pigeonhole principle), so only hashes with an equal band are compared. `progress` is called with
+    (images compared, images): each band counts as a fifth of the images.
     """
     frequencies = np.array([pair.frequencies for pair in hashes], np.uint64)
     differences = np.array([pair.differences for pair in hashes], np.uint64)
@@ -80,7 +81,7 @@ def near_pairs(
     bands = [(frequencies >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1) for low, high in pairwise(cuts)]
     for number, band in enumerate(bands):
         if progress:
-            progress(number, len(bands))
+            progress(len(hashes) * number // len(bands), len(hashes))
         for left, right in _equal_pairs(band):
             keep = _count_bits(frequencies[left] ^ frequencies[right]) <= MAX_FREQUENCY_BITS
             left, right = left[keep], right[keep]
@@ -91,7 +92,7 @@ def near_pairs(
                 left, right = left[keep], right[keep]
                 yield np.minimum(left, right), np.maximum(left, right)
     if progress:
-        progress(len(bands), len(bands))
+        progress(len(hashes), len(hashes))
 
 
 def find_representatives(hashes: Sequence[Hashes]) -> list[int]:

@@ -15,10 +15,12 @@ from tlcli.paths import write_json, write_text
 from tlcli.recipe import baseline
 from tlcli.recipe.load import load, render
 from tlcli.recipe.schema import Recipe
+from tlcli.recipe.space import as_yaml
 from tlcli.report import record
 from tlcli.report.folder import USAGE_EXIT_CODE, own_folder
 from tlcli.report.record import RunRecord
 from tlcli.text import why_unreadable
+from tlcli.zoo import own
 
 # Recipe keys that describe a run and do not affect it.
 DESCRIPTIVE_KEYS = ("name", "description", "report")
@@ -43,7 +45,7 @@ def side_by_side(runs: Sequence[Path]) -> dict[str, Any]:
         "runs": rows,
         "same_split": len(splits) == 1,
         "best": rows[best_row(rows)]["run"] if len(splits) == 1 and rows[0]["val_accuracy"] is not None else None,
-        "differences": differences([run_record.recipe for run_record in records]),
+        "differences": differences([_with_card_name(run_record) for run_record in records]),
     }
 
 
@@ -112,6 +114,30 @@ def flattened(value: Any, path: str = "") -> list[tuple[str, Any]]:
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return [pair for index, item in enumerate(value) for pair in flattened(item, f"{path}.{index}")]
     return [(path, value)]
+
+
+def brief(value: Any, limit: int) -> str:
+    """A value of a recipe as YAML writes it, in at most `limit` characters; a dash for null or a missing key.
+
+    >>> brief(True, 9), brief(["30%", "20%"], 12), brief(None, 9), brief(["30%", "20%"], 9)
+    ('true', '[30%, 20%]', '–', '[30%, 20…')
+    """
+    text = "–" if value is None else as_yaml(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _with_card_name(run: RunRecord) -> dict[str, Any]:
+    """The recipe of a run with the name of the card for the network, which has several spellings.
+
+    Paths and addresses stay: other files may have the same name.
+    """
+    model = run.recipe.get("model", {})
+    name = str(model.get("name"))
+    same = [own.plain_name(text) for text in (run.model["name"], run.model["source"])]
+    same.append(same[1].partition(":")[2])
+    if "/" in name or own.plain_name(name) not in same:
+        return run.recipe
+    return {**run.recipe, "model": {**model, "name": run.model["name"]}}
 
 
 def _split_hash(run: Path) -> str:

@@ -7,12 +7,14 @@ from typing import Any
 from tlcli.evaluate.reliability import wilson
 from tlcli.paths import write_text
 from tlcli.report import record
-from tlcli.report.comparison import side_by_side
+from tlcli.report.comparison import brief, side_by_side
 from tlcli.report.pages import render
 from tlcli.report.score_sections import measure, percent
 
 # Most classes in the table of recalls.
 MAX_CLASSES = 40
+# Longest value of a recipe, characters.
+MAX_VALUE = 60
 
 
 def write_comparison_page(runs: Sequence[Path], file: Path) -> None:
@@ -33,7 +35,9 @@ def write_comparison_page(runs: Sequence[Path], file: Path) -> None:
         "accuracies": [_accuracy(row) for row in rows],
         "names": [Path(row["run"]).name for row in rows],
         "recalls": _recalls(runs),
-        "differences": [(key, [_brief(value) for value in found]) for key, found in comparison["differences"].items()],
+        "differences": [
+            (key, [brief(value, MAX_VALUE) for value in found]) for key, found in comparison["differences"].items()
+        ],
     }
     write_text(file, render("comparison.html", values))
 
@@ -73,8 +77,3 @@ def _spread(values: Sequence[float | None]) -> float:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f}"
-
-
-def _brief(value: Any) -> str:
-    text = "–" if value is None else str(value)
-    return text if len(text) <= 60 else text[:59] + "…"

@@ -13,6 +13,8 @@ from tlcli.zoo.card import FineTuning, GroupPattern, ModelCard
 
 KIND = "kerashub"
 _FILE = "kerashub.json"
+# Begin of the addresses of the pages of models, which state their licences. Handles continue them.
+PAGES = "https://www.kaggle.com/models/"
 
 
 def _patterns(*pairs: tuple[str, str]) -> tuple[GroupPattern, ...]:
@@ -162,7 +164,7 @@ def _card(preset: Preset) -> ModelCard:
         min_size=preset.size if family.is_fixed else 32,
         preprocessing="none",
         parameters=preset.parameters,
-        licence=f"see the page of the model, {owner}/{model} on Kaggle",
+        licence=f"see {PAGES}{owner}/{model}",
         groups=family.groups,
         data=preset.description,
         fine_tuning=_fine_tuning(family),

@@ -17,6 +17,8 @@ from tlcli.zoo.sources import architecture, kerashub, package
 Where = Literal["bundled", "installed", "package", "own", "cached", "download", "file", "source", "random", "none"]
 """Bundled with tlcli; in a package that is installed or not; in one's own zoo; downloaded; on
 a server; a user's file; as its source decides; random; none."""
+# The libraries that fetch the weights of a kind of source.
+FETCHERS = {"kerashub": "KerasHub", "tfhub": "TensorFlow Hub"}
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,13 @@ class State:
         where: Where they are.
         path: Their file on this machine; None if there is none.
         file: The file that a server offers; None for networks with weights of their own.
+        fetcher: The library that fetches them when the network is built; empty if tlcli knows their file.
     """
 
     where: Where
     path: Path | None = None
     file: RemoteFile | None = None
+    fetcher: str = ""
 
     @property
     def is_local(self) -> bool:
@@ -47,7 +51,16 @@ class State:
             "hash": (self.file.hash or None) if self.file else None,
         }
 
+    @property
+    def word(self) -> str:
+        """One word for lists: who fetches the weights, or where they are."""
+        return self.fetcher or self.where
+
     def __str__(self) -> str:
+        if self.fetcher:
+            return f"to be fetched by {self.fetcher}, which keeps them in a cache of its own"
+        if self.where == "package":
+            return "in a package that is not installed"
         if self.where != "download" or self.file is None:
             return self.where
         return f"to be downloaded from {urlsplit(self.file.url).hostname}"
@@ -94,7 +107,7 @@ def state(card: ModelCard, *, arguments: Mapping[str, Any] | None = None, size: 
         return State(_owner(path), path if path.is_file() else None)
     file = published.remote_file(card, arguments=arguments, size=size)
     if file is None:
-        return State("source")
+        return State("source", fetcher=FETCHERS.get(kind, ""))
     path_or_none = download.find_local(file, checked=False)
     return State("download" if path_or_none is None else "cached", path_or_none, file)
 
