@@ -1,6 +1,7 @@
 """Text for people: safe display of foreign names, plurals, short numbers and times; why a file cannot be read."""
 
 import errno
+from collections.abc import Sequence
 from json import JSONDecodeError
 
 
@@ -24,10 +25,21 @@ def _escaped(char: str) -> str:
 def plural(count: int, singular: str) -> str:
     """A count with its noun, in the plural unless the count is 1.
 
-    >>> plural(1, "image"), plural(0, "image"), plural(1200, "image")
-    ('1 image', '0 images', '1200 images')
+    >>> plural(1, "image"), plural(0, "image"), plural(1200, "image"), plural(2, "class")
+    ('1 image', '0 images', '1200 images', '2 classes')
     """
-    return f"{count} {singular}{'s' * (count != 1)}"
+    ending = "es" if singular.endswith("s") else "s"
+    return f"{count} {singular}{ending * (count != 1)}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names in quotes, the first few of them.
+
+    >>> listed(["a", "b"]), listed(["a", "b", "c", "d"], most=2)
+    ("'a', 'b'", "'a', 'b' and 2 more")
+    """
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def encodable(text: str) -> str:

@@ -370,3 +370,13 @@ def test_a_new_list_includes_the_excluded_images(
     tlcli("check", data, *SIZE, "--exclude", "mine.txt", "--quarantine", "bad.txt")
     lines = Path("bad.txt").read_text(encoding="utf-8").splitlines()
     assert lines[2:] == ["cat/copy.png\ta copy of cat/01.png", "dog/00.png\twas listed in mine.txt"]
+
+
+def test_one_class_is_in_the_singular_and_an_empty_one_is_reported_once(
+    tlcli: Callable, draw: Callable, tmp_path: Path
+) -> None:
+    draw(tmp_path, ["cat"], count=1)
+    assert ": 1 readable image in 1 class, 1 file: " in tlcli("check", tmp_path).stdout
+    (tmp_path / "dog").mkdir()
+    result = tlcli("check", tmp_path, "--json").document
+    assert [finding["kind"] for finding in result["findings"] if "dog/" in finding["paths"]] == ["empty_class"]

@@ -187,3 +187,72 @@ def test_a_complete_run_cannot_be_planned(tlcli: Callable, photos: Path, finishe
     result = tlcli("plan", "--resume", finished[0])
     assert result.code == 2
     assert "the run is complete" in result.stderr
+
+
+BASELINE = """\
+extends: head-only
+name: mine
+expect: [val.accuracy >= baseline.val.accuracy]
+"""
+HOSTS = {
+    "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+    "KERAS_DISTRIBUTION_PROCESS_ID": "0",
+    "KERAS_DISTRIBUTION_JOB_ADDRESSES": "127.0.0.1:1",
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "message"),
+    [
+        (["--folds", "5", "--quality", "best"], {}, "--folds: folds and quality best are two ways to use the images"),
+        (["--quality", "best", "--set", "data.val=0"], {}, "quality best: data.val is 0"),
+        (["--device", "cuda"], {}, "--device: there is no such device (got 'cuda')"),
+        (["--device", "gpu:all"], {"KERAS_BACKEND": "tensorflow"}, "--device gpu:all: several devices need JAX"),
+        ([], {"KERAS_BACKEND": "torch"}, "KERAS_BACKEND: tlcli does not run on this backend (got torch)"),
+        (["--recipe", "mine.yaml"], {}, "compares with the baseline, but"),
+        (["--budget", "1m"], HOSTS, "--budget: needs one host"),
+        (["--device", "gpu:1"], HOSTS, "--device: several hosts use all of their devices (got gpu:1)"),
+        (
+            ["--model", "vgg16", "--weights", "random", "--set", "model.batch_norm_epsilon=0.01"],
+            {},
+            "--set model.batch_norm_epsilon: vgg16 has no BatchNorm",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_plan_refuses_what_finetune_refuses(
+    words: list[str],
+    variables: dict[str, str],
+    message: str,
+    tlcli: Callable,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(BASELINE, encoding="utf-8")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    results = [tlcli(command, photos, *words, "--quiet") for command in ("plan", "finetune")]
+    assert [(result.code, result.stdout) for result in results] == [(2, ""), (2, "")]
+    assert message in results[0].stderr
+    assert results[0].stderr == results[1].stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_says_that_a_device_is_not_checked(tlcli: Callable, photos: Path) -> None:
+    words = ("plan", photos, "--quiet", "--model", "mobilenet_synthetic", "--device")
+    assert "Note: --device gpu is not checked: a plan does not load Keras" in tlcli(*words, "gpu").stdout
+    assert "not checked" not in tlcli(*words, "cpu").stdout
+
+
+def test_a_plan_is_refused_if_the_disk_is_too_small_for_the_run(
+    tlcli: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: usage._replace(free=10**6 if tmp_path == path else usage.free)
+    )
+    result = tlcli("plan", photos, "--model", "mobilenet_synthetic", "--out", tmp_path / "run")
+    assert result.code == 2
+    assert f"{tmp_path / 'run'}: the disk has 1 MB left, the run needs about" in result.stderr

@@ -43,30 +43,54 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_one_recipe_that_is_wrong_does_not_stop_the_others(
-    folder: Path, photos: Path, tlcli: Callable, monkeypatch: pytest.MonkeyPatch
+def test_one_recipe_that_fails_does_not_stop_the_others(
+    folder: Path, photos: Path, draw: Callable, tlcli: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also: the bundled recipe for CI meets what it expects."""
     (folder / "recipes" / "good.yaml").unlink()
-    (folder / "recipes" / "wrong.yml").write_text("name: wrong\nsed: 1\nphases: [{name: a, train: head}]\n", "utf-8")
+    # Its images are too few, which only reading them shows.
+    draw(folder / "few", count=1)
+    (folder / "recipes" / "few.yml").write_text(
+        f"name: few\nextends: head-only\ndata: {{classes: [red, blue], exclude: {folder}/list.txt}}\n", "utf-8"
+    )
+    names = [f"{name}/{number:02}.bmp" for name in ("red", "blue") for number in range(1, 10)]
+    (folder / "list.txt").write_text("\n".join(names), encoding="utf-8")
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "summary.md"))
     words = ["--jobs", 2, "--junit", "out/junit.xml", "--out", "runs/ci", "--json"]
     result = tlcli("recipe", "run", "recipes", "ci-smoke", "--data", photos, *words)
     assert result.code == 2
     assert result.document["exit_code"] == 2
-    wrong, good = result.document["recipes"]
+    failed, good = result.document["recipes"]
     assert (good["recipe"], good["status"], good["run"]) == ("ci-smoke", "passed", "runs/ci/ci-smoke")
     assert [verdict["passed"] for verdict in good["expectations"]] == [True] * 3
     assert (folder / "runs" / "ci" / "ci-smoke" / "model.keras").is_file()
-    assert (wrong["recipe"], wrong["status"], wrong["run"]) == ("recipes/wrong.yml", "invalid", None)
-    assert wrong["error"]["problems"][0]["where"] == "recipes/wrong.yml:2:1 sed"
-    assert "::error file=recipes/wrong.yml,line=2,col=1,title=tlcli recipes/wrong.yml::unknown key. " in result.stderr
-    assert result.stderr.count("::error") == 1
+    assert (failed["recipe"], failed["status"], failed["run"]) == ("recipes/few.yml", "invalid", None)
+    assert result.stderr.count("::error file=recipes/few.yml,title=tlcli recipes/few.yml::") == 1
     assert "2 of 2: " in result.stderr
     root = ET.parse(folder / "out" / "junit.xml").getroot()
     assert (root.get("tests"), root.get("errors"), root.get("failures")) == ("5", "1", "0")
     assert "| ci-smoke | ✅ passed |" in (folder / "summary.md").read_text(encoding="utf-8")
+
+
+def test_nothing_is_trained_if_one_recipe_is_wrong(
+    folder: Path, photos: Path, tlcli: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "recipes" / "wrong.yml").write_text("name: wrong\nsed: 1\nphases: [{name: a, train: head}]\n", "utf-8")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    words = ["recipe", "run", "recipes", "--data", photos, "--junit", "junit.xml"]
+    result = tlcli(*words, "--json")
+    assert result.code == 2
+    good, wrong = result.document["recipes"]
+    assert (good["status"], wrong["status"], wrong["run"]) == ("ready", "invalid", None)
+    assert wrong["error"]["problems"][0]["where"] == "recipes/wrong.yml:2:1 sed"
+    assert "::error file=recipes/wrong.yml,line=2,col=1,title=tlcli recipes/wrong.yml::unknown key. " in result.stderr
+    assert result.stderr.count("::error") == 1
+    assert result.stderr.startswith("nothing was trained: 1 of 2 recipes cannot run\n")
+    assert ET.parse("junit.xml").getroot().get("errors") == "1"
+    assert not (folder / "runs").exists()
+    table = tlcli(*words)
+    assert (table.stdout + table.stderr).count("recipes/wrong.yml:2:1 sed: unknown key.") == 1
 
 
 def test_a_baseline_is_written_compared_with_and_recorded(folder: Path, photos: Path, tlcli: Callable) -> None:

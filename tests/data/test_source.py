@@ -215,7 +215,13 @@ def test_empty_given_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the test folder holds no images"):
         scan(tmp_path)
     (tmp_path / "test").rename(tmp_path / "val")
-    with pytest.raises(DataError, match="class folder 'a' holds no images"):
+    with pytest.raises(DataError, match="val: class folders 'a', 'b' hold no images"):
+        scan(tmp_path)
+
+
+def test_all_names_that_cannot_be_written_are_listed(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", "b\x07/2.png", "c\x1b/3.png")
+    with pytest.raises(DataError, match=r"names of class folders have characters .* \(got 'b\\x07', 'c\\x1b'\)"):
         scan(tmp_path)
 
 
@@ -223,6 +229,7 @@ def test_empty_given_folders(tmp_path: Path) -> None:
     ("classes", "message", "hint"),
     [
         (["rozes", "daisy"], "no class folder 'rozes'", "Did you mean 'roses'?"),
+        (["rozes", "dazy"], "no class folders 'rozes', 'dazy' in", "Did you mean 'roses'? Did you mean 'daisy'?"),
         (["roses"], "holds only one class (got 'roses')", ""),
         (["roses", "roses"], "class 'roses' is named twice", "once"),
         ([], "no class is left", ""),

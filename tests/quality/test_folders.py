@@ -140,7 +140,8 @@ def test_classes_that_are_empty_small_or_uneven(
         make_image(510 + number).save(clean_data / "few" / f"{number}.png")
     findings = findings_of(clean_data)
     assert findings["empty_class"].paths == ("empty/",)
-    assert findings["too_small_class"].paths == ("empty/", "one/")
+    assert findings["too_small_class"].paths == ("one/",)
+    assert findings["too_small_class"].notes == {"one/": "1 different image"}
     assert findings["small_class"].paths == ("few/",)
     assert findings["small_class"].severity == "warning"
     assert findings["imbalance"].paths == ("cat/", "one/")

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.cells import cell_len
@@ -142,9 +141,10 @@ def loading_keras() -> Iterator[None]:
 
     Offline, no socket is opened.
     """
+    from tlcli.model.backend import backend
     from tlcli.zoo.download import no_sockets
 
-    unwanted = {*NOT_FOR_KERAS, *(() if _runs_on_jax() else NOT_FOR_TENSORFLOW)}
+    unwanted = {*NOT_FOR_KERAS, *(() if backend() == "jax" else NOT_FOR_TENSORFLOW)}
     hidden = dict.fromkeys(unwanted - set(sys.modules))
     sys.modules.update(hidden)  # None makes an import fail as if the module were not installed
     try:
@@ -155,17 +155,6 @@ def loading_keras() -> Iterator[None]:
             del sys.modules[name]
         # Each later search for garbage would otherwise go through a million objects of TensorFlow.
         gc.freeze()
-
-
-def _runs_on_jax() -> bool:
-    """True if JAX is the backend of Keras, by the environment or the settings of Keras."""
-    if backend := os.environ.get("KERAS_BACKEND"):
-        return backend == "jax"
-    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
-    try:
-        return '"jax"' in Path(home, "keras.json").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
 
 
 @contextmanager

@@ -177,27 +177,17 @@ def run_and_print(request: "Request", *, as_json: bool, logs: Sequence[str] = ()
         as_json: True to print JSON.
         logs: Names of the logs to write, as after `--log`.
     """
-    from tlcli.report.folder import require_idle
-    from tlcli.workflows import best_request
+    from tlcli.workflows.before_training import checked
     from tlcli.workflows.remote_run import uploading
-    from tlcli.workflows.request import check_request, networks_of, require_baseline, with_network
-    from tlcli.workflows.several_hosts import check_hosts
+    from tlcli.workflows.request import networks_of
 
     if logs:
         from tlcli.report.logs import require_installed
 
         require_installed(logs)
-    names = networks_of(request)
-    # The first is the one whose images are read while Keras loads.
-    resolved, *_ = [check_request(with_network(request, name)) for name in names] or [check_request(request)]
-    require_baseline(request, resolved.recipe)
-    check_hosts(request, resolved.recipe)
-    if request.resume is not None:
-        require_idle(request.resume)
+    names, resolved = networks_of(request), checked(request)
     is_ladder = resolved.recipe.quality == "best"
     if is_ladder:
-        # Checked before Keras is loaded.
-        best_request.begun(request)
         _refuse_logs(logs, "the runs of quality best")
 
     def work(reading: "BackgroundRead", observe: "Observer") -> "tuple[Path, RunRecord]":

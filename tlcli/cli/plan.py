@@ -29,16 +29,18 @@ def plan(as_json: bool, augment_sheet: Path | None, **options: Any) -> None:
     from tlcli.cli import console, tables
     from tlcli.cli.progress import observer
     from tlcli.workflows import plan as workflow
+    from tlcli.workflows.before_training import checked, unchecked_device
     from tlcli.workflows.remote_run import copied
-    from tlcli.workflows.request import check_request, check_sheet, networks_of
+    from tlcli.workflows.request import check_sheet, networks_of
+    from tlcli.workflows.several_hosts import joining
     from tlcli.zoo.resolve import weights_licence
     from tlcli.zoo.store import weights_state
 
-    request = copied(request_from(options))
+    request = joining(copied(request_from(options)))
     if names := networks_of(request):
         hint = "Name one of them. `tlcli finetune` chooses between them."
         raise UsageError(f"a plan is for one network (got {len(names)})", where="--model", hint=hint)
-    resolved = check_request(request)
+    resolved = checked(request)
     if augment_sheet is not None:
         check_sheet(augment_sheet, resolved)
         with console.loading_keras():
@@ -53,12 +55,12 @@ def plan(as_json: bool, augment_sheet: Path | None, **options: Any) -> None:
             scale = scales.measure(request, prepared, cluster, observe)
     licence = weights_licence(result.recipe, result.card)
     weights = weights_state(result.recipe, result.card, result.size)
+    notices = [*resolved.notices, *unchecked_device(request)]
     if as_json:
         more = {} if scale is None else {"scale": scale.to_json()}
-        notices = list(resolved.notices)
         console.print_json(result.to_json() | {"notices": notices, "weights": weights.to_json()} | more)
     else:
-        tables.print_plan(result, resolved.notices, f"weights: licence {licence}; {weights}" if licence else "")
+        tables.print_plan(result, notices, f"weights: licence {licence}; {weights}" if licence else "")
         if augment_sheet is not None:
             console.out().print(console.safe(f"sheet      {augment_sheet}"))
         if scale is not None:

@@ -53,8 +53,9 @@ def run(
 ) -> None:
     """Fine-tune with recipes and check their expectations, for CI.
 
-    RECIPE is a bundled name, a file, or a folder: all *.yaml and *.yml files in it. Exit code 3 if an expectation is
-    not met. In GitHub Actions, mistakes and unmet expectations appear beside their lines, and a summary on the job.
+    RECIPE is a bundled name, a file, or a folder: all *.yaml and *.yml files in it. All are checked before the first
+    one is trained. Exit code 3 if an expectation is not met. In GitHub Actions, mistakes and unmet expectations appear
+    beside their lines, and a summary on the job.
     """
     from tlcli.recipe import files
     from tlcli.report import ci
@@ -72,9 +73,11 @@ def run(
     if not dry_run and names == list(words) and len(names) == 1:
         _run_one(replace(requests[0], out=out), junit, as_json=as_json, update_baseline=update_baseline)
         return
-    if dry_run:
-        outcomes = [check(request) for request in requests]
-    else:
+    folders = [None if out is None else out / folder for folder in _folders(names)]
+    outcomes = [check(replace(request, out=folder)) for request, folder in zip(requests, folders, strict=True)]
+    if not dry_run and (wrong := sum(outcome.code != 0 for outcome in outcomes)):
+        _say_that_none_is_trained(wrong, len(outcomes))
+    elif not dry_run:
         outcomes = _run_all(requests, out, jobs=jobs, has_trust=_is_given(context, "trust"))
         if update_baseline:
             _update_baselines(outcomes)
@@ -131,6 +134,13 @@ def _run_one(request: "Request", junit: Path | None, *, as_json: bool, update_ba
         _update_baselines([outcome])
     _report([outcome], junit)
     require_met(record)
+
+
+def _say_that_none_is_trained(wrong: int, count: int) -> None:
+    from tlcli.cli import console
+
+    text = f"nothing was trained: {wrong} of {count} recipes cannot run"
+    console.print_text(console.err(), console.safe(text, "red"))
 
 
 def _run_all(requests: Sequence["Request"], out: Path | None, *, jobs: int, has_trust: bool) -> list["Outcome"]:
@@ -258,7 +268,7 @@ def _print(outcomes: Sequence["Outcome"], *, as_json: bool) -> None:
     out = console.out()
     console.print_table(out, columns, table, text_columns=3, optional=["time", "val acc", "test acc"])
     for outcome in outcomes:
-        for where, message in outcome.problems:
-            console.print_text(out, console.safe(f"{where or outcome.recipe}: {message}"))
+        for text in outcome.told:
+            console.print_text(out, console.safe(text))
         for row in outcome.unmet:
             console.print_text(out, console.safe(f"{outcome.recipe}: {row['expectation']}: not met, {row['reason']}"))

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from pathlib import Path
 from tlcli.data.decode import is_image
 from tlcli.errors import DataError, did_you_mean
 from tlcli.storage.location import StoredPath
-from tlcli.text import plural
+from tlcli.text import listed, plural
 
 SPLIT_NAMES = ("train", "val", "test")
 LAYOUT = "DATA holds one folder of images per class, or train/, val/ and test/ with class folders inside."
@@ -119,6 +121,34 @@ def class_folders(split_folder: SplitFolder, excluded: Collection[Path], on_skip
         elif path.resolve() not in excluded:
             classes.append(path)
     return classes
+
+
+def folders_by_class(split_folder: SplitFolder, excluded: Collection[Path]) -> dict[str, Path]:
+    """The class folders by the names of the classes, which are Unicode NFC: macOS and Linux write one word differently.
+
+    Args:
+        split_folder: Where to look.
+        excluded: The split folders themselves, which are not classes.
+
+    Raises:
+        DataError: If labels.txt cannot hold a name, or folders have the same one.
+    """
+    paths, where = class_folders(split_folder, excluded), str(split_folder.folder)
+    if bad := [path.name for path in paths if any(map(_is_control, path.name))]:
+        is_one = len(bad) == 1
+        subject = f"the name of class folder {bad[0]!r} has" if is_one else "names of class folders have"
+        got = "" if is_one else f" (got {', '.join(map(repr, bad[:5]))}{', …' if len(bad) > 5 else ''})"
+        hint = "Rename the folder." if is_one else "Rename the folders."
+        raise DataError(f"{subject} characters that cannot be written to labels.txt{got}", where=where, hint=hint)
+    names = [unicodedata.normalize("NFC", path.name) for path in paths]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        message = f"class folders have the same name, {listed(repeated)}, in different Unicode forms"
+        raise DataError(message, where=where, hint="Merge them, or rename one.")
+    return dict(zip(names, paths, strict=True))
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs")
 
 
 def require_folder(path: Path, name: str) -> None:

@@ -15,7 +15,7 @@ from tlcli.data.hashes import Hashes
 from tlcli.data.layout import LAYOUT, SPLIT_NAMES, SplitFolder
 from tlcli.errors import DataError, did_you_mean
 from tlcli.storage.location import READS_AHEAD, StoredPath, is_remote, join, relative_name
-from tlcli.text import encodable, plural, printable
+from tlcli.text import encodable, listed, plural, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ def _survey(
     data_layout = layout.find(root, {split: folder.resolve() for split, folder in replaced.items()})
     root = root.resolve()
     own = {split_folder.folder for split_folder in data_layout.split_folders}
-    folders = [(split_folder, _class_folders(split_folder, own)) for split_folder in data_layout.split_folders]
+    folders = [(split_folder, layout.folders_by_class(split_folder, own)) for split_folder in data_layout.split_folders]
     names = _choose_classes(data_layout.split_folders[0].folder, sorted(folders[0][1]), classes, fewest)
     for split_folder, class_folders in folders[1:]:
         _require_same_classes(split_folder, class_folders, names, is_subset=classes is not None)
@@ -246,7 +246,9 @@ def _survey_manifest(
         present = {row.label for row in rows if row.split == given}
         if missing := [name for name in names if name not in present]:
             hint = "Add rows, or choose the classes with --set data.classes=[NAME,NAME]."
-            raise DataError(f"class '{missing[0]}' has no {given or 'image'} rows", where=str(file), hint=hint)
+            subject = "class {} has" if len(missing) == 1 else "classes {} have"
+            message = f"{subject.format(listed(missing))} no {given or 'image'} rows"
+            raise DataError(message, where=str(file), hint=hint)
     files = [_File(row.path, names.index(row.label), row.split, row.group) for row in rows]
     lines = () if exclusions is None else unmatched(root, exclusions)
     return FolderIndex(root, names, (), (), excluded=tuple(sorted(collected.excluded)), unmatched=lines), files
@@ -265,14 +267,16 @@ class _Collection:
         """Add the files of a split folder. The class folders are in the order of the labels."""
         loose = [path for path in layout.visible(split_folder.folder) if not path.is_dir()]
         self.ignored += [encodable(path_in(self.root, path)) for path in loose]
-        count = len(self.files)
+        count, empty = len(self.files), list[tuple[Path, str]]()
         for label, folder in enumerate(class_folders):
             images, others = layout.files_under(folder)
             self.ignored += [encodable(path_in(self.root, path)) for path in others]
             kept = self.without_excluded(images)
             if not kept and split_folder.split != "test":
-                raise _no_images(folder, others, excluded=len(images) - len(kept))
+                empty.append((folder, _content(others, excluded=len(images) - len(kept))))
             self.files += [_File(path, label, split_folder.split) for path in kept]
+        if empty:
+            raise _no_images(split_folder.folder, empty)
         if len(self.files) == count:
             where = str(split_folder.folder)
             raise DataError("the test folder holds no images", where=where, hint="Add images, or remove the folder.")
@@ -291,27 +295,6 @@ class _Collection:
         return kept
 
 
-def _class_folders(split_folder: SplitFolder, excluded: Collection[Path]) -> dict[str, Path]:
-    """Class name to folder. Names are Unicode NFC, because macOS and Linux write the same word differently."""
-    folders: dict[str, Path] = {}
-    for path in layout.class_folders(split_folder, excluded):
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in path.name):
-            raise DataError(
-                f"the name of class folder {path.name!r} has characters that cannot be written to labels.txt",
-                where=str(split_folder.folder),
-                hint="Rename the folder.",
-            )
-        name = unicodedata.normalize("NFC", path.name)
-        if name in folders:
-            raise DataError(
-                f"two class folders have the same name, '{name}', in different Unicode forms",
-                where=str(split_folder.folder),
-                hint="Merge them, or rename one.",
-            )
-        folders[name] = path
-    return folders
-
-
 def _choose_classes(
     folder: Path, existing: Sequence[str], classes: Sequence[str] | None, fewest: int
 ) -> tuple[str, ...]:
@@ -321,12 +304,14 @@ def _choose_classes(
         problem = f"holds {plural(len(images), 'image')} but no class folders" if images else "holds no images"
         raise DataError(problem, where=str(folder), hint=LAYOUT)
     chosen = [unicodedata.normalize("NFC", name) for name in classes] if classes is not None else list(existing)
-    for name in chosen:
-        if name not in existing:
-            hint = f"Classes: {', '.join(existing)}. {did_you_mean(name, existing)}".rstrip()
-            raise DataError(f"no class folder '{name}' in {folder}", where="data.classes", hint=hint)
+    if missing := [name for name in chosen if name not in existing]:
+        hint = " ".join([f"Classes: {', '.join(existing)}.", *(did_you_mean(name, existing) for name in missing)])
+        message = f"no class folder{'s' * (len(missing) > 1)} {listed(missing)} in {folder}"
+        raise DataError(message, where="data.classes", hint=hint.rstrip())
     if repeated := [name for name, count in Counter(chosen).items() if count > 1]:
-        raise DataError(f"class '{repeated[0]}' is named twice", where="data.classes", hint="Name each class once.")
+        subject = "class {} is" if len(repeated) == 1 else "classes {} are"
+        message = f"{subject.format(listed(repeated))} named twice"
+        raise DataError(message, where="data.classes", hint="Name each class once.")
     if len(chosen) < fewest:
         hint = LAYOUT
         if classes is None and folder.is_dir() and layout.holds_folders(folder / existing[0]):
@@ -356,16 +341,24 @@ def _require_same_classes(
         )
 
 
-def _no_images(folder: Path, others: Sequence[Path], *, excluded: int) -> DataError:
-    content = f"{plural(len(others), 'other file')} such as '{others[0].name}'" if others else "empty"
+def _content(others: Sequence[Path], *, excluded: int) -> str:
+    """What a class folder without images holds, in words."""
     if excluded:
-        content = f"all {excluded} are excluded"
-    return DataError(
-        f"class folder '{folder.name}' holds no images ({content})",
-        where=str(folder),
-        hint=f"Add images ({' '.join(sorted(EXTENSIONS))}), remove the folder, or choose the classes with"
-        " --set data.classes=[NAME,NAME].",
+        return f"all {excluded} are excluded"
+    return f"{plural(len(others), 'other file')} such as '{others[0].name}'" if others else "empty"
+
+
+def _no_images(home: Path, empty: Sequence[tuple[Path, str]]) -> DataError:
+    """The error for class folders without images, with what each holds."""
+    (first, content), several = empty[0], len(empty) > 1
+    names = listed([path.name for path, _ in empty])
+    message = (
+        f"class folders {names} hold no images" if several else f"class folder {names} holds no images ({content})"
     )
+    remedy = (
+        f"Add images ({' '.join(sorted(EXTENSIONS))}), remove the folder{'s' * several}, or choose the classes with"
+    )
+    return DataError(message, where=str(home if several else first), hint=f"{remedy} --set data.classes=[NAME,NAME].")
 
 
 def _hash_files(

@@ -10,11 +10,9 @@ import numpy as np
 from tlcli.cluster.hosts import COUNT, Host, this_host
 from tlcli.errors import UsageError
 from tlcli.model import hosts
+from tlcli.model.backend import ALL, require_backend, require_hosts
 from tlcli.model.compiled import keep_compiled
 from tlcli.model.precision import FULL
-
-# `gpu:all`: all devices of a kind.
-ALL = "all"
 
 
 @contextmanager
@@ -45,7 +43,7 @@ def use_device(device: str, *, joins_hosts: bool = False) -> Iterator[str]:
 @contextmanager
 def _computing_on(device: str, host: Host | None) -> Iterator[str]:
     """Compute on a device, or on all of several hosts."""
-    _require_backend(device)
+    require_backend(keras.backend.backend(), device)
     keep_compiled()
     available = {name.lower().replace("cuda", "gpu"): name for name in keras.distribution.list_devices()}
     requested, _, number = device.lower().partition(":")
@@ -67,25 +65,12 @@ def _computing_on(device: str, host: Host | None) -> Iterator[str]:
         keras.config.set_dtype_policy(before)
 
 
-def _require_backend(device: str) -> None:
-    """Refuse a backend that no test covers, and several devices where Keras cannot share a batch between them."""
-    backend = keras.backend.backend()
-    if backend not in ("tensorflow", "jax"):
-        hint = "Unset KERAS_BACKEND, or set it to tensorflow or jax."
-        raise UsageError(f"tlcli does not run on this backend (got {backend})", where="KERAS_BACKEND", hint=hint)
-    if device.lower().endswith(f":{ALL}") and backend != "jax":
-        hint = "pip install 'tlcli[jax]', and set KERAS_BACKEND=jax."
-        raise UsageError(f"several devices need JAX (Keras runs on {backend})", where=f"--device {device}", hint=hint)
-
-
 def _require_joining(device: str, joins_hosts: bool) -> None:
-    """Refuse several hosts where a command does not support them, and a single device of several hosts."""
+    """Refuse several hosts where a command does not support them, or their backend or device does not."""
     if not joins_hosts:
         hint = f"Unset {COUNT}, or train one recipe with one network."
         raise UsageError("only one training by `tlcli finetune` runs on several hosts", where=COUNT, hint=hint)
-    if device.partition(":")[2] not in ("", ALL):
-        hint = "Leave it out, or give auto, cpu, gpu or tpu."
-        raise UsageError(f"several hosts use all of their devices (got {device})", where="--device", hint=hint)
+    require_hosts(keras.backend.backend(), device)
 
 
 def _require_equal_hosts(devices: list[str], host: Host | None) -> None:

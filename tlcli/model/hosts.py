@@ -24,13 +24,12 @@ OWN_ERRORS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 @contextmanager
 def joined(host: Host | None) -> Iterator[None]:
-    """Compute together with the other hosts within the context; does nothing if there are none.
+    """Compute together with the other hosts, on JAX, within the context; does nothing if there are none.
 
     Must be entered before the first computation. Nothing that is written to stdout appears, because the library that
     connects the hosts says so there.
 
     Raises:
-        UsageError: If Keras does not run on JAX.
         RunError: If not all hosts come, one is lost, or one has other weights.
     """
     if host is None:
@@ -82,9 +81,6 @@ def explained() -> Iterator[None]:
 
 def _join(host: Host) -> None:
     """Wait for the other hosts, once in a process."""
-    if keras.backend.backend() != "jax":
-        hint = "pip install 'tlcli[jax]', and set KERAS_BACKEND=jax on all hosts."
-        raise UsageError(f"several hosts need JAX (Keras runs on {keras.backend.backend()})", where=COUNT, hint=hint)
     import jax
 
     if jax.distributed.is_initialized():

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -115,8 +115,8 @@ class CheckResult:
         excluded = f", {self.excluded} excluded" if self.excluded else ""
         severities = " and ".join(plural(self.counts[severity], severity) for severity in ("error", "warning"))
         return (
-            f"{len(self.index.images)} readable images in {len(self.index.classes)} classes"
-            f"{f' ({splits})' if splits else ''}, {self.files} files{excluded}: {severities}"
+            f"{plural(len(self.index.images), 'readable image')} in {plural(len(self.index.classes), 'class')}"
+            f"{f' ({splits})' if splits else ''}, {plural(self.files, 'file')}{excluded}: {severities}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -185,7 +185,10 @@ def check_images(data: Path, size: tuple[int, int], *, exclude: Path | None = No
     surveyed = survey(data, exclude=exclude)
     files = _read_all(surveyed, size, progress)
     index = readable_index(surveyed, files)
-    findings = [*folders.folder_findings(surveyed), *_findings_of_images(files, index, size, progress)]
+    of_folders = list(folders.folder_findings(surveyed))
+    paths = [path for finding in of_folders if finding.kind == "empty_class" for path in finding.paths]
+    empty = {folders.nfc(path.rstrip("/").rpartition("/")[2]) for path in paths}
+    findings = [*of_folders, *_findings_of_images(files, index, size, progress, empty)]
     findings = _merge([*findings, *_findings_of_split(data, exclude, index, findings)])
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return CheckResult(
@@ -211,14 +214,15 @@ def _read_all(surveyed: Survey, size: tuple[int, int], progress: Progress) -> li
 
 
 def _findings_of_images(
-    files: list[CheckedFile], index: FolderIndex, size: tuple[int, int], progress: Progress
+    files: list[CheckedFile], index: FolderIndex, size: tuple[int, int], progress: Progress, empty: Collection[str]
 ) -> Iterator[Finding]:
+    """All findings about images and class sizes, except that the classes `empty` are too small."""
     hashes = {file.content.sha256: file.hashes for file in files if file.hashes is not None}
     yield from duplicates.exact_duplicates(index)
     yield from duplicates.near_duplicate_findings(
         index, hashes, progress=lambda done, total: progress("comparing images", done, total)
     )
-    yield from quick_findings(index)
+    yield from quick_findings(index, known_empty=empty)
     yield from images.image_findings(files, size)
 
 

@@ -2,12 +2,12 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tlcli.data.source import FolderIndex
-from tlcli.text import encodable
+from tlcli.text import encodable, plural
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
@@ -62,11 +62,16 @@ class Finding:
         }
 
 
-def quick_findings(index: FolderIndex) -> list[Finding]:
-    """All findings about class names and class sizes."""
+def quick_findings(index: FolderIndex, *, known_empty: Collection[str] = ()) -> list[Finding]:
+    """All findings about class names and class sizes.
+
+    Args:
+        index: The images.
+        known_empty: Names of classes that another finding calls empty.
+    """
     return [
         *alike_classes(index.classes),
-        *too_small_classes(index),
+        *too_small_classes(index, known_empty=known_empty),
         *small_classes(index),
         *imbalance(index),
     ]
@@ -93,11 +98,11 @@ def alike_classes(names: Sequence[str]) -> list[Finding]:
     ]
 
 
-def too_small_classes(index: FolderIndex) -> list[Finding]:
-    """Classes with fewer than two different images; `finetune` does not start with them."""
+def too_small_classes(index: FolderIndex, *, known_empty: Collection[str] = ()) -> list[Finding]:
+    """Classes with fewer than two different images, but for `known_empty`; `finetune` does not start with them."""
     return _class_sizes(
         index,
-        lambda count: count < 2,
+        lambda name, count: count == 1 or (count == 0 and name not in known_empty),
         ("too_small_class", "error"),
         "fewer than two different images",
         "Add images, or leave the class out with data.classes.",
@@ -108,7 +113,7 @@ def small_classes(index: FolderIndex) -> list[Finding]:
     """Classes with 2 to 9 different images."""
     return _class_sizes(
         index,
-        lambda count: 2 <= count < SMALL_CLASS,
+        lambda _, count: 2 <= count < SMALL_CLASS,
         ("small_class", "warning"),
         f"fewer than {SMALL_CLASS} different images",
         "Scores of so few images are unreliable. Add images if you can.",
@@ -133,28 +138,29 @@ def imbalance(index: FolderIndex) -> list[Finding]:
             f" always predicts '{largest}' is right for {filled[largest] / len(images):.0%} of the images",
             "Look at the scores of each class, and try --set data.class_weights=balanced.",
             (f"{largest}/", f"{smallest}/"),
-            notes={f"{largest}/": f"{filled[largest]} images", f"{smallest}/": f"{filled[smallest]} images"},
+            notes={f"{name}/": plural(filled[name], "image") for name in (largest, smallest)},
         )
     ]
 
 
 def _class_sizes(
     index: FolderIndex,
-    has_problem: Callable[[int], bool],
+    has_problem: Callable[[str, int], bool],
     kind_and_severity: tuple[str, Severity],
     problem: str,
     remedy: str,
 ) -> list[Finding]:
-    """A finding about the classes whose number of different images has a problem."""
+    """A finding about the classes whose name and number of different images have a problem."""
     contents: list[set[str]] = [set() for _ in index.classes]
     for image in index.images:
         contents[image.label].add(image.sha256)
-    counts = {name: len(shas) for name, shas in zip(index.classes, contents, strict=True) if has_problem(len(shas))}
+    sizes = {name: len(shas) for name, shas in zip(index.classes, contents, strict=True)}
+    counts = {name: count for name, count in sizes.items() if has_problem(name, count)}
     if not counts:
         return []
     listed = ", ".join(f"'{name}' ({count})" for name, count in list(counts.items())[:_MAX_LISTED])
     more = f" and {len(counts) - _MAX_LISTED} more" if len(counts) > _MAX_LISTED else ""
     subject = "classes have" if len(counts) > 1 else "a class has"
     kind, severity = kind_and_severity
-    notes = {f"{name}/": f"{count} different images" for name, count in counts.items()}
+    notes = {f"{name}/": plural(count, "different image") for name, count in counts.items()}
     return [Finding(kind, severity, f"{subject} {problem}: {listed}{more}", remedy, tuple(notes), notes=notes)]

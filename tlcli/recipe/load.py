@@ -1,5 +1,6 @@
 """Load a recipe from YAML and `--set a.b=c`; report all problems with file, line and column."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -62,6 +63,8 @@ def load(recipe: str, *, settings: Sequence[str] = (), options: Mapping[str, Any
 def place(key: str, recipe: str, *, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> str:
     """Where a key of a valid recipe was written: `file:line:column key`, `--set key`, or the name of an option.
 
+    For a key that was not written, it is the section that was, or else the key alone.
+
     Args:
         key: Such as `phases[0].train`.
         recipe: Name of a bundled recipe, or a file.
@@ -71,8 +74,23 @@ def place(key: str, recipe: str, *, settings: Sequence[str] = (), options: Mappi
     recipe_draft, option_names = _with_options(recipe, options or {})
     for text in settings:
         _apply_setting(recipe_draft, text, option_names)
-    origin = recipe_draft.origin(key_path(key))
-    return origin if origin.startswith("--") and origin != "--set" else f"{origin} {key}"
+    path = key_path(key)
+    origin = recipe_draft.origin(path)
+    if re.search(r":\d+:\d+$", origin):
+        return f"{origin} {key}"
+    if not _is_written(recipe_draft.tree, path):
+        return key
+    return f"{origin} {key}" if origin == "--set" else origin
+
+
+def _is_written(tree: Any, path: KeyPath) -> bool:
+    """True if a tree has a value at a path."""
+    for part in path:
+        is_there = part in tree if isinstance(tree, dict) else isinstance(tree, list) and part in range(len(tree))
+        if not is_there:
+            return False
+        tree = tree[part]
+    return True
 
 
 def _with_options(recipe: str, options: Mapping[str, Any]) -> tuple[Draft, dict[KeyPath, str]]:

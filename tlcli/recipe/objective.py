@@ -34,7 +34,8 @@ class TeacherSpec(Spec):
     """A classifier whose probabilities the network learns to imitate. Ref: Hinton et al. 2015, arXiv 1503.02531.
 
     Attributes:
-        run: The teacher: a run folder, a bundle or a classifier file, with the same classes.
+        run: The teacher: a run folder, a bundle or a classifier file, with the same classes. The path is relative to
+            the current folder.
         temperature: Both distributions are compared at this temperature, at which small probabilities count more.
         weight: Share of the teacher in the loss, 0-1; the labels have the rest.
     """

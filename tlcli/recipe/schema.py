@@ -66,7 +66,7 @@ Name = Annotated[Text, BeforeValidator(_class_name), WithJsonSchema({"type": ["s
 
 
 class DataSpec(Spec):
-    """Which images to use, their splits and their size.
+    """Which images to use, their splits and their size. Paths are relative to the current folder.
 
     Attributes:
         path: Folder of class folders, or manifest. `DATA` on the command line replaces it.
@@ -126,7 +126,7 @@ RANDOM = "random"
 
 
 class ModelSpec(Spec):
-    """Which pretrained network to use.
+    """Which pretrained network to use. Paths are relative to the current folder.
 
     Attributes:
         name: A name from `tlcli zoo list`, `keras:MobileNetV2`, a card file, a `.keras` or Keras `.h5` file, or a run.
@@ -271,7 +271,8 @@ class Recipe(Spec):
         recipe: Version of the form of recipes.
         name: Name of the recipe, in the record of a run.
         description: One line for `tlcli recipe list`.
-        extends: Another recipe, by name or file, one level deep: sections are merged key by key, lists replaced.
+        extends: Another recipe, by name or file, one level deep: sections are merged key by key, lists replaced. A file
+            is looked for beside this one, then in the current folder.
         quality: What `auto` means in phases with rounds: seconds (`fast`) or accuracy (`balanced`). `best` climbs a
             ladder of runs: as `balanced`, with larger images, with longer rounds, again; and combines what helps.
         seed: Start of all random numbers.

@@ -63,6 +63,13 @@ class Outcome:
         problems = [] if self.error is None else self.error.get("problems") or [self.error]
         return [(row["where"], sentences(row["message"], row["hint"])) for row in problems]
 
+    @property
+    def told(self) -> list[str]:
+        """The problems, each in one sentence or two that also name the recipe."""
+        places = [(where if where.startswith(self.recipe) else f"{self.recipe}: {where}") for where, _ in self.problems]
+        pairs = zip(places, self.problems, strict=True)
+        return [f"{place.removesuffix(': ')}: {message}" for place, (_, message) in pairs]
+
     def to_json(self) -> dict[str, Any]:
         """The outcome in its JSON form."""
         kept = ("recipe", "code", "status", "seconds", "run", "scores", "error")
@@ -221,8 +228,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
     for outcome in outcomes:
-        for where, message in outcome.problems:
-            lines.append(f"- ❌ {_markdown(where or outcome.recipe)}: {_markdown(message)}")
+        lines += [f"- ❌ {_markdown(text)}" for text in outcome.told]
         for row in outcome.expectations:
             if "passed" in row:
                 mark, what = ("✅", "met") if row["passed"] else ("❌", "not met")

@@ -215,7 +215,7 @@ def own_folder(path: Path, *, resume: bool, need_bytes: int = 0) -> Iterator[Run
     created = [] if resume else _create(path)
     with _locked(path):
         try:
-            _require_disk_space(path, need_bytes)
+            require_disk_space(path, need_bytes)
             yield RunFolder(path)
         except TlcliError as error:
             is_refused = error.exit_code == USAGE_EXIT_CODE
@@ -265,7 +265,7 @@ def require_new(path: Path) -> None:
         resume = f"Resume it with --resume {shlex.quote(str(path))}, or choose another --out."
         hint = resume if is_unfinished else "Choose another --out."
         raise OutputError("the run folder already exists and is not empty", where=str(path), hint=hint)
-    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    nearest = _nearest(path)
     if not nearest.is_dir():
         raise OutputError("is a file, not a folder", where=str(nearest), hint="Choose another --out.")
     if not os.access(nearest, os.W_OK):
@@ -290,14 +290,24 @@ def _create(path: Path) -> list[Path]:
     return missing
 
 
-def _require_disk_space(path: Path, need_bytes: int) -> None:
-    free = shutil.disk_usage(path).free
+def require_disk_space(path: Path, need_bytes: int) -> None:
+    """Check that the disk has space for a run folder, which may not be there yet.
+
+    Raises:
+        OutputError: If it is too small.
+    """
+    free = shutil.disk_usage(_nearest(path)).free
     if free < need_bytes:
         raise OutputError(
             f"the disk has {free / 1e6:.0f} MB left, the run needs about {need_bytes / 1e6:.0f} MB",
             where=str(path),
             hint="Free disk space, or choose another --out.",
         )
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest of the folders above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def _remove(path: Path, created: Sequence[Path]) -> None:

@@ -198,12 +198,15 @@ def _compare_qualities(
 
 
 def check_selections(recipe: Recipe, groups: LayerGroups) -> None:
-    """Check the selection of every phase, before any image is read.
+    """Check the selection of every phase, before any image is read, and that there is a BatchNorm to be set.
 
     Raises:
-        ModelError: If a selection matches nothing, or more groups are asked for than there are.
+        ModelError: If a selection matches nothing, more groups are asked for than there are, or there is no BatchNorm.
     """
     kept = dropped_top(recipe, groups)
+    if recipe.model.batch_norm_epsilon is not None and not any(group.batch_norms for group in kept.groups):
+        hint = "Leave model.batch_norm_epsilon out."
+        raise ModelError(f"{groups.name} has no BatchNorm", where="model.batch_norm_epsilon", hint=hint)
     for index, phase in enumerate(recipe.phases):
         _select(phase, index, kept)
 

@@ -23,7 +23,7 @@ def begun(request: Request) -> tuple[Candidates, Recipe]:
     require_validation(recipe, "quality best", "Leave data.val at 0.15, or use quality balanced.")
     if recipe.data.folds:
         hint = "Leave one out."
-        raise UsageError("folds and quality best are two ways to use the images", where="--folds", hint=hint)
+        raise UsageError("folds and quality best are two ways to use the images", where="data.folds", hint=hint)
     out = request.out or free_folder(recipe)
     chosen_from = request.chosen_from
     return Candidates(out, (), request.strict, request.device, is_ladder=True, chosen_from=chosen_from), recipe

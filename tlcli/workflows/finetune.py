@@ -18,7 +18,7 @@ from tlcli.train.depth_probe import build_backbone, search_depth
 from tlcli.train.events import FolderMade, Noticed, Observer, warn
 from tlcli.train.preparation import BackgroundRead, Prepared, output_bytes, prepare
 from tlcli.train.session import Session, open_session
-from tlcli.workflows.request import Request, baseline_of, choice_of, network_of, output_folder, visible
+from tlcli.workflows.request import Request, baseline_of, choice_of, network_of, output_folder, placed, visible
 from tlcli.workflows.teacher import with_teacher
 from tlcli.zoo.resolve import ResolvedRecipe
 
@@ -39,7 +39,7 @@ def finetune(
     """
     began, recipe, baseline = time.perf_counter(), resolved.recipe, baseline_of(request)
     warn(observe, resolved.notices)
-    with use_device(request.device, joins_hosts=request.joins_hosts) as device:
+    with placed(request), use_device(request.device, joins_hosts=request.joins_hosts) as device:
         network = network_of(request, recipe, measure=graph.measure_groups)
         saved = Checkpoint(request.resume).read() if request.resume else None
         # Built before the images are read: wrong weights fail at once. A checkpoint has the weights of its run.

@@ -7,9 +7,9 @@ from typing import Any
 
 from tlcli.errors import UsageError
 from tlcli.paths import require_new_file
-from tlcli.recipe.schema import RANDOM
+from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.train.preparation import check_images
-from tlcli.workflows.request import Request, load_recipe
+from tlcli.workflows.request import Request, load_recipe, placed
 from tlcli.zoo.resolve import ResolvedRecipe, resolve
 
 # The recipe of `tlcli probe`. Its only phase is a linear probe.
@@ -61,10 +61,16 @@ def check_probe(request: ProbeRequest) -> list[ResolvedRecipe]:
         )
     if request.plot is not None:
         _check_plot(request.plot, request.data)
-    recipes = [load_recipe(_finetune_request(request, model)) for model in models]
+    requests = [_finetune_request(request, model) for model in models]
+    recipes = [load_recipe(one) for one in requests]
     _require_effect(request.settings)
     check_images(recipes[0])
-    return [resolve(recipe) for recipe in recipes]
+    return [_resolved(*pair) for pair in zip(requests, recipes, strict=True)]
+
+
+def _resolved(request: Request, recipe: Recipe) -> ResolvedRecipe:
+    with placed(request):
+        return resolve(recipe)
 
 
 def _require_effect(settings: Sequence[str]) -> None:

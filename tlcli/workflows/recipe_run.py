@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from tlcli.errors import TlcliError
 from tlcli.model.structure import measure_in_subprocess
 from tlcli.report.ci import Outcome, outcome_of_error, outcome_of_process, unjudged
-from tlcli.workflows.request import Request, check_request, network_of, require_baseline
+from tlcli.workflows.before_training import checked
+from tlcli.workflows.request import Request, network_of
 
 
 @dataclass
@@ -65,8 +66,7 @@ class Runs:
 def check(request: Request) -> Outcome:
     """The outcome of a recipe that is only checked, without reading an image. Another process may load Keras."""
     try:
-        resolved = check_request(request)
-        require_baseline(request, resolved.recipe)
+        resolved = checked(request)
         network_of(request, resolved.recipe, measure=measure_in_subprocess)
     except TlcliError as error:
         return outcome_of_error(request.recipe, error, is_dry=True)

@@ -2,15 +2,17 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.errors import DataError, ModelError, OutputError, Problem, RecipeError, UsageError
+from tlcli.errors import DataError, OutputError, Problem, RecipeError, UsageError
 from tlcli.evaluate.runtimes import class_names, require_model
 from tlcli.model.structure import Measure, measure_in_subprocess
 from tlcli.paths import require_new_file
 from tlcli.recipe import baseline, expectation, load
+from tlcli.recipe.placed import placed as in_recipe
 from tlcli.recipe.schema import RANDOM, Recipe
 from tlcli.report import comparison, folder, record
 from tlcli.report.comparison import Candidates
@@ -67,15 +69,23 @@ def check_request(request: Request) -> ResolvedRecipe:
     Raises:
         TlcliError: For the first problem.
     """
-    recipe = load_recipe(request)
-    check_images(recipe)
-    if recipe.teacher is not None:
-        require_model(recipe.teacher.run)
-    if request.resume is None:
-        _require_outside(request.out, data_root(recipe))
-        if request.out is not None:
-            folder.require_new(request.out)
-    return resolve(recipe, needs_weights=request.resume is None)
+    with placed(request):
+        recipe = load_recipe(request)
+        check_images(recipe)
+        if recipe.teacher is not None:
+            require_model(recipe.teacher.run)
+        if request.resume is None:
+            _require_outside(request.out, data_root(recipe))
+            if request.out is not None:
+                folder.require_new(request.out)
+        return resolve(recipe, needs_weights=request.resume is None)
+
+
+def placed(request: Request) -> AbstractContextManager[None]:
+    """Errors within the context say where in the recipe, or by which option, their value or file was given."""
+    if request.resume is not None:
+        return nullcontext()
+    return in_recipe(request.recipe, settings=request.settings, options=request.options)
 
 
 def require_same_classes(plan: TrainPlan) -> None:
@@ -197,13 +207,8 @@ def network_of(request: Request, recipe: Recipe, *, measure: Measure) -> ChosenN
     Raises:
         ModelError: If the network does not fit the recipe; it says where the recipe does.
     """
-    try:
+    with placed(request):
         return choose_network(recipe, measure=measure)
-    except ModelError as error:
-        if request.resume is not None or not error.where.startswith(("phases[", "model.", "data.")):
-            raise
-        where = load.place(error.where, request.recipe, settings=request.settings, options=request.options)
-        raise type(error)(error.message, where=where, hint=error.hint) from error
 
 
 def _absolute(path: str | Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tlcli.cluster import connection
 from tlcli.cluster.hosts import COUNT, this_host
 from tlcli.errors import OutputError, UsageError
+from tlcli.model.backend import backend, require_hosts
 from tlcli.recipe.schema import Recipe
 from tlcli.storage.location import is_remote
 from tlcli.workflows.request import Request
@@ -48,8 +49,17 @@ def _following(request: Request, folder: Path) -> Request:
     return replace(request, resume=folder, joins_hosts=True)
 
 
+def joining(request: Request) -> Request:
+    """The request of a command that only plans what this host will do together with the others, if there are any.
+
+    Raises:
+        UsageError: If the variables of Keras contradict each other.
+    """
+    return replace(request, joins_hosts=this_host() is not None)
+
+
 def check_hosts(request: Request, recipe: Recipe) -> None:
-    """Check that several hosts can carry out a recipe: what depends on the time differs between them.
+    """Check that several hosts can carry out a request: what depends on the time differs between them.
 
     Raises:
         UsageError: If they cannot.
@@ -57,9 +67,9 @@ def check_hosts(request: Request, recipe: Recipe) -> None:
     if not request.joins_hosts:
         return
     refused = {
-        "--budget": recipe.performance.budget is not None,
-        "--folds": recipe.data.folds is not None,
-        "--quality best": recipe.quality == "best",
+        "performance.budget": recipe.performance.budget is not None,
+        "data.folds": recipe.data.folds is not None,
+        "quality": recipe.quality == "best",
         "--cluster": connection.current() is not None,
         "teacher": recipe.teacher is not None,
         "policy depth_search": any(phase.policy == "depth_search" for phase in recipe.phases),
@@ -67,3 +77,4 @@ def check_hosts(request: Request, recipe: Recipe) -> None:
     if names := [name for name, is_asked in refused.items() if is_asked]:
         hint = f"Leave it out, or unset {COUNT}."
         raise UsageError(f"needs one host, not the several of {COUNT}", where=names[0], hint=hint)
+    require_hosts(backend(), request.device)

@@ -35,9 +35,9 @@ def choose_default(arguments: Mapping[str, Any], weights: str | None) -> Choice:
     """
     if arguments:
         names = ", ".join(arguments)
-        raise _name_missing(f"arguments of a network are set ({names})", "model.arguments")
+        raise _name_missing(f"arguments of a network are set ({names})", "model.arguments", "they belong")
     if weights not in (None, RANDOM):
-        raise _name_missing("a weights file is set", "model.weights")
+        raise _name_missing("a weights file is set", "model.weights", "it belongs")
     if weights is None:
         try:
             package.find_weights(catalogue.find(PREFERRED))
@@ -54,11 +54,11 @@ def others_installed(model: ModelSpec) -> tuple[str, ...]:
     return tuple(name for name in names if package.is_installed(catalogue.find(name)))
 
 
-def _name_missing(message: str, where: str) -> ModelError:
+def _name_missing(message: str, where: str, belongs: str) -> ModelError:
     return ModelError(
         f"{message}, but not the network",
         where=where,
-        hint="Name the network that they belong to, for example --model mobilenet_v2.",
+        hint=f"Name the network that {belongs} to, for example --model mobilenet_v2.",
     )
 
 
