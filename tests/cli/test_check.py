@@ -217,7 +217,7 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[Any]], list[str]]] = {
     ),
     "a line that is not a relative path": (
         lambda data, folder: ["plan", data, "--exclude", _file(folder / "bad.txt", "cat/00.png\n/x.png\n")],
-        ["bad.txt:2: is not a path relative to DATA (got '/x.png')"],
+        ["bad.txt:2: is not a path relative to DATA (got '/x.png'"],
     ),
     "unknown severity": (lambda data, _: ["check", data, "--fail-on", "errors"], ["--fail-on", "'errors'"]),
 }
