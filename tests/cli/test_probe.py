@@ -164,7 +164,8 @@ def test_the_table_fits_eighty_columns(
     assert [line.split()[0] for line in table[1:]] == [f"{group}0", f"{group}1", f"{group}2"]
     assert [line.split()[1] == "*" for line in table[1:]] == [False, True, False]
     assert all("█▎         0.123" in line and "0.987" in line for line in table[1:])
-    assert lines[start + 4] == ""
+    # Columns are left out by name.
+    assert lines[start + 4] == "" or lines[start + 4].startswith("Left out at 80 columns")
 
 
 def test_the_sentences_below_the_table(capsys: pytest.CaptureFixture) -> None:
