@@ -76,12 +76,11 @@ def probabilities(signal: float, seed: int) -> np.ndarray:
     return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 
 
-def test_runs_join_the_result_as_long_as_the_mean_surely_gets_better() -> None:
+def test_runs_join_the_result_as_long_as_the_mean_gets_better() -> None:
     labels = np.arange(COUNT) % 3
     runs = [probabilities(2.0, 1), probabilities(2.0, 2), probabilities(0.0, 3), probabilities(2.0, 1)]
     choice = choose(runs, labels, first=0)
     assert choice.members == (0, 1), "neither one that knows nothing nor the same again"
-    assert choice.confidence[0] > ladder.CONFIDENCE
     joined = mean([runs[0], runs[1]])
     assert (joined.argmax(axis=1) == labels).mean() > (runs[0].argmax(axis=1) == labels).mean()
     assert choice.scores.hits.mean() == (joined.argmax(axis=1) == labels).mean()

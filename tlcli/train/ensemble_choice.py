@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tlcli.train.calibration import ImageScores, score_probabilities
-from tlcli.train.ladder import CONFIDENCE, confidence_in
+
+# By which share a further run must lower the loss: each makes the classifier larger and slower.
+MIN_GAIN = 0.005
 
 
 @dataclass(frozen=True)
@@ -18,27 +20,33 @@ class Choice:
 
     Attributes:
         members: Their positions; the first is the best one alone.
-        confidence: Confidence (0-1) that each further one lowered the loss of the mean, in the order of `members`.
         scores: Of their mean.
     """
 
     members: tuple[int, ...]
-    confidence: tuple[float, ...]
     scores: ImageScores
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy of the mean."""
+        return float(self.scores.losses.mean())
 
 
 def choose(probabilities: Sequence[np.ndarray], labels: np.ndarray, *, first: int) -> Choice:
-    """Add to the first run whichever lowers the loss of the mean most, as long as it surely does.
+    """Add to the first run whichever lowers the loss of the mean most, as long as it does so by `MIN_GAIN`.
+
+    No confidence is asked for: the loss of a mean is at most the mean of the losses (Jensen's inequality), so a run
+    that is no worse has nothing to prove, and the first one has the luck of having been chosen.
 
     Args:
         probabilities: Of every run for the validation images, float (images, classes), 0-1.
         labels: Of the validation images, int (images,).
         first: Position of the run that is the best one alone.
     """
-    choice = Choice((first,), (), score_probabilities(probabilities[first], labels))
+    choice = Choice((first,), score_probabilities(probabilities[first], labels))
     while trials := [_with(choice, index, probabilities, labels) for index in _others(choice, len(probabilities))]:
-        best = min(trials, key=lambda trial: float(trial.scores.losses.mean()))
-        if best.confidence[-1] < CONFIDENCE:
+        best = min(trials, key=lambda trial: trial.loss)
+        if best.loss > (1 - MIN_GAIN) * choice.loss:
             break
         choice = best
     return choice
@@ -50,9 +58,7 @@ def _others(choice: Choice, count: int) -> list[int]:
 
 def _with(choice: Choice, index: int, probabilities: Sequence[np.ndarray], labels: np.ndarray) -> Choice:
     members = (*choice.members, index)
-    scores = score_probabilities(mean([probabilities[member] for member in members]), labels)
-    sure = confidence_in(choice.scores.losses.tolist(), scores.losses.tolist())
-    return Choice(members, (*choice.confidence, sure), scores)
+    return Choice(members, score_probabilities(mean([probabilities[member] for member in members]), labels))
 
 
 def mean(probabilities: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The ladder of `quality: best`: a run as with `balanced`, then runs that may be better, each on the evidence so far.
 
 Every rung is a whole run on the same split. The validation images judge it: the next rungs start from the one with the
-lowest loss, and at the end the runs whose mean surely predicts better become one classifier. Pure functions, without
+lowest loss, and at the end the runs whose mean predicts better become one classifier. Pure functions, without
 Keras.
 
 Ref: Caruana et al. 2004, Ensemble selection from libraries of models, ICML; Touvron et al. 2019, arXiv 1906.06423, for
@@ -19,8 +19,6 @@ from tlcli.train import decision
 from tlcli.train.policy import LEARNABLE_CONFIDENCE
 from tlcli.train.rounds import LONG_ROUND as BALANCED_ROUND
 
-# For a run to join the result: the same bar as for a round of the default recipe.
-CONFIDENCE = 0.85
 # Side of the larger images as a multiple of the network's own, and the multiple of pixels to which it is rounded.
 LARGER, ROUNDED = 320 / 224, 32
 # Runs that only differ in their random numbers, without a time budget and with one.
