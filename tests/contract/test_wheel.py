@@ -61,7 +61,7 @@ def test_the_wheel_contains_modules_templates_and_licence(wheel: Path) -> None:
 def test_the_installed_tlcli_finds_the_bundled_recipes_and_cards(installed: Callable[..., str]) -> None:
     assert len(json.loads(installed("recipe", "list", "--json"))) == 17
     assert len(json.loads(installed("zoo", "list", "--json"))) == 199
-    assert len(installed("zoo", "list").splitlines()) == 201
+    assert len(installed("zoo", "list").splitlines()) == 200
 
 
 def test_the_wheel_contains_the_bundled_weights(installed: Callable[..., str]) -> None:

@@ -111,6 +111,7 @@ def test_what_no_backend_can_do_is_refused(
     backend: str, words: str, tlcli: Callable, photos: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("keras.backend.backend", lambda: backend)
+    monkeypatch.setenv("KERAS_BACKEND", backend)
     result = tlcli("finetune", photos, "--recipe", tiny, "--device", "cpu:all")
     assert result.code == 2
     assert words in result.stderr

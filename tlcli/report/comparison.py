@@ -133,11 +133,11 @@ def _with_card_name(run: RunRecord) -> dict[str, Any]:
     """
     model = run.recipe.get("model", {})
     name = str(model.get("name"))
-    same = [own.plain_name(text) for text in (run.model["name"], run.model["source"])]
+    same = [own.plain_name(str(run.model.get(key))) for key in ("name", "source")]
     same.append(same[1].partition(":")[2])
     if "/" in name or own.plain_name(name) not in same:
         return run.recipe
-    return {**run.recipe, "model": {**model, "name": run.model["name"]}}
+    return {**run.recipe, "model": {**model, "name": run.model.get("name")}}
 
 
 def _split_hash(run: Path) -> str:

@@ -99,7 +99,7 @@ def test_plan_compares_the_weights_file_with_the_network(tlcli: Callable, photos
     assert "another network" in error["hint"]
     with pytest.raises(WeightsError) as refused:
         backbone.build(catalogue.find("squeezenet"), size=(64, 64), arguments={}, weights=str(path))
-    assert refused.value.message == error["message"]
+    assert error["message"] == f"{refused.value.message} (given by --weights)"
 
 
 @pytest.mark.parametrize("name", ["squeezenet", "mobilenet"])
