@@ -189,6 +189,9 @@ def require_same(digest: bytes, what: str) -> None:
         return
     differing = [number for number, row in enumerate(_all(np.frombuffer(digest, np.uint8))) if bytes(row) != digest]
     if differing:
+        # All hosts find this at the same time. One that is left alone would be ended by the library, with its own code.
+        if host := this_host():
+            _leave(host)
         listed = ", ".join(map(str, differing))
         hint = "Start the same command with the same version of tlcli on the same images everywhere."
         raise UsageError(f"host {listed} has other {what} than this one", where=COUNT, hint=hint)
