@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# Programs that a run compiles, those of a few numbers included. Operations outside of compiled functions, each of which
+# is a program for every shape, would make them hundreds.
+MAX_PROGRAMS = 70
 SCRIPT = """
 import json, sys
 import numpy as np
@@ -65,7 +68,46 @@ def test_jax_compiles_a_step_once_and_keeps_it_for_the_next_run(photos: Path, ti
         assert done.returncode == 0, done.stderr[-2000:]
         programs.append(sorted(path.name for path in (cache / "compiled").glob("*-cache")))
     assert len([name for name in programs[0] if name.startswith("jit_train_step-")]) == 1
+    assert len(programs[0]) < MAX_PROGRAMS
     assert programs[1] == programs[0]
+
+
+WITH_TABLE = """
+import sys
+from tlcli.cli.main import cli
+from tlcli.train import session
+session.table_bytes = lambda: int(sys.argv[1])
+cli.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.extras
+def test_jax_learns_the_same_from_inputs_on_the_device(photos: Path, tiny: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jax", reason="needs tlcli[jax]")
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "TLCLI_CACHE": str(tmp_path / "cache")}
+    schedule = "{name: all, policy: all, epochs: 3, lr: 1.0e-3, schedule: cosine, batch_norm: train}"
+    settings = ("--set", f"phases=[{schedule}]", "--set", "performance.reuse_results=false")
+    curves = []
+    for limit in (0, 10**9):
+        words = ["finetune", str(photos), "--recipe", str(tiny), *settings, "--out", str(tmp_path / str(limit))]
+        done = subprocess.run(
+            [sys.executable, "-c", WITH_TABLE, str(limit), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        curves.append(losses_of(tmp_path / str(limit)))
+    for left, right in zip(*curves, strict=True):
+        assert left == pytest.approx(right, rel=1e-4)
+    assert curves[0][0] != curves[0][-1]
+
+
+def losses_of(run: Path) -> list[tuple[float, float]]:
+    """Loss and validation loss of every epoch."""
+    with (run / "history.csv").open(encoding="utf-8") as stream:
+        return [(float(row["loss"]), float(row["val_loss"])) for row in csv.DictReader(stream)]
 
 
 def finetune_on_jax(photos: Path, recipe: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -92,8 +134,7 @@ def test_several_devices_share_a_batch_and_learn_as_one(photos: Path, tiny: Path
         out = tmp_path / device.replace(":", "-")
         done = finetune_on_jax(photos, tiny, out, "--device", device, "--batch", "8")
         assert done.returncode == 0, done.stderr[-2000:]
-        with (out / "history.csv").open(encoding="utf-8") as stream:
-            curves.append([(float(row["loss"]), float(row["val_loss"])) for row in csv.DictReader(stream)])
+        curves.append(losses_of(out))
         assert json.loads((out / "run.json").read_text(encoding="utf-8"))["hardware"]["device"] in (device, "cpu:0")
     assert len(curves[0]) == 2
     for one, all_of_them in zip(*curves, strict=True):

@@ -10,7 +10,7 @@ from tlcli.recipe.optimizer import OptimizerSpec
 from tlcli.train import checkpoint, lr_range, phases
 from tlcli.train.cached_results import step_key
 from tlcli.train.compile import prepare_step
-from tlcli.train.events import BatchDone, Noticed
+from tlcli.train.events import BatchDone, EpochDone, Noticed
 from tlcli.train.lr_range import BATCHES, HIGHEST, LOWEST, range_test
 from tlcli.train.policy import next_step
 
@@ -66,8 +66,8 @@ def found(lab, recipe, recorder, tmp_path_factory):
 
     def observe(event) -> None:
         record(event)
-        if isinstance(event, BatchDone):
-            rates.append(session.stage.trainee.optimizer.learning_rate.numpy())
+        if isinstance(event, EpochDone):
+            rates.extend(session.stage.trainee.optimizer._learning_rate.rates.numpy())
 
     session.observe = observe
     phases.run(session)

@@ -8,10 +8,10 @@ import pytest
 
 from tlcli.cache.results import ResultCache
 from tlcli.train import phases, policy
+from tlcli.train.batch_callback import BatchCallback
 from tlcli.train.budget import DEFAULT_SETUP_S, Budget
 from tlcli.train.calibration import score
 from tlcli.train.events import BatchDone, Noticed, StepBegun, StepDone
-from tlcli.train.step import BatchCallback
 
 
 def is_batch_of(step: str, epoch: int):

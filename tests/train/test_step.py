@@ -106,10 +106,9 @@ def stopped(lab, request, tmp_path_factory, recorder):
 
     def observe(event) -> None:
         record(event)
-        if isinstance(event, BatchDone):
-            rates.append(float(session.stage.trainee.optimizer.learning_rate.numpy()))
         if isinstance(event, EpochDone):
             weights.append(weights_of(session))
+            rates.extend(session.stage.trainee.optimizer._learning_rate.rates.numpy())
 
     session.observe = observe
     phases.run(session)

@@ -95,6 +95,7 @@ class Augment(keras.layers.Layer):
         super().__init__(name="augment", trainable=False, dtype="float32")
         self.bounds = bounds
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.built = True
 
     def call(self, images: Any, training: bool = False) -> Any:
         """The views if `training`, else the images."""

@@ -64,6 +64,8 @@ class FrozenModel(keras.Model):
         # A graph holds two gigabytes at most, and large networks gain little.
         is_small = sum(value.nbytes for _, value in values) <= CONSTANT_BYTES
         self.constants = values if is_small and keras.backend.backend() == "tensorflow" else []
+        # Otherwise, on JAX, the first batch is computed once more, operation by operation, each compiled by itself.
+        self.built = True
 
     def call(self, pixels: Any) -> Any:
         """The features: one tensor, or a list for several cut points."""
@@ -83,7 +85,12 @@ def computes_in_half(images: int, exact: int) -> bool:
 
 
 def batch_size(images: int) -> int:
-    """Images in a batch of a pass: at most `PASS_BATCH`, and as equal as possible."""
+    """Images in a batch of a pass: at most `PASS_BATCH`, and as equal as possible.
+
+    On JAX always `PASS_BATCH`: with one size for any number of images, compiled programs serve other images as well.
+    """
+    if keras.backend.backend() == "jax":
+        return PASS_BATCH
     return math.ceil(images / math.ceil(images / PASS_BATCH))
 
 

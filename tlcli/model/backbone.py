@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tlcli.zoo import published
 from tlcli.zoo.card import ModelCard, Preprocessing, require_arguments, verified_weights
 from tlcli.zoo.restored import Restored
 from tlcli.zoo.sources import applications, keras_file, weights_file
+from tlcli.zoo.sources.initial_values import plain_initial_values
 from tlcli.zoo.sources.source import CHECKPOINTS, WITH_CLASSIFIER, checkpoint_module, classifier_module, module_of
 
 # Names of preprocessing layers start with this.
@@ -74,7 +75,7 @@ def build(
     """
     restored = None
     # Keras numbers unnamed layers as in a new process, so the names match those of the stored layer groups.
-    with nullcontext() if card.kind == "file" else fresh_names():
+    with nullcontext() if card.kind == "file" else fresh_names(), _initial_values(card, weights):
         if weights is None:
             network, origin = _with_own_weights(card, size, arguments)
         else:
@@ -163,6 +164,12 @@ def weights_sha256(network: keras.Model) -> str:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _initial_values(card: ModelCard, weights: str | None) -> AbstractContextManager[None]:
+    """A context for building a network: without random values if every one of them is replaced."""
+    is_replaced = weights != RANDOM and card.kind not in CHECKPOINTS
+    return plain_initial_values() if is_replaced else nullcontext()
 
 
 def _with_own_weights(card: ModelCard, size: tuple[int, int], arguments: dict[str, Any]) -> tuple[keras.Model, str]:

@@ -14,6 +14,9 @@ from tlcli.model.backend import ALL, require_backend, require_hosts
 from tlcli.model.compiled import keep_compiled
 from tlcli.model.precision import FULL
 
+# The inputs of a training may take one part in so many of the free memory of an accelerator.
+TABLE_SHARE = 4
+
 
 @contextmanager
 def use_device(device: str, *, joins_hosts: bool = False) -> Iterator[str]:
@@ -88,6 +91,20 @@ def devices_in_use() -> int:
     """The number of devices that share every batch."""
     distribution = keras.distribution.distribution()
     return 1 if distribution is None else int(distribution.device_mesh.devices.size)
+
+
+def table_bytes() -> int:
+    """Bytes of memory of the accelerator in use that may hold all inputs of a training; 0 on a CPU.
+
+    Several devices would need a copy each. On TensorFlow, batches come from a dataset, which works ahead.
+    """
+    if keras.backend.backend() != "jax" or keras.distribution.distribution() is not None:
+        return 0
+    import jax
+
+    (device,) = jax.numpy.zeros(()).devices()
+    memory = device.memory_stats() or {}
+    return int((memory.get("bytes_limit", 0) - memory.get("bytes_in_use", 0)) // TABLE_SHARE)
 
 
 def _choose_device(requested: str, available: list[str]) -> str:

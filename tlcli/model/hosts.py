@@ -15,6 +15,7 @@ import numpy as np
 
 from tlcli.cluster.hosts import ADDRESSES, COUNT, Host, this_host
 from tlcli.errors import RunError, UsageError
+from tlcli.model.seed import set_random_seed
 
 # Seconds to wait for the other hosts at the start, and for a sign of life later.
 START_S, ALIVE_S = 300, 60
@@ -95,7 +96,7 @@ def _join(host: Host) -> None:
         hint = f"Start the command on all {host.count} hosts; the first must be reachable from the others."
         raise RunError(f"the {host.count} hosts did not meet ({reason})", where=ADDRESSES, hint=hint) from error
     # Weights that are not pretrained must be the same everywhere.
-    keras.utils.set_random_seed(0)
+    set_random_seed(0)
 
 
 def connect() -> None:

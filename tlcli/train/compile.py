@@ -18,8 +18,14 @@ from tlcli.train import checkpoint, events, freeze, loss, optimizer, policy
 from tlcli.train.calibration import ImageScores
 from tlcli.train.checkpoint import Progress
 from tlcli.train.lr_range import LOWEST, LrRange, range_test
+from tlcli.train.pace import Pace
 from tlcli.train.session import Session
 from tlcli.train.stage import Trainee
+
+
+def batches_per_epoch(session: Session) -> int:
+    """Number of batches of an epoch."""
+    return -(-len(session.train) // session.recipe.performance.batch_size)
 
 
 def batches_of(
@@ -94,6 +100,7 @@ class StepState:
         frozen: All other weights and statistics of the classifier.
         frozen_fingerprint: Their fingerprint before the step.
         progress: Epochs and scores so far.
+        pace: The learning rates of the current epoch.
         start_weights: Values of `moving` before the step.
         best_weights: Values of `moving` after the best epoch; before it, those before the step.
         snapshots: Values of `moving` after the best epochs, best first, if the phase averages them.
@@ -109,6 +116,7 @@ class StepState:
     frozen: list[Any]
     frozen_fingerprint: str
     progress: Progress = field(default_factory=Progress)
+    pace: Pace = field(init=False, repr=False)
     start_weights: checkpoint.Arrays = field(default_factory=list)
     best_weights: checkpoint.Arrays = field(default_factory=list)
     snapshots: list[checkpoint.Arrays] = field(default_factory=list)
@@ -159,6 +167,7 @@ def prepare_step(session: Session, step: policy.Step) -> StepState:
     if phase.learning_rate(spec.lr) == "find" and phase.name not in session.lr_ranges:
         session.lr_ranges[phase.name] = _find_lr(session, state, objective)
     _compile(session, state, spec, session.learning_rate(phase), objective)
+    state.pace = Pace(trainee.optimizer, batches_per_epoch(session))
     state.start_weights = checkpoint.copy_values(moving)
     state.best_weights = state.start_weights
     return state
@@ -216,7 +225,8 @@ def _choose_precision(session: Session, state: StepState, objective: keras.losse
     if name not in session.precisions:
         batch = next(batches_of(session, state.step, 0, np.random.default_rng(0)))
         operations_per_image = operations / (state.step.epochs * len(session.train))
-        key = precision.measurement_key(session.groups.name, operations_per_image, batch[0].shape, session.device)
+        shape = (len(batch[1]), *session.stage.trainee.input_signature[0])
+        key = precision.measurement_key(session.groups.name, operations_per_image, shape, session.device)
         session.precisions[name] = precision.choose_precision(
             session.measurements, key, lambda: _measure_precisions(session, state, batch, objective)
         )

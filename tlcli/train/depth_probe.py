@@ -9,7 +9,6 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
-import keras
 import numpy as np
 
 from tlcli.data.pixels import Images
@@ -18,6 +17,7 @@ from tlcli.features import extraction
 from tlcli.model import classifier
 from tlcli.model.backbone import Backbone, build, set_batch_norm_epsilon
 from tlcli.model.layer_groups import LayerGroup, LayerGroups
+from tlcli.model.seed import set_random_seed
 from tlcli.paths import cache_dir
 from tlcli.recipe.phase import UntilSpec
 from tlcli.recipe.schema import Recipe
@@ -191,7 +191,7 @@ def build_backbone(
     recipe: Recipe, network: ChosenNetwork, *, weights: str | None = None, observe: Observer = ignore
 ) -> Backbone:
     """Build the backbone of a recipe with its weights, or with those that `weights` names, such as `random`."""
-    keras.utils.set_random_seed(recipe.seed)
+    set_random_seed(recipe.seed)
     model = recipe.model
     cut = dropped_top(recipe, network.groups).groups[-1].boundary if model.drop_top else None
     weights = weights or model.weights

@@ -26,11 +26,11 @@ from tlcli.train import checkpoint, decision, events, interpolation, linear_prob
 from tlcli.train.budget import Budget
 from tlcli.train.calibration import score_probabilities
 from tlcli.train.checkpoint import Arrays, Progress
-from tlcli.train.compile import StepState, prepare_step
+from tlcli.train.compile import StepState, batches_per_epoch, prepare_step
 from tlcli.train.fold_tasks import train_on
 from tlcli.train.member import Member, PreparedStep, Trained, prepare, train, use
 from tlcli.train.session import Session
-from tlcli.train.step import batches_per_epoch, decide, outcome_of, train_epochs, verify_frozen
+from tlcli.train.step import decide, outcome_of, train_epochs, verify_frozen
 
 
 def run(session: Session, *, saved: checkpoint.Saved | None = None) -> None:

@@ -155,9 +155,12 @@ def _scale(optimizer: keras.optimizers.Optimizer, scales: Sequence[float]) -> No
 
 
 def _pull(optimizer: keras.optimizers.Optimizer, pull: Pull) -> None:
-    """Add the pull to the gradient of each variable that has an anchor."""
+    """Add the pull to the gradient of each variable that has an anchor.
+
+    Anchors are variables of the optimiser: XLA compiles longer with constants.
+    """
     plain = optimizer.update_step
-    anchors = [None if anchor is None else ops.convert_to_tensor(anchor) for anchor in pull.anchors]
+    anchors = [None if anchor is None else _constant(optimizer, anchor) for anchor in pull.anchors]
 
     def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
         anchor = anchors[optimizer._get_variable_index(variable)]
@@ -166,6 +169,12 @@ def _pull(optimizer: keras.optimizers.Optimizer, pull: Pull) -> None:
         plain(gradient, variable, learning_rate)
 
     optimizer.update_step = update_step
+
+
+def _constant(optimizer: keras.optimizers.Optimizer, value: np.ndarray) -> keras.Variable:
+    variable = optimizer.add_variable(value.shape, dtype=str(value.dtype), name="anchor")
+    variable.assign(value)
+    return variable
 
 
 def rate(schedule: str, fraction: float, *, plateaus: int = 0, warmup: float = 0.0) -> float:

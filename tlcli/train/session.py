@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from tlcli.cache.results import ResultCache
@@ -22,11 +21,12 @@ from tlcli.features.placement import ImageCounts, Placement, placement_of
 from tlcli.model import precision
 from tlcli.model.backbone import Backbone
 from tlcli.model.classifier import Classifier, assemble
-from tlcli.model.devices import require_shareable
+from tlcli.model.devices import require_shareable, table_bytes
 from tlcli.model.head import POOLED
 from tlcli.model.hosts import count as host_count
 from tlcli.model.hosts import require_same
 from tlcli.model.layer_groups import LayerGroups
+from tlcli.model.seed import set_random_seed
 from tlcli.model.traces import release_traces
 from tlcli.paths import cache_dir
 from tlcli.recipe.fields import bytes_of
@@ -146,7 +146,11 @@ class Session:
         with self._timed_pass(placement):
             also = self._later_cut_points(step, placement) if placement.is_stored else []
             source = self._image_source()
-            self._stage = open_stage(self.classifier, placement, source, also=also, progress=self._report_progress)
+            # Mixing blends the inputs of a batch before they are sent.
+            limit = 0 if self.recipe.augment.mixup or self.recipe.augment.cutmix else table_bytes()
+            self._stage = open_stage(
+                self.classifier, placement, source, also=also, progress=self._report_progress, table_bytes=limit
+            )
 
     def reopen(self) -> None:
         """Open the stage of the last kept step for scores, if a resumed run had nothing left to train."""
@@ -326,7 +330,7 @@ def open_session(
     recipe, splits = prepared.plan.recipe, prepared.plan.splits
     require_shareable(recipe.performance.batch_size)
     require_same(_digest(prepared), "images or settings")
-    keras.utils.set_random_seed(recipe.seed)
+    set_random_seed(recipe.seed)
     classifier = assemble(backbone, recipe.head, classes=prepared.plan.classes, resize=recipe.data.resize)
     feature_cache = extraction.FeatureCache(
         cache_dir() / _feature_folder(), bytes_of(recipe.performance.cache_budget), prepared.pixels.contents

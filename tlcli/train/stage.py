@@ -1,5 +1,6 @@
 """A stage: the part of the classifier that a step trains, and its inputs: stored features or pixels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,16 +29,25 @@ class Trainee(keras.Model):
     while dropout in the head is active.
     """
 
-    def __init__(self, parts: Cut, augment: Augment | None, *, input_signature: tuple[tuple[int, ...], str]) -> None:
+    def __init__(
+        self,
+        parts: Cut,
+        augment: Augment | None,
+        *,
+        input_signature: tuple[tuple[int, ...], str],
+        table: np.ndarray | None = None,
+    ) -> None:
         """Create the model.
 
         Args:
             parts: The classifier, cut at the cut point of the stage.
             augment: The augmentation of pixels; None if the inputs are stored features.
             input_signature: Shape of one input, without the batch, and dtype.
+            table: Inputs to keep on the device. The model then also takes their positions, int32 (batch,).
         """
         super().__init__(name="trainee")
         self.input_signature = input_signature
+        self.table = None if table is None else keras.Variable(table, trainable=False, dtype=str(table.dtype))
         self.augment, self.upper, self.top = augment, parts.upper, parts.top
         # Layers below stored features are not part of the model that is trained on them.
         self.lower = parts.lower if augment is not None else None
@@ -51,6 +61,8 @@ class Trainee(keras.Model):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Pixels `(batch, height, width, 3)`, 0-255, or features, to probabilities `float32 (batch, classes)`."""
         x: Any = inputs
+        if self.table is not None and len(x.shape) == 1:
+            x = keras.ops.take(self.table, x, axis=0)
         if self.augment is not None:
             x = self.augment(keras.ops.cast(x, "float32"), training=training)
         precision = self.precision if training else FULL
@@ -74,7 +86,8 @@ class Stage:
         plain: Stored features of all images in the plain view, float32 (images, …); None if the inputs are pixels.
         row: Row of `plain` by row of the pixel cache, int64.
         augmented: Stored features of the training images, one array per augmented view.
-        augmented_row: Row of `augmented` by row of the pixel cache, int64.
+        train_row: Position among the training images by row of the pixel cache, int64; the row of `augmented`.
+        train_count: Number of training images.
     """
 
     placement: Placement
@@ -82,7 +95,8 @@ class Stage:
     plain: np.ndarray | None = None
     row: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     augmented: list[np.ndarray] = field(default_factory=list)
-    augmented_row: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    train_row: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    train_count: int = 0
 
     def __post_init__(self) -> None:
         # A separate model for scoring: compiling the trainee for a step would trace its prediction again, too.
@@ -97,11 +111,14 @@ class Stage:
     def training_inputs(self, images: Images, chosen: np.ndarray, turn: np.ndarray) -> np.ndarray:
         """Inputs for the chosen training images, each in the stored view of its `turn`, int64 (chosen,).
 
-        Pixels are not augmented here; the trainee does that.
+        Pixels are not augmented here; the trainee does that. If it has a table, these are positions in it, int32
+        (chosen,).
         """
+        view_of, rows = turn % (1 + len(self.augmented)), self.train_row[images.rows[chosen]]
+        if self.trainee.table is not None:
+            return (view_of * self.train_count + rows).astype(np.int32)
         inputs = self.plain_inputs(images, chosen)
         if self.augmented:
-            view_of, rows = turn % (1 + len(self.augmented)), self.augmented_row[images.rows[chosen]]
             for number, features in enumerate(self.augmented, start=1):
                 inputs[view_of == number] = features[rows[view_of == number]]
         return inputs
@@ -144,7 +161,13 @@ class ImageSource:
 
 
 def open_stage(
-    classifier: Classifier, placement: Placement, source: ImageSource, *, also: list[str], progress: Progress
+    classifier: Classifier,
+    placement: Placement,
+    source: ImageSource,
+    *,
+    also: list[str],
+    progress: Progress,
+    table_bytes: int = 0,
 ) -> Stage:
     """Build a stage; its features are read from the cache or computed.
 
@@ -154,12 +177,16 @@ def open_stage(
         source: The images.
         also: Cut points of later steps, stored in the same passes at little cost.
         progress: Called during each pass.
+        table_bytes: Bytes that the inputs of all training images may take on the device; if they are larger, each batch
+            is sent to it.
     """
-    cut_point = cut_point_of(placement)
+    cut_point, train_row, count = cut_point_of(placement), _row_of(source.train), len(source.train)
     parts = cut_at(classifier, cut_point)
     if cut_point is None or not placement.is_stored:
-        signature = ((*classifier.size, 3), "uint8")
-        return Stage(placement, Trainee(parts, Augment(source.bounds, seed=source.seed), input_signature=signature))
+        pixels = _table([source.train.pixels], [source.train.rows], table_bytes)
+        signature, augment = ((*classifier.size, 3), "uint8"), Augment(source.bounds, seed=source.seed)
+        trainee = Trainee(parts, augment, input_signature=signature, table=pixels)
+        return Stage(placement, trainee, train_row=train_row, train_count=count)
 
     def features_of(images: Images, view: View) -> np.ndarray:
         extractor = FeatureExtractor(classifier, images, view)
@@ -168,8 +195,18 @@ def open_stage(
     plain = features_of(source.images, source.plain)
     view = partial(View, bounds=source.bounds, seed=source.seed, precision=source.plain.precision)
     augmented = [features_of(source.train, view(number)) for number in range(1, placement.views)]
-    trainee = Trainee(parts, None, input_signature=(plain.shape[1:], "float32"))
-    return Stage(placement, trainee, plain, source.row, augmented, _row_of(source.train))
+    rows = [source.row[source.train.rows], *(np.arange(count) for _ in augmented)]
+    table = _table([plain, *augmented], rows, table_bytes)
+    trainee = Trainee(parts, None, input_signature=(plain.shape[1:], "float32"), table=table)
+    return Stage(placement, trainee, plain, source.row, augmented, train_row, count)
+
+
+def _table(arrays: Sequence[np.ndarray], rows: Sequence[np.ndarray], limit: int) -> np.ndarray | None:
+    """Rows of several arrays, one array after the other; None if they take more bytes than the limit."""
+    row_bytes = arrays[0][:1].nbytes
+    if row_bytes * sum(map(len, rows)) > limit:
+        return None
+    return np.concatenate([array[chosen] for array, chosen in zip(arrays, rows, strict=True)])
 
 
 def _row_of(images: Images) -> np.ndarray:

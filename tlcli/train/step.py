@@ -11,9 +11,10 @@ import numpy as np
 from tlcli.errors import DivergedError
 from tlcli.text import whole_percent
 from tlcli.train import averaging, checkpoint, decision, events, freeze, interpolation, optimizer, policy
+from tlcli.train.batch_callback import BatchCallback, UnfetchedLogs
 from tlcli.train.calibration import ImageScores, score
 from tlcli.train.checkpoint import Progress
-from tlcli.train.compile import StepState, batches_of, prepare_step, reseed
+from tlcli.train.compile import StepState, batches_of, batches_per_epoch, prepare_step, reseed
 from tlcli.train.feed import feed
 from tlcli.train.session import Session
 
@@ -68,11 +69,6 @@ def train_epochs(session: Session, state: StepState, epochs: int, *, save: Calla
         averaging.take_average(session.stage.trainee.optimizer, state.trainable)
 
 
-def batches_per_epoch(session: Session) -> int:
-    """Number of batches of an epoch."""
-    return -(-len(session.train) // session.recipe.performance.batch_size)
-
-
 def score_start(session: Session, state: StepState) -> None:
     """Score the weights before the step on the validation images, unless they are an untrained head."""
     progress = state.progress
@@ -111,7 +107,6 @@ def _run_epoch(session: Session, state: StepState) -> float:
     """
     progress, began = state.progress, time.perf_counter()
     loss, accuracy, setup_s = _fit(session, state)
-    lr = float(keras.ops.convert_to_numpy(session.stage.trainee.optimizer.learning_rate))
     progress.epoch += 1
     _require_finite(session, state, "training loss", loss)
     trained_s = time.perf_counter() - began
@@ -132,7 +127,7 @@ def _run_epoch(session: Session, state: StepState) -> float:
         accuracy=accuracy,
         val_loss=val_loss,
         val_accuracy=None if scored is None else float(scored.hits.mean()),
-        lr=lr,
+        lr=float(keras.ops.convert_to_numpy(session.stage.trainee.optimizer.learning_rate)),
         seconds=time.perf_counter() - began,
         images_per_second=len(session.train) / trained_s,
         is_best=is_best,
@@ -152,9 +147,11 @@ def _fit(session: Session, state: StepState) -> tuple[float, float, float]:
     order = np.random.default_rng([session.recipe.seed, step.phase, step.number, epoch + 1])
     reseed(trainee, order)
     steps = batches_per_epoch(session)
+    state.pace.begin_epoch([_scheduled_lr(session, state, epoch + batch / steps) for batch in range(steps)])
     callback = BatchCallback(session, state, steps)
+    callbacks = UnfetchedLogs([callback], add_history=True, model=trainee)
     batches = feed(batches_of(session, step, epoch, order))
-    logs = trainee.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[callback], shuffle=False).history
+    logs = trainee.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=callbacks, shuffle=False).history
     return float(logs["loss"][0]), float(logs["accuracy"][0]), callback.setup_s
 
 
@@ -293,46 +290,3 @@ def _history_row(done: events.EpochDone) -> dict[str, Any]:
         "seconds": round(done.seconds, 3),
         "images_per_second": round(done.images_per_second, 1),
     }
-
-
-class BatchCallback(keras.callbacks.Callback):
-    """Sets the learning rate before each batch, and times and reports the batch after it."""
-
-    def __init__(self, session: Session, state: StepState, batches: int) -> None:
-        super().__init__()
-        self.session, self.state, self.batches = session, state, batches
-        self.began_s = time.perf_counter()
-        self.batch_ends_s: list[float] = []
-        self.rate: float | None = None
-
-    @property
-    def setup_s(self) -> float:
-        """Seconds by which the first batch took longer than the others: in the first epoch it is traced."""
-        ends_s = self.batch_ends_s
-        if len(ends_s) < 2:
-            return 0.0
-        first_s, mean_s = ends_s[0] - self.began_s, (ends_s[-1] - ends_s[0]) / (len(ends_s) - 1)
-        return max(first_s - mean_s, 0.0)
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Set the learning rate by the schedule."""
-        epochs = self.state.progress.epoch + batch / self.batches
-        rate = _scheduled_lr(self.session, self.state, epochs)
-        if rate == self.rate:
-            return
-        if keras.backend.backend() == "jax":
-            # During an epoch, the state of the optimiser is elsewhere.
-            self.model.jax_state_sync()
-        self.model.optimizer.learning_rate = self.rate = rate
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Report the running means; stop training if the time budget is used up."""
-        self.batch_ends_s.append(time.perf_counter())
-        images, logs = (batch + 1) * self.session.recipe.performance.batch_size, logs or {}
-        images_per_second = images / max(time.perf_counter() - self.began_s, 1e-6)
-        loss, accuracy = float(logs.get("loss", 0.0)), float(logs.get("accuracy", 0.0))
-        epoch = self.state.progress.epoch + 1
-        self.session.observe(events.BatchDone(self.state.step, epoch, batch + 1, loss, accuracy, images_per_second))
-        if self.session.budget.is_over:
-            self.model.stop_training = True
-            self.state.is_cut_short = batch + 1 < self.batches

@@ -1,9 +1,8 @@
 """Pretrain: train a network on unlabelled or synthetic images and write its card."""
 
-import keras
-
 from tlcli.model import backbone
 from tlcli.model.devices import use_device
+from tlcli.model.seed import set_random_seed
 from tlcli.pretrain.request import PretrainTask
 from tlcli.pretrain.run import PretrainResult, load_images, train_on_images, train_on_synthetic
 from tlcli.train.events import Observer
@@ -20,7 +19,7 @@ def pretrain(task: PretrainTask, observe: Observer) -> PretrainResult:
         TlcliError: If the images, the network or the machine do not fit the request, or training fails.
     """
     with use_device(task.request.device):
-        keras.utils.set_random_seed(task.request.seed)
+        set_random_seed(task.request.seed)
         # Built before the images are read: wrong weights fail at once.
         built = backbone.build(task.card, size=(task.side, task.side), arguments=task.arguments, weights=task.weights)
         if task.request.unlabelled is None:

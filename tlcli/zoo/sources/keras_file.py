@@ -13,6 +13,7 @@ from tlcli.errors import ModelError, did_you_mean
 from tlcli.paths import DAMAGED_ZIP
 from tlcli.zoo.formats import content, keras_2, model_config
 from tlcli.zoo.sources import keras_2_model, kerashub, kerashub_graph, saved_model_layer, weights_file
+from tlcli.zoo.sources.initial_values import plain_initial_values
 
 # The first layer of the head of a classifier that tlcli wrote; below it are the features, which may be pooled already.
 _OWN_POOLING = "head_pool"
@@ -152,12 +153,12 @@ def _has_kerashub_layers(path: Path) -> bool:
 
 
 def _load_safely(path: Path) -> keras.Model:
-    with _loading(path):
+    with _loading(path), plain_initial_values():
         return _rename_conversions(keras.saving.load_model(path, compile=False, safe_mode=True))
 
 
 def _load_keras_2(config: dict[str, Any], path: Path) -> keras.Model:
-    with _loading(path):
+    with _loading(path), plain_initial_values():
         model = keras_2_model.build(config)
     weights_file.load(model, path, with_top=lambda: model)
     return model
