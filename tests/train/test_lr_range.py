@@ -12,6 +12,7 @@ from tlcli.train.cached_results import step_key
 from tlcli.train.compile import prepare_step
 from tlcli.train.events import BatchDone, EpochDone, Noticed
 from tlcli.train.lr_range import BATCHES, HIGHEST, LOWEST, range_test
+from tlcli.train.pace import pace_of
 from tlcli.train.policy import next_step
 
 FOUND = {"train": "head", "lr": "find", "epochs": 2}
@@ -67,7 +68,7 @@ def found(lab, recipe, recorder, tmp_path_factory):
     def observe(event) -> None:
         record(event)
         if isinstance(event, EpochDone):
-            rates.extend(session.stage.trainee.optimizer._learning_rate.rates.numpy())
+            rates.extend(pace_of(session.stage.trainee.optimizer).rates.numpy())
 
     session.observe = observe
     phases.run(session)

@@ -14,6 +14,7 @@ from tlcli.train import calibration, checkpoint, compile, phases, policy
 from tlcli.train.calibration import predict, score
 from tlcli.train.compile import batches_of, reseed
 from tlcli.train.events import Advanced, BatchDone, EpochDone, Noticed, StepBegun, StepDone
+from tlcli.train.pace import pace_of
 
 
 @dataclass
@@ -108,7 +109,7 @@ def stopped(lab, request, tmp_path_factory, recorder):
         record(event)
         if isinstance(event, EpochDone):
             weights.append(weights_of(session))
-            rates.extend(session.stage.trainee.optimizer._learning_rate.rates.numpy())
+            rates.extend(pace_of(session.stage.trainee.optimizer).rates.numpy())
 
     session.observe = observe
     phases.run(session)

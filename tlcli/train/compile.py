@@ -25,7 +25,11 @@ from tlcli.train.stage import Trainee
 
 def batches_per_epoch(session: Session) -> int:
     """Number of batches of an epoch."""
-    return -(-len(session.train) // session.recipe.performance.batch_size)
+    return _batches(session, len(session.train))
+
+
+def _batches(session: Session, images: int) -> int:
+    return -(-images // session.recipe.performance.batch_size)
 
 
 def batches_of(
@@ -100,7 +104,6 @@ class StepState:
         frozen: All other weights and statistics of the classifier.
         frozen_fingerprint: Their fingerprint before the step.
         progress: Epochs and scores so far.
-        pace: The learning rates of the current epoch.
         start_weights: Values of `moving` before the step.
         best_weights: Values of `moving` after the best epoch; before it, those before the step.
         snapshots: Values of `moving` after the best epochs, best first, if the phase averages them.
@@ -116,7 +119,6 @@ class StepState:
     frozen: list[Any]
     frozen_fingerprint: str
     progress: Progress = field(default_factory=Progress)
-    pace: Pace = field(init=False, repr=False)
     start_weights: checkpoint.Arrays = field(default_factory=list)
     best_weights: checkpoint.Arrays = field(default_factory=list)
     snapshots: list[checkpoint.Arrays] = field(default_factory=list)
@@ -167,7 +169,8 @@ def prepare_step(session: Session, step: policy.Step) -> StepState:
     if phase.learning_rate(spec.lr) == "find" and phase.name not in session.lr_ranges:
         session.lr_ranges[phase.name] = _find_lr(session, state, objective)
     _compile(session, state, spec, session.learning_rate(phase), objective)
-    state.pace = Pace(trainee.optimizer, batches_per_epoch(session))
+    # Members of a cross-validation, which share the compiled step, may have more training images than this one.
+    Pace(trainee.optimizer, _batches(session, len(session.pool)))
     state.start_weights = checkpoint.copy_values(moving)
     state.best_weights = state.start_weights
     return state

@@ -17,24 +17,35 @@ class Pace:
         rates: The rate of each batch of the epoch, a variable, float32 (batches,).
     """
 
-    def __init__(self, trained_by: keras.optimizers.Optimizer, batches: int) -> None:
+    def __init__(self, optimizer: keras.optimizers.Optimizer, batches: int) -> None:
         """Take the place of the learning rate of an optimiser, which must not have trained yet.
 
         Args:
-            trained_by: The optimiser.
-            batches: Batches of an epoch.
+            optimizer: The optimiser.
+            batches: Most batches of an epoch.
         """
-        self._optimizer = getattr(trained_by, "inner_optimizer", trained_by)
+        self._optimizer = _innermost(optimizer)
         self.rates = self._optimizer.add_variable((batches,), name="rates")
         self._first = self._optimizer.add_variable((), dtype="int32", name="first_batch")
         self._optimizer.learning_rate = self
 
     def begin_epoch(self, rates: Sequence[float]) -> None:
-        """Set the rate of every batch of the epoch that begins."""
+        """Set the rate of every batch of the epoch that begins, at least one."""
         self._first.assign(int(ops.convert_to_numpy(self._optimizer._iterations)))
-        self.rates.assign(list(rates))
+        self.rates.assign([*rates, *rates[-1:] * (self.rates.shape[0] - len(rates))])
 
     def __call__(self) -> Any:
         """The rate of the next batch, float32; after the last one still its rate."""
         batch = ops.cast(self._optimizer._iterations, "int32") - self._first
         return ops.take(self.rates, ops.clip(batch, 0, self.rates.shape[0] - 1))
+
+
+def pace_of(optimizer: keras.optimizers.Optimizer) -> Pace:
+    """The pace that took the place of the learning rate of an optimiser."""
+    pace: Pace = _innermost(optimizer)._learning_rate
+    return pace
+
+
+def _innermost(optimizer: keras.optimizers.Optimizer) -> Any:
+    """The optimiser that a loss scale wraps, or the optimiser itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)

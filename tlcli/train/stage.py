@@ -203,8 +203,7 @@ def open_stage(
 
 def _table(arrays: Sequence[np.ndarray], rows: Sequence[np.ndarray], limit: int) -> np.ndarray | None:
     """Rows of several arrays, one array after the other; None if they take more bytes than the limit."""
-    row_bytes = arrays[0][:1].nbytes
-    if row_bytes * sum(map(len, rows)) > limit:
+    if not limit or arrays[0][:1].nbytes * sum(map(len, rows)) > limit:
         return None
     return np.concatenate([array[chosen] for array, chosen in zip(arrays, rows, strict=True)])
 

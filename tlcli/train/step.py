@@ -16,6 +16,7 @@ from tlcli.train.calibration import ImageScores, score
 from tlcli.train.checkpoint import Progress
 from tlcli.train.compile import StepState, batches_of, batches_per_epoch, prepare_step, reseed
 from tlcli.train.feed import feed
+from tlcli.train.pace import pace_of
 from tlcli.train.session import Session
 
 
@@ -147,7 +148,9 @@ def _fit(session: Session, state: StepState) -> tuple[float, float, float]:
     order = np.random.default_rng([session.recipe.seed, step.phase, step.number, epoch + 1])
     reseed(trainee, order)
     steps = batches_per_epoch(session)
-    state.pace.begin_epoch([_scheduled_lr(session, state, epoch + batch / steps) for batch in range(steps)])
+    pace_of(trainee.optimizer).begin_epoch(
+        [_scheduled_lr(session, state, epoch + batch / steps) for batch in range(steps)]
+    )
     callback = BatchCallback(session, state, steps)
     callbacks = UnfetchedLogs([callback], add_history=True, model=trainee)
     batches = feed(batches_of(session, step, epoch, order))
