@@ -14,13 +14,17 @@ import tensorflow as tf
 
 
 class BestEpoch(keras.callbacks.Callback):
-    """Stores the weights of the epoch with the highest validation accuracy, over both phases."""
+    """Stores the weights of the epoch with the highest validation accuracy, over both phases; times all epochs."""
 
     def __init__(self):
         super().__init__()
-        self.accuracy, self.weights = -1.0, None
+        self.accuracy, self.weights, self.seconds = -1.0, None, []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.began = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append(round(time.perf_counter() - self.began, 2))
         if logs["val_accuracy"] > self.accuracy:
             self.accuracy, self.weights = float(logs["val_accuracy"]), self.model.get_weights()
 
@@ -76,7 +80,9 @@ def main():
     model.set_weights(best.weights)
     test, _ = load_images(args.test, args.size, shuffle=False)
     accuracy = model.evaluate(test, verbose=0)[1]
-    print(json.dumps({"phase_s": seconds, "val_accuracy": best.accuracy, "test_accuracy": round(float(accuracy), 4)}))
+    epochs = [best.seconds[: args.epochs[0]], best.seconds[args.epochs[0] :]]
+    scores = {"val_accuracy": best.accuracy, "test_accuracy": round(float(accuracy), 4)}
+    print(json.dumps({"phase_s": seconds, "epoch_s": epochs} | scores))
 
 
 if __name__ == "__main__":
