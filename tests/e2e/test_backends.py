@@ -77,7 +77,10 @@ import sys
 from tlcli.cli.main import cli
 from tlcli.train import session
 session.table_bytes = lambda: int(sys.argv[1])
-cli.main(sys.argv[2:])
+try:
+    cli.main(sys.argv[2:])
+finally:
+    assert "tensorflow" not in sys.modules, "it takes seconds to load"
 """
 
 
