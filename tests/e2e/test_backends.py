@@ -60,8 +60,10 @@ def test_jax_compiles_a_step_once_and_keeps_it_for_the_next_run(photos: Path, ti
         "performance.reuse_results=false",
     )
     programs = []
-    for number in (1, 2):
-        command = ["finetune", str(photos), "--recipe", str(tiny), *settings, "--out", str(tmp_path / f"run{number}")]
+    # The last run trains on fewer images.
+    for number, test in ((1, 0.15), (2, 0.15), (3, 0.4)):
+        command = ["finetune", str(photos), "--recipe", str(tiny), *settings, "--set", f"data.test={test}"]
+        command += ["--out", str(tmp_path / f"run{number}")]
         done = subprocess.run(
             [sys.executable, "-m", "tlcli", *command], capture_output=True, text=True, check=False, env=environment
         )
@@ -70,6 +72,9 @@ def test_jax_compiles_a_step_once_and_keeps_it_for_the_next_run(photos: Path, ti
     assert len([name for name in programs[0] if name.startswith("jit_train_step-")]) == 1
     assert len(programs[0]) < MAX_PROGRAMS
     assert programs[1] == programs[0]
+    assert [name for name in programs[2] if name.startswith("jit_train_step-")] == [
+        name for name in programs[0] if name.startswith("jit_train_step-")
+    ]
 
 
 WITH_TABLE = """

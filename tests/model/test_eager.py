@@ -1,7 +1,12 @@
 """A network called once gives the answers of Keras, with branches, shared layers and parts of another network."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
+import pytest
 
 from tlcli.model.eager import call_once
 
@@ -35,3 +40,27 @@ def test_an_output_that_is_also_read_is_kept():
     model = keras.Model(image, middle)
     keras.layers.Rescaling(3.0)(middle)
     assert call_once(model, np.ones((1, 2))).shape == (1, 2)
+
+
+ON_JAX = """
+import jax, keras, numpy as np
+from tlcli.model.eager import call_once
+model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), keras.layers.Flatten()])
+inputs = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype(np.float32)
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, seconds, **_: compiled.append(name) if name.endswith("backend_compile_duration") else None
+)
+answers = [np.asarray(call_once(model, inputs)) for _ in range(3)]
+assert len(compiled) == 1, compiled
+for answer in answers:
+    np.testing.assert_allclose(answer, np.asarray(model(inputs)), rtol=1e-4, atol=1e-5)
+"""
+
+
+@pytest.mark.extras
+def test_on_jax_a_network_is_compiled_once_for_all_calls():
+    pytest.importorskip("jax", reason="needs tlcli[jax]")
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", ON_JAX], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -41,3 +41,25 @@ def test_each_batch_of_each_epoch_has_its_rate(scaled):
 def test_an_update_from_several_batches_has_the_rate_of_the_last():
     weights, _ = trained(2, accumulate=2)
     assert weights == pytest.approx([0.0, -0.2, -0.2, -1.0, -1.0, -2.6], rel=1e-5)
+
+
+def test_few_shapes_serve_many_numbers_of_batches():
+    shapes = set()
+    for batches in range(1, 1000):
+        rule = keras.optimizers.SGD(0.1)
+        (room,) = Pace(rule, batches).rates.shape
+        assert batches <= room <= max(64, 9 / 8 * batches + 1)
+        shapes.add(room)
+    assert len(shapes) < 40
+
+
+def test_rates_and_anchors_are_in_no_checkpoint():
+    weight = keras.Variable(np.ones(3, np.float32), name="a")
+    pull = optimizer.Pull(0.1, [np.zeros(3, np.float32)])
+    rule = optimizer.build(OptimizerSpec(name="adam"), 0.1, scales=[1.0], pull=pull)
+    Pace(rule, 3).begin_epoch([0.1])
+    rule.build([weight])
+    names = [variable.name for variable in optimizer.changing_variables(rule)]
+    assert len(rule.variables) == len(names) + 3
+    assert {"rates", "first_batch", "anchor"}.isdisjoint(names)
+    assert "iteration" in names

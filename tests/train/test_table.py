@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tlcli.model.compiled import rounded_up
 from tlcli.train import phases, policy
 from tlcli.train import session as sessions
 from tlcli.train.compile import batches_of, prepare_step
@@ -19,13 +20,21 @@ def trained(lab, recipe, folder, monkeypatch, limit: int):
     return session
 
 
-@pytest.mark.parametrize("options", [VIEWS, VIEWS | LIVE, {}], ids=["stored views", "pixels", "one view"])
+OPTIONS = {
+    "stored views": VIEWS,
+    "pixels": VIEWS | LIVE,
+    "one view": {},
+    "balanced": VIEWS | {"data": {"sampling": "balanced"}},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_training_from_a_table_is_the_same(lab, tmp_path, monkeypatch, options):
     recipe = lab.recipe(*STEPS, **options)
     sent = trained(lab, recipe, tmp_path / "sent", monkeypatch, 0)
     kept = trained(lab, recipe, tmp_path / "kept", monkeypatch, 10**9)
     assert sent.stage.trainee.table is None
-    assert kept.stage.trainee.table.shape[0] == len(kept.train) * (1 + len(kept.stage.augmented))
+    assert kept.stage.trainee.table.shape[0] == rounded_up(len(kept.train) * (1 + len(kept.stage.augmented)))
     for left, right in zip(sent.classifier.model.weights, kept.classifier.model.weights, strict=True):
         np.testing.assert_allclose(left.numpy(), right.numpy(), rtol=1e-4, atol=1e-6)
     for left, right in zip(sent.history, kept.history, strict=True):

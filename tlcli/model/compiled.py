@@ -10,6 +10,16 @@ from tlcli.paths import cache_dir
 MAX_BYTES = 2 * 10**9
 
 
+def rounded_up(count: int) -> int:
+    """The next of a few sizes, up to an eighth larger, so that a program for one number of images serves many.
+
+    >>> [rounded_up(count) for count in (1, 16, 17, 100, 1000, 1025)]
+    [1, 16, 18, 104, 1024, 1152]
+    """
+    step = 1 << max(count.bit_length() - 4, 0)
+    return -(-count // step) * step
+
+
 def keep_compiled() -> None:
     """Let JAX read compiled programs from the cache folder of tlcli and store new ones there.
 

@@ -15,7 +15,7 @@ from tlcli.model.compiled import keep_compiled
 from tlcli.model.precision import FULL
 
 # The inputs of a training may take one part in so many of the free memory of an accelerator.
-TABLE_SHARE = 4
+TABLE_SHARE = 8
 
 
 @contextmanager

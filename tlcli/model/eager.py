@@ -1,11 +1,15 @@
 """A network called once. On TensorFlow without tracing: for a few images, that would take longer than the answers."""
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 from keras import ops
 
 from tlcli.model.graph import in_inference_mode
+
+# The models with which networks were called on JAX: each holds its compiled programs.
+_compiled: WeakKeyDictionary[Any, keras.Model] = WeakKeyDictionary()
 
 
 def call_once(model: Any, inputs: Any) -> Any:
@@ -24,7 +28,9 @@ def call_once(model: Any, inputs: Any) -> Any:
         A tensor or array, batch first.
     """
     if keras.backend.backend() == "jax":
-        return keras.Model(model.inputs, model.outputs).predict_on_batch(inputs)
+        if model not in _compiled:
+            _compiled[model] = keras.Model(model.inputs, model.outputs)
+        return _compiled[model].predict_on_batch(inputs)
     (source,), (result,) = model.inputs, model.outputs
     nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
     last_reader = {id(tensor): node for node in nodes for tensor in node.input_tensors}

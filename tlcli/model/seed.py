@@ -11,7 +11,8 @@ TENSORFLOW = "tensorflow"
 def set_random_seed(seed: int) -> None:
     """Seed Python, NumPy and Keras.
 
-    On another backend, Keras would import TensorFlow to seed it as well, which takes seconds.
+    On another backend, Keras would import TensorFlow to seed it as well, which takes seconds. It does not find it here,
+    and where Keras only asks for it, takes it for not installed for the rest of the process. What needs it imports it.
     """
     is_hidden = keras.backend.backend() != TENSORFLOW and TENSORFLOW not in sys.modules
     modules = cast("dict[str, Any]", sys.modules)

@@ -11,6 +11,7 @@ from tlcli.train import checkpoint, freeze, interpolation, policy
 from tlcli.train.calibration import predict
 from tlcli.train.checkpoint import Arrays, Progress
 from tlcli.train.compile import StepState, prepare_step
+from tlcli.train.optimizer import changing_variables
 from tlcli.train.session import Session
 from tlcli.train.step import score_start, train_epochs, verify_frozen
 
@@ -69,8 +70,8 @@ def prepare(session: Session, step: policy.Step, earlier: PreparedStep | None) -
     """The step at its start, for the current weights. What another member compiled is used again if it fits."""
     if earlier is None or freeze.fingerprint(earlier.state.frozen) != earlier.state.frozen_fingerprint:
         state = prepare_step(session, step)
-        return PreparedStep(state, checkpoint.copy_values(session.stage.trainee.optimizer.variables))
-    checkpoint.assign_values(session.stage.trainee.optimizer.variables, earlier.optimizer)
+        return PreparedStep(state, checkpoint.copy_values(changing_variables(session.stage.trainee.optimizer)))
+    checkpoint.assign_values(changing_variables(session.stage.trainee.optimizer), earlier.optimizer)
     start = checkpoint.copy_values(earlier.state.moving)
     state = replace(earlier.state, progress=Progress(), start_weights=start, best_weights=start, is_out_of_time=False)
     return replace(earlier, state=replace(state, diverged=""))

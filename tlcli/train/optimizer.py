@@ -12,6 +12,7 @@ from keras import ops
 
 from tlcli.model.head import OUTPUT_LAYER
 from tlcli.recipe.optimizer import CLIPPING, DECAYING, Algorithm, OptimizerSpec
+from tlcli.train.pace import FIRST, RATES
 
 # Epochs in a row without a better one after which `plateau` halves the learning rate, for the rest of the step.
 PLATEAU_EPOCHS = 2
@@ -19,6 +20,8 @@ PLATEAU_EPOCHS = 2
 WARMUP_START = 0.04
 # Fraction (0-1) of a step after which `one_cycle` is at its peak.
 ONE_CYCLE_PEAK = 0.3
+# Name of the variables towards which L2-SP pulls.
+ANCHOR = "anchor"
 # Cycles of `cosine_restarts`.
 RESTARTING_CYCLES = 3
 
@@ -171,8 +174,13 @@ def _pull(optimizer: keras.optimizers.Optimizer, pull: Pull) -> None:
     optimizer.update_step = update_step
 
 
+def changing_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """The variables that training changes, without those that a step or an epoch sets at its beginning."""
+    return [variable for variable in optimizer.variables if variable.name not in (ANCHOR, RATES, FIRST)]
+
+
 def _constant(optimizer: keras.optimizers.Optimizer, value: np.ndarray) -> keras.Variable:
-    variable = optimizer.add_variable(value.shape, dtype=str(value.dtype), name="anchor")
+    variable = optimizer.add_variable(value.shape, dtype=str(value.dtype), name=ANCHOR)
     variable.assign(value)
     return variable
 

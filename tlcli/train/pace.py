@@ -6,6 +6,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from tlcli.model.compiled import rounded_up
+
+# Least number of rates for which there is room.
+ROOM = 64
+# Names of its variables.
+RATES, FIRST = "rates", "first_batch"
+
 
 class Pace:
     """The learning rates of an epoch, as a callable for an optimiser.
@@ -14,7 +21,7 @@ class Pace:
     has to wait for the batch before, to bring the values of all variables to Python.
 
     Attributes:
-        rates: The rate of each batch of the epoch, a variable, float32 (batches,).
+        rates: The rate of each batch of the epoch, then the last one repeated; a variable, float32 (numbers,).
     """
 
     def __init__(self, optimizer: keras.optimizers.Optimizer, batches: int) -> None:
@@ -22,15 +29,18 @@ class Pace:
 
         Args:
             optimizer: The optimiser.
-            batches: Most batches of an epoch.
+            batches: Most batches of an epoch. There is room for a few more, see `rounded_up`.
         """
         self._optimizer = _innermost(optimizer)
-        self.rates = self._optimizer.add_variable((batches,), name="rates")
-        self._first = self._optimizer.add_variable((), dtype="int32", name="first_batch")
+        self.rates = self._optimizer.add_variable((rounded_up(max(batches, ROOM)),), name=RATES)
+        self._first = self._optimizer.add_variable((), dtype="int32", name=FIRST)
         self._optimizer.learning_rate = self
 
     def begin_epoch(self, rates: Sequence[float]) -> None:
-        """Set the rate of every batch of the epoch that begins, at least one."""
+        """Set the rate of every batch of the epoch that begins, at least one.
+
+        A batch that a loss scale leaves out, because its gradients are not finite, takes no rate.
+        """
         self._first.assign(int(ops.convert_to_numpy(self._optimizer._iterations)))
         self.rates.assign([*rates, *rates[-1:] * (self.rates.shape[0] - len(rates))])
 

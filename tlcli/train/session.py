@@ -1,5 +1,6 @@
 """The session: what the steps of one run share, such as images, classifier, caches and outcomes."""
 
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -141,8 +142,12 @@ class Session:
     def enter(self, step: policy.Step) -> None:
         """Open the stage of a step; its features are read from the cache or computed."""
         placement = self.placement_of(step)
+        had_table = self._stage is not None and self._stage.trainee.table is not None
         self._stage = None
         release_traces()
+        if had_table:
+            # Models are reference cycles, and Python does not know how much memory of a device they hold.
+            gc.collect()
         with self._timed_pass(placement):
             also = self._later_cut_points(step, placement) if placement.is_stored else []
             source = self._image_source()

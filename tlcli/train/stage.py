@@ -14,11 +14,15 @@ from tlcli.features.extraction import FeatureCache, FeatureExtractor, Progress
 from tlcli.features.frozen import View
 from tlcli.features.placement import Placement
 from tlcli.model.classifier import Classifier, Cut, cut_at
+from tlcli.model.compiled import rounded_up
 from tlcli.model.devices import on_devices
 from tlcli.model.fold import fold_batch_norm
 from tlcli.model.head import POOLED
 from tlcli.model.hosts import gathered
 from tlcli.model.precision import FULL, computing_in
+
+# Rows of a table that are copied at once.
+COPIED_ROWS = 256
 
 
 class Trainee(keras.Model):
@@ -202,10 +206,17 @@ def open_stage(
 
 
 def _table(arrays: Sequence[np.ndarray], rows: Sequence[np.ndarray], limit: int) -> np.ndarray | None:
-    """Rows of several arrays, one array after the other; None if they take more bytes than the limit."""
-    if not limit or arrays[0][:1].nbytes * sum(map(len, rows)) > limit:
+    """Rows of several arrays, one array after the other, then zeros; None if they take more bytes than the limit."""
+    if not limit or arrays[0][:1].nbytes * rounded_up(sum(map(len, rows))) > limit:
         return None
-    return np.concatenate([array[chosen] for array, chosen in zip(arrays, rows, strict=True)])
+    table = np.zeros((rounded_up(sum(map(len, rows))), *arrays[0].shape[1:]), arrays[0].dtype)
+    start = 0
+    for array, chosen in zip(arrays, rows, strict=True):
+        for position in range(0, len(chosen), COPIED_ROWS):
+            part = chosen[position : position + COPIED_ROWS]
+            table[start : start + len(part)] = array[part]
+            start += len(part)
+    return table
 
 
 def _row_of(images: Images) -> np.ndarray:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import keras
 import numpy as np
 
 from tlcli.errors import DivergedError
@@ -92,7 +91,7 @@ def _restore(session: Session, state: StepState, saved: checkpoint.Saved) -> Non
     state.best_weights = saved.arrays["best"]
     state.snapshots = [saved.arrays[f"snapshot{number}"] for number in range(len(state.progress.snapshot_ranks))]
     checkpoint.assign_values(state.moving, saved.arrays["moving"])
-    checkpoint.assign_values(session.stage.trainee.optimizer.variables, saved.arrays["optimizer"])
+    checkpoint.assign_values(optimizer.changing_variables(session.stage.trainee.optimizer), saved.arrays["optimizer"])
 
 
 def _is_out_of_patience(session: Session, state: StepState) -> bool:
@@ -107,7 +106,7 @@ def _run_epoch(session: Session, state: StepState) -> float:
         Seconds of tracing, which later epochs do not need.
     """
     progress, began = state.progress, time.perf_counter()
-    loss, accuracy, setup_s = _fit(session, state)
+    loss, accuracy, lr, setup_s = _fit(session, state)
     progress.epoch += 1
     _require_finite(session, state, "training loss", loss)
     trained_s = time.perf_counter() - began
@@ -128,7 +127,7 @@ def _run_epoch(session: Session, state: StepState) -> float:
         accuracy=accuracy,
         val_loss=val_loss,
         val_accuracy=None if scored is None else float(scored.hits.mean()),
-        lr=float(keras.ops.convert_to_numpy(session.stage.trainee.optimizer.learning_rate)),
+        lr=lr,
         seconds=time.perf_counter() - began,
         images_per_second=len(session.train) / trained_s,
         is_best=is_best,
@@ -138,24 +137,24 @@ def _run_epoch(session: Session, state: StepState) -> float:
     return setup_s
 
 
-def _fit(session: Session, state: StepState) -> tuple[float, float, float]:
+def _fit(session: Session, state: StepState) -> tuple[float, float, float, float]:
     """Train one epoch.
 
     Returns:
-        Training loss, training accuracy (0-1), and seconds of tracing.
+        Training loss, training accuracy (0-1), learning rate of the last batch, and seconds of tracing.
     """
     step, epoch, trainee = state.step, state.progress.epoch, session.stage.trainee
     order = np.random.default_rng([session.recipe.seed, step.phase, step.number, epoch + 1])
     reseed(trainee, order)
     steps = batches_per_epoch(session)
-    pace_of(trainee.optimizer).begin_epoch(
-        [_scheduled_lr(session, state, epoch + batch / steps) for batch in range(steps)]
-    )
+    rates = [_scheduled_lr(session, state, epoch + batch / steps) for batch in range(steps)]
+    pace_of(trainee.optimizer).begin_epoch(rates)
     callback = BatchCallback(session, state, steps)
     callbacks = UnfetchedLogs([callback], add_history=True, model=trainee)
     batches = feed(batches_of(session, step, epoch, order))
     logs = trainee.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=callbacks, shuffle=False).history
-    return float(logs["loss"][0]), float(logs["accuracy"][0]), callback.setup_s
+    lr = float(np.float32(rates[len(callback.batch_ends_s) - 1]))
+    return float(logs["loss"][0]), float(logs["accuracy"][0]), lr, callback.setup_s
 
 
 def _require_finite(session: Session, state: StepState, name: str, value: float) -> None:
@@ -194,7 +193,7 @@ def _save(session: Session, state: StepState) -> None:
         {**session.state(), "progress": vars(state.progress), "epochs": state.step.epochs},
         {
             "moving": checkpoint.copy_values(state.moving),
-            "optimizer": checkpoint.copy_values(session.stage.trainee.optimizer.variables),
+            "optimizer": checkpoint.copy_values(optimizer.changing_variables(session.stage.trainee.optimizer)),
             "best": state.best_weights,
             **{f"snapshot{number}": weights for number, weights in enumerate(state.snapshots)},
         },

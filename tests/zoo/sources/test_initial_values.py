@@ -1,5 +1,7 @@
 """Initial values of networks whose weights are replaced anyway."""
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import pytest
@@ -50,3 +52,12 @@ def test_a_network_with_random_weights_draws_them():
     kernels = [weight for weight in network.weights if weight.name == "kernel"]
     assert len(kernels) > 10
     assert all(np.ptp(keras.ops.convert_to_numpy(kernel)) > 0 for kernel in kernels)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "mobilenet_synthetic"])
+def test_every_weight_comes_from_the_file(name, monkeypatch):
+    """The same weights as of a network that began with random values."""
+    card = catalogue.find(name)
+    plain = build(card, size=(64, 64), arguments=dict(card.arguments), weights=None).weights_sha256
+    monkeypatch.setattr("tlcli.model.backbone.plain_initial_values", nullcontext)
+    assert build(card, size=(64, 64), arguments=dict(card.arguments), weights=None).weights_sha256 == plain
