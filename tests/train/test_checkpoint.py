@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tlcli.errors import RunError
+from tlcli.train import checkpoint
 from tlcli.train.checkpoint import Checkpoint, assign_values, copy_values
 
 ARRAYS = {
@@ -66,6 +67,28 @@ def test_kept_groups_are_not_written_again(tmp_path):
     assert names(tmp_path) == {"state.json", "start-1.npz", "moving-3.npz"}
     checkpoint.write({}, {"start": [np.array(4)]})
     assert names(tmp_path) == {"state.json", "start-4.npz"}
+
+
+def test_checkpoints_take_a_twentieth_of_the_time(tmp_path, monkeypatch):
+    now, write_json = [100.0], checkpoint.write_json
+
+    def write_for_two_seconds(*args):
+        now[0] += 2
+        write_json(*args)
+
+    monkeypatch.setattr(checkpoint, "SHARE", 0.05)
+    monkeypatch.setattr(checkpoint, "write_json", write_for_two_seconds)
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    written = checkpoint.Checkpoint(tmp_path)
+    assert written.is_due()
+    written.write({}, ARRAYS)
+    assert not written.is_due()
+    now[0] += 39
+    assert not written.is_due()
+    now[0] += 1
+    assert written.is_due()
+    written.write({}, ARRAYS)
+    assert not written.is_due()
 
 
 def test_a_crash_before_the_state_leaves_the_previous_checkpoint(tmp_path):

@@ -101,10 +101,13 @@ class FeatureExtractor:
         entries, shared = self._entries(names, cache), shared_cache()
         if shared is not None:
             shared.fetch(cache.folder, [entry.key for entry in entries])
-        _share_entries(cache.folder, [*entries, *self._entries(also, cache)])
-        if not all((cache.folder / entry.key).is_dir() for entry in entries):
-            names += also
-            entries += self._entries(also, cache)
+        # A key is a hash of many weights: those of `also` are needed only for a pass.
+        if host_count() > 1 or not _are_stored(cache.folder, entries):
+            more = self._entries(also, cache)
+            _share_entries(cache.folder, [*entries, *more])
+            if not _are_stored(cache.folder, entries):
+                names += also
+                entries += more
         forward, keys = self._forward(names), [entry.key for entry in entries]
         stored = arrays.open_arrays(cache.folder, entries, forward, budget=cache.budget, progress=progress)
         if shared is not None:
@@ -160,6 +163,10 @@ class FeatureExtractor:
         contents = [cache.contents[row] for row in self.images.rows]
         facts = [FORMAT_VERSION, PASS_BATCH, *self.classifier.size, self.classifier.resize, rendering, contents]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _are_stored(folder: Path, entries: Sequence[Entry]) -> bool:
+    return all((folder / entry.key).is_dir() for entry in entries)
 
 
 def _share_entries(folder: Path, entries: Sequence[Entry]) -> None:
@@ -241,9 +248,12 @@ class _Pass:
 
     def __call__(self, start: int, stop: int, which: Sequence[int]) -> list[np.ndarray]:
         """Features of the images from `start` to `stop` at the cut points with the indices `which`."""
-        first = start - start % self.batch
-        batches = [self._compute_batch(begin, tuple(which)) for begin in range(first, stop, self.batch)]
-        return [np.concatenate(outputs)[start - first : stop - first] for outputs in zip(*batches, strict=True)]
+        pieces = []
+        for begin in range(start - start % self.batch, stop, self.batch):
+            outputs = self._compute_batch(begin, tuple(which))
+            pieces.append([output[max(start - begin, 0) : stop - begin] for output in outputs])
+        # Most blocks lie within one batch, which need not be copied.
+        return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
     def pixels(self, begin: int, end: int) -> np.ndarray:
         """Pixels of whole batches, `uint8 (images, height, width, 3)`."""

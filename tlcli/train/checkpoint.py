@@ -1,6 +1,7 @@
 """Checkpoints: the state of an unfinished run on disk, for `--resume`."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from tlcli.paths import DAMAGED_ZIP, replacing, write_json
 from tlcli.text import why_unreadable
 
 FOLDER = "checkpoint"
+# Share of the time of a step that its checkpoints may take.
+SHARE = 0.05
 Arrays = list[np.ndarray]
 
 
@@ -89,6 +92,11 @@ class Checkpoint:
 
     def __init__(self, run: Path) -> None:
         self.folder = run / FOLDER
+        self._written, self._seconds = time.monotonic(), 0.0
+
+    def is_due(self) -> bool:
+        """True if the last checkpoint is old enough for another, so that they take at most `SHARE` of the time."""
+        return (time.monotonic() - self._written) * SHARE >= self._seconds
 
     def write(self, state: dict[str, Any], arrays: dict[str, Arrays], *, keep: Sequence[str] = ()) -> None:
         """Write a checkpoint.
@@ -98,6 +106,7 @@ class Checkpoint:
             arrays: Groups of arrays by name.
             keep: Names of groups of the previous checkpoint that belong to this one unchanged.
         """
+        began = time.monotonic()
         self.folder.mkdir(exist_ok=True)
         previous = self._read_state() or {"serial": 0, "files": {}}
         serial = int(previous["serial"]) + 1
@@ -110,6 +119,8 @@ class Checkpoint:
         for path in self.folder.glob("*.npz"):
             if path.name not in files.values():
                 path.unlink()
+        self._written = time.monotonic()
+        self._seconds = self._written - began
 
     def read(self) -> Saved | None:
         """The last complete checkpoint, or None if there is none yet.

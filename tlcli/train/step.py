@@ -189,6 +189,9 @@ def _update_best(state: StepState, scored: ImageScores | None) -> bool:
 
 
 def _save(session: Session, state: StepState) -> None:
+    """Write a checkpoint if it is due. A run that resumes from an older one arrives at the same weights."""
+    if not session.checkpoint.is_due():
+        return
     session.checkpoint.write(
         {**session.state(), "progress": vars(state.progress), "epochs": state.step.epochs},
         {
