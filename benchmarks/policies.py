@@ -43,7 +43,9 @@ OTHERS = (
     "head-only",
     "imbalanced",
     "noisy-labels",
+    "sparse",
     "surgical",
+    "textbook",
     "tiny-data",
 )
 WAYS = QUALITIES | {name: (name,) for name in (*FIXED, *OTHERS)}
