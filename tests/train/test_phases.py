@@ -104,21 +104,26 @@ def in_epoch(kind: type, step: str, epoch: int):
 
 
 @pytest.mark.parametrize(
-    "stop",
+    ("stop", "saves_epochs"),
     [
-        in_epoch(EpochDone, "phase0 1", 2),
-        lambda event: isinstance(event, StepDone),
-        in_epoch(BatchDone, "phase0 2", 3),
+        (in_epoch(EpochDone, "phase0 1", 2), True),
+        (lambda event: isinstance(event, StepDone), True),
+        (in_epoch(BatchDone, "phase0 2", 3), True),
+        (in_epoch(BatchDone, "phase0 2", 3), False),
     ],
-    ids=["in the first step", "after a step", "in a later step"],
+    ids=["in the first step", "after a step", "in a later step", "in a later step without a checkpoint of it"],
 )
-def test_a_resumed_run_ends_like_an_uninterrupted_one(whole, lab, tmp_path, recorder, stop):
+def test_a_resumed_run_ends_like_an_uninterrupted_one(whole, lab, tmp_path, recorder, monkeypatch, stop, saves_epochs):
     """The session that resumes the run starts with other weights and seeds."""
+    if not saves_epochs:
+        monkeypatch.setattr(checkpoint.Checkpoint, "is_due", lambda _: False)
     recipe = lab.recipe(UNFREEZE, **EVERYTHING)
     with pytest.raises(KeyboardInterrupt):
         phases.run(lab.session(recipe, tmp_path, observe=recorder(stop)))
     resumed = lab.session(recipe, tmp_path, seed=99)
-    phases.run(resumed, saved=resumed.checkpoint.read())
+    saved = resumed.checkpoint.read()
+    assert saves_epochs or "progress" not in saved.state
+    phases.run(resumed, saved=saved)
     session, _, ends = whole
     for variable, left, right in zip(resumed.classifier.model.weights, weights_of(resumed), ends[-1], strict=True):
         # Bit-identical only if threads sum in the same order.

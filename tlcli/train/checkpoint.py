@@ -15,7 +15,7 @@ from tlcli.paths import DAMAGED_ZIP, replacing, write_json
 from tlcli.text import why_unreadable
 
 FOLDER = "checkpoint"
-# Share of the time of a step that its checkpoints may take.
+# Share of the time of a step that writing its checkpoints should take.
 SHARE = 0.05
 Arrays = list[np.ndarray]
 
@@ -95,7 +95,7 @@ class Checkpoint:
         self._written, self._seconds = time.monotonic(), 0.0
 
     def is_due(self) -> bool:
-        """True if the last checkpoint is old enough for another, so that they take at most `SHARE` of the time."""
+        """True if the last checkpoint is old enough for another, so that they take about `SHARE` of the time."""
         return (time.monotonic() - self._written) * SHARE >= self._seconds
 
     def write(self, state: dict[str, Any], arrays: dict[str, Arrays], *, keep: Sequence[str] = ()) -> None:
